@@ -1,0 +1,25 @@
+"""Run a script of the role on all nodes at once, or send them a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+
+from kadeploy.batch import BatchAction
+from kadeploy.engines import on_nodes
+
+
+class ActionModule(BatchAction):
+    """The task `on_nodes`."""
+
+    engine = staticmethod(on_nodes.run)
+    arguments = on_nodes.ARGUMENTS
+
+    def prepare(self, args: dict[str, Any]) -> dict[str, Any]:
+        """Read the script from the role's files, or the playbook's."""
+        if bool(args["script"]) == bool(args["send"]):
+            raise AnsibleActionFail("on_nodes wants one of `script` and `send`.")
+        text = Path(self._find_needle("files", args["script"])).read_bytes() if args["script"] else b""
+        return args | {"text": text}

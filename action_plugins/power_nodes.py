@@ -1,0 +1,13 @@
+"""Switch all nodes by their BMCs or site commands, or ask how they are."""
+
+from __future__ import annotations
+
+from kadeploy.batch import BatchAction
+from kadeploy.engines import power_nodes
+
+
+class ActionModule(BatchAction):
+    """The task `power_nodes`."""
+
+    engine = staticmethod(power_nodes.run)
+    arguments = power_nodes.ARGUMENTS

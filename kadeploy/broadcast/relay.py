@@ -1,0 +1,842 @@
+"""One member of a broadcast: receive the image, keep its last bytes, pass them on, write them into a command.
+
+This file is a whole program. The controller sends it to every node (`python3 -`), with `CONFIG = {...}` written above
+it, and runs it itself as the head, which reads a file instead of a predecessor. It needs Linux and what Debian's
+`python3-minimal` (3.11) holds: no json, no hmac, no ctypes; mmap only if it is there.
+
+    predecessor ──bytes──► ring ──► successor(s)
+        ▲                   ├─────► sink (tar, dd)
+        └──acknowledgements─┴─────► sha256
+
+**Order.** Members are numbered; 0 is the head. A node is told which range is below it and splits that range into
+`fanout` parts, each fed through its first member: 1 is a chain, k a tree. When the first member of a part is dead, the
+rest of the part is split and fed in its stead: this is all there is to skipping.
+
+**Replay.** Acknowledgements carry what a member, its successors and their successors have received. A byte leaves the
+ring when three generations below have it, so that two dead neighbours in a row lose nothing.
+
+**Death.** Acknowledgements come four times a second whatever happens to the sink: a member that is silent for
+`silence` seconds, or whose connection breaks, is asked again over a new connection, together with the next ones; it is
+skipped when it does not answer within `patience` seconds. A member obeys a new predecessor that is nearer to the head
+than the one it has.
+
+**Secret.** Both ends prove with HMAC-SHA256 over two nonces that they know the broadcast's secret.
+
+What happens is told on standard output, one JSON object a line: listening, skipped, progress, verdict, outcome, end.
+"""
+
+import fcntl
+import hashlib
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from _operator import _compare_digest as same_digest  # what hmac.compare_digest is
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import IO, Any, Final, cast
+
+try:
+    import mmap
+except ImportError:  # python3-minimal
+    mmap = None  # type: ignore[assignment]
+
+MAGIC: Final = b"kadeploy broadcast 1\n"
+PING, FEED = b"P", b"F"
+ACCEPTED, REFUSED = b"Y", b"N"
+ACK, DONE, REPLACED = b"A", b"D", b"R"
+COMMAND = struct.Struct("!cIII")  # what, who asks, who is asked, end of the range below
+OFFSET = struct.Struct("!Q")
+ACK_BODY = struct.Struct("!QQQ")  # received by the member, by all its successors, by all of theirs
+LENGTH = struct.Struct("!I")
+NOBODY: Final = 2**64 - 1  # received by a generation that does not exist
+
+CHUNK: Final = 1 << 20  # bytes handed to the kernel at once
+BITE: Final = 1 << 17  # bytes received and hashed at once, while the processor's cache holds them
+PIPE_SIZE: Final = 1 << 20
+F_SETPIPE_SZ: Final = 1031
+BEAT: Final = 0.25  # seconds between signs of life
+TICK: Final = 0.1
+PROBES: Final = 8  # members asked at once for a sign of life
+LAST_WORDS: Final = 2000  # bytes kept of what a sink says
+
+
+# -- what is told to the controller -----------------------------------------------------------------------------------
+
+
+def json_text(value: object) -> str:
+    """JSON of texts, numbers, booleans, None, lists and dictionaries (python3-minimal has no json)."""
+    if isinstance(value, str):
+        data = value.encode("utf-16-le", "replace")
+        units = struct.unpack(f"<{len(data) // 2}H", data)
+        return '"' + "".join(chr(u) if 31 < u < 127 and u not in (34, 92) else f"\\u{u:04x}" for u in units) + '"'
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json_text(str(k))}: {json_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(json_text(v) for v in value) + "]"
+    return {"True": "true", "False": "false", "None": "null"}.get(repr(value), repr(value))
+
+
+def tell(event: str, **facts: object) -> None:
+    """Print one line for the controller."""
+    sys.stdout.write(json_text({"event": event, **facts}) + "\n")
+    sys.stdout.flush()
+
+
+# -- how two members meet ---------------------------------------------------------------------------------------------
+
+
+def proof(secret: bytes, *facts: bytes) -> bytes:
+    """HMAC-SHA256 (RFC 2104) of the facts."""
+    key = secret.ljust(64, b"\0")
+    inner = hashlib.sha256(bytes(b ^ 0x36 for b in key) + b"".join(facts)).digest()
+    return hashlib.sha256(bytes(b ^ 0x5C for b in key) + inner).digest()
+
+
+def receive_exactly(sock: socket.socket, count: int, deadline: float) -> bytes:
+    """Exactly `count` bytes, or OSError (TimeoutError after the deadline, ConnectionError at the end of the stream)."""
+    data = b""
+    while len(data) < count:
+        sock.settimeout(max(0.001, deadline - time.monotonic()))
+        more = sock.recv(count - len(data))
+        if not more:
+            raise ConnectionResetError("it closed the connection")
+        data += more
+    return data
+
+
+def dial(address: tuple[str, int], secret: bytes, command: bytes, patience: float) -> socket.socket:
+    """Connect to a member, prove both ends, give the command; its answer is still to be read. Raises OSError."""
+    deadline = time.monotonic() + patience
+    sock = socket.create_connection(address, timeout=patience)
+    try:
+        nonce = os.urandom(32)
+        sock.sendall(MAGIC + nonce)
+        theirs = receive_exactly(sock, 32, deadline)
+        if not same_digest(receive_exactly(sock, 32, deadline), proof(secret, b"listener", nonce, theirs)):
+            raise PermissionError("it does not know the secret of this broadcast")
+        sock.sendall(command + proof(secret, b"dialler", nonce, theirs, command))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def welcome(sock: socket.socket, secret: bytes, patience: float) -> bytes:
+    """The listener's side of `dial`: the command of somebody who knows the secret. Raises OSError."""
+    deadline = time.monotonic() + patience
+    hello = receive_exactly(sock, len(MAGIC) + 32, deadline)
+    if not hello.startswith(MAGIC):
+        raise PermissionError("not a member of a broadcast")
+    nonce, mine = hello[len(MAGIC) :], os.urandom(32)
+    sock.sendall(mine + proof(secret, b"listener", nonce, mine))
+    command = receive_exactly(sock, COMMAND.size, deadline)
+    if not same_digest(receive_exactly(sock, 32, deadline), proof(secret, b"dialler", nonce, mine, command)):
+        raise PermissionError("somebody who does not know the secret")
+    return command
+
+
+def split(first: int, end: int, parts: int) -> Iterator[tuple[int, int]]:
+    """Cut the members [first, end) into at most `parts` contiguous ranges, the longest first."""
+    while first < end:
+        size = -(-(end - first) // parts)
+        yield first, first + size
+        first, parts = first + size, parts - 1
+
+
+# -- where the bytes are ----------------------------------------------------------------------------------------------
+
+
+class Ring:
+    """The last `size` bytes received, in a memory file from which the kernel can send without copying."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.head = 0  # bytes of the image received
+        self.keep = 0  # the first one that somebody still needs
+        self.fd = os.memfd_create("kadeploy-replay")
+        os.ftruncate(self.fd, size)
+        self.memory = memoryview(mmap.mmap(self.fd, size)) if mmap else None
+
+    @property
+    def oldest(self) -> int:
+        """The first byte of the image that is still here."""
+        return max(0, self.head - self.size)
+
+    def room(self) -> int:
+        """How many bytes may come in before one that somebody needs is written over."""
+        return self.size - (self.head - self.keep)
+
+    def locate(self, offset: int) -> tuple[int, int]:
+        """Place in the memory file of a byte of the image, and how many follow it there."""
+        place = offset % self.size
+        return place, min(self.head - offset, self.size - place, CHUNK)
+
+    def receive(self, sock: socket.socket, limit: int) -> int:
+        """Take what the socket has, `limit` bytes at most; 0 is the end of the stream."""
+        place = self.head % self.size
+        count = min(limit, self.size - place)
+        if self.memory:
+            got = sock.recv_into(self.memory[place : place + count])
+        else:
+            got = os.pwrite(self.fd, sock.recv(count), place)
+        self.head += got
+        return got
+
+    def read(self, offset: int) -> memoryview | bytes:
+        """Bytes from an offset on, as many as lie together."""
+        place, count = self.locate(offset)
+        return self.memory[place : place + count] if self.memory else os.pread(self.fd, count, place)
+
+    def send(self, sock: socket.socket, offset: int) -> int:
+        """Give a socket what it takes from an offset on."""
+        if self.memory:
+            return sock.send(self.read(offset))  # measured: one copy costs less than lending page after page
+        place, count = self.locate(offset)
+        return os.sendfile(sock.fileno(), self.fd, place, count)
+
+
+class ImageFile:
+    """The head's image: all of it is there from the beginning and for ever."""
+
+    oldest = 0
+
+    def __init__(self, path: str, size: int) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.head = size
+
+    def send(self, sock: socket.socket, offset: int) -> int:
+        """As `Ring.send`; ends the program when the file has become shorter than announced."""
+        sent = os.sendfile(sock.fileno(), self.fd, offset, min(self.head - offset, CHUNK))
+        if not sent and offset < self.head:
+            sys.exit(f"the image ends after {offset} of {self.head} bytes: it was changed while it was sent")
+        return sent
+
+
+# -- who takes them ---------------------------------------------------------------------------------------------------
+
+
+class Digest:
+    """SHA-256 of what has come in."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.sha256 = hashlib.sha256()
+
+    def follow(self, ring: Ring) -> None:
+        """Catch up with the ring."""
+        while self.done < ring.head:
+            data = ring.read(self.done)
+            self.sha256.update(data)
+            self.done += len(data)
+
+
+class Sink:
+    """The command that unpacks the image as it arrives."""
+
+    # The pipe is lent pages of the ring. They may be written over when the command has read them, and the one behind
+    # it in a pipeline too, in case it passes pages on.
+    LAG: Final = 2 * PIPE_SIZE
+
+    def __init__(self, command: str, environment: dict[str, str]) -> None:
+        self.written = 0
+        self.failure: str | None = None
+        self.finished = False
+        self.deaf = False  # it has closed its standard input
+        self.moved = time.monotonic()
+        self.words = b""
+        self.process = subprocess.Popen(
+            ["/bin/bash", "-c", "set -o pipefail\n" + command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
+        self.stdin = cast("IO[bytes]", self.process.stdin)
+        self.stderr = cast("IO[bytes]", self.process.stderr)
+        self.death = os.pidfd_open(self.process.pid)
+        os.set_blocking(self.stdin.fileno(), False)
+        os.set_blocking(self.stderr.fileno(), False)
+        with suppress(OSError):  # the default of 64 KiB works too, slower
+            fcntl.fcntl(self.stdin.fileno(), F_SETPIPE_SZ, PIPE_SIZE)
+
+    @property
+    def open(self) -> bool:
+        """Whether the command may still be given bytes."""
+        return not (self.failure or self.deaf or self.finished or self.stdin.closed)
+
+    @property
+    def hold(self) -> int:
+        """The first byte that must stay in the ring."""
+        return max(0, self.written - self.LAG) if self.open else NOBODY
+
+    def write(self, ring: Ring) -> None:
+        """Give what the pipe takes without waiting."""
+        place, count = ring.locate(self.written)
+        try:
+            moved = os.splice(ring.fd, self.stdin.fileno(), count, offset_src=place, flags=os.SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self.deaf = True  # its exit status will tell why
+            return
+        self.written += moved
+        self.moved = time.monotonic()
+
+    def end_of_image(self) -> None:
+        """Tell the command that this was all."""
+        self.stdin.close()
+
+    def hear(self) -> None:
+        """Keep the last words of the command."""
+        with suppress(BlockingIOError):
+            self.words = (self.words + os.read(self.stderr.fileno(), 65536))[-LAST_WORDS:]
+
+    def ended(self, size: int) -> None:
+        """Judge the command by its exit status and by what it has taken."""
+        status = self.process.wait()
+        self.hear()
+        self.finished = True
+        said = self.words.decode(errors="replace").strip() or "no message"
+        where = "" if self.written == size else f" after {self.written} of {size} bytes"
+        if self.failure is None and (status or where):
+            self.failure = f"the command that unpacks the image ended with status {status}{where}: {said}"
+
+    def kill(self, reason: str) -> None:
+        """End the command and everything it started."""
+        self.failure = self.failure or reason
+        if not self.finished:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class Branch:
+    """A range of members below us that is fed through one of them."""
+
+    def __init__(self, first: int, end: int) -> None:
+        self.first = first
+        self.end = end
+        self.sock: socket.socket | None = None
+        self.sent = 0
+        self.acks = (0, 0, 0)  # as in ACK_BODY
+        self.heard = 0.0
+        self.inbox = b""
+
+    @property
+    def hold(self) -> int:
+        """The first byte that somebody within three generations has not received."""
+        return min(self.acks)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self.sock:
+            self.sock.close()
+        self.sock = None
+
+
+# -- the relay --------------------------------------------------------------------------------------------------------
+
+
+class Relay:
+    """What all members do: feed those below, in one loop that never waits for anybody."""
+
+    store: Ring | ImageFile
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.members: list[tuple[str, str, int]] = config["members"]
+        self.index: int = config["index"]
+        self.fanout: int = config["fanout"]
+        self.size: int = config["size"]
+        self.secret = bytes.fromhex(config["secret"])
+        self.silence: float = config["silence"]
+        self.patience: float = config["patience"]
+        self.started = time.monotonic()
+        self.name = self.members[self.index][0]
+        self.posts: deque[Callable[[], None]] = deque()  # what other threads want done by the loop
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.branches: list[Branch] = []
+        self.reports: list[str] = []
+        self.leaving = False
+        self.poll = select.poll()
+        self.handlers: dict[int, Callable[[int], None]] = {}
+
+    def run(self) -> None:
+        """Serve until everything below us is served."""
+        while not self.leaving:
+            self.poll = select.poll()
+            self.handlers.clear()
+            self.watch_all()
+            for fd, events in self.poll.poll(TICK * 1000):
+                self.handlers[fd](events)
+            while self.posts:
+                self.posts.popleft()()
+            now = time.monotonic()
+            for branch in [b for b in self.branches if b.sock and now - b.heard > self.silence]:
+                self.lost(branch)
+            self.look_at_the_clock(now)
+            self.settle()
+
+    def watch(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
+        """Have a handler called at the next round when something happens to a file descriptor."""
+        self.handlers[fd] = handler
+        self.poll.register(fd, mask)
+
+    def watch_all(self) -> None:
+        """Name everybody who can give or take something now."""
+        self.watch(self.bell, select.POLLIN, self.on_bell)
+        self.watch(sys.stdout.fileno(), 0, self.on_controller_gone)
+        for branch in self.branches:
+            if branch.sock:
+                mask = select.POLLIN | (select.POLLOUT if branch.sent < self.store.head else 0)
+                self.watch(branch.sock.fileno(), mask, partial(self.on_branch, branch))
+
+    def look_at_the_clock(self, now: float) -> None:
+        """Do what is due."""
+
+    def settle(self) -> None:
+        """Notice what is complete."""
+
+    def post(self, job: Callable[[], None]) -> None:
+        """Have the loop do something; for other threads."""
+        self.posts.append(job)
+        os.eventfd_write(self.bell, 1)
+
+    def on_bell(self, _: int) -> None:
+        """Somebody posted something; the loop looks at the posts anyway."""
+        os.eventfd_read(self.bell)
+
+    def on_controller_gone(self, _: int) -> None:
+        """Nobody reads our lines any more: end."""
+        self.leaving = True
+
+    # -- finding somebody to feed, beside the loop
+
+    def take_range(self, end: int) -> None:
+        """Serve the members behind us up to `end`."""
+        for first, stop in split(self.index + 1, end, self.fanout):
+            self.grow(Branch(first, stop))
+
+    def grow(self, branch: Branch) -> None:
+        """Find somebody to feed in a branch."""
+        if branch not in self.branches:
+            self.branches.append(branch)
+        threading.Thread(target=self.seek, args=(branch,), daemon=True).start()
+
+    def seek(self, branch: Branch) -> None:
+        """Ask the first members of a branch for a sign of life, all at once, and feed the first that gives one."""
+        asked = range(branch.first, min(branch.end, branch.first + (PROBES if self.fanout == 1 else 1)))
+        answers = self.ask_all(asked)
+        dead: dict[int, str] = {}
+        for member in asked:
+            try:
+                if answers[member]:
+                    raise ConnectionError(answers[member])
+                sock, offset = self.feed(member, branch.end)
+            except OSError as error:
+                dead[member] = str(error)
+                continue
+            if sock:
+                self.post(partial(self.attach, branch, dead, member, sock, offset))
+            else:
+                self.post(partial(self.forget, branch))
+            return
+        self.post(partial(self.skip, branch, dead))
+
+    def ask_all(self, members: range) -> dict[int, str]:
+        """Ask members for a sign of life; the reason for each that gives none, an empty text for the others."""
+        answers = dict.fromkeys(members, f"no answer within {self.patience:g} s")
+
+        def ask(member: int) -> None:
+            try:
+                with self.dial(PING, member) as sock:
+                    answer = receive_exactly(sock, 1, time.monotonic() + self.patience)
+                answers[member] = "" if answer == ACCEPTED else "another member of the broadcast answered"
+            except TimeoutError:
+                return
+            except OSError as error:
+                answers[member] = error.strerror or str(error)
+
+        threads = [threading.Thread(target=ask, args=(member,), daemon=True) for member in members]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + self.patience
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return dict(answers)
+
+    def dial(self, what: bytes, member: int, end: int = 0) -> socket.socket:
+        """Connect to a member and give it a command."""
+        _, address, port = self.members[member]
+        return dial((address, port), self.secret, COMMAND.pack(what, self.index, member, end), self.patience)
+
+    def feed(self, member: int, end: int) -> tuple[socket.socket | None, int]:
+        """Become the predecessor of a member: the connection and the first byte it wants; None when it refuses us."""
+        sock = self.dial(FEED, member, end)
+        try:
+            deadline = time.monotonic() + self.patience
+            if receive_exactly(sock, 1, deadline) == ACCEPTED:
+                return sock, OFFSET.unpack(receive_exactly(sock, OFFSET.size, deadline))[0]
+        except OSError:
+            sock.close()
+            raise
+        sock.close()
+        return None, 0
+
+    # -- what was found, in the loop
+
+    def attach(self, branch: Branch, dead: dict[int, str], member: int, sock: socket.socket, offset: int) -> None:
+        """Feed a branch through this member, from the byte it asks for."""
+        if offset < self.store.oldest:
+            sock.close()
+            reason = f"it needs byte {offset}, the replay buffer begins at {self.store.oldest}: use a larger one"
+            self.skip(branch, {**dead, member: reason})
+            return
+        self.bury(dead)
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        branch.first, branch.sock, branch.sent, branch.inbox = member, sock, offset, b""
+        branch.heard = time.monotonic()
+
+    def skip(self, branch: Branch, dead: dict[int, str]) -> None:
+        """Go on with those behind the dead ones."""
+        self.bury(dead)
+        self.branches.remove(branch)
+        for first, end in split(max(dead) + 1, branch.end, self.fanout):
+            heir = Branch(first, end)
+            heir.acks = branch.acks
+            self.grow(heir)
+
+    def bury(self, dead: dict[int, str]) -> None:
+        """Tell who is skipped and why."""
+        for member, reason in dead.items():
+            facts = {"node": self.members[member][0], "by": self.name, "reason": reason}
+            tell("skipped", **facts)
+            self.reports.append(json_text({"event": "skipped", **facts}))
+
+    def forget(self, branch: Branch) -> None:
+        """A branch is served, or somebody nearer to the head feeds it."""
+        branch.close()
+        self.branches.remove(branch)
+
+    def lost(self, branch: Branch) -> None:
+        """The member through which a branch is fed does not answer: ask it again, and those behind it."""
+        branch.close()
+        self.grow(branch)
+
+    # -- feeding
+
+    def on_branch(self, branch: Branch, events: int) -> None:
+        """Take acknowledgements, give bytes of the image."""
+        try:
+            if branch.sock and events & (select.POLLIN | select.POLLHUP | select.POLLERR):
+                self.hear(branch, branch.sock)
+            if branch.sock and events & select.POLLOUT:
+                branch.sent += self.store.send(branch.sock, branch.sent)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.lost(branch)
+
+    def hear(self, branch: Branch, sock: socket.socket) -> None:
+        """Read acknowledgements and the final report of a branch."""
+        data = sock.recv(65536)
+        if not data:
+            self.lost(branch)
+            return
+        branch.heard = time.monotonic()
+        branch.inbox += data
+        while branch.inbox:
+            kind, body = branch.inbox[:1], branch.inbox[1:]
+            if kind == ACK and len(body) >= ACK_BODY.size:
+                branch.acks = ACK_BODY.unpack_from(body)
+                branch.inbox = body[ACK_BODY.size :]
+            elif kind == REPLACED:
+                self.forget(branch)
+                return
+            elif kind == DONE and len(body) >= LENGTH.size and len(body) >= LENGTH.size + LENGTH.unpack_from(body)[0]:
+                self.reports += body[LENGTH.size :].decode().splitlines()
+                self.forget(branch)
+                return
+            else:
+                return  # the rest is still on its way
+
+
+class Head(Relay):
+    """The member beside the controller, who has the image."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self.told = 0.0
+        self.store = ImageFile(config["image"], self.size)
+        self.take_range(len(self.members))
+
+    def look_at_the_clock(self, now: float) -> None:
+        """Tell how far we are, twice a second."""
+        if now - self.told >= 0.5:
+            self.told = now
+            self.tell_progress()
+
+    def tell_progress(self) -> None:
+        """Bytes given away, and bytes that have arrived at the first members."""
+        sent = min((branch.sent for branch in self.branches), default=self.size)
+        acknowledged = min((branch.acks[0] for branch in self.branches), default=self.size)
+        tell("progress", sent=sent, acknowledged=acknowledged)
+
+    def settle(self) -> None:
+        """Pass on what came back along the chains, once they are all served."""
+        if not self.branches:
+            self.tell_progress()
+            sys.stdout.write("".join(line + "\n" for line in self.reports))
+            tell("end")
+            self.leaving = True
+
+
+class Node(Relay):
+    """A member who gets the image from its predecessor."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self.expected: str = config["sha256"]
+        self.slow_limit: float = config["slow_limit"]
+        self.orphan_limit: float = config["orphan_limit"]
+        self.verdict: str | None = None
+        self.predecessor: socket.socket | None = None
+        self.predecessor_index = NOBODY
+        self.fed = False  # whether there has been a predecessor
+        self.fed_since = 0.0
+        self.orphaned = self.started + config["first_limit"] - self.orphan_limit
+        self.outbox = b""
+        self.beat = 0.0
+        self.acked = (0, 0)
+        self.step: int = config["ring"] // 32
+        self.listener = self.listen()
+        self.store = self.ring = Ring(config["ring"])
+        self.digest = Digest()
+        self.sink = Sink(config["sink"], config["environment"])
+
+    def run(self) -> None:
+        """As for all; the sink does not outlive us."""
+        try:
+            super().run()
+        finally:
+            self.sink.kill("the relay was ended")
+
+    def watch_all(self) -> None:
+        """As for all, and the predecessor, the sink and visitors."""
+        super().watch_all()
+        self.watch(self.listener.fileno(), select.POLLIN, self.on_visitor)
+        self.ring.keep = min(self.digest.done, self.sink.hold, *(branch.hold for branch in self.branches))
+        if self.predecessor:
+            room = self.ring.head < self.size and self.ring.room() > 0
+            mask = (select.POLLIN if room else 0) | (select.POLLOUT if self.outbox else 0)
+            self.watch(self.predecessor.fileno(), mask, self.on_predecessor)
+        if not self.sink.finished:
+            self.watch(self.sink.death, select.POLLIN, self.on_sink_ended)
+            self.watch(self.sink.stderr.fileno(), select.POLLIN, self.on_sink_words)
+            if self.sink.open and self.sink.written < self.ring.head:
+                self.watch(self.sink.stdin.fileno(), select.POLLOUT, self.on_sink_hungry)
+
+    def look_at_the_clock(self, now: float) -> None:
+        """Give a sign of life; judge a sink that is stuck, and a wait for a predecessor that is too long."""
+        vector = (self.ring.head, self.received_by_all(0), self.received_by_all(1))
+        moved = max(vector[0] - self.acked[0], vector[1] - self.acked[1])
+        if moved >= self.step or now - self.beat >= BEAT:
+            self.acknowledge(vector, now)
+        if self.sink.written == self.ring.head:
+            self.sink.moved = now
+        if self.sink.open and now - self.sink.moved > self.slow_limit:
+            self.sink.kill(f"the command that unpacks the image took nothing for {self.slow_limit:g} s")
+        if not self.predecessor and now - self.orphaned > self.orphan_limit:
+            self.give_up()
+
+    def settle(self) -> None:
+        """Notice what is complete: the image, our verdict, everything below us."""
+        if not self.fed:
+            return
+        if self.sink.open and self.sink.written == self.size:
+            self.sink.end_of_image()
+        if self.verdict is None and self.sink.finished and self.digest.done == self.size:
+            self.judge()
+        if self.verdict and not self.branches and self.predecessor:
+            self.report(self.predecessor)
+
+    # -- our own verdict
+
+    def on_sink_ended(self, _: int) -> None:
+        """The command has exited."""
+        self.sink.ended(self.size)
+
+    def on_sink_words(self, _: int) -> None:
+        """The command complains."""
+        self.sink.hear()
+
+    def on_sink_hungry(self, _: int) -> None:
+        """The command takes more."""
+        self.sink.write(self.ring)
+
+    def judge(self, truncated: str = "") -> None:
+        """Our verdict, from the length, the sink and the digest."""
+        digest = self.digest.sha256.hexdigest()
+        message = truncated or self.sink.failure or ""
+        if not message and digest != self.expected:
+            message = f"wrong sha256: {digest} received, {self.expected} expected; check the image, then the network"
+        self.verdict = "ko" if message else "ok"
+        facts = {
+            "node": self.name,
+            "verdict": self.verdict,
+            "message": message,
+            "bytes": self.ring.head,
+            "sha256": digest,
+            "seconds": round(time.monotonic() - self.fed_since, 3) if self.fed else 0.0,
+        }
+        tell("verdict", **facts)
+        self.reports.append(json_text({"event": "outcome", **facts}))
+
+    def give_up(self) -> None:
+        """Nobody feeds us and nobody will."""
+        if self.verdict is None:
+            self.sink.kill("the image was cut short")
+            self.judge(f"no predecessor for {self.orphan_limit:g} s, {self.ring.head} of {self.size} bytes received")
+        self.leaving = True
+
+    # -- towards the head
+
+    def listen(self) -> socket.socket:
+        """Listen at our own address, or everywhere when this machine does not know that address (NAT)."""
+        _, address, port = self.members[self.index]
+        family, kind, proto, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(where)
+        except OSError as error:
+            if error.errno != 99:  # EADDRNOTAVAIL; the errno module is not worth an import
+                raise
+            listener.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104
+        listener.listen(64)
+        return listener
+
+    def on_visitor(self, _: int) -> None:
+        """Somebody connects; who it is gets found out beside the loop."""
+        sock, _where = self.listener.accept()
+        threading.Thread(target=self.meet, args=(sock,), daemon=True).start()
+
+    def meet(self, sock: socket.socket) -> None:
+        """Answer a ping, or bring the loop a new predecessor."""
+        with suppress(OSError):  # a stranger, or a member that went away
+            what, who, asked, end = COMMAND.unpack(welcome(sock, self.secret, self.patience))
+            if what == FEED and asked == self.index:
+                self.post(partial(self.adopt, sock, who, end))
+                return
+            sock.sendall(ACCEPTED if asked == self.index else REFUSED)
+        sock.close()
+
+    def adopt(self, sock: socket.socket, who: int, end: int) -> None:
+        """Take the bytes from this predecessor from now on, unless ours is nearer to the head."""
+        sock.setblocking(False)
+        if who > self.predecessor_index:
+            with suppress(OSError):
+                sock.send(REFUSED)
+            sock.close()
+            return
+        self.drop_predecessor(REPLACED)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.predecessor, self.predecessor_index = sock, who
+        self.outbox = ACCEPTED + OFFSET.pack(self.ring.head)
+        if not self.fed:
+            self.fed, self.fed_since = True, time.monotonic()
+            self.take_range(end)
+        self.flush()
+
+    def drop_predecessor(self, farewell: bytes = b"") -> None:
+        """Close the connection to the predecessor and wait for another."""
+        if self.predecessor:
+            with suppress(OSError):  # it may be gone already
+                self.predecessor.send(farewell)
+            self.predecessor.close()
+            self.orphaned = time.monotonic()
+        self.predecessor = None
+        self.outbox = b""
+
+    def on_predecessor(self, events: int) -> None:
+        """Take bytes of the image, give acknowledgements."""
+        if not self.predecessor:
+            return
+        try:
+            if events & select.POLLIN:
+                self.take(self.predecessor)
+            elif events & (select.POLLERR | select.POLLHUP):
+                self.drop_predecessor()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.drop_predecessor()
+        self.flush()
+
+    def take(self, sock: socket.socket) -> None:
+        """Receive and hash, bite by bite."""
+        for _ in range(CHUNK // BITE):
+            wanted = min(BITE, self.size - self.ring.head, self.ring.room())
+            if not wanted:
+                return
+            if not self.ring.receive(sock, wanted):
+                raise ConnectionResetError("it closed the connection")
+            self.digest.follow(self.ring)
+
+    def received_by_all(self, generation: int) -> int:
+        """What all members of a generation below have received, at least; 0 is our successors."""
+        return min((branch.acks[generation] for branch in self.branches), default=NOBODY if self.fed else 0)
+
+    def acknowledge(self, vector: tuple[int, int, int], now: float) -> None:
+        """Tell the predecessor how far we and two generations below us are; this is our sign of life, too."""
+        self.beat = now
+        self.acked = vector[:2]
+        if self.predecessor and not self.outbox:
+            self.outbox = ACK + ACK_BODY.pack(*vector)
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits for the predecessor."""
+        if self.predecessor and self.outbox:
+            try:
+                self.outbox = self.outbox[self.predecessor.send(self.outbox) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.drop_predecessor()
+
+    def report(self, predecessor: socket.socket) -> None:
+        """Everything below is served: send all verdicts up, and leave."""
+        body = "\n".join(self.reports).encode()
+        try:
+            predecessor.settimeout(self.patience)
+            predecessor.sendall(self.outbox + DONE + LENGTH.pack(len(body)) + body)
+        except OSError:
+            self.drop_predecessor()  # another one may come for it
+            return
+        predecessor.close()
+        self.leaving = True
+
+
+def main(config: dict[str, Any]) -> int:
+    """Run one member; the status is 0 when its own verdict is ok."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if config["index"] == 0:
+        Head(config).run()
+        return 0
+    node = Node(config)
+    tell("listening", node=node.name, pid=os.getpid())
+    node.run()
+    return 0 if node.verdict == "ok" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()["CONFIG"]))

@@ -1,0 +1,86 @@
+"""kaconsole3: open the console of a node."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from kadeploy import config, console, namespace, rights
+from kadeploy.caller import caller
+from kadeploy.cli import completion, shell
+from kadeploy.config import Site, partition_device
+from kadeploy.errors import ConfigError, KadeployError, NodeListError, OptionError, RightsError
+from kadeploy.nodeset import expand
+from kadeploy.power import command
+
+NAME = "kaconsole3"
+
+app = shell.Tool(
+    "Open the console of a node; ESC typed four times leaves it.",
+    examples={"kaconsole3 -m gdx-25.site": "Open the console of a node."},
+    statuses=shell.STATUSES | {1: "The request is refused, the console's command failed, or your rights ended."},
+    about="You need the right to deploy on the node; the console is closed within seconds when that right ends. The "
+    "site's cluster file says which command opens a console.",
+)
+
+
+@app.command()
+def kaconsole3(
+    *,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            "-m",
+            "--machine",
+            metavar="MACHINE",
+            help="Node whose console is opened.",
+            autocompletion=completion.nodes,
+        ),
+    ] = None,
+    _version: shell.Version = False,
+    _completion: shell.Completion = None,
+    _server: shell.Server = None,
+) -> int:
+    """Open the console of a node; ESC typed four times leaves it."""
+    node = _one(machine)
+    configuration = config.load()
+    site, who = configuration.site, caller()
+    (name,) = configuration.cluster_nodes([node])
+    cluster = configuration.clusters[name]
+    part = partition_device(cluster.disk.device, cluster.disk.number("deploy"))
+    rights.require(site, who.name, [node], part)
+    if not cluster.console:
+        raise ConfigError(f"clusters/{name}.yml: console is not set: the command that opens a node's console.")
+    words = command.words(cluster.console, node)
+    if not console.is_terminal():
+        raise OptionError("A console needs a terminal: run the command in one (over ssh: ssh -t).")
+    namespace.enter(site.network_namespace)
+    print(f"Console of {node}; ESC typed four times leaves it.", flush=True)
+    end = console.attach(words, partial(_may_stay, site, who.name, node, part))
+    print()
+    if end.reason == "revoked":
+        raise RightsError(f"Console closed: {who.name} does not have the right to use {part} of {node} any more.")
+    if end.status:
+        raise KadeployError(f"{words[0]} ended with status {end.status}: see above, and `console` in the cluster file.")
+    print("Console closed.")
+    return 0
+
+
+def _one(machine: str | None) -> str:
+    if not machine:
+        raise NodeListError("No node: name it with -m NODE.")
+    names = expand(machine)
+    if len(names) != 1:
+        raise NodeListError(f"-m {machine}: {len(names)} nodes; a console is of one node.")
+    return names[0]
+
+
+def _may_stay(site: Site, user: str, node: str, part: str) -> bool:
+    return not rights.missing(site, user, [node], part)
+
+
+def main() -> int:
+    """Run the tool."""
+    return shell.run(app, NAME)

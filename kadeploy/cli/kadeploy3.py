@@ -1,0 +1,222 @@
+"""kadeploy3: deploy an environment on nodes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kadeploy import admission, config, description, environments, files, operations, steps
+from kadeploy.admission import DeployRequest
+from kadeploy.caller import Caller, caller
+from kadeploy.cli import completion, operation, shell
+from kadeploy.config import Configuration, Site
+from kadeploy.display import Display
+from kadeploy.environment import Environment
+from kadeploy.errors import OptionError
+from kadeploy.request import CustomOperation, Options
+
+NAME = "kadeploy3"
+
+app = shell.Tool(
+    "Deploy an environment on nodes.",
+    examples={
+        "kadeploy3 -m 'gdx-[5-12].site' -e debian12 -k -o nodes_ok -n nodes_ko": "Deploy a recorded environment on a "
+        "range of nodes, let your ssh keys in, and write which nodes are OK and which are not.",
+        "kadeploy3 -f $OAR_NODE_FILE -a my.dsc -p 4 -s ./launcher.sh": "Deploy an environment that is not recorded, on "
+        "the fourth partition, then run a script.",
+        "kadeploy3 -m gdx-5.site -e debian12 --breakpoint BroadcastEnv:sync": "Stop before "
+        "a micro-step, the node in the deployment system, to look around there.",
+        "kadeploy3 -m gdx-5.site -e debian12 --dry-run": "Check the request and show the workflow.",
+    },
+    statuses=shell.NODE_STATUSES,
+    about="The nodes reboot into the deployment system, their disk is prepared, the image travels from node to node, a "
+    "boot loader is installed, and they reboot into the environment. Nodes that fail are tried again, then reported "
+    "with the micro-step that failed and why. Enter shows where each node is; Ctrl-C ends the deployment and frees the "
+    "nodes.",
+)
+
+
+def _no_l(given: str | None) -> None:
+    if given is not None:
+        raise OptionError(f"There is no option -l; the owner of the environment is named with -u: -u {given}")
+
+
+@app.command()
+def kadeploy3(
+    *,
+    env_file: Annotated[
+        str | None,
+        typer.Option("-a", "--env-file", metavar="ENVFILE", help="Description of an environment: file or URL."),
+    ] = None,
+    block_device: operation.BlockDevice = None,
+    boot_partition: Annotated[
+        int | None,
+        typer.Option("-c", "--boot-partition", metavar="NUMBER", help="Boot this partition; 0 is the MBR.", min=0),
+    ] = None,
+    debug: operation.Debug = False,
+    env_name: Annotated[
+        str | None,
+        typer.Option(
+            "-e",
+            "--env-name",
+            metavar="ENVNAME",
+            help="Name of a recorded environment.",
+            autocompletion=completion.environments,
+        ),
+    ] = None,
+    node_files: shell.Files = None,
+    key: operation.Key = None,
+    machines: shell.Machines = None,
+    _multi_server: shell.MultiServer = False,
+    ko_file: shell.KoFile = None,
+    ok_file: shell.OkFile = None,
+    partition: operation.Partition = None,
+    reformat_tmp: Annotated[
+        str,
+        typer.Option("-r", "--reformat-tmp", metavar="FSTYPE", help="Format the /tmp partition with this type."),
+    ] = "",
+    script: Annotated[
+        str | None,
+        typer.Option("-s", "--script", metavar="FILE", help="Run this script after the deployment."),
+    ] = None,
+    user: operation.User = None,
+    _version: shell.Version = False,
+    _completion: shell.Completion = None,
+    vlan: operation.Vlan = None,
+    profile: operation.Profile = None,
+    pattern: operation.Pattern = None,
+    upload: operation.Uploads = None,
+    env_version: operation.EnvVersion = None,
+    _server: shell.Server = None,
+    verbosity: operation.Verbosity = None,
+    wid_file: operation.Wid = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-nodes-deploying",
+            help="Take even nodes that are being deployed.",
+        ),
+    ] = False,
+    disable_bootloader: Annotated[
+        bool,
+        typer.Option("--disable-bootloader-install", help="Install no boot loader."),
+    ] = False,
+    disable_partitioning: Annotated[
+        bool, typer.Option("--disable-disk-partitioning", help="Keep the partitions as they are.")
+    ] = False,
+    breakpoint_: Annotated[
+        str,
+        typer.Option(
+            "--breakpoint",
+            metavar="MICROSTEP",
+            help="Stop just before macrostep:microstep.",
+        ),
+    ] = "",
+    custom_operations: Annotated[
+        str | None,
+        typer.Option("--set-custom-operations", metavar="FILE", help="Add the custom operations of a file."),
+    ] = None,
+    classical_timeout: operation.ClassicalTimeout = None,
+    kexec_timeout: Annotated[
+        str | None,
+        typer.Option("--reboot-kexec-timeout", metavar="V", help="The same for kexec."),
+    ] = None,
+    force_steps: Annotated[
+        str | None,
+        typer.Option("--force-steps", metavar="STRING", help="Steps in place of the configured ones."),
+    ] = None,
+    no_kexec: Annotated[bool, typer.Option("--no-kexec", help="Reboot instead of using kexec.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.")] = True,
+    hook: operation.Hook = True,
+    known_hosts: Annotated[
+        str | None,
+        typer.Option("--known-hosts", metavar="FILE", help="Write the nodes' new host keys there."),
+    ] = None,
+    dry_run: operation.DryRun = False,
+    _owner_hint: Annotated[str | None, typer.Option("-l", hidden=True, callback=_no_l)] = None,
+) -> int:
+    """Deploy an environment on nodes."""
+    who = caller()
+    names = operation.nodes(machines, node_files)
+    configuration = config.load()
+    if not wait and (script or ok_file or ko_file or known_hosts):
+        raise OptionError("--no-wait: -o, -n, -s and --known-hosts need the end of the deployment. Leave them out.")
+    if script:
+        operation.check_script(script, who)
+    environment = _environment(configuration.site, who, file=env_file, name=env_name, version=env_version, owner=user)
+    request = DeployRequest(
+        caller=who,
+        nodes=names,
+        environment=environment,
+        anonymous=env_file is not None,
+        options=Options(
+            authorized_keys=files.read_keys(key, who) if key is not None else "",
+            reformat_tmp=reformat_tmp,
+            block_device=block_device or "",
+            partition=partition,
+            whole_device=_whole_device(block_device, partition, boot_partition),
+            boot_partition=boot_partition,
+            vlan=vlan or "",
+            pxe_profile=operation.boot_profile(profile, who) if profile else "",
+            singularities=operation.singularities(pattern, who),
+            disable_bootloader_install=disable_bootloader,
+            disable_disk_partitioning=disable_partitioning,
+            breakpoint=breakpoint_,
+            custom_operations=_custom_operations(custom_operations, who, configuration),
+            reboot_timeout=classical_timeout or "",
+            kexec_timeout=kexec_timeout or "",
+            no_kexec=no_kexec,
+            debug=debug,
+        ),
+        uploads=operation.uploads(upload, profile),
+        force_steps=steps.parse_force_steps(force_steps, configuration.folder) if force_steps else None,
+        ignore_nodes_deploying=force,
+        hook=hook,
+    )
+    work = admission.deploy(request, configuration)
+    if dry_run:
+        return operation.show(work)
+    outputs = operation.Outputs(ok_file, ko_file, wid_file)
+    outputs.create()
+    level = configuration.site.verbosity if verbosity is None else verbosity
+    if not wait:
+        return operation.in_background(work, level, outputs, debug)
+    report = operation.carry_out(work, Display(level, debug), outputs)
+    if known_hosts:
+        operation.write_host_keys(known_hosts, work, report)
+    if script:
+        operation.run_script(script, who)
+    return operation.status(report)
+
+
+def _environment(
+    site: Site, who: Caller, *, file: str | None, name: str | None, version: int | None, owner: str | None
+) -> Environment:
+    """The environment of ``-a`` or ``-e``."""
+    if file is not None and name is not None:
+        raise OptionError("-a and -e name two environments: choose one.")
+    if file is not None:
+        if version is not None or owner is not None:
+            raise OptionError("--env-version and -u go with -e, the name of a recorded environment.")
+        found = description.load(file, who)
+        if len(found) != 1:
+            raise OptionError(f"-a {file}: it describes {len(found)} environments; keep one in the file.")
+        return found[0]
+    if name is None:
+        raise OptionError("No environment: name a recorded one with -e NAME, or give a description with -a FILE.")
+    return environments.find(site, who.name, name, version, owner)
+
+
+def _whole_device(block_device: str | None, partition: int | None, boot_partition: int | None) -> bool:
+    """A disk without a partition, and what to boot from it, mean the whole disk."""
+    return bool(block_device) and partition is None and boot_partition is not None
+
+
+def _custom_operations(path: str | None, who: Caller, configuration: Configuration) -> tuple[CustomOperation, ...]:
+    return operations.load(path, who, configuration.folder) if path else ()
+
+
+def main() -> int:
+    """Run the tool."""
+    return shell.run(app, NAME)

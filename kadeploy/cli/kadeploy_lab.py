@@ -1,0 +1,258 @@
+"""``kadeploy-lab``: a virtual cluster on this machine, to try, rehearse and test on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kadeploy.cli import shell
+from kadeploy.errors import KadeployError
+from kadeploy.lab import console as serial_console
+from kadeploy.lab import control, lock, network
+from kadeploy.lab.down import down as take_down
+from kadeploy.lab.environments import BUILDERS, chosen
+from kadeploy.lab.environments import build as build_environments
+from kadeploy.lab.images import build_deployment_system
+from kadeploy.lab.kinds import KINDS
+from kadeploy.lab.lab import CACHE, FAULTS, Lab, checked, faults, saved
+from kadeploy.lab.sim.faults import chosen as chosen_faults
+from kadeploy.lab.up import deployment_key
+from kadeploy.lab.up import up as bring_up
+
+NAME = "kadeploy-lab"
+
+app = shell.Tool(
+    "A virtual cluster on this machine: machines with BMC, PXE and disk, and the configuration to deploy on them.",
+    examples={
+        "kadeploy-lab up --nodes 4": "Start a cluster of four machines.",
+        'eval "$(kadeploy-lab env)"': "Point the tools at it.",
+        "kadeploy-lab ssh node-1": "Enter a node.",
+        "kadeploy-lab down": "Stop it and remove its files.",
+    },
+    about="It needs root, for the network namespace that the cluster lives in.",
+)
+
+Name = Annotated[str, typer.Option("--name", help="Name of the lab and of its network namespace.")]
+Folder = Annotated[
+    str, typer.Option("--folder", help="Absolute path of its folder (default: /var/lib/kadeploy-lab/NAME).")
+]
+Node = Annotated[str, typer.Argument(help="Node, such as node-1.", show_default=False)]
+
+_DEFAULT = Lab()
+
+
+@app.callback()
+def kadeploy_lab(_version: shell.Version = False, _completion: shell.Completion = None) -> None:
+    """Options of the command itself."""
+
+
+@app.command()
+def up(
+    *,
+    kind: Annotated[str, typer.Option(help=f"Kind of nodes: {', '.join(KINDS)}.")] = _DEFAULT.kind,
+    nodes: Annotated[int, typer.Option(help="Number of nodes.")] = _DEFAULT.nodes,
+    memory: Annotated[int, typer.Option(help="Memory of a node, in MiB.")] = _DEFAULT.memory,
+    disk: Annotated[int, typer.Option(help="Disk of a node, in GiB, allocated as it is written.")] = _DEFAULT.disk,
+    firmware: Annotated[str, typer.Option(help="bios or uefi.")] = _DEFAULT.firmware,
+    kvm: Annotated[bool, typer.Option("--kvm", help="Use /dev/kvm (default: emulate the processor).")] = False,
+    dead: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['dead']}.")] = "",
+    mute: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['mute']}.")] = "",
+    small_disk: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['small-disk']}.")] = "",
+    bad_disk: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['bad-disk']}.")] = "",
+    faulty: Annotated[
+        str, typer.Option("--faults", help=f"Faults for a share of the nodes: hang=1%,slow=3; of {', '.join(FAULTS)}.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Chooses the nodes of --faults.")] = 0,
+    backend: Annotated[str, typer.Option(help="What answers on sim nodes: openssh or light.")] = _DEFAULT.backend,
+    boot_delay: Annotated[float, typer.Option(help="Seconds that sim nodes take to boot.")] = _DEFAULT.boot_delay,
+    environments: Annotated[
+        str | None, typer.Option(help=f"Environments to build, as a list of {', '.join(BUILDERS)} (default: by kind).")
+    ] = None,
+    name: Name = _DEFAULT.name,
+    folder: Folder = "",
+) -> None:
+    """Bring the lab up: images, network, services, configuration. The machines stay off."""
+    if kind not in KINDS:
+        raise KadeployError(f"--kind {kind}: expected {' or '.join(KINDS)}.")
+    names = list(Lab(kind=kind, nodes=nodes).members)
+    wrong = faults({"dead": dead, "mute": mute, "small-disk": small_disk, "bad-disk": bad_disk})
+    wrong = chosen_faults(faulty, [each for each in names if each not in wrong], seed) | wrong
+    for fault in set(wrong.values()) - set(KINDS[kind].faults):
+        raise KadeployError(f"Nodes of kind {kind} have no fault {fault}: take --kind sim.")
+    offered = KINDS[kind].environments if environments is None else chosen(environments)
+    lab = checked(
+        Lab(
+            name=name,
+            kind=kind,
+            nodes=nodes,
+            memory=memory,
+            disk=disk,
+            firmware=firmware,
+            kvm=kvm,
+            faults=wrong,
+            backend=backend,
+            boot_delay=boot_delay,
+            environments=offered,
+            folder=folder,
+        )
+    )
+    say = _progress()
+    with lock.locked(lab.name):
+        new = bring_up(lab, say)
+    if not new:
+        print(f"{lab.name} is up already.")
+    _show(lab)
+    print(f'\nPoint the tools at it:  eval "$({_command(lab, "env")})"')
+    if lab.environments:
+        print(f'Record an environment:  kaenv3 -a "$KADEPLOY_LAB_ENVIRONMENTS/{lab.environments[0]}.dsc"')
+
+
+@app.command()
+def down(
+    keep_disks: Annotated[bool, typer.Option("--keep-disks", help="Keep the nodes' disks for the next up.")] = False,
+    name: Name = _DEFAULT.name,
+    folder: Folder = "",
+) -> None:
+    """Take the lab down and remove its files; built images stay in the cache."""
+    checked(Lab(name=name, folder=folder))
+    with lock.locked(name):
+        found = take_down(name, folder, _progress(), keep_disks=keep_disks)
+    print(f"{name} is down." if found else f"There is no lab {name}: nothing to do.")
+
+
+@app.command()
+def status(name: Name = _DEFAULT.name, folder: Folder = "") -> None:
+    """Show the lab's services and machines."""
+    _show(_existing(name, folder))
+
+
+@app.command()
+def env(name: Name = _DEFAULT.name, folder: Folder = "") -> None:
+    """Print shell exports that point the tools at the lab."""
+    lab = _existing(name, folder)
+    print(f"export KADEPLOY_CONFIG_DIR={shlex.quote(str(lab.config))}")
+    print(f"export KADEPLOY_LAB_KEY={shlex.quote(str(lab.private_key))}")
+    print(f"export KADEPLOY_LAB_ENVIRONMENTS={shlex.quote(str(lab.environments_folder))}")
+
+
+@app.command()
+def console(node: Node, name: Name = _DEFAULT.name, folder: Folder = "") -> None:
+    """Open a node's serial console; Ctrl-] leaves."""
+    lab = _existing(name, folder)
+    serial_console.attach(lab, lab.member(node))
+
+
+@app.command()
+def logs(
+    what: Annotated[str, typer.Argument(help="Node, or a service: supervisor, dhcp, boot-server.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+    name: Name = _DEFAULT.name,
+    folder: Folder = "",
+) -> None:
+    """Show what a node wrote to its serial line, or the log of a service."""
+    lab = _existing(name, folder)
+    path = lab.serial_log(what) if what in lab.members else lab.logs / f"{Path(what).name}.log"
+    if not path.exists():
+        have = sorted(log.stem for log in lab.logs.glob("*.log"))
+        raise KadeployError(f"No log of {what!r} yet. There is: {', '.join(have)}.")
+    with path.open("rb") as stream:
+        while True:
+            shutil.copyfileobj(stream, sys.stdout.buffer)
+            sys.stdout.flush()
+            if not follow:
+                return
+            time.sleep(0.3)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def ssh(
+    node: Node,
+    command: Annotated[list[str] | None, typer.Argument(help="Command to run there.", show_default=False)] = None,
+    name: Name = _DEFAULT.name,
+    folder: Folder = "",
+) -> None:
+    """Enter a node as root with the lab's key: its deployment system, or a system deployed with that key (-k)."""
+    lab = _existing(name, folder)
+    options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10"]
+    words = ["ssh", "-i", str(lab.private_key), *(word for option in options for word in ("-o", option))]
+    words = network.inside(lab.name, [*words, f"root@{lab.member(node).address}", *(command or [])])
+    os.execvp(words[0], words)  # noqa: S606 - ssh takes over this process and its terminal
+
+
+@app.command()
+def power(
+    operation: Annotated[str, typer.Argument(help="on, off, reset, shutdown or status.")],
+    node: Node,
+    name: Name = _DEFAULT.name,
+    folder: Folder = "",
+) -> None:
+    """Press a machine's buttons, without its BMC."""
+    lab = _existing(name, folder)
+    answer = control.ask(lab, operation, lab.member(node).name)
+    print(f"{node} {'on' if answer['on'] else 'off'}")
+
+
+@app.command()
+def build(
+    environments: Annotated[str, typer.Option(help="Environments to build, as a list.")] = ",".join(BUILDERS),
+) -> None:
+    """Build the deployment system and the environments into the cache, without a lab."""
+    say = _progress()
+    public_key = deployment_key(CACHE).with_suffix(".pub").read_text()
+    system = build_deployment_system(CACHE, public_key, say=say)
+    built = build_environments(chosen(environments), CACHE, say)
+    print(f"deployment system: {system.kernel}\n                   {system.initrd}")
+    for name, environment in built.items():
+        print(f"{name}: {environment.description_file}")
+
+
+def _existing(name: str, folder: str) -> Lab:
+    lab = saved(checked(Lab(name=name, folder=folder)).name, folder)
+    if lab is None or not lab.config.exists():
+        raise KadeployError(f"There is no lab {name}: `kadeploy-lab up` makes one.")
+    return lab
+
+
+def _command(lab: Lab, verb: str) -> str:
+    option = "" if lab.name == _DEFAULT.name else f" --name {lab.name}"
+    return f"kadeploy-lab {verb}{option}"
+
+
+def _progress() -> Callable[[str], None]:
+    """A function that shows a step that ended, and how long it took."""
+    last = time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        print(f"  {now - last:5.1f} s  {text}", flush=True)
+        last = now
+
+    return say
+
+
+def _show(lab: Lab) -> None:
+    answer = control.ask(lab, "status")
+    bad = [f"{name} {state}" for name, state in answer["services"].items() if state != "ready"]
+    print(f"{lab.name}: {KINDS[lab.kind].summary}, {lab.firmware}, {lab.memory} MiB, in {lab.root}")
+    print(f"services: {', '.join(bad) if bad else 'all ready'}")
+    for name, node in lab.members.items():
+        fault = f"  {node.fault}: {FAULTS[node.fault]}" if node.fault else ""
+        print(f"{name:10} {'on ' if answer['nodes'][name] else 'off'}  {node.address:13} BMC {node.bmc:13}{fault}")
+
+
+def main() -> int:
+    """Entry point; exit status 0 done, 1 refused, 130 interrupted."""
+    return shell.run(app, NAME)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

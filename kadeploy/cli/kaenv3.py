@@ -1,0 +1,333 @@
+"""kaenv3: record, list, print, change and delete environments."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, cast, get_args
+
+import msgspec
+import typer
+
+from kadeploy import config, environments
+from kadeploy.caller import caller
+from kadeploy.cli import completion, shell
+from kadeploy.config import Site
+from kadeploy.environment import Environment
+from kadeploy.environments import EVERYBODY, Change, Part, Visibility
+from kadeploy.errors import OptionError
+
+NAME = "kaenv3"
+
+app = shell.Tool(
+    "Record, list, print, change and delete environments.",
+    examples={
+        "kaenv3 -l": "Your environments and the public ones.",
+        "kaenv3 -l -u '*' -s": "All versions of everybody's environments, except private ones.",
+        "kaenv3 -p FreeBSD --env-version 3 -u johnsmith": "Print a description, which kaenv3 -a reads.",
+        "kaenv3 -a my.dsc": "Record the environment that a file describes.",
+        "kaenv3 -d FreeBSD --env-version 2": "Delete one version.",
+        "kaenv3 --update-tarball-md5 sidx64-base": "Record the checksums of a tarball that was changed.",
+        "kaenv3 --set-visibility-tag sidx64-base --env-version 3 -t shared": "Let others use it who name you with -u.",
+        "kaenv3 --move-files -m /old/images:/new/images": "As administrator: the files of all environments have moved.",
+    },
+    about="A private environment is its owner's alone. A shared one is used by others, and listed, with -u OWNER. A "
+    "public one is listed and used by all; only administrators make it public. Checksums (MD5 and SHA-256) are "
+    "recorded; a file that changed since is refused at deployment until --update-tarball-md5, --update-preinstall-md5 "
+    "or --update-postinstalls-md5 records them anew.",
+)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the options ask for; *name* is the value of the operation: a name or, for ``-a``, a file."""
+
+    name: str
+    version: int | None
+    owner: str | None
+    all_versions: bool
+    visibility: Visibility | None
+    moves: Sequence[tuple[str, str]]
+    form: shell.Form
+
+
+def _named(option: str, help: str, *others: str) -> typer.models.OptionInfo:  # noqa: A002 - typer's own word
+    info = typer.Option(option, *others, metavar="ENVNAME", help=help, autocompletion=completion.environments)
+    return cast("typer.models.OptionInfo", info)
+
+
+@app.command()
+def kaenv3(
+    *,
+    add: Annotated[
+        str | None,
+        typer.Option("-a", "--add", metavar="ENVFILE", help="Add the environments of a file or URL."),
+    ] = None,
+    delete: Annotated[str | None, _named("-d", "Delete all versions, or --env-version.", "--delete")] = None,
+    list_: Annotated[bool, typer.Option("-l", "--list", help="List yours and the public ones.")] = False,
+    files_to_move: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m",
+            "--files-to-move",
+            metavar="FILES",
+            help="For --move-files: src1:dst1,src2:dst2,...",
+        ),
+    ] = None,
+    print_: Annotated[str | None, _named("-p", "Print an environment.", "--print")] = None,
+    all_versions: Annotated[
+        bool, typer.Option("-s", "--show-all-versions", help="With -l and -p: all versions.")
+    ] = False,
+    tag: Annotated[
+        str | None,
+        typer.Option(
+            "-t",
+            "--visibility-tag",
+            metavar="TAG",
+            help="private, shared or public.",
+            autocompletion=completion.choices(*get_args(Visibility)),
+        ),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option("-u", "--user", metavar="USERNAME", help="Owner; with -l, '*' is everybody."),
+    ] = None,
+    env_version: Annotated[str | None, typer.Option("--env-version", metavar="NUMBER", help="Version.")] = None,
+    remove_demolishing: Annotated[
+        str | None, _named("--remove-demolishing-tag", "Set the demolishing counter to 0.")
+    ] = None,
+    set_visibility: Annotated[
+        str | None, _named("--set-visibility-tag", "Set who sees it: --env-version N -t TAG.")
+    ] = None,
+    update_tarball: Annotated[
+        str | None, _named("--update-tarball-md5", "Record the tarball's checksums anew.")
+    ] = None,
+    update_preinstall: Annotated[
+        str | None, _named("--update-preinstall-md5", "Record the preinstall's checksums anew.")
+    ] = None,
+    update_postinstalls: Annotated[
+        str | None, _named("--update-postinstalls-md5", "Record the postinstalls' checksums anew.")
+    ] = None,
+    move_files: Annotated[
+        bool,
+        typer.Option("--move-files", help="Rewrite paths in all environments (-m)."),
+    ] = False,
+    form: shell.Format = "text",
+    _server: shell.Server = None,
+    _version: shell.Version = False,
+    _completion: shell.Completion = None,
+) -> int:
+    """Record, list, print, change and delete environments."""
+    given: dict[str, str | None] = {
+        "-a": add,
+        "-d": delete,
+        "-l": "" if list_ else None,
+        "-p": print_,
+        "--remove-demolishing-tag": remove_demolishing,
+        "--set-visibility-tag": set_visibility,
+        "--update-tarball-md5": update_tarball,
+        "--update-preinstall-md5": update_preinstall,
+        "--update-postinstalls-md5": update_postinstalls,
+        "--move-files": "" if move_files else None,
+    }
+    operation, name = _chosen(given)
+    if user == "":
+        raise OptionError("-u: the name of the user is empty.")
+    modifiers = {
+        "-m": bool(files_to_move),
+        "-s": all_versions,
+        "-t": tag is not None,
+        "-u": user is not None,
+        "--env-version": env_version is not None,
+        "--format": form != "text",
+    }
+    _require_use(operation, [option for option, used in modifiers.items() if used])
+    wish = Wish(
+        name=name,
+        version=None if env_version is None else _number(env_version),
+        owner=user,
+        all_versions=all_versions,
+        visibility=None if tag is None else _visibility(tag),
+        moves=[move for text in files_to_move or () for move in _moves(text)],
+        form=form,
+    )
+    return _OPERATIONS[operation][0](config.load_site(), wish)
+
+
+# --- options ----------------------------------------------------------------------------------------------------
+
+
+def _chosen(given: dict[str, str | None]) -> tuple[str, str]:
+    """The one operation and its value."""
+    chosen = [(option, value) for option, value in given.items() if value is not None]
+    if len(chosen) != 1:
+        found = "" if not chosen else f", not {' and '.join(option for option, _ in chosen)} together"
+        raise OptionError(f"Choose one operation{found}: {', '.join(given)}.")
+    return chosen[0]
+
+
+def _require_use(operation: str, modifiers: Sequence[str]) -> None:
+    for modifier in modifiers:
+        if modifier not in _OPERATIONS[operation][1]:
+            users = [option for option, (_, known) in _OPERATIONS.items() if modifier in known]
+            raise OptionError(f"{modifier} does not go with {operation}, but with {', '.join(users)}.")
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise OptionError(f"--env-version {text!r}: expected a number, such as 3.")
+    return int(text)
+
+
+def _visibility(text: str) -> Visibility:
+    if text not in get_args(Visibility):
+        raise OptionError(f"-t {text!r}: expected one of {', '.join(get_args(Visibility))}.")
+    return cast("Visibility", text)
+
+
+_NEXT_MOVE = re.compile(r",(?=/|https?://)")
+_MOVE = re.compile(r"((?:https?://|/).*?):(/(?!/).*|https?://.*)")
+
+
+def _moves(text: str) -> list[tuple[str, str]]:
+    """``src1:dst1,src2:dst2`` as pairs; both may be URLs, whose own colons part nothing."""
+    matches = [(part, _MOVE.fullmatch(part)) for part in _NEXT_MOVE.split(text)]
+    for part, match in matches:
+        if match is None:
+            raise OptionError(f"-m {part!r}: expected src:dst, both absolute paths or http(s) URLs.")
+    return [(match[1], match[2]) for _, match in matches if match]
+
+
+# --- seeing -----------------------------------------------------------------------------------------------------
+
+_HEADER = ("Name", "Version", "User", "Description")
+_WIDTHS = (21, 7, 10, 0)
+"""Least widths of the columns."""
+
+
+def _list(site: Site, wish: Wish) -> int:
+    found = environments.listed(site, caller().name, wish.owner, wish.all_versions)
+    if wish.form != "text":
+        shell.emit(msgspec.to_builtins(found), wish.form)
+    elif found:
+        _print_table([(each.name, str(each.version), each.user, each.description) for each in found])
+    else:
+        print("No environment has been found")
+    return 0
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    columns = list(zip(_HEADER, *rows, strict=True))
+    widths = [max(least, *map(len, column)) for least, column in zip(_WIDTHS, columns, strict=True)]
+    ruler = ["#" * len(title) for title in _HEADER]
+    lines = (
+        " ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in (_HEADER, ruler, *rows)
+    )
+    print("\n".join(lines))
+
+
+def _print(site: Site, wish: Wish) -> int:
+    from kadeploy import description  # noqa: PLC0415 - slow, and -l does without
+
+    name = _mine(wish)
+    found = environments.versions(site, caller().name, name, wish.version, wish.owner)
+    wanted = found if wish.all_versions else found[-1:]
+    print(description.write(wanted, "wiki" if wish.form == "text" else wish.form), end="")
+    return 0
+
+
+# --- changing ---------------------------------------------------------------------------------------------------
+
+
+def _add(site: Site, wish: Wish) -> int:
+    from kadeploy import description  # noqa: PLC0415 - slow, and -l does without
+
+    who = caller()
+    for added in environments.add_all(site, description.load(wish.name, who), who):
+        print(f"Added: {_told(added)}, {added.visibility}")
+    return 0
+
+
+def _delete(site: Site, wish: Wish) -> int:
+    for gone in environments.delete(site, caller().name, _mine(wish), wish.version, wish.owner):
+        print(f"Deleted: {_told(gone)}")
+    return 0
+
+
+def _remove_demolishing(site: Site, wish: Wish) -> int:
+    changed = environments.reset_demolishing(site, caller().name, _mine(wish), wish.version, wish.owner)
+    print(f"No longer demolishing: {_told(changed)}")
+    return 0
+
+
+def _set_visibility(site: Site, wish: Wish) -> int:
+    if wish.version is None or wish.visibility is None:
+        raise OptionError("--set-visibility-tag needs a version and a visibility: --env-version NUMBER -t TAG.")
+    user, name = caller().name, _mine(wish)
+    changed = environments.set_visibility(site, user, name, wish.visibility, wish.version, wish.owner)
+    print(f"Now {changed.visibility}: {_told(changed)}")
+    return 0
+
+
+def _update(part: Part) -> Callable[[Site, Wish], int]:
+    def update(site: Site, wish: Wish) -> int:
+        for change in environments.update_checksums(site, caller(), _mine(wish), part, wish.version, wish.owner):
+            print(_told_checksum(change))
+        return 0
+
+    return update
+
+
+def _told_checksum(change: Change) -> str:
+    before, after = change.before, change.after
+    where = f"{after.file} of {_told(change.environment)}"
+    if (before.md5, before.sha256) == (after.md5, after.sha256):
+        return f"Unchanged: {where}: MD5 {after.md5}, SHA-256 {after.sha256}"
+    return f"Updated: {where}: MD5 {before.md5 or 'unknown'} -> {after.md5}, SHA-256 {after.sha256}"
+
+
+def _move_files(site: Site, wish: Wish) -> int:
+    if not wish.moves:
+        raise OptionError("--move-files needs the files or folders: -m src1:dst1,src2:dst2.")
+    changes = environments.move_files(site, caller(), wish.moves)
+    for change in changes:
+        print(f"Moved: {change.before.file} -> {change.after.file} in {_told(change.environment)}")
+    if not changes:
+        print("No environment has such files: nothing moved.", file=sys.stderr)
+    return 0 if changes else 1
+
+
+def _mine(wish: Wish) -> str:
+    """The name that the operation was given."""
+    if not wish.name:
+        raise OptionError("The name of the environment is empty: kaenv3 -l lists what there is.")
+    if wish.owner == EVERYBODY:
+        raise OptionError("-u '*' goes with -l alone: name the owner.")
+    return wish.name
+
+
+def _told(environment: Environment) -> str:
+    return f"{environment.name} version {environment.version} of {environment.user}"
+
+
+_OPERATIONS: dict[str, tuple[Callable[[Site, Wish], int], tuple[str, ...]]] = {
+    "-a": (_add, ()),
+    "-d": (_delete, ("-u", "--env-version")),
+    "-l": (_list, ("-s", "-u", "--format")),
+    "-p": (_print, ("-s", "-u", "--env-version", "--format")),
+    "--remove-demolishing-tag": (_remove_demolishing, ("-u", "--env-version")),
+    "--set-visibility-tag": (_set_visibility, ("-t", "-u", "--env-version")),
+    "--update-tarball-md5": (_update("tarball"), ("-u", "--env-version")),
+    "--update-preinstall-md5": (_update("preinstall"), ("-u", "--env-version")),
+    "--update-postinstalls-md5": (_update("postinstalls"), ("-u", "--env-version")),
+    "--move-files": (_move_files, ("-m",)),
+}
+"""Operation → what does it, and the other options that go with it."""
+
+
+def main() -> int:
+    """Entry point."""
+    return shell.run(app, NAME)

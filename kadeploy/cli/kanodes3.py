@@ -1,0 +1,127 @@
+"""kanodes3: the state of nodes, and where running workflows stand."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from typing import Annotated
+
+import typer
+
+from kadeploy import config, journal, nodes
+from kadeploy.cli import shell
+from kadeploy.errors import OptionError
+from kadeploy.nodeset import natural_key
+
+NAME = "kanodes3"
+WATCH_SECONDS = 2.0
+
+app = shell.Tool(
+    "Show the state of nodes (-d) or the running workflows (-y).",
+    examples={
+        "kanodes3 -d": "State of all nodes: node, state, user, environment, its version and its owner.",
+        "kanodes3 -d -m 'gdx-[1-30].site' -f machine_file": "State of some nodes.",
+        "kanodes3 -y --watch": "Follow all running workflows until Ctrl-C.",
+        "kanodes3 -y -w D-3hq7a2": "One workflow, running or ended, by the id of --write-workflow-id.",
+    },
+    about="The states are prod_env, deployed, deploy_env, recorded_env, deploying, deploy_failed and aborted.",
+)
+
+
+@app.command()
+def kanodes3(
+    *,
+    state: Annotated[
+        bool, typer.Option("-d", "--get-deploy-state", help="State of the nodes, last deployment, by whom.")
+    ] = False,
+    dump: Annotated[
+        bool, typer.Option("-y", "--get-yaml-dump", help="Running workflows, node by node, in YAML.")
+    ] = False,
+    wid: Annotated[
+        str | None,
+        typer.Option("-w", "--workflow-id", metavar="WID", help="With -y: this workflow, even if it has ended."),
+    ] = None,
+    files: shell.Files = None,
+    machines: shell.Machines = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh the output every 2 seconds until Ctrl-C.")] = False,
+    form: shell.Format = "text",
+    _server: shell.Server = None,
+    _version: shell.Version = False,
+    _completion: shell.Completion = None,
+) -> int:
+    """Show the state of nodes (-d) or the running workflows (-y)."""
+    if state == dump:
+        raise OptionError("Choose one of -d (state of the nodes) and -y (workflows).")
+    if wid is not None and not dump:
+        raise OptionError("-w goes with -y: kanodes3 -y -w WID.")
+    names = _known(shell.node_names(machines, files))
+    show = _show_states if state else _show_workflows(wid)
+    if watch:
+        return _watch(lambda: show(names, form))
+    show(names, form)
+    return 0
+
+
+def _known(names: list[str]) -> list[str] | None:
+    """*names* if the site has them all; None when no node was named."""
+    if names:
+        config.load().cluster_nodes(names)
+    return names or None
+
+
+def _show_states(names: Sequence[str] | None, form: shell.Form) -> None:
+    rows = sorted(nodes.states(config.load_site(), names), key=lambda row: natural_key(row.hostname))
+    if form != "text":
+        shell.emit([row._asdict() for row in rows], form)
+    elif rows:
+        print("\n".join(map(_line, rows)))
+    else:
+        print("No information concerning these nodes")
+
+
+def _line(row: nodes.NodeRow) -> str:
+    version = "" if row.env_version is None else row.env_version
+    return f"{row.hostname},{row.state},{row.user},{row.env_name},{version},{row.env_owner}"
+
+
+def _show_workflows(wid: str | None) -> Callable[[Sequence[str] | None, shell.Form], None]:
+    def show(names: Sequence[str] | None, form: shell.Form) -> None:
+        workflows = journal.workflows(config.load_site(), wid, names)
+        shell.emit(workflows, "json" if form == "json" else "yaml")
+
+    return show
+
+
+def _watch(show: Callable[[], None]) -> int:
+    """Show again and again; on a terminal in place."""
+    paint = _in_place if sys.stdout.isatty() else "\n{}".format
+    try:
+        while True:
+            shown = io.StringIO()
+            with redirect_stdout(shown):
+                show()
+            print(end=paint(shown.getvalue()), flush=True)
+            time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _in_place(text: str) -> str:
+    """What paints *text* over the terminal's screen, without a blank moment: no more lines than it has."""
+    # Asked of the terminal itself: LINES and COLUMNS, where they are set, do not follow the window.
+    width, height = os.get_terminal_size(sys.stdout.fileno())
+    lines = text.splitlines()
+    if len(lines) >= height:
+        kept = height - 2
+        lines[kept:] = [f"({len(lines) - kept} more lines: name fewer nodes with -m, or enlarge the window)"]
+    rows = (f"\x1b[K{line[:width]}\n" for line in lines)
+    return f"\x1b[H{''.join(rows)}\x1b[J"
+
+
+def main() -> int:
+    """Entry point."""
+    return shell.run(app, NAME)

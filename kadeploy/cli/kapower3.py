@@ -1,0 +1,116 @@
+"""kapower3: switch nodes on or off, or ask whether they are on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from kadeploy import admission, config
+from kadeploy.admission import PowerOperation, PowerRequest, Work
+from kadeploy.caller import caller
+from kadeploy.cli import operation, shell
+from kadeploy.display import Display
+from kadeploy.errors import OptionError
+from kadeploy.launch import Report
+from kadeploy.nodeset import natural_key
+
+NAME = "kapower3"
+
+app = shell.Tool(
+    "Switch nodes on or off, or ask whether they are on.",
+    examples={
+        "kapower3 --status -m 'gdx-[25-35].site' -o nodes_up -n nodes_down": "Write which nodes are on and which are "
+        "not.",
+        "kapower3 --off -f machine_file": "Shut down the nodes of a file.",
+        "kapower3 --on -m gdx-25.site --no-wait": "Switch a node on and return at once.",
+    },
+    statuses=shell.NODE_STATUSES | {3: "Finished, and some nodes are KO; with --status, some nodes are off or silent."},
+    about="A level that fails, or that the site has no command for, passes the node to the next: soft asks the system "
+    "on the node, hard and very_hard its BMC. No more nodes are switched at a time than the site's window allows.",
+)
+
+
+@app.command()
+def kapower3(
+    *,
+    debug: operation.Debug = False,
+    node_files: shell.Files = None,
+    level: Annotated[
+        Literal["soft", "hard", "very_hard"] | None,
+        typer.Option("-l", "--level", metavar="VALUE", help="Level: soft (default), hard, very_hard."),
+    ] = None,
+    machines: shell.Machines = None,
+    _multi_server: shell.MultiServer = False,
+    ko_file: shell.KoFile = None,
+    ok_file: shell.OkFile = None,
+    off: Annotated[bool, typer.Option("--off", help="Shut the nodes down.")] = False,
+    on: Annotated[bool, typer.Option("--on", help="Switch the nodes on.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Tell which nodes are on (-o), or not (-n).")] = False,
+    _version: shell.Version = False,
+    _completion: shell.Completion = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.")] = True,
+    _server: shell.Server = None,
+    verbosity: operation.Verbosity = None,
+    wid_file: operation.Wid = None,
+    hook: operation.Hook = True,
+    dry_run: operation.DryRun = False,
+) -> int:
+    """Switch nodes on or off, or ask whether they are on."""
+    who = caller()
+    chosen = _operation({"on": on, "off": off, "status": status})
+    names = operation.nodes(machines, node_files)
+    if chosen == "status" and level is not None:
+        raise OptionError("-l goes with --on and --off: there is one way to ask for the status.")
+    if chosen == "status" and not wait:
+        raise OptionError("--no-wait goes with --on and --off: a status is what one waits for.")
+    if not wait and (ok_file or ko_file):
+        raise OptionError("--no-wait: -o and -n need the end of the operation. Leave them out.")
+    configuration = config.load()
+    request = PowerRequest(
+        caller=who, nodes=names, operation=chosen, level=level or "soft", wait=wait, debug=debug, hook=hook
+    )
+    work = admission.power(request, configuration)
+    if dry_run:
+        return operation.show(work)
+    outputs = operation.Outputs(ok_file, ko_file, wid_file)
+    outputs.create()
+    shown = configuration.site.verbosity if verbosity is None else verbosity
+    if not wait:
+        return operation.in_background(work, shown, outputs, debug)
+    if chosen == "status":  # how it was found out is of interest only when asked for
+        display = Display(verbosity or 0, debug)
+        return operation.status(operation.carry_out(work, display, outputs, status_lines))
+    return operation.status(operation.carry_out(work, Display(shown, debug), outputs))
+
+
+def _operation(given: dict[PowerOperation, bool]) -> PowerOperation:
+    """The one that was asked for."""
+    chosen = [name for name, wanted in given.items() if wanted]
+    if len(chosen) != 1:
+        raise OptionError("Choose one of --on, --off and --status.")
+    return chosen[0]
+
+
+def status_lines(work: Work, report: Report) -> list[str]:
+    """Cluster by cluster the nodes that are on, then the others, each with what its BMC or the site's command said."""
+    lines = []
+    on = set(report.ok)
+    for cluster, names in work.groups.items():
+        ordered = sorted(names, key=natural_key)
+        for title, listed in (
+            ("Nodes up", [name for name in ordered if name in on]),
+            ("Nodes down or silent", [name for name in ordered if name not in on]),
+        ):
+            if listed:
+                lines += [f"{title} on cluster {cluster}", *(f"{name} ({_word(report, name)})" for name in listed)]
+    return lines
+
+
+def _word(report: Report, name: str) -> str:
+    return report.words.get(name) or report.ko.get(name, "on")
+
+
+def main() -> int:
+    """Run the tool."""
+    return shell.run(app, NAME)

@@ -1,0 +1,176 @@
+"""karights3: give, take back and show rights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from kadeploy import config, rights
+from kadeploy.caller import caller
+from kadeploy.cli import shell
+from kadeploy.config import Configuration, Site
+from kadeploy.errors import OptionError
+
+NAME = "karights3"
+_STAMP = "%Y-%m-%d %H:%M:%S"
+
+app = shell.Tool(
+    "Give (-a), take back (-d) or show (-s) the rights of a user. For administrators.",
+    examples={
+        "karights3 -a -m 'gdx-[25-32].site' -p /dev/sda3 -u johnsmith": "Let a user deploy on a partition of some "
+        "nodes.",
+        "karights3 -a -m gdx-2.site -p '*' -u johnsmith --until '2026-03-31 19:00'": "Until the reservation ends.",
+        "karights3 -a -m '*' -p '*' -u root": "All rights on all nodes.",
+        "karights3 -a -m gdx-25.site -p /dev/sda3 -u johnsmith -o": "Take the node from whoever had rights on it, "
+        "except those given with *.",
+        "karights3 -d -m gdx-25.site -p /dev/sda3 -u johnsmith": "Take a right back.",
+        "karights3 -s -u johnsmith": "Show the rights of a user; your own need no administrator.",
+    },
+    statuses=shell.STATUSES | {1: "The request is refused, or there was no right to add, to delete or to show."},
+)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the options ask for."""
+
+    user: str
+    nodes: list[str]
+    parts: list[str]
+    until: int | None
+    overwrite: bool
+    form: shell.Form
+
+
+@app.command()
+def karights3(
+    *,
+    user: Annotated[str, typer.Option("-u", "--user", metavar="USERNAME", help="Whose rights.")],
+    add: Annotated[bool, typer.Option("-a", "--add", help="Add some rights to a user.")] = False,
+    delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete some rights of a user.")] = False,
+    show: Annotated[bool, typer.Option("-s", "--show-rights", help="Show the rights of a user.")] = False,
+    files: shell.Files = None,
+    machines: shell.Machines = None,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--part", metavar="PARTNAME", help="Partition as /dev/sda3, or *; repeatable."),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("-o", "--overwrite-rights", help="With -a: replace all users' rights there."),
+    ] = False,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", metavar="DATE", help="With -a: last day YYYY-MM-DD, or that and HH:MM."),
+    ] = None,
+    form: shell.Format = "text",
+    _server: shell.Server = None,
+    _version: shell.Version = False,
+    _completion: shell.Completion = None,
+) -> int:
+    """Give (-a), take back (-d) or show (-s) the rights of a user. For administrators."""
+    chosen = [name for name, given in (("-a", add), ("-d", delete), ("-s", show)) if given]
+    if len(chosen) != 1:
+        raise OptionError("Choose one of -a (add), -d (delete) and -s (show).")
+    if (overwrite or until is not None) and not add:
+        raise OptionError("-o and --until go with -a.")
+    end = None if until is None else _end(until)
+    wish = Wish(_user(user), _nodes(machines, files), list(parts or ()), end, overwrite, form)
+    return _OPERATIONS[chosen[0]](wish)
+
+
+def _user(name: str) -> str:
+    if not name or not name.isprintable() or name != name.strip():
+        raise OptionError(f"-u {name!r} is not a user name.")
+    return name
+
+
+def _nodes(machines: Sequence[str] | None, files: Sequence[str] | None) -> list[str]:
+    """Names, ``*`` among them when it was given."""
+    ranges = [machine for machine in machines or () if machine.strip() != rights.ANY]
+    names = shell.node_names(ranges, files)
+    return [rights.ANY, *names] if len(ranges) < len(machines or ()) else names
+
+
+def _end(text: str) -> int:
+    end = shell.moment("--until", text, day_ends=True)
+    if end <= time.time():
+        raise OptionError(f"--until {text}: this date is over.")
+    return end
+
+
+def _add(wish: Wish) -> int:
+    site = _administrator()
+    _check(wish, config.load())
+    new, skipped = rights.add(site, wish.user, wish.nodes, wish.parts, until=wish.until, overwrite=wish.overwrite)
+    for node in skipped:
+        print(f"Some rights are already set on the node {node}: skipped. Use -o to overwrite them.")
+    if not new:
+        if not skipped:
+            print(f"The user {wish.user} has these rights already. To change their end, delete them (-d) first.")
+        print("No rights added")
+        return 1
+    return 0
+
+
+def _check(wish: Wish, configuration: Configuration | None = None) -> None:
+    if not wish.nodes:
+        raise OptionError('Give at least one node: -m MACHINE, -f FILE, or -m "*" for all nodes.')
+    if not wish.parts:
+        raise OptionError('Give at least one partition: -p /dev/sda3, or -p "*" for all partitions.')
+    for part in wish.parts:
+        if part != rights.ANY and not (part.startswith("/dev/") and part.isprintable() and " " not in part):
+            raise OptionError(f'-p {part!r} is not a partition: expected a device such as /dev/sda3, or "*".')
+    if configuration is not None:
+        configuration.cluster_nodes([node for node in wish.nodes if node != rights.ANY])
+
+
+def _delete(wish: Wish) -> int:
+    site = _administrator()
+    _check(wish)
+    _, unknown = rights.delete(site, wish.user, wish.nodes, wish.parts)
+    for right in unknown:
+        print(f"The user {wish.user} has no right on {right.part} of {right.node}: nothing to delete there.")
+    return 1 if unknown else 0
+
+
+def _show(wish: Wish) -> int:
+    site = config.load_site()
+    if caller().name != wish.user:
+        rights.require_almighty(site, caller().name)
+    given = rights.show(site, wish.user)
+    if wish.form != "text":
+        shell.emit([right._asdict() for right in given], wish.form)
+    elif given:
+        print(f"The user {wish.user} has the deployment rights on the following nodes:")
+        for node, texts in _by_node(given).items():
+            print(f"### {node}:{', '.join(texts)}")
+    else:
+        print(f"No rights have been given for the user {wish.user}")
+    return 0 if given else 1
+
+
+def _by_node(given: Sequence[rights.Given]) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {}
+    for right in given:
+        end = "" if right.until is None else time.strftime(f" (until {_STAMP})", time.localtime(right.until))
+        texts.setdefault(right.node, []).append(right.part + end)
+    return texts
+
+
+def _administrator() -> Site:
+    site = config.load_site()
+    rights.require_almighty(site, caller().name)
+    return site
+
+
+_OPERATIONS: dict[str, Callable[[Wish], int]] = {"-a": _add, "-d": _delete, "-s": _show}
+
+
+def main() -> int:
+    """Entry point."""
+    return shell.run(app, NAME)

@@ -1,0 +1,138 @@
+"""Man pages, and the option tables of the page for users, made from what ``--help`` is made of.
+
+``python -m kadeploy.cli.manpages docs/man docs/commands.md`` writes one man page per tool, and the tables anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from kadeploy import __version__
+from kadeploy.cli import TOOLS
+from kadeploy.cli.shell import Tool
+
+ENVIRONMENT = {
+    "KADEPLOY_CONFIG_DIR": "Folder of the site's configuration; /etc/kadeploy by default.",
+    "NO_COLOR": "Set to anything: no colours, not even on a terminal.",
+}
+FILES = {
+    "/etc/kadeploy/site.yml": "The site: database, boot server, administrators, default verbosity.",
+    "/etc/kadeploy/clusters/NAME.yml": "A cluster: nodes, disk, power and console commands, steps.",
+}
+
+
+def tool(name: str) -> Tool:
+    """The application that the command *name* runs."""
+    module = importlib.import_module(f"kadeploy.cli.{name.replace('-', '_')}")
+    app: Tool = module.app
+    return app
+
+
+def page(name: str) -> str:
+    """The man page of the tool *name*, in roff: groff_man(7)."""
+    app = tool(name)
+    (command, context), *verbs = described(name)
+    lines = [f'.TH {literal(name.upper())} 1 "" "Kadeploy {__version__}" "Kadeploy"']
+    lines += [".SH NAME", literal(f"{name} - {app.summary.rstrip('.')}")]
+    lines += [".SH SYNOPSIS", *_usage(command, context)]
+    lines += [".SH DESCRIPTION", literal(app.summary)]
+    if app.about:
+        lines += [".PP", literal(app.about)]
+    lines += [".SH OPTIONS", *_options(command, context)]
+    if verbs:
+        lines += [".SH COMMANDS"]
+    for each, inner in verbs:
+        lines += [*_usage(each, inner, ".SS"), literal(each.help), *_options(each, inner)]
+    lines += [".SH EXIT STATUS", *_definitions((str(status), app.statuses[status]) for status in sorted(app.statuses))]
+    lines += [".SH EXAMPLES", *_definitions(app.examples.items())]
+    lines += [".SH ENVIRONMENT", *_definitions(ENVIRONMENT.items())]
+    lines += [".SH FILES", *_definitions(FILES.items())]
+    others = [f".BR {literal(other)} (1)" for other in TOOLS if other != name]
+    lines += [".SH SEE ALSO", " ,\n".join(others)]
+    return "\n".join(lines) + "\n"
+
+
+def described(name: str) -> list[tuple[Any, Any]]:
+    """The command *name* and the commands that it has, each with the context in which it tells of itself."""
+    command = tool(name).made(name)
+    context = typer.Context(command, info_name=name, **command.context_settings)
+    commands: Mapping[str, Any] = getattr(command, "commands", {})
+    inner = (
+        (each, typer.Context(each, info_name=verb, parent=context, **each.context_settings))
+        for verb, each in commands.items()
+    )
+    return [(command, context), *inner]
+
+
+def records(command: Any, context: Any) -> list[tuple[str, str]]:
+    """Options and arguments as the help shows them: their spellings, and what they mean."""
+    found = (each.get_help_record(context) for each in command.get_params(context))
+    return [record for record in found if record]
+
+
+_TABLE = re.compile(r"(^##+ (ka[\w-]+(?: \w+)?)\n(?:(?!##).*\n)*?\| option \|.*\n\|-.*\n)(?:\|.*\n)+", re.MULTILINE)
+
+
+def with_tables(text: str) -> str:
+    """*text*, in Markdown, with the option table under each heading that is a tool (and its command) made anew."""
+    rows = {
+        context.command_path: "".join(f"| `{words}` | {meaning} |\n" for words, meaning in records(command, context))
+        for name in TOOLS
+        for command, context in described(name)
+    }
+    return _TABLE.sub(lambda match: match[1] + rows[match[2]], text)
+
+
+def _usage(command: Any, context: Any, macro: str = "") -> list[str]:
+    words = f"{context.command_path} {' '.join(command.collect_usage_pieces(context))}"
+    return [f"{macro} {_styled(words)}".lstrip()]
+
+
+def _options(command: Any, context: Any) -> list[str]:
+    return [line for words, meaning in records(command, context) for line in (".TP", _styled(words), literal(meaning))]
+
+
+def _definitions(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    return [line for word, text in pairs for line in (".TP", f"\\fB{literal(word)}\\fR", literal(text))]
+
+
+_WORD = re.compile(r"(?<![\w-])(--?\w[\w-]*|kadeploy-lab(?: [a-z]+)?|ka\w+3)(?![\w-])|([A-Z][A-Z_]*|<\w+>)")
+
+
+def _styled(words: str) -> str:
+    """Options and commands in bold, what stands for something else in italics."""
+    parts = []
+    end = 0
+    for match in _WORD.finditer(words):
+        parts += [literal(words[end : match.start()]), f"\\f{'B' if match[1] else 'I'}{literal(match[0])}\\fR"]
+        end = match.end()
+    return "".join(parts) + literal(words[end:])
+
+
+def literal(words: str) -> str:
+    """*words* as roff prints them: nothing in them is a request."""
+    safe = " ".join(words.split("\n")).replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
+    return f"\\&{safe}" if safe.startswith(".") else safe
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the man pages into a folder, and the tables into a page."""
+    if len(arguments) != 2:
+        print(f"usage: python -m {__spec__.name} FOLDER PAGE", file=sys.stderr)
+        return 1
+    folder, users = map(Path, arguments)
+    for name in TOOLS:
+        (folder / f"{name}.1").write_text(page(name), encoding="utf-8")
+    users.write_text(with_tables(users.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

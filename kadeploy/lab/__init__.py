@@ -1,0 +1,1 @@
+"""The virtual cluster: machines to try, rehearse and test on."""

@@ -1,0 +1,53 @@
+"""Talking to a running lab's supervisor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kadeploy.errors import KadeployError
+from kadeploy.lab import chassis, process
+from kadeploy.lab.lab import Lab
+
+
+def running(lab: Lab) -> process.Process | None:
+    """The supervisor, if it is alive."""
+    return process.read(lab.pid_file)
+
+
+def ask(lab: Lab, operation: str, node: str = "") -> dict[str, Any]:
+    """The supervisor's answer; raises KadeployError when there is none or it refuses."""
+    try:
+        answer = chassis.ask(str(lab.control), operation, node)
+    except (OSError, ValueError) as error:
+        raise KadeployError(
+            f"The lab {lab.name} does not answer ({error}): `kadeploy-lab up` starts it again."
+        ) from error
+    if not answer["ok"]:
+        raise KadeployError(str(answer["error"]))
+    return answer
+
+
+def wait_ready(lab: Lab, seconds: float = 30.0, alive: Callable[[], bool] = lambda: True) -> None:
+    """Return once every service answers.
+
+    Raises:
+        KadeployError: names those that do not, and shows the end of their logs; at once when *alive* turns false.
+    """
+    limit = time.monotonic() + seconds
+    waiting = ["supervisor"]
+    while time.monotonic() < limit and alive():
+        if lab.control.exists() and running(lab):
+            waiting = [name for name, state in ask(lab, "status")["services"].items() if state != "ready"]
+        if not waiting:
+            return
+        time.sleep(0.1)
+    ends = "\n".join(f"{name}: {_last_lines(lab.log(name))}" for name in waiting)
+    raise KadeployError(f"Services that do not answer: {', '.join(waiting)}. The end of their logs:\n{ends}")
+
+
+def _last_lines(path: Path, count: int = 8) -> str:
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return "\n".join(lines[-count:]) or "nothing"

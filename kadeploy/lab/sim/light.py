@@ -1,0 +1,207 @@
+"""Nodes by the thousand: one asyncssh server for all of them, that acts what a shell would do.
+
+A node believes every script and answers that it has succeeded; what it really understands is `SCRIPTS`, the broadcast,
+and files that are sent to it. The broadcast's relay is the real program (see `relays`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import re
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from kadeploy.lab.lab import Lab, LabNode
+from kadeploy.lab.sim import tree
+from kadeploy.lab.sim.relays import Relays
+
+_LENGTH = re.compile(r" kadeploy (\d+)\Z")
+_KILL = re.compile(r"kill -TERM -(\d+)")
+_SECOND = 1.0
+
+Process = asyncssh.SSHServerProcess[bytes]
+
+
+class Light:
+    """The server, and what it knows of the nodes that are up."""
+
+    def __init__(self, lab: Lab, host_keys: Callable[[LabNode], Path]) -> None:
+        self._host_keys = host_keys
+        self._keys = asyncssh.import_authorized_keys(lab.public_key.read_text())
+        self._nodes = {node.address: node for node in lab.members.values()}
+        self._options: dict[Path, asyncssh.SSHServerConnectionOptions] = {}
+        self._relays: Relays | None = None
+        self._up: dict[str, _Up] = {}
+        self._numbers = itertools.count(1 << 22)  # beyond what process numbers can be
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def boot(self, node: LabNode, deploy: bool, power: Callable[[str], None]) -> None:  # noqa: ARG002 - as `Backend`
+        """As `Backend.boot`."""
+        self._up[node.name] = _Up(power)
+
+    def serve(self, node: LabNode, connection: socket.socket) -> None:
+        """As `Backend.serve`."""
+        task = asyncio.create_task(self._connection(node, connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connection(self, node: LabNode, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        key = self._host_keys(node)
+        if key not in self._options:
+            self._options[key] = asyncssh.SSHServerConnectionOptions(
+                server_host_keys=[str(key)],
+                authorized_client_keys=self._keys,
+                process_factory=self._process,
+                encoding=None,
+                line_editor=False,
+            )
+        with contextlib.suppress(OSError, asyncssh.Error):
+            server = await asyncssh.run_server(connection, config=None, options=self._options[key])
+            up = self._up.get(node.name)
+            if up:
+                up.connections.append(server)
+            else:
+                server.abort()
+
+    def halt(self, node: LabNode) -> None:
+        """As `Backend.halt`."""
+        up = self._up.pop(node.name, None)
+        if up:
+            for connection in up.connections:
+                connection.abort()
+            for pid in up.relays:
+                _kill(pid)
+
+    async def _process(self, process: Process) -> None:
+        """One command on a node."""
+        node = self._nodes[process.get_extra_info("sockname")[0]]
+        up = self._up.get(node.name)
+        command = process.command or ""
+        if up is None:
+            process.exit(1)
+        elif length := _LENGTH.search(command):
+            await self._script(process, node, up, int(length[1]))
+        else:
+            if found := _KILL.search(command):
+                _kill(int(found[1]))
+            process.exit(0)
+
+    async def _script(self, process: Process, node: LabNode, up: _Up, length: int) -> None:
+        script = await process.stdin.readexactly(length)
+        if node.fault == "slow":
+            await asyncio.sleep(_SECOND)
+        if node.fault == "hang" and b"sfdisk" in script:
+            process.stderr.write(b"\x1e%d\n" % next(self._numbers))
+            await asyncio.Event().wait()
+        if script.endswith(b"exec python3 -"):
+            await self._relay(process, node, up)
+            return
+        process.stderr.write(b"\x1e%d\n" % next(self._numbers))
+        acted = next((act for words, act in _SCRIPTS.items() if words in script), _believe)
+        process.exit(await acted(process, node, up))
+
+    async def _relay(self, process: Process, node: LabNode, up: _Up) -> None:
+        program = await process.stdin.read()
+        if node.fault == "die":
+            program = program.replace(b"'sink': ", b"'sink': 'exec sleep infinity' or ", 1)
+            asyncio.get_running_loop().call_later(_SECOND, up.power, "off")
+        self._relays = self._relays or Relays()
+        (out, stdout), (err, stderr) = os.pipe(), os.pipe()
+        pid = await self._relays.start(program, stdout, stderr)
+        os.close(stdout)
+        os.close(stderr)
+        up.relays.add(pid)
+        process.stderr.write(b"\x1e%d\n" % pid)
+        await asyncio.gather(_copy(out, process.stdout), _copy(err, process.stderr))
+        up.relays.discard(pid)
+        process.exit(0)
+
+
+class _Up:
+    """A node that is up."""
+
+    def __init__(self, power: Callable[[str], None]) -> None:
+        self.power = power
+        self.begun = tree.now()
+        self.connections: list[asyncssh.SSHServerConnection] = []
+        self.relays: set[int] = set()
+
+
+async def _believe(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001 - as the others
+    return 0
+
+
+async def _age(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
+    process.stdout.write(f"{tree.now():.2f} 0.00\n{tree.first_process(up.begun)}".encode())
+    return 0
+
+
+async def _reboot(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
+    asyncio.get_running_loop().call_later(_SECOND, up.power, "reboot")
+    return 0
+
+
+async def _kexec(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
+    deploy = b"KADEPLOY_KEXEC_TARGET=deploy" in await process.stdin.read()
+    asyncio.get_running_loop().call_later(_SECOND, up.power, "kexec /dev/shm/kexec/kernel" if deploy else "kexec disk")
+    return 0
+
+
+async def _receive(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
+    while await process.stdin.read(1 << 16):
+        pass
+    return 0
+
+
+async def _no_space(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
+    if node.fault != "small-disk":
+        return 0
+    process.stderr.write(b"sfdisk: /dev/sda: not enough space for the partitions\n")
+    return 1
+
+
+async def _format(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
+    if node.fault != "bad-disk":
+        return 0
+    process.stderr.write(b"mkfs: Input/output error while writing\n")
+    return 1
+
+
+Act = Callable[[Process, LabNode, _Up], Awaitable[int]]
+
+_SCRIPTS: Mapping[bytes, Act] = {
+    b"cat /proc/uptime /proc/1/stat": _age,
+    b"kexec -e": _kexec,
+    b"reboot -f": _reboot,
+    b"KADEPLOY_SEND_TO": _receive,
+    b"sfdisk ": _no_space,
+    b'"mkfs.$KADEPLOY_FORMAT_TYPE"': _format,
+}
+"""Words of a script → what is acted."""
+
+
+async def _copy(source: int, target: Any) -> None:
+    """All that comes out of a pipe."""
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(source, "rb", 0)
+    )
+    with contextlib.suppress(OSError, asyncssh.Error):
+        while data := await reader.read(1 << 16):
+            target.write(data)
+    transport.close()
+
+
+def _kill(pid: int) -> None:
+    if pid < 1 << 22:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)

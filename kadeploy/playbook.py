@@ -1,0 +1,413 @@
+"""One attempt = one run of ansible-playbook: ansible-runner's one home.
+
+A `Player` writes the request as an inventory, runs the playbook that is named after the implementation, and reads the
+nodes' outcomes from the events of its tasks. Each attempt has a folder that holds all there is to know about it, and
+`command`, a script that repeats it by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from kadeploy import inventory, request, steps
+from kadeploy.request import Attempt, Request, RequestNode
+from kadeploy.workflow import Outcome, Try, Verdict
+
+MARK = "KADEPLOY_ATTEMPT_DIR"
+"""Environment variable that every process of an attempt inherits; those that carry it are ended with the attempt."""
+
+_SILENT_STEPS = frozenset({"finish", "drop_failed_nodes", ""})
+"""Roles that are no micro-step of their own."""
+
+_POLL = 0.5
+"""Seconds between two looks at the clock and at the stop event while a playbook runs."""
+
+SETTINGS = {
+    "ANSIBLE_GATHERING": "explicit",
+    "ANSIBLE_FORKS": "20",
+    "ANSIBLE_PIPELINING": "True",
+    "ANSIBLE_HOST_KEY_CHECKING": "True",
+    "ANSIBLE_RETRY_FILES_ENABLED": "False",
+    "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
+    "ANSIBLE_LOCALHOST_WARNING": "False",
+    "ANSIBLE_DEPRECATION_WARNINGS": "False",
+    "ANSIBLE_NOCOWS": "True",
+    "ANSIBLE_NOCOLOR": "True",
+    "LC_ALL": "C.UTF-8",
+}
+"""What every run sets, whatever the configuration files of the machine say."""
+
+
+_CONFIGURATION = """\
+# Keeps Ansible from reading other configuration files; what counts is set in `command`.
+[defaults]
+"""
+
+
+class StepListener(Protocol):
+    """Who wants to know what happens inside an attempt; called from the attempt's thread."""
+
+    def step_started(self, attempt: Try, micro_step: str, nodes: tuple[str, ...], /) -> None:
+        """A micro-step begins for *nodes* (those that have no KO or BRK so far)."""
+
+    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome], /) -> None:
+        """A task of a micro-step has ended for these nodes (a micro-step may have several tasks)."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """Performs the attempts of one cluster's nodes.
+
+    *request* is what is common to all attempts, *nodes* what is known about each node; once *stop* is set, running
+    playbooks are ended within a second, with every process that they started.
+    """
+
+    request: Request
+    nodes: Mapping[str, RequestNode]
+    listener: StepListener
+    stop: threading.Event
+
+    def perform(self, attempt: Try, nodes: tuple[str, ...]) -> dict[str, Outcome]:
+        """Run *attempt* on *nodes*: an outcome for each node that got to an end.
+
+        Messages read ``<Implementation>-<micro-step>: reason``.
+        """
+        folder = Path(self.request.workflow_dir) / folder_name(attempt)
+        folder.mkdir(mode=0o700, parents=True)
+        this = self._request(attempt, nodes, folder)
+        source = request.write(this)
+        (folder / inventory.KNOWN_HOSTS).write_text(inventory.known_hosts_lines(this), encoding="utf-8")
+        playbook = find(attempt.implementation, Path(this.config_dir))
+        if playbook is None:
+            return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
+        (folder / "ansible.cfg").write_text(_CONFIGURATION, encoding="utf-8")
+        settings = environment(this)
+        _write_command(folder, settings, source, playbook, this.site.network_namespace)
+        left_out = steps.left_out(playbook, inventory.wants(this))
+        reading = _Reading(attempt, nodes, left_out, self.listener)
+        watch = _Watch(folder, attempt.timeout, self.stop)
+        rc = _run(settings, source, playbook, reading, watch)
+        end_processes(folder)
+        return reading.outcomes(_why(watch, attempt, rc, folder))
+
+    def _request(self, attempt: Try, nodes: tuple[str, ...], folder: Path) -> Request:
+        return msgspec.structs.replace(
+            self.request,
+            run_dir=str(folder),
+            attempt=Attempt(
+                number=attempt.number,
+                macro_step=attempt.macro_step,
+                implementation=attempt.implementation,
+                retry=attempt.retry,
+            ),
+            nodes=tuple(self.nodes[node] for node in nodes),
+        )
+
+
+def folder_name(attempt: Try) -> str:
+    """Name of an attempt's folder.
+
+    >>> folder_name(Try("BootNewEnv", "BootNewEnvKexec", 1, 60, 3))
+    '03-BootNewEnvKexec-retry1'
+    """
+    retry = f"-retry{attempt.retry}" if attempt.retry else ""
+    return f"{attempt.number:02d}-{attempt.implementation}{retry}"
+
+
+def find(implementation: str, config_dir: Path) -> Path | None:
+    """The playbook of *implementation*: the site's own, else ours."""
+    candidates = (folder / f"{implementation}.yml" for folder in steps.playbook_folders(config_dir))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def environment(this: Request) -> dict[str, str]:
+    """Environment variables of a run, the same from a checkout and from an installed package; no secret among them."""
+    site = Path(this.config_dir)
+    ours = steps.collection()
+    plugins = {kind: ours / f"{kind}_plugins" for kind in ("action", "inventory")}
+    if not plugins["action"].is_dir():  # installed: the folders are named as Ansible wants them in a collection
+        plugins = {kind: ours / "plugins" / kind for kind in plugins}
+    return SETTINGS | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
+        "ANSIBLE_CONFIG": str(Path(this.run_dir) / "ansible.cfg"),
+        "ANSIBLE_HOME": str(Path(this.workflow_dir) / "ansible"),
+        "ANSIBLE_ROLES_PATH": f"{site / 'roles'}:{ours / 'roles'}",
+        "ANSIBLE_ACTION_PLUGINS": f"{site / 'action_plugins'}:{plugins['action']}",
+        "ANSIBLE_INVENTORY_PLUGINS": str(plugins["inventory"]),
+        "ANSIBLE_INVENTORY_ENABLED": "kadeploy",
+        "KADEPLOY_CONFIG_DIR": str(site),
+    }
+
+
+def _write_command(folder: Path, settings: Mapping[str, str], source: Path, playbook: Path, namespace: str) -> None:
+    """The attempt as a script: by hand, outcomes are shown folded and KO nodes make it end with a failure."""
+    words = ["ansible-playbook", "-i", str(source), str(playbook)]
+    if namespace:
+        words = ["ip", "netns", "exec", namespace, *words]
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
+    path = folder / "command"
+    path.write_text(
+        f"#!/bin/sh\n# Repeat this attempt by hand; options of ansible-playbook may follow.\n{exports}"
+        f'cd {shlex.quote(str(folder))} && exec {shlex.join(words)} "$@"\n',
+        encoding="utf-8",
+    )
+    path.chmod(0o700)
+
+
+def _run(settings: Mapping[str, str], source: Path, playbook: Path, reading: _Reading, watch: _Watch) -> int:
+    """Run the playbook to its end, or until *watch* has enough; returns its exit status."""
+    import ansible_runner  # noqa: PLC0415 - a fifth of a second that tools without a run need not pay
+
+    runner = ansible_runner.run(
+        private_data_dir=str(watch.folder),
+        ident="ansible",
+        playbook=str(playbook),
+        inventory=str(source),
+        skip_tags="report,always",  # always: what validates the arguments of roles, host by host
+        envvars=dict(settings)
+        | {"KADEPLOY_RUN": "1", "KADEPLOY_CONTROLLER_PID": str(os.getpid()), MARK: str(watch.folder)},
+        settings={"pexpect_timeout": _POLL},
+        fact_cache_type="memory",
+        quiet=True,
+        event_handler=reading.event,
+        cancel_callback=watch.enough,
+        status_handler=_keep_no_environment,
+    )
+    return int(runner.rc)
+
+
+def _keep_no_environment(status: Mapping[str, Any], runner_config: Any) -> None:
+    """Delete the file in which ansible-runner keeps the whole environment, where a site may have its passwords."""
+    if status["status"] == "running":
+        (Path(runner_config.artifact_dir) / "command").unlink(missing_ok=True)
+
+
+@dataclass
+class _Watch:
+    """Says when a run has to end, and why."""
+
+    folder: Path
+    timeout: int
+    stop: threading.Event
+    begun: float = field(default_factory=time.monotonic)
+    timed_out: bool = False
+    stopped: bool = False
+
+    def enough(self) -> bool:
+        self.stopped = self.stop.is_set()
+        self.timed_out = bool(self.timeout) and time.monotonic() - self.begun > self.timeout
+        if self.stopped or self.timed_out:
+            end_processes(self.folder)  # workers of ansible have left the process group that the runner kills
+        return self.stopped or self.timed_out
+
+
+def end_processes(folder: Path) -> None:
+    """Kill every process of the attempt in *folder*, or of all attempts beneath it, whoever its parent is by now."""
+    exactly, beneath = f"{MARK}={folder}".encode(), f"{MARK}={folder}/".encode()
+    for _ in range(10):  # one that forked while we looked is found by the next look
+        pids = [pid for pid in _pids() if any(e == exactly or e.startswith(beneath) for e in _environ(pid))]
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]  # noqa: PTH208
+
+
+def _environ(pid: int) -> list[bytes]:
+    """Environment of a process; empty when it is not ours, or no more than a zombie."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _why(watch: _Watch, attempt: Try, rc: int, folder: Path) -> str:
+    """Why nodes may be without a verdict."""
+    if watch.stopped:
+        return f"{attempt.implementation}: aborted"
+    if watch.timed_out:
+        return f"time-out of {attempt.timeout} s"
+    return f"{attempt.implementation}: ansible-playbook ended with status {rc}: {_last_words(folder)}"
+
+
+def _last_words(folder: Path) -> str:
+    path = folder / "artifacts" / "ansible" / "stdout"
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        lines = []
+    said = [line for line in lines if line and not line.startswith(("PLAY", "TASK", "[WARNING]"))]
+    errors = [line for line in said if line.startswith(("[ERROR]", "ERROR!"))]
+    return f"{' '.join(errors or said[-4:])[-400:] or 'it said nothing'} (whole output: {path})"
+
+
+def _all_ko(nodes: Iterable[str], message: str) -> dict[str, Outcome]:
+    return {node: Outcome(Verdict.KO, message) for node in nodes}
+
+
+@dataclass
+class _Reading:
+    """Reads the events of one run; the first KO or BRK of a node counts."""
+
+    attempt: Try
+    nodes: tuple[str, ...]
+    left_out: frozenset[str]
+    """Micro-steps that will not run."""
+    listener: StepListener
+    step: str = ""
+    announced: str = ""
+    ended: dict[str, Outcome] = field(default_factory=dict)
+    failed: dict[str, Outcome] = field(default_factory=dict)
+    """Failures of tasks; they count if Ansible says at the end that the host has failed."""
+    starts: dict[str, set[str]] = field(default_factory=dict)
+    """Hosts on which each task was started, by the task's id."""
+    failed_tasks: dict[str, str] = field(default_factory=dict)
+    """Id of the task that failed, by host."""
+    stats: Mapping[str, Any] | None = None
+    nobody_left: bool = False
+    """Ansible broke off, or the play was for other hosts."""
+
+    def event(self, event: dict[str, Any]) -> bool:
+        """Take one event of ansible-runner; False: no file shall be written for it."""
+        data = event.get("event_data") or {}
+        match event.get("event"):
+            case "playbook_on_task_start":
+                self._task(data)
+            case "runner_on_start":
+                self.starts.setdefault(str(data.get("task_uuid")), set()).add(str(data.get("host")))
+            case "runner_on_ok" | "runner_item_on_ok":  # a task in a loop answers item by item
+                self._batch(data)
+            case "runner_on_failed" | "runner_on_unreachable" if not data.get("ignore_errors"):
+                self._failure(data)
+            case "playbook_on_no_hosts_remaining" | "playbook_on_no_hosts_matched":
+                self.nobody_left = True
+            case "playbook_on_stats":
+                self.stats = data
+        return False
+
+    def outcomes(self, otherwise: str) -> dict[str, Outcome]:
+        """Every node's outcome; *otherwise* tells why there is none when the play did not end normally."""
+        answer = dict(self.ended)
+        if self.stats is None:
+            lost = Outcome(Verdict.KO, self._placed(otherwise))
+            return {node: answer.get(node) or self.failed.get(node, lost) for node in self.nodes}
+        gone = set(self.stats.get("failures", {})) | set(self.stats.get("dark", {}))
+        everybodys = self._everybodys(gone)
+        lost = Outcome(Verdict.KO, self._placed("Ansible lost this host"))
+        for node in self.nodes:
+            if node not in answer:
+                answer[node] = self.failed.get(node, lost) if node in gone else everybodys
+        return answer
+
+    def _everybodys(self, gone: set[str]) -> Outcome:
+        """What holds for nodes that no event speaks of: a ``run_once`` task that fails on one fails for all."""
+        for node, task in self.failed_tasks.items():
+            if node in gone and len(self.starts.get(task, ())) == 1:
+                return self.failed[node]
+        return Outcome(Verdict.KO, self._placed("no node was left")) if self.nobody_left else Outcome(Verdict.OK)
+
+    def _placed(self, reason: str) -> str:
+        """*reason* behind the implementation and the micro-step that was going on."""
+        if reason.startswith(self.attempt.implementation):
+            return reason
+        step = f"-{self.announced}" if self.announced else ""
+        return f"{self.attempt.implementation}{step}: {reason}"
+
+    def _task(self, data: Mapping[str, Any]) -> None:
+        self.step = str(data.get("role") or "")
+        if self.step not in self.left_out:
+            self._announce(self.step)
+
+    def _announce(self, step: str) -> None:
+        if step not in _SILENT_STEPS and step != self.announced:
+            self.announced = step
+            going = tuple(node for node in self.nodes if node not in self.ended and node not in self.failed)
+            if going:
+                self.listener.step_started(self.attempt, step, going)
+
+    def _batch(self, data: Mapping[str, Any]) -> None:
+        """A task for all nodes has ended: its result holds an outcome per node."""
+        result = data.get("res") or {}
+        found = result.get("nodes")
+        if not isinstance(found, dict):
+            return
+        step = str(result.get("step") or self.step)
+        self._announce(step)
+        results = {
+            node: self._outcome(step, entry)
+            for node, entry in found.items()
+            if node in self.nodes and isinstance(entry, dict) and "verdict" in entry
+        }
+        for node, outcome in results.items():
+            if outcome.verdict is not Verdict.OK:
+                self.ended.setdefault(node, outcome)
+        silent = step in _SILENT_STEPS and not any(map(_worth_telling, results.values()))
+        if results and not silent:
+            self.listener.step_result(self.attempt, step, results)
+
+    def _outcome(self, step: str, entry: Mapping[str, Any]) -> Outcome:
+        verdict = Verdict(entry["verdict"])
+        message = str(entry.get("msg") or "")
+        if verdict is Verdict.KO:
+            message = self._reason(step, message or _words(entry) or f"exit status {entry.get('rc', 'unknown')}")
+        return Outcome(
+            verdict,
+            message,
+            int(entry.get("rc") or 0),
+            str(entry.get("stdout") or ""),
+            str(entry.get("stderr") or ""),
+            float(entry.get("seconds") or 0.0),
+        )
+
+    def _failure(self, data: Mapping[str, Any]) -> None:
+        """A task has failed on a host."""
+        result = data.get("res") or {}
+        reason = str(result.get("msg") or _words(result) or "the task failed")
+        if _words(result) and result.get("msg") == "non-zero return code":
+            reason = _words(result)
+        outcome = Outcome(
+            Verdict.KO,
+            self._reason(self.step or str(data.get("task") or ""), reason),
+            int(result.get("rc") or 0) if isinstance(result.get("rc"), int) else 1,
+            str(result.get("stdout") or ""),
+            str(result.get("stderr") or ""),
+        )
+        node = str(data.get("host"))
+        if node in self.nodes and node not in self.failed and node not in self.ended:
+            self.failed[node] = outcome
+            self.failed_tasks[node] = str(data.get("task_uuid"))
+            self.listener.step_result(self.attempt, self.step, {node: outcome})
+
+    def _reason(self, step: str, reason: str) -> str:
+        where, text = f"{self.attempt.implementation}-{step}: ", " ".join(reason.split())
+        return text if text.startswith(where) else where + text
+
+
+def _worth_telling(outcome: Outcome) -> bool:
+    return bool(outcome.verdict is not Verdict.OK or outcome.stdout or outcome.stderr)
+
+
+def _words(result: Mapping[str, Any]) -> str:
+    """The last line that a command said."""
+    for stream in ("stderr", "stdout"):
+        lines = str(result.get(stream) or "").strip().splitlines()
+        if lines:
+            return lines[-1].strip()
+    return ""

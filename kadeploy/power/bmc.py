@@ -1,0 +1,235 @@
+"""Talk to many BMCs through libraries that block, and that may hang: one process per driver, a child of it per BMC.
+
+The process (``python -m kadeploy.power.ipmi``) imports its library once. It reads on its standard input one line of
+JSON with the `Credentials`, so that the password is in no argument, environment or file of ours, then one `Job` per
+line. For each it forks a child, which the kernel ends when the job's time is over, and answers with one line, in the
+order in which jobs end. It ends with its standard input, and so do its children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import selectors
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Literal, NoReturn, cast
+
+import msgspec
+
+from kadeploy.config import Power
+
+Order = Literal["status", "on", "off", "reset", "shutdown"]
+"""``off`` and ``on`` end when the machine is so, ``reset`` of a machine that is off switches it on, ``shutdown`` asks
+its system to end and waits until it has."""
+State = Literal["on", "off"]
+
+GRACE = 5.0
+"""Seconds that an answer may be late, beyond the time that a BMC has."""
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """How all BMCs of a cluster are entered."""
+
+    user: str
+    password: str
+    verify_tls: bool = True
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One order for one BMC, which may take *limit* seconds."""
+
+    number: int
+    address: str
+    port: int
+    order: Order
+    limit: float
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """How a job ended: the machine's state, or the reason why it is unknown."""
+
+    number: int
+    state: State | None = None
+    reason: str = ""
+
+
+Act = Callable[[Credentials, Job], State]
+"""Carries out an order and returns the machine's state; raises when it could not."""
+
+
+# --- who asks ---------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def connect(module: str, credentials: Credentials, hidden: tuple[str, ...] = ()) -> AsyncIterator[Bmcs]:
+    """The BMCs of a cluster, behind a process that runs *module*, without the environment variables *hidden*.
+
+    For instance ``async with connect("kadeploy.power.ipmi", credentials) as bmcs: await bmcs.order(…)``.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", module),  # -P: no module of the working folder is ours
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name not in hidden},
+    )
+    requests, answers = cast(asyncio.StreamWriter, process.stdin), cast(asyncio.StreamReader, process.stdout)
+    bmcs = Bmcs(requests, answers)
+    requests.write(msgspec.json.encode(credentials) + b"\n")
+    listening = asyncio.create_task(bmcs.listen())
+    try:
+        yield bmcs
+    finally:
+        requests.close()  # its children end with it, and it ends with its input
+        try:
+            async with asyncio.timeout(GRACE):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        listening.cancel()
+
+
+class Bmcs:
+    """What can be asked of BMCs; made by `connect`."""
+
+    def __init__(self, requests: asyncio.StreamWriter, answers: asyncio.StreamReader) -> None:
+        self._requests = requests
+        self._answers = answers
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._ended = False
+
+    async def order(self, address: str, port: int, order: Order, limit: float) -> Answer:
+        """Carry out one order; the answer comes within *limit* seconds and some grace, whatever the BMC does."""
+        job = Job(next(self._numbers), address, port, order, limit)
+        if self._ended:
+            return Answer(job.number, reason=_ENDED)
+        self._waiting[job.number] = asyncio.get_running_loop().create_future()
+        try:
+            self._requests.write(msgspec.json.encode(job) + b"\n")
+            async with asyncio.timeout(limit + GRACE):
+                return await self._waiting[job.number]
+        except TimeoutError:
+            return Answer(job.number, reason=timed_out(job))
+        finally:
+            del self._waiting[job.number]
+
+    async def listen(self) -> None:
+        """Hand out answers until the process ends; then nobody waits any longer."""
+        while line := await self._answers.readline():
+            answer = msgspec.json.decode(line, type=Answer)
+            if (future := self._waiting.get(answer.number)) and not future.done():
+                future.set_result(answer)
+        self._ended = True
+        for number, future in self._waiting.items():
+            if not future.done():
+                future.set_result(Answer(number, reason=_ENDED))
+
+
+_ENDED = "the process that talks to BMCs has ended; see what it wrote to the standard error"
+
+
+def timed_out(job: Job) -> str:
+    """Why a job has no answer."""
+    return f"the BMC at {job.address} did not do it within {job.limit:g} s"
+
+
+def split_address(bmc: str, port: int) -> tuple[str, int]:
+    """Address and port of a BMC that is written ``address`` or ``address:port``.
+
+    >>> split_address("10.0.2.1", 623), split_address("10.0.2.1:6230", 623), split_address("fe80::1", 623)
+    (('10.0.2.1', 623), ('10.0.2.1', 6230), ('fe80::1', 623))
+    """
+    host, colon, number = bmc.rpartition(":")
+    return (host, int(number)) if colon and ":" not in host and number.isdecimal() else (bmc, port)
+
+
+def credentials(power: Power, password: str) -> Credentials:
+    """How the BMCs of a cluster are entered."""
+    return Credentials(power.user, password, power.verify_tls)
+
+
+# --- the process ------------------------------------------------------------------------------------------------
+
+
+def serve(act: Act) -> None:
+    """Answer jobs until the standard input closes; the main function of a driver's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks, and closes our input
+    answers = os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 1)  # whatever a library prints is no answer
+    _Server(act, answers).run()
+
+
+class _Server:
+    def __init__(self, act: Act, answers: int) -> None:
+        self.act = act
+        self.answers = answers
+        self.selector = selectors.DefaultSelector()
+        self.children: dict[int, tuple[Job, int]] = {}
+        self.credentials: Credentials | None = None
+        self.rest = b""
+
+    def run(self) -> None:
+        self.selector.register(0, selectors.EVENT_READ)
+        while True:
+            for key, _ in self.selector.select():
+                if key.fd != 0:
+                    self._collect(key.fd)
+                elif not self._take():
+                    self._end()
+                    return
+
+    def _take(self) -> bool:
+        """Read jobs and start them; False when there will be no more."""
+        piece = os.read(0, 1 << 16)
+        *lines, self.rest = (self.rest + piece).split(b"\n")
+        for line in lines:
+            if self.credentials is None:
+                self.credentials = msgspec.json.decode(line, type=Credentials)
+            else:
+                self._start(self.credentials, msgspec.json.decode(line, type=Job))
+        return bool(piece)
+
+    def _start(self, credentials: Credentials, job: Job) -> None:
+        ours, childs = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _work(self.act, credentials, job, childs)
+        os.close(childs)
+        self.children[ours] = (job, child)
+        self.selector.register(ours, selectors.EVENT_READ)
+
+    def _collect(self, pipe: int) -> None:
+        """A child has answered, or was ended without."""
+        job, child = self.children.pop(pipe)
+        self.selector.unregister(pipe)
+        line = os.read(pipe, 1 << 12)  # written at once: less than PIPE_BUF
+        os.close(pipe)
+        os.waitpid(child, 0)
+        os.write(self.answers, line or msgspec.json.encode(Answer(job.number, reason=timed_out(job))) + b"\n")
+
+    def _end(self) -> None:
+        for _, child in self.children.values():
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+def _work(act: Act, credentials: Credentials, job: Job, pipe: int) -> NoReturn:
+    """Do one job in a child; SIGALRM ends it in time, in whatever call it may hang."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, job.limit)
+    try:
+        answer = Answer(job.number, act(credentials, job))
+    except Exception as error:  # libraries raise what they like
+        answer = Answer(job.number, reason=_reason(error)[:500])
+    os.write(pipe, msgspec.json.encode(answer) + b"\n")
+    os._exit(0)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

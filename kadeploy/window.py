@@ -1,0 +1,75 @@
+"""A bound that all processes of this machine share: at most so many nodes at a time.
+
+    async with window(site.state / "windows" / "reboot", site.windows.reboot):
+        ...  # switch one node
+
+A slot is a file that its holder locks (flock(2)): the kernel gives it back when the holder ends, however it ends. Who
+has waited longest in a process is next in that process; between processes the one that holds the turnstile gets the
+next free slot, so that nobody who releases a slot and wants another overtakes a neighbour that waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+PAUSE = (0.01, 0.05)
+"""Seconds between two looks for a free slot; by chance, so that processes do not look in step."""
+
+_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Path, asyncio.Lock]] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def window(folder: Path, size: int) -> AsyncIterator[None]:
+    """Hold one of the *size* slots of *folder* (made if it is not there), waiting for it as long as it takes."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    slot = await _take(folder, max(1, size))
+    try:
+        yield
+    finally:
+        os.close(slot)
+
+
+async def _take(folder: Path, size: int) -> int:
+    """The descriptor of a locked slot. One waiter per process looks, the others queue behind it."""
+    async with _queue(folder):
+        turn = await _lock_one([folder / "turnstile"])
+        try:
+            return await _lock_one([folder / str(number) for number in range(size)])
+        finally:
+            os.close(turn)
+
+
+def _queue(folder: Path) -> asyncio.Lock:
+    return _queues.setdefault(asyncio.get_running_loop(), {}).setdefault(folder, asyncio.Lock())
+
+
+async def _lock_one(files: list[Path]) -> int:
+    """Lock whichever of *files* is free first; who had to wait leaves a moment to its neighbours afterwards."""
+    if (found := _try(files)) is not None:
+        return found
+    while True:
+        await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311 - no secret
+        if (found := _try(files)) is not None:
+            return found
+
+
+def _try(files: Iterable[Path]) -> int | None:
+    for file in files:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        else:
+            return descriptor
+    return None

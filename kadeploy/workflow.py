@@ -1,0 +1,238 @@
+"""The automaton: macro-steps, retries, fallbacks and verdicts, in plain Python without Ansible.
+
+An *attempt* is a set of nodes that go through one implementation of a macro-step. When it ends, its nodes part: the OK
+ones enter the next macro-step at once, as a set of their own; the KO ones try the whole implementation again, then the
+next implementation of the same macro-step, then are KO for good. Sets never merge again, and no node goes back to an
+earlier macro-step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+
+class Verdict(Enum):
+    """How an attempt ended for one node."""
+
+    OK = "ok"
+    KO = "ko"
+    BRK = "brk"
+    """Stopped at a breakpoint, on purpose."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step did to one node."""
+
+    verdict: Verdict
+    message: str = ""
+    """Why it is KO, and what to look at."""
+    rc: int = 0
+    stdout: str = ""
+    stderr: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to do a macro-step: ``1 + retries`` tries of at most *timeout* seconds each (0: no limit)."""
+
+    name: str
+    retries: int = 0
+    timeout: int = 0
+
+
+Plan = Sequence[tuple[str, Sequence[Implementation]]]
+"""Macro-steps in order, each with its implementations in order of preference."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """One run of one implementation; *number* is unique in the workflow and starts at 1."""
+
+    macro_step: str
+    implementation: str
+    retry: int
+    timeout: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a node went through: the attempt, how it ended for this node, and the seconds it took."""
+
+    attempt: Try
+    verdict: Verdict
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Final:
+    """The end of one node: its verdict, the last reason, and every attempt it took part in."""
+
+    verdict: Verdict
+    message: str = ""
+    history: tuple[Tried, ...] = ()
+    aborted: bool = False
+    """The workflow was stopped before this node came to an end (its verdict is KO)."""
+
+
+Perform = Callable[[Try, tuple[str, ...]], Mapping[str, Outcome]]
+"""Does one attempt on some nodes and answers with their outcomes; it minds the time-out and the stop event itself."""
+
+
+class Observer(Protocol):
+    """Who wants to know; called from the thread that runs the automaton, one call at a time."""
+
+    def started(self, attempt: Try, nodes: tuple[str, ...], /) -> None:
+        """An attempt begins."""
+
+    def ended(self, attempt: Try, outcomes: Mapping[str, Outcome], seconds: float, /) -> None:
+        """An attempt is over; every one of its nodes has an outcome."""
+
+    def finished(self, nodes: Mapping[str, Final], /) -> None:
+        """Nodes that have come to their end."""
+
+
+def run(
+    nodes: Iterable[str],
+    plan: Plan,
+    perform: Perform,
+    observer: Observer,
+    stop: threading.Event,
+    *,
+    numbers: Iterator[int] | None = None,
+) -> dict[str, Final]:
+    """Bring *nodes* through *plan* and answer with the end of each.
+
+    *perform* runs in a thread per set of nodes. Once *stop* is set no attempt begins, and the nodes that are not at
+    their end are aborted as soon as the running attempts answer. *numbers* numbers the attempts, for automata that
+    share a workflow.
+    """
+    return _Automaton(plan, perform, observer, stop, numbers or itertools.count(1)).run(tuple(dict.fromkeys(nodes)))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an attempt stands in the plan."""
+
+    step: int = 0
+    choice: int = 0
+    retry: int = 0
+
+
+@dataclass(frozen=True)
+class _End:
+    """What a thread reports when its attempt is over."""
+
+    place: _Place
+    attempt: Try
+    nodes: tuple[str, ...]
+    outcomes: dict[str, Outcome]
+    seconds: float
+
+
+@dataclass
+class _Automaton:
+    plan: Plan
+    perform: Perform
+    observer: Observer
+    stop: threading.Event
+    numbers: Iterator[int]
+    ends: queue.SimpleQueue[_End] = field(default_factory=queue.SimpleQueue)
+    running: int = 0
+    history: dict[str, tuple[Tried, ...]] = field(default_factory=dict)
+    finals: dict[str, Final] = field(default_factory=dict)
+
+    def run(self, nodes: tuple[str, ...]) -> dict[str, Final]:
+        self.history = dict.fromkeys(nodes, ())
+        try:
+            self._enter(_Place(), {node: Outcome(Verdict.OK) for node in nodes})
+            while self.running:
+                end = self.ends.get()
+                self.running -= 1
+                self._part(end)
+        except BaseException:
+            self._abandon()
+            raise
+        return {node: self.finals[node] for node in nodes}
+
+    def _enter(self, place: _Place | None, nodes: Mapping[str, Outcome]) -> None:
+        """Start an attempt, unless the nodes are at their end."""
+        if not nodes:
+            return
+        if place is None or place.step == len(self.plan):
+            self._finish(nodes)
+        elif self.stop.is_set():
+            self._finish(nodes, aborted=True)
+        else:
+            self._start(place, tuple(nodes))
+
+    def _start(self, place: _Place, nodes: tuple[str, ...]) -> None:
+        macro_step, implementations = self.plan[place.step]
+        chosen = implementations[place.choice]
+        attempt = Try(macro_step, chosen.name, place.retry, chosen.timeout, next(self.numbers))
+        self.observer.started(attempt, nodes)
+        threading.Thread(target=self._attempt, args=(place, attempt, nodes), name=f"try-{attempt.number}").start()
+        self.running += 1
+
+    def _attempt(self, place: _Place, attempt: Try, nodes: tuple[str, ...]) -> None:
+        start = time.monotonic()
+        missing = Outcome(Verdict.KO, f"{attempt.implementation}: no verdict")
+        try:
+            answer = self.perform(attempt, nodes)
+        except Exception as error:  # whatever went wrong, these nodes are not deployed
+            answer, missing = {}, Outcome(Verdict.KO, f"{attempt.implementation}: {type(error).__name__}: {error}")
+        outcomes = {node: answer.get(node, missing) for node in nodes}
+        self.ends.put(_End(place, attempt, nodes, outcomes, time.monotonic() - start))
+
+    def _part(self, end: _End) -> None:
+        """Send each node where its verdict leads."""
+        for node, outcome in end.outcomes.items():
+            self.history[node] += (Tried(end.attempt, outcome.verdict, end.seconds),)
+        self.observer.ended(end.attempt, end.outcomes, end.seconds)
+        sets = {verdict: {n: o for n, o in end.outcomes.items() if o.verdict is verdict} for verdict in Verdict}
+        self._finish(sets[Verdict.BRK])
+        self._enter(_Place(end.place.step + 1), sets[Verdict.OK])
+        if self.stop.is_set():
+            self._finish(sets[Verdict.KO], aborted=True)
+        else:
+            self._enter(self._another_way(end.place), sets[Verdict.KO])
+
+    def _another_way(self, place: _Place) -> _Place | None:
+        """Where the KO nodes of an attempt go: another try, the next implementation, or None, nowhere."""
+        implementations = self.plan[place.step][1]
+        if place.retry < implementations[place.choice].retries:
+            return _Place(place.step, place.choice, place.retry + 1)
+        if place.choice + 1 < len(implementations):
+            return _Place(place.step, place.choice + 1)
+        return None
+
+    def _finish(self, nodes: Mapping[str, Outcome], aborted: bool = False) -> None:
+        if not nodes:
+            return
+        ends = {
+            node: Final(
+                Verdict.KO if aborted else outcome.verdict,
+                "aborted" if aborted else outcome.message,
+                self.history[node],
+                aborted,
+            )
+            for node, outcome in nodes.items()
+        }
+        self.finals.update(ends)
+        self.observer.finished(ends)
+
+    def _abandon(self) -> None:
+        """Wait for the attempts that still run, so that nothing outlives the automaton."""
+        self.stop.set()
+        while self.running:
+            self.ends.get()
+            self.running -= 1

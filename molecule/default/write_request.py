@@ -1,0 +1,43 @@
+"""Write the request to deploy ``tiny`` on all nodes of a lab: ``write_request.py LAB FOLDER``."""
+
+import sys
+from pathlib import Path
+
+from kadeploy import config, description, files, inventory, request
+from kadeploy.caller import Caller
+from kadeploy.lab.lab import saved
+from kadeploy.request import Attempt, LocalImage, Options, Request, RequestNode
+
+
+def main(name: str, folder: Path) -> None:
+    """Make *folder* the run folder of one attempt."""
+    lab = saved(name)
+    if lab is None:
+        sys.exit(f"There is no lab {name}.")
+    configuration = config.load(lab.config)
+    (environment,) = description.load(str(lab.environments_folder / "tiny.dsc"), Caller("root", 0, 0, Path("/root")))
+    with Path(environment.image.file).open("rb") as image:
+        _, sha256, size = files.checksums(image)
+    cluster = configuration.clusters["lab"]
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    asked = Request(
+        workflow="molecule",
+        operation="deploy",
+        user="root",
+        config_dir=str(lab.config),
+        run_dir=str(folder),
+        workflow_dir=str(folder),
+        attempt=Attempt(macro_step="SetDeploymentEnv", implementation="SetDeploymentEnvUntrusted"),
+        site=configuration.site,
+        cluster=cluster,
+        environment=environment,
+        image=LocalImage(path=environment.image.file, size=size, sha256=sha256),
+        options=Options(authorized_keys=lab.public_key.read_text()),
+        nodes=tuple(RequestNode(name=node.name, address=node.address) for node in lab.members.values()),
+    )
+    request.write(asked)
+    (folder / inventory.KNOWN_HOSTS).write_text(inventory.known_hosts_lines(asked))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,26 @@
+# The jump is detached: this script ends, and with it the ssh session, before the kernel is replaced.
+set -eu
+resolve() {
+  python3 -c 'import os, sys; os.chroot(sys.argv[1]); print(os.path.realpath(sys.argv[2]))' "$root" "$1"
+}
+if [ "$KADEPLOY_KEXEC_TARGET" = deploy ]; then
+  kernel=$KADEPLOY_KEXEC_DIR/kernel
+  initrd=$KADEPLOY_KEXEC_DIR/initrd
+  params=$KADEPLOY_DEPLOYMENT_KERNEL_PARAMS
+else
+  root=$KADEPLOY_ENV_EXTRACTION_DIR
+  kernel=$root$(resolve "$KADEPLOY_ENV_KERNEL")
+  initrd=
+  [ -z "$KADEPLOY_ENV_INITRD" ] || initrd=$root$(resolve "$KADEPLOY_ENV_INITRD")
+  params=$KADEPLOY_ENV_KERNEL_PARAMS
+  case " $params " in
+    *" root="*) ;;
+    *) params="root=$KADEPLOY_DEPLOY_PART ro $params" ;;
+  esac
+fi
+set -- "$kernel" "--command-line=$params"
+[ -z "$initrd" ] || set -- "$@" "--initrd=$initrd"
+kexec -l "$@"
+sync
+[ "$KADEPLOY_KEXEC_TARGET" = deploy ] || umount -R "$root" || mount -o remount,ro "$root"
+setsid sh -c 'sleep 1; sync; kexec -e' < /dev/null > /dev/null 2>&1 &

@@ -1,0 +1,192 @@
+"""Light nodes for the tests of this folder, and what they run there: our playbooks, started as the controller does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kadeploy import config, namespace, steps
+from kadeploy.lab import network
+from kadeploy.lab.lab import Lab, saved
+from kadeploy.playbook import Player
+from kadeploy.request import Attempt, Request, RequestNode
+from kadeploy.workflow import Outcome, Try, Verdict
+
+NAME = "kadeploy-roles"
+TOOLS = Path(sys.executable).parent
+DISK_PLAY = "SetDeploymentEnvDisk"
+"""A site's own implementation: what `SetDeploymentEnvUntrusted` does once the nodes are in the deployment system."""
+
+_DISK_PLAYBOOK = f"""\
+- name: {DISK_PLAY}
+  hosts: kadeploy_nodes
+  gather_facts: false
+  roles:
+    - {{ role: manage_admin_pre_install, when: kadeploy_wants.manage_admin_pre_install }}
+    - {{ role: create_partition_table, when: kadeploy_wants.create_partition_table }}
+    - {{ role: format_deploy_part, when: kadeploy_wants.format_deploy_part }}
+    - {{ role: mount_deploy_part, when: kadeploy_wants.mount_deploy_part }}
+    - {{ role: format_tmp_part, when: kadeploy_wants.format_tmp_part }}
+    - {{ role: format_swap_part, when: kadeploy_wants.format_swap_part }}
+    - {{ role: finish }}
+"""
+
+
+def lab_command(*arguments: str) -> str:
+    """Output of ``kadeploy-lab``."""
+    done = subprocess.run(
+        [TOOLS / "kadeploy-lab", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def ssh(lab: Lab, node: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Run *script* on a node as root, with the lab's key."""
+    options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=5"]
+    words = ["ssh", "-i", str(lab.private_key), *(word for option in options for word in ("-o", option))]
+    words = network.inside(lab.name, [*words, f"root@{lab.members[node].address}", "sh -s"])
+    return subprocess.run(words, input=script, capture_output=True, text=True, timeout=60, check=False)
+
+
+def wait_ssh(lab: Lab, node: str, script: str = "true") -> str:
+    """Output of *script*, tried until it succeeds."""
+    for _ in range(150):
+        done = ssh(lab, node, script)
+        if done.returncode == 0:
+            return done.stdout
+        threading.Event().wait(0.1)
+    log = lab.serial_log(node)
+    raise AssertionError(f"{node}: {done.stderr}{log.read_text() if log.exists() else ''}")
+
+
+def deploy_profile(lab: Lab, node: str) -> None:
+    """Have *node* boot the deployment system, as `switch_pxe` does."""
+    folder = lab.tftp / "pxelinux.cfg"
+    folder.mkdir(exist_ok=True)
+    octets = lab.members[node].address.split(".")
+    name = "".join(f"{int(octet):02X}" for octet in octets)
+    (folder / name).write_text("KERNEL http://10.177.0.1/deploy-vmlinuz\n")
+
+
+class Quiet:
+    """A listener that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    def step_started(self, attempt: Try, micro_step: str, nodes: tuple[str, ...]) -> None:
+        self.steps.append(micro_step)
+
+    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
+        pass
+
+
+@dataclass
+class Cluster:
+    """Nodes that are in the deployment system."""
+
+    lab: Lab
+    configuration: config.Configuration
+    folder: Path
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(self.lab.members)
+
+    def play(self, implementation: str, **asked: Any) -> dict[str, Outcome]:
+        """Run one implementation on all nodes; *asked* are fields of the request."""
+        number = next(self.numbers)
+        work = self.folder / f"w{number}"
+        work.mkdir()
+        macro_step = next(name for name in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv") if name in implementation)
+        request = Request(
+            workflow=f"W-{number}",
+            operation="deploy",
+            user="root",
+            config_dir=str(self.lab.config),
+            run_dir=str(work),
+            workflow_dir=str(work),
+            attempt=Attempt(macro_step=macro_step, implementation=implementation),
+            nodes=(),
+            **{"site": self.configuration.site, "cluster": self.configuration.clusters["lab"], **asked},
+        )
+        members = {name: RequestNode(name=name, address=node.address) for name, node in self.lab.members.items()}
+        player = Player(request, members, Quiet(), threading.Event())
+        return self._inside(player, Try(macro_step, implementation, 0, 300, 1))
+
+    def _inside(self, player: Player, attempt: Try) -> dict[str, Outcome]:
+        """In a thread of its own, which alone enters the lab's network."""
+        answers: list[dict[str, Outcome]] = []
+
+        def run() -> None:
+            namespace.enter(self.lab.name)
+            answers.append(player.perform(attempt, self.nodes))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        return answers[0]
+
+    def on(self, node: str, script: str) -> str:
+        """Output of *script* on a node, which succeeds there."""
+        done = ssh(self.lab, node, f"set -eu\n{script}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def everywhere(self, script: str) -> set[str]:
+        """The different outputs of *script* on all nodes."""
+        return {self.on(node, script) for node in self.nodes}
+
+    def reset(self, node: str) -> None:
+        """Boot a node anew, as it was."""
+        lab_command("power", "--name", self.lab.name, "reset", node)
+        wait_ssh(self.lab, node, "test -b /dev/sda")
+
+    def with_cluster(self, **changed: Any) -> config.Cluster:
+        """The cluster's configuration with other settings."""
+        return msgspec.structs.replace(self.configuration.clusters["lab"], **changed)
+
+
+@pytest.fixture(scope="session")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two light nodes, in the deployment system."""
+    lab_command("down", "--name", NAME)
+    lab_command("up", "--kind", "light", "--nodes", "2", "--name", NAME, "--environments", "")
+    try:
+        lab = saved(NAME)
+        assert lab is not None
+        playbooks = lab.config / "playbooks"
+        playbooks.mkdir()
+        (playbooks / f"{DISK_PLAY}.yml").write_text(_DISK_PLAYBOOK)
+        (playbooks / "files").symlink_to(steps.collection() / "playbooks" / "files")
+        for node in lab.members:
+            deploy_profile(lab, node)
+            lab_command("power", "--name", NAME, "on", node)
+        for node in lab.members:
+            wait_ssh(lab, node)
+        yield Cluster(lab, config.load(lab.config), tmp_path_factory.mktemp("roles"))
+    finally:
+        lab_command("down", "--name", NAME)
+
+
+def verdicts(outcomes: Mapping[str, Outcome]) -> dict[str, Verdict]:
+    """Verdicts alone."""
+    return {node: outcome.verdict for node, outcome in outcomes.items()}
+
+
+def all_ok(outcomes: Mapping[str, Outcome]) -> bool:
+    """Whether every node is OK; shows the messages otherwise."""
+    messages = {node: outcome.message for node, outcome in outcomes.items() if outcome.verdict is not Verdict.OK}
+    assert not messages
+    return True

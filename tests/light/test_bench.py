@@ -1,0 +1,19 @@
+"""The small version of the benches that need simulated nodes runs; how long it takes is nobody's business here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bench import deploy
+
+
+def test_the_bench_of_deployments_runs_and_writes_its_figures(tmp_path: Path) -> None:
+    figures, drawing = tmp_path / "figures.json", tmp_path / "plot.svg"
+    assert deploy.main(["--quick", "--json", str(figures), "--plot", str(drawing)]) == 0
+    runs = json.loads(figures.read_text())
+    assert [run["what"] for run in runs] == ["kadeploy3", "ansible-playbook", "ssh per step"]
+    assert [run["failed"] for run in runs] == [0, 0, 0]
+    assert all(run["wall"] > 0 and run["cpu"] > 0 and run["memory"] > 0 for run in runs)
+    assert runs[2]["connections"] == len(deploy.DOZEN), "one connection per node and step"
+    assert "kadeploy3, openssh" in drawing.read_text(), "the legend"

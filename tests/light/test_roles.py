@@ -1,0 +1,306 @@
+"""The roles that work on disks do what they say on real block devices, and a failure is the failing node's alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kadeploy.environment import Environment, Image
+from kadeploy.request import CustomOperation, LocalArchive, LocalImage, Options
+from kadeploy.workflow import Outcome, Verdict
+from tests.light.conftest import DISK_PLAY, Cluster, all_ok, verdicts
+
+FILES = {
+    "boot/vmlinuz": b"a kernel",
+    "boot/initrd.img": b"an initrd",
+    "etc/hostname": b"deployed\n",
+    "root/note": b"\0\1\2" * 5000,
+}
+COMPRESSORS = {"gz": ["gzip", "-c"], "bz2": ["bzip2", "-c"], "xz": ["xz", "-c"], "zst": ["zstd", "-qc"]}
+NO_BOOTLOADER = Options(disable_bootloader_install=True)
+TAR_KINDS = {"tgz": "gz", "tbz2": "bz2", "txz": "xz", "tar.zst": "zst"}
+DD_KINDS = {"ddgz": "gz", "ddbz2": "bz2", "ddxz": "xz", "dd.zst": "zst"}
+
+
+def archive(path: Path, files: dict[str, bytes], compressor: str) -> Path:
+    """A compressed tar archive of *files*."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o755
+            tar.addfile(member, io.BytesIO(content))
+    done = subprocess.run(COMPRESSORS[compressor], input=plain.getvalue(), capture_output=True, check=True)
+    path.write_bytes(done.stdout)
+    return path
+
+
+def partition_image(path: Path, files: dict[str, bytes], compressor: str) -> Path:
+    """A compressed image of a small ext4 partition that holds *files*."""
+    tree, raw = path.with_suffix(".tree"), path.with_suffix(".raw")
+    for name, content in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(content)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(raw), "16M"], check=True)
+    with path.open("wb") as compressed:
+        subprocess.run([*COMPRESSORS[compressor], str(raw)], stdout=compressed, check=True)
+    return path
+
+
+def described(path: Path, kind: str, filesystem: str = "ext4") -> tuple[Environment, LocalImage]:
+    """An environment, and its image as the controller serves it."""
+    environment = Environment(
+        name="test",
+        image=Image(file=str(path), kind=kind),  # type: ignore[arg-type]
+        kernel="/boot/vmlinuz",
+        initrd="/boot/initrd.img",
+        filesystem=filesystem,
+    )
+    content = path.read_bytes()
+    return environment, LocalImage(path=str(path), size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+@pytest.fixture
+def tgz(tmp_path: Path) -> tuple[Environment, LocalImage]:
+    """A small environment."""
+    return described(archive(tmp_path / "image.tgz", FILES, "gz"), "tgz")
+
+
+@pytest.fixture
+def broken_node(light: Cluster) -> Iterator[str]:
+    """A node that a test may spoil: it is booted anew afterwards."""
+    yield "node-2"
+    light.reset("node-2")
+
+
+def only(node: str, outcomes: dict[str, Outcome], step: str, reason: str) -> None:
+    """*node* alone is KO, for this reason in this micro-step."""
+    expected = {name: Verdict.KO if name == node else Verdict.OK for name in outcomes}
+    assert verdicts(outcomes) == expected
+    assert f"-{step}: " in outcomes[node].message
+    assert reason in outcomes[node].message
+
+
+def holds(light: Cluster, files: dict[str, bytes]) -> None:
+    """Every node has *files* on its deployment partition, which is mounted."""
+    assert light.everywhere("findmnt -no SOURCE /mnt/dest") == {"/dev/sda3\n"}
+    names = " ".join(f"/mnt/dest/{name}" for name in files)
+    sums = "".join(f"{hashlib.sha256(text).hexdigest()}  /mnt/dest/{name}\n" for name, text in files.items())
+    assert light.everywhere(f"sha256sum {names}") == {sums}
+
+
+def prepared(light: Cluster, environment: Environment, **asked: object) -> None:
+    assert all_ok(light.play(DISK_PLAY, environment=environment, options=NO_BOOTLOADER, **asked))
+
+
+# --- images and file systems ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "filesystem"),
+    [("tgz", "ext2"), ("tbz2", "ext3"), ("txz", "ext4"), ("tar.zst", "xfs"), ("tgz", "btrfs")],
+)
+def test_an_archive_of_each_kind_is_unpacked_on_each_file_system(
+    light: Cluster, tmp_path: Path, kind: str, filesystem: str
+) -> None:
+    environment, image = described(archive(tmp_path / "image", FILES, TAR_KINDS[kind]), kind, filesystem)
+    cluster = light.with_cluster(supported_filesystems=("ext2", "ext3", "ext4", "xfs", "btrfs"))
+    prepared(light, environment, cluster=cluster)
+    assert light.everywhere("blkid -o value -s TYPE /dev/sda3; blkid -o value -s TYPE /dev/sda1") == {
+        f"{filesystem}\nswap\n"
+    }
+    outcomes = light.play(
+        "BroadcastEnvChain", environment=environment, image=image, options=NO_BOOTLOADER, cluster=cluster
+    )
+    assert all_ok(outcomes)
+    holds(light, FILES)
+
+
+@pytest.mark.parametrize("kind", DD_KINDS)
+def test_an_image_of_each_kind_becomes_the_partition(light: Cluster, tmp_path: Path, kind: str) -> None:
+    environment, image = described(partition_image(tmp_path / "image", FILES, DD_KINDS[kind]), kind)
+    prepared(light, environment)
+    assert all_ok(light.play("BroadcastEnvChain", environment=environment, image=image, options=NO_BOOTLOADER))
+    holds(light, FILES)
+
+
+def test_a_partition_is_formatted_as_vfat(light: Cluster, tgz: tuple[Environment, LocalImage]) -> None:
+    """Mounting it is another matter: the deployment system mounts what its kernel supports."""
+    environment = Environment(name="other", image=tgz[0].image, filesystem="vfat", environment_kind="other")
+    prepared(light, environment, cluster=light.with_cluster(supported_filesystems=("ext4",)))
+    assert light.everywhere("blkid -o value -s TYPE /dev/sda3") == {"vfat\n"}
+
+
+def test_a_second_deployment_leaves_other_partitions_as_they_are(
+    light: Cluster, tgz: tuple[Environment, LocalImage]
+) -> None:
+    prepared(light, tgz[0])
+    script = "mkfs.ext4 -qF /dev/sda5; mount /dev/sda5 /rambin; echo precious > /rambin/file; umount /rambin"
+    light.everywhere(script)
+    prepared(light, tgz[0])
+    assert light.everywhere("mount /dev/sda5 /rambin; cat /rambin/file; umount /rambin") == {"precious\n"}
+
+
+def test_the_tmp_partition_is_formatted_when_asked(light: Cluster, tgz: tuple[Environment, LocalImage]) -> None:
+    options = Options(disable_bootloader_install=True, reformat_tmp="ext2")
+    assert all_ok(light.play(DISK_PLAY, environment=tgz[0], options=options))
+    assert light.everywhere("blkid -o value -s TYPE /dev/sda5") == {"ext2\n"}
+
+
+def test_a_gpt_layout_is_written(light: Cluster, tgz: tuple[Environment, LocalImage]) -> None:
+    disk = light.configuration.clusters["lab"].disk
+    gpt = light.with_cluster(disk=disk.__class__(device=disk.device, table="gpt", partitions=disk.partitions))
+    try:
+        prepared(light, tgz[0], cluster=gpt)
+        assert light.everywhere("blkid -o value -s PTTYPE -p /dev/sda") == {"gpt\n"}
+    finally:
+        light.everywhere("umount -R /mnt/dest || true; wipefs -qaf /dev/sda")
+
+
+def test_grub_lies_on_the_partition_and_names_the_kernel(light: Cluster, tgz: tuple[Environment, LocalImage]) -> None:
+    environment, image = tgz
+    prepared(light, environment)
+    assert all_ok(light.play("BroadcastEnvChain", environment=environment, image=image))
+    assert light.everywhere("od -An -tx1 -j510 -N2 /dev/sda3") == {" 55 aa\n"}
+    assert light.everywhere(
+        "test -s /mnt/dest/boot/grub/i386-pc/core.img; grep -c vmlinuz /mnt/dest/boot/grub/grub.cfg"
+    )
+
+
+# --- pre- and post-installs, custom operations ------------------------------------------------------------------------
+
+
+def local(path: Path, files: dict[str, bytes], script: str) -> LocalArchive:
+    return LocalArchive(path=str(archive(path, files, "gz")), kind="tgz", script=script)
+
+
+def test_a_preinstall_runs_before_the_disk_is_cut(
+    light: Cluster, tmp_path: Path, tgz: tuple[Environment, LocalImage]
+) -> None:
+    script = b'#!/bin/sh\necho "$1 $KADEPLOY_DEPLOY_PART $(basename $PWD)" > /tmp/preinstall\n'
+    prepared(light, tgz[0], preinstall=local(tmp_path / "pre.tgz", {"run.sh": script}, "run.sh now"))
+    assert light.everywhere("cat /tmp/preinstall") == {"now /dev/sda3 rambin\n"}
+
+
+def test_postinstalls_run_on_the_deployed_files(
+    light: Cluster, tmp_path: Path, tgz: tuple[Environment, LocalImage]
+) -> None:
+    environment, image = tgz
+    script = b"#!/bin/sh\ncp $KADEPLOY_PREPOST_EXTRACTION_DIR/extra $KADEPLOY_ENV_EXTRACTION_DIR/etc/extra\n"
+    admin = local(tmp_path / "admin.tgz", {"extra": b"from the site\n"}, "none")
+    user = local(tmp_path / "user.tgz", {"go": script}, "./go")
+    prepared(light, environment)
+    outcomes = light.play(
+        "BroadcastEnvChain",
+        environment=environment,
+        image=image,
+        options=NO_BOOTLOADER,
+        admin_postinstalls=(admin,),
+        postinstalls=(user,),
+    )
+    assert all_ok(outcomes)
+    assert light.everywhere("cat /mnt/dest/etc/extra") == {"from the site\n"}
+
+
+def test_a_breakpoint_archive_is_unpacked_and_stops_the_nodes(
+    light: Cluster, tmp_path: Path, tgz: tuple[Environment, LocalImage]
+) -> None:
+    pre = local(tmp_path / "pre.tgz", {"tool": b"for the user\n"}, "breakpoint")
+    light.everywhere("umount -R /mnt/dest 2>/dev/null || true; rm -f /rambin/tool")
+    outcomes = light.play(DISK_PLAY, environment=tgz[0], preinstall=pre)
+    assert set(verdicts(outcomes).values()) == {Verdict.BRK}
+    assert light.everywhere("cat /rambin/tool; mountpoint -q /mnt/dest || echo not mounted") == {
+        "for the user\nnot mounted\n"
+    }
+
+
+def test_a_failing_preinstall_is_that_nodes_failure(
+    light: Cluster, tmp_path: Path, tgz: tuple[Environment, LocalImage]
+) -> None:
+    script = b'#!/bin/sh\n[ "$(hostname)" = node-1 ] || { echo "no such card" >&2; exit 4; }\n'
+    pre = local(tmp_path / "pre.tgz", {"run.sh": script}, "run.sh")
+    outcomes = light.play(DISK_PLAY, environment=tgz[0], preinstall=pre)
+    only("node-2", outcomes, "manage_admin_pre_install", "no such card")
+    assert outcomes["node-2"].rc == 4
+
+
+def test_custom_operations_run_before_after_and_instead(
+    light: Cluster, tmp_path: Path, tgz: tuple[Environment, LocalImage]
+) -> None:
+    sent, script = tmp_path / "sent", tmp_path / "script"
+    sent.write_text("sent\n")
+    script.write_text('#!/bin/sh\necho "ran $1" >> /tmp/custom\n')
+
+    def operation(**fields: object) -> CustomOperation:
+        return CustomOperation(implementation="SetDeploymentEnv", **fields)  # type: ignore[arg-type]
+
+    operations = (
+        operation(micro_step="create_partition_table", action="send", file=str(sent), destination="/tmp/custom"),
+        operation(micro_step="format_deploy_part", action="run", file=str(script), params="'a b'", when="post"),
+        operation(
+            micro_step="format_swap_part", action="exec", command="echo instead >> /tmp/custom", when="substitute"
+        ),
+    )
+    light.everywhere("rm -f /tmp/custom; swapoff -a; wipefs -qaf /dev/sda1 2>/dev/null || true")
+    options = Options(disable_bootloader_install=True, custom_operations=operations)
+    assert all_ok(light.play(DISK_PLAY, environment=tgz[0], options=options))
+    assert light.everywhere("cat /tmp/custom") == {"sent\nran a b\ninstead\n"}
+    assert light.everywhere("blkid /dev/sda1 -o value -s TYPE || echo nothing") == {"nothing\n"}
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_disk_is_named(light: Cluster, broken_node: str, tgz: tuple[Environment, LocalImage]) -> None:
+    light.on(broken_node, "umount -R /mnt/dest 2>/dev/null || true; rm -f /dev/sda*")
+    outcomes = light.play(DISK_PLAY, environment=tgz[0], options=NO_BOOTLOADER)
+    only(broken_node, outcomes, "create_partition_table", "no disk /dev/sda on this node")
+
+
+def test_a_failing_mkfs_says_why(light: Cluster, broken_node: str, tgz: tuple[Environment, LocalImage]) -> None:
+    spoil = "rm /usr/sbin/mkfs.ext4; printf '#!/bin/sh\\necho \"bad block 7\" >&2; exit 1\\n' > /usr/sbin/mkfs.ext4"
+    light.on(broken_node, f"{spoil}; chmod 755 /usr/sbin/mkfs.ext4")
+    outcomes = light.play(DISK_PLAY, environment=tgz[0], options=NO_BOOTLOADER)
+    only(broken_node, outcomes, "format_deploy_part", "bad block 7")
+
+
+def test_a_full_partition_is_that_nodes_failure(light: Cluster, broken_node: str, tmp_path: Path) -> None:
+    files = FILES | {"big": bytes(4 << 20)}
+    environment, image = described(archive(tmp_path / "image", files, "gz"), "tgz")
+    prepared(light, environment)
+    light.on(broken_node, "umount /mnt/dest; mount -t tmpfs -o size=1m small /mnt/dest")
+    outcomes = light.play("BroadcastEnvChain", environment=environment, image=image, options=NO_BOOTLOADER)
+    only(broken_node, outcomes, "send_environment", "No space left on device: the image is bigger than the partition")
+
+
+def test_a_kernel_that_the_image_lacks_is_named(light: Cluster, tmp_path: Path) -> None:
+    environment, image = described(archive(tmp_path / "image", {"etc/hostname": b"x"}, "gz"), "tgz")
+    prepared(light, environment)
+    outcomes = light.play("BroadcastEnvChain", environment=environment, image=image, options=NO_BOOTLOADER)
+    assert set(verdicts(outcomes).values()) == {Verdict.KO}
+    assert all("/boot/vmlinuz is not in the image" in outcome.message for outcome in outcomes.values())
+
+
+def test_a_truncated_image_is_no_deployment(light: Cluster, tmp_path: Path) -> None:
+    whole = archive(tmp_path / "whole", FILES, "gz")
+    whole.write_bytes(whole.read_bytes()[:-100])
+    environment, image = described(whole, "tgz")
+    prepared(light, environment)
+    outcomes = light.play("BroadcastEnvChain", environment=environment, image=image, options=NO_BOOTLOADER)
+    assert set(verdicts(outcomes).values()) == {Verdict.KO}
+    assert all("unexpected end of file" in outcome.message for outcome in outcomes.values())
+
+
+def test_an_image_with_another_checksum_is_no_deployment(light: Cluster, tgz: tuple[Environment, LocalImage]) -> None:
+    environment, image = tgz
+    prepared(light, environment)
+    wrong = LocalImage(path=image.path, size=image.size, sha256="0" * 64)
+    outcomes = light.play("BroadcastEnvChain", environment=environment, image=wrong, options=NO_BOOTLOADER)
+    assert set(verdicts(outcomes).values()) == {Verdict.KO}
+    assert all("sha256" in outcome.message.lower() for outcome in outcomes.values())

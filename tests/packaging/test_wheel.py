@@ -1,0 +1,59 @@
+"""The wheel in an empty environment: every command, and the collection kadeploy.core beside Ansible."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of a virtual environment that holds the wheel and what it requires, nothing of the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(folder, sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT))
+    run(folder, sys.executable, "-m", "venv", str(folder / "venv"))
+    (wheel,) = folder.glob("*.whl")
+    run(folder, str(folder / "venv/bin/pip"), "install", "--quiet", "--disable-pip-version-check", str(wheel))
+    return folder / "venv" / "bin"
+
+
+def run(folder: Path, *words: str) -> str:
+    """Output of a command that must succeed, run in *folder* without the checkout's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE", "PYTHON", "KADEPLOY"))}
+    done = subprocess.run(words, cwd=folder, env=kept, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_is_installed_and_answers(installed: Path, tmp_path: Path, command: str) -> None:
+    assert "Usage" in run(tmp_path, str(installed / command), "--help")
+
+
+def test_ansible_finds_the_deployment_playbook_by_its_name(installed: Path, tmp_path: Path) -> None:
+    listed = run(
+        tmp_path, str(installed / "ansible-playbook"), "-i", "localhost,", "kadeploy.core.deploy", "--list-tasks"
+    )
+    assert listed.index("switch_pxe") < listed.index("send_environment") < listed.index("reboot_from_deploy_env")
+
+
+def test_ansible_doc_explains_the_inventory_plugin(installed: Path, tmp_path: Path) -> None:
+    assert "kadeploy.yml" in run(tmp_path, str(installed / "ansible-doc"), "-t", "inventory", "kadeploy.core.kadeploy")
+
+
+def test_a_role_of_the_collection_can_be_imported(installed: Path, tmp_path: Path) -> None:
+    playbook = tmp_path / "mine.yml"
+    playbook.write_text(
+        "- hosts: all\n  gather_facts: false\n  tasks:\n"
+        "    - ansible.builtin.import_role:\n        name: kadeploy.core.mount_deploy_part\n"
+    )
+    listed = run(tmp_path, str(installed / "ansible-playbook"), "-i", "localhost,", str(playbook), "--list-tasks")
+    assert "Mount the deployment partition" in listed

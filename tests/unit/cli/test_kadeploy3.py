@@ -1,0 +1,320 @@
+"""kadeploy3 as a process: every refusal, and what is left after success, failure and interruption."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kadeploy import environments, nodes, rights
+from kadeploy.caller import caller
+from kadeploy.config import Site
+from kadeploy.database import Claim, Workflow, connect
+from kadeploy.environment import Environment, Image
+from tests.unit.plays import batch, write_play
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+FORCED = "SetDeploymentEnv|SetDeploymentEnvDummy:0:0&BroadcastEnv|BroadcastEnvDummy:0:0&BootNewEnv|BootNewEnvDummy:0:0"
+ENVIRONMENT = """\
+name : tiny
+version : 3
+tarball : {image}|tgz
+environment_kind : linux
+fdisktype : 83
+filesystem : ext4
+kernel : /boot/vmlinuz
+"""
+
+
+@pytest.fixture
+def ready(site: Site, tmp_path: Path) -> Site:
+    """A site on which the caller may deploy everywhere, and an environment file."""
+    connect(site)
+    rights.add(site, caller().name, ["*"], ["*"])
+    (tmp_path / "image.tgz").write_bytes(b"image")
+    (tmp_path / "env.dsc").write_text(ENVIRONMENT.format(image=tmp_path / "image.tgz"), encoding="utf-8")
+    return site
+
+
+@pytest.fixture
+def deploy(ready: Site, tool: Run, tmp_path: Path) -> Run:
+    """``deploy("-V", "0")``: two nodes, the environment file, steps that do nothing."""
+
+    def run(*options: str, steps: str = FORCED, **more: str) -> subprocess.CompletedProcess[str]:
+        words = ["-m", "gdx-[1-2].site", "-a", str(tmp_path / "env.dsc"), "--force-steps", steps, *options]
+        return tool("kadeploy3", *words, **more)
+
+    return run
+
+
+def touched(site: Site) -> bool:
+    return bool(list(nodes.states(site)) or Claim.select().count() or Workflow.select().count())
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+NODE = ("-m", "gdx-1.site")
+ENV = ("-a", "{tmp}/env.dsc")
+REFUSALS = {
+    "no node": (ENV, "-m NODE"),
+    "no environment": (NODE, "-e NAME"),
+    "two environments": ((*NODE, *ENV, "-e", "tiny"), "choose one"),
+    "unknown node": (("-m", "gdx-1.site", "-m", "mars-1", *ENV), "Unknown node: mars-1"),
+    "empty range": (("-m", "gdx-[].site", *ENV), "gdx-[].site"),
+    "reversed range": (("-m", "gdx-[9-2].site", *ENV), "gdx-[9-2].site"),
+    "unknown environment": ((*NODE, "-e", "nonesuch"), "nonesuch"),
+    "owner of a file": ((*NODE, *ENV, "-u", "bob"), "go with -e"),
+    "missing environment file": ((*NODE, "-a", "{tmp}/nonesuch"), "nonesuch"),
+    "the same file twice": ((*NODE, *ENV, "-o", "{tmp}/x", "-n", "{tmp}/x"), "-o and -n"),
+    "file that cannot be written": ((*NODE, *ENV, "-o", "{tmp}/no/folder"), "no/folder"),
+    "script that cannot be run": ((*NODE, *ENV, "-s", "{tmp}/env.dsc"), "chmod +x"),
+    "verbosity": ((*NODE, *ENV, "-V", "7"), "-V"),
+    "file system of /tmp": ((*NODE, *ENV, "-r", "ntfs"), "-r ntfs"),
+    "partition zero": ((*NODE, *ENV, "-p", "0"), "-p"),
+    "partition that the disk has not": ((*NODE, *ENV, "-p", "9"), "-p 9"),
+    "private key": ((*NODE, *ENV, "-k", "{tmp}/private"), "private key"),
+    "missing key": ((*NODE, *ENV, "-k", "{tmp}/nonesuch"), "nonesuch"),
+    "vlan on a site without": ((*NODE, *ENV, "--vlan", "5"), "no VLANs"),
+    "steps that are malformed": ((*NODE, *ENV, "--force-steps", "SetDeploymentEnv|X"), "--force-steps"),
+    "unknown implementation": (
+        (*NODE, *ENV, "--force-steps", FORCED.replace("ChainDummy", "X").replace("EnvDummy", "EnvX")),
+        "EnvX",
+    ),
+    "breakpoint nowhere": ((*NODE, *ENV, "--breakpoint", "BroadcastEnvChain:nonesuch"), "--breakpoint"),
+    "breakpoint not used": ((*NODE, *ENV, "--breakpoint", "BroadcastEnvTree"), "--breakpoint"),
+    "time-out": ((*NODE, *ENV, "--reboot-classical-timeout", "import os"), "not a time-out"),
+    "kexec time-out": ((*NODE, *ENV, "--reboot-kexec-timeout", "-5"), "time-out"),
+    "uploads without profile": ((*NODE, *ENV, "-x", "{tmp}/env.dsc"), "-w"),
+    "pattern without value": ((*NODE, *ENV, "-w", "{tmp}/profile", "--set-pxe-pattern", "{tmp}/other"), "gdx-1.site"),
+    "pattern for a stranger": ((*NODE, *ENV, "--set-pxe-pattern", "{tmp}/strangers"), "gdx-9.site"),
+    "malformed pattern": ((*NODE, *ENV, "--set-pxe-pattern", "{tmp}/env.dsc"), "line 1"),
+    "custom operations": ((*NODE, *ENV, "--set-custom-operations", "{tmp}/env.dsc"), "env.dsc"),
+    "files of an end nobody awaits": ((*NODE, *ENV, "--no-wait", "-o", "{tmp}/x"), "--no-wait"),
+    "the -l of an example": ((*NODE, "-e", "tiny", "-l", "johnsmith"), "-u johnsmith"),
+    "another server": ((*NODE, *ENV, "--server", "lille"), "lille"),
+    "several servers": ((*NODE, *ENV, "--multi-server"), "--multi-server"),
+    "whole disk from an archive": ((*NODE, *ENV, "-b", "/dev/sdb", "-c", "0"), "dd image"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_request_that_makes_no_sense_is_refused_in_one_line_and_touches_nothing(
+    name: str, ready: Site, tool: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "private").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n", encoding="utf-8")
+    (tmp_path / "profile").write_text("APPEND id=NODE_SINGULARITY\n", encoding="utf-8")
+    (tmp_path / "other").write_text("# node,value\n\n", encoding="utf-8")
+    (tmp_path / "strangers").write_text("gdx-1.site,1\ngdx-9.site,2\n", encoding="utf-8")
+    words, said = REFUSALS[name]
+    done = tool("kadeploy3", *(word.format(tmp=tmp_path) for word in words))
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert done.stderr.startswith("ERROR: ")
+    assert done.stderr.count("\n") == 1
+    assert not touched(ready)
+
+
+def test_without_rights_it_is_refused_with_the_command_that_gives_them(site: Site, ready: Site, deploy: Run) -> None:
+    rights.delete(site, caller().name, ["*"], ["*"])
+    done = deploy()
+    assert done.returncode == 1
+    assert f"karights3 -a -m 'gdx-[1-2].site' -p /dev/sda3 -u {caller().name}" in done.stderr
+    assert not touched(site)
+
+
+def test_an_image_that_has_changed_is_refused(ready: Site, tool: Run, tmp_path: Path) -> None:
+    who = caller()
+    image = Image(file=str(tmp_path / "image.tgz"), kind="tgz")
+    found = Environment(name="tiny", user=who.name, image=image, kernel="/vmlinuz", filesystem="ext4")
+    environments.add(ready, found, who)
+    (tmp_path / "image.tgz").write_bytes(b"another")
+    done = tool("kadeploy3", *NODE, "-e", "tiny")
+    assert done.returncode == 1
+    assert "kaenv3 --update-tarball-md5 tiny" in done.stderr
+    assert not touched(ready)
+
+
+# --- success and failure --------------------------------------------------------------------------------------------
+
+
+def test_success_is_told_and_written_in_the_files(deploy: Run, ready: Site, tmp_path: Path) -> None:
+    files = [str(tmp_path / name) for name in ("ok", "ko", "wid")]
+    done = deploy("-o", files[0], "-n", files[1], "--write-workflow-id", files[2], "-V", "0")
+    assert (done.returncode, done.stderr) == (0, "")
+    ok, ko, wid = (Path(file).read_text(encoding="utf-8") for file in files)
+    assert (ok, ko) == ("gdx-1.site\ngdx-2.site\n", "")
+    assert re.fullmatch(r"D-\w+\n", wid)
+    lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in done.stdout.splitlines()]
+    assert lines[0] == f"Deployment {wid.strip()} started on 2 nodes: gdx-[1-2].site"
+    assert lines[2:] == ["Nodes correctly deployed on cluster gdx", "gdx-1.site", "gdx-2.site"]
+
+
+def test_some_nodes_ko_is_status_3(deploy: Run, site_folder: Path, tmp_path: Path) -> None:
+    task = batch("reboot", gdx_1__site="ok", gdx_2__site="ko")
+    write_play(site_folder, "SetDeploymentEnvBad", f"  tasks:\n{task}")
+    done = deploy("-n", str(tmp_path / "ko"), steps=FORCED.replace("SetDeploymentEnvDummy", "SetDeploymentEnvBad"))
+    assert done.returncode == 3
+    assert (tmp_path / "ko").read_text(encoding="utf-8") == "gdx-2.site\n"
+    assert "gdx-2.site (SetDeploymentEnvBad-reboot: exit status unknown)" in done.stdout
+
+
+def test_the_wiki_pages_force_steps_with_line_ends_is_understood(deploy: Run) -> None:
+    assert deploy("--dry-run", steps=FORCED.replace("&", "&\n")).returncode == 0
+
+
+def test_a_dry_run_tells_the_plan_and_touches_nothing(deploy: Run, ready: Site) -> None:
+    done = deploy("--dry-run")
+    assert done.returncode == 0
+    assert "SetDeploymentEnv: SetDeploymentEnvDummy (1 try, no time limit)" in done.stdout
+    assert "/dev/sda3" in done.stdout
+    assert not touched(ready)
+
+
+def test_nodes_come_from_options_files_and_standard_input_together(deploy: Run, tmp_path: Path) -> None:
+    (tmp_path / "nodes").write_text("# mine\n\ngdx-3.site\ngdx-1.site\n", encoding="utf-8")
+    done = deploy("--dry-run", "-f", str(tmp_path / "nodes"), "-f", "-", stdin="nvm-[1-2].site\n")
+    assert "cluster gdx: gdx-1.site, gdx-2.site, gdx-3.site\n" in done.stdout
+    assert "cluster nvm: nvm-1.site, nvm-2.site\n    to /dev/nvme0n1p1\n" in done.stdout
+
+
+def test_device_and_partition_change_what_is_written(deploy: Run) -> None:
+    assert "to /dev/nvme7n1p2\n" in deploy("--dry-run", "-b", "/dev/nvme7n1", "-p", "2").stdout
+
+
+def test_a_key_option_without_file_reads_the_callers_own_keys(deploy: Run, ready: Site) -> None:
+    own = caller().home / ".ssh" / "authorized_keys"
+    done = deploy("--dry-run", "-k")
+    assert done.returncode == (0 if own.is_file() and own.read_text(encoding="utf-8").strip() else 1)
+    assert done.returncode == 0 or str(own) in done.stderr
+
+
+def test_the_script_runs_at_the_end_and_changes_no_status(deploy: Run, tmp_path: Path) -> None:
+    script = tmp_path / "launcher"
+    script.write_text("#!/bin/sh\necho all is there\nexit 9\n", encoding="utf-8")
+    script.chmod(0o755)
+    done = deploy("-s", str(script), "-V", "0")
+    assert done.returncode == 0
+    assert done.stdout.endswith(f"all is there\nThe script {script} ended with status 9\n")
+
+
+def test_no_wait_prints_the_workflow_id_and_goes_on(deploy: Run, ready: Site) -> None:
+    done = deploy("--no-wait")
+    assert done.returncode == 0
+    wid = done.stdout.strip()
+    while Workflow.get_by_id(wid).state == "running":
+        time.sleep(0.05)
+    assert {row.state for row in nodes.states(ready)} == {"deployed"}
+    log = ready.state / "runs" / f"{wid}.log"
+    while "gdx-2.site" not in log.read_text(encoding="utf-8").splitlines()[-1:]:
+        time.sleep(0.05)
+
+
+def test_no_wait_tells_a_refusal(deploy: Run, ready: Site, tmp_path: Path) -> None:
+    (tmp_path / "image.tgz").unlink()
+    done = deploy("--no-wait")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "image.tgz" in done.stderr
+    assert not touched(ready)
+
+
+def test_nodes_that_are_held_are_left_out_and_in_the_ko_file(deploy: Run, ready: Site, tmp_path: Path) -> None:
+    nodes.claim(ready, ["gdx-2.site"], "D-other", "bob")
+    done = deploy("-n", str(tmp_path / "ko"), "-o", str(tmp_path / "ok"))
+    assert done.returncode == 3
+    assert "already used by bob" in done.stdout
+    assert (tmp_path / "ko").read_text(encoding="utf-8") == "gdx-2.site\n"
+    assert deploy("--ignore-nodes-deploying", "-V", "0").returncode == 0
+
+
+# --- interruption ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asleep(ready: Site, site_folder: Path, tmp_path: Path) -> subprocess.Popen[str]:
+    """A deployment whose first step sleeps, and does so."""
+    write_play(site_folder, "SetDeploymentEnvSleep", "  tasks:\n    - ansible.builtin.command: sleep 1000\n")
+    steps = FORCED.replace("SetDeploymentEnvDummy", "SetDeploymentEnvSleep")
+    program = str(Path(sys.executable).parent / "kadeploy3")
+    words = ["-m", "gdx-1.site", "-a", str(tmp_path / "env.dsc"), "--force-steps", steps, "-n", str(tmp_path / "ko")]
+    process = subprocess.Popen([program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not sleepers(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+def sleepers(folder: Path) -> list[int]:
+    """Processes of attempts whose folder is under *folder* and that sleep."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                ours = f"KADEPLOY_ATTEMPT_DIR={folder}".encode() in (entry / "environ").read_bytes()
+                if ours and b"sleep" in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_ends_cleanly(
+    asleep: subprocess.Popen[str], number: signal.Signals, ready: Site, tmp_path: Path
+) -> None:
+    asleep.send_signal(number)
+    output, errors = asleep.communicate()
+    assert asleep.returncode == 130
+    assert "gdx-1.site (aborted)" in output
+    assert "ending cleanly" in errors
+    assert (tmp_path / "ko").read_text(encoding="utf-8") == "gdx-1.site\n"
+    assert [row.state for row in nodes.states(ready)] == ["aborted"]
+    assert Claim.select().count() == 0
+    assert sleepers(tmp_path) == []
+
+
+def test_a_second_signal_leaves_at_once_and_takes_its_children_along(
+    asleep: subprocess.Popen[str], ready: Site, tmp_path: Path
+) -> None:
+    """The first one is not noticed: the process is stopped while both arrive."""
+    asleep.send_signal(signal.SIGINT)
+    assert asleep.stderr is not None
+    while "ending cleanly" not in asleep.stderr.readline():
+        pass
+    asleep.send_signal(signal.SIGINT)
+    asleep.communicate()
+    assert asleep.returncode == 130
+    assert sleepers(tmp_path) == []
+
+
+def test_after_a_kill_the_next_deployment_frees_the_nodes_and_ends_what_was_left(
+    asleep: subprocess.Popen[str], deploy: Run, ready: Site, tmp_path: Path
+) -> None:
+    asleep.kill()
+    asleep.communicate()
+    done = deploy("-V", "0")
+    assert done.returncode == 0
+    assert "was left by a controller that died" in done.stdout
+    assert sleepers(tmp_path) == []
+    assert {row.state for row in nodes.states(ready)} == {"deployed"}
+
+
+def test_every_option_of_the_wiki_page_is_in_the_help(tool: Run, site_folder: Path) -> None:
+    done = tool("kadeploy3", "-h", COLUMNS="200")
+    assert done.returncode == 0
+    wanted = """-a --env-file -b --block-device -d --debug-mode -e --env-name -f --file -k --key -m --machine
+    --multi-server -n --output-ko-nodes -o --output-ok-nodes -p --partition-number -r --reformat-tmp -s --script
+    -u --user -v --version --vlan -w --set-pxe-profile --set-pxe-pattern -x --upload-pxe-files
+    --env-version --server -V --verbose-level
+    --write-workflow-id --ignore-nodes-deploying --disable-bootloader-install --disable-disk-partitioning --breakpoint
+    --set-custom-operations --reboot-classical-timeout --reboot-kexec-timeout --force-steps"""
+    shown = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", done.stdout))
+    assert set(wanted.split()) <= shown

@@ -1,0 +1,145 @@
+"""kanodes3: every use case of the wiki page, as a process, to the letter."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+import yaml
+
+from kadeploy import journal, nodes
+from kadeploy.cli import kanodes3, shell
+from kadeploy.config import Site
+from kadeploy.database import connect
+from kadeploy.environment import Environment, Image
+from kadeploy.nodes import NO_ENVIRONMENT
+
+DEBIAN = Environment(name="débian, small", version=12, image=Image(file="/srv/debian.tgz", kind="tgz"), user="root")
+
+
+@pytest.fixture
+def busy_site(site: Site) -> Site:
+    """Nodes in several states, one workflow that runs and one that has ended."""
+    connect(site)
+    nodes.set_state(["gdx-10.site", "gdx-2.site"], "deployed", DEBIAN, "alice", date=1600000000)
+    nodes.set_state(["gdx-1.site"], "deploy_env", NO_ENVIRONMENT, "bob", date=1600000000)
+    nodes.set_state(["nvm-1.site"], "deploying", NO_ENVIRONMENT, "alice", date=1600000000)
+    journal.begin(site, "D-ended", "deploy", "bob", DEBIAN, {"gdx": ["gdx-2.site"]})
+    journal.end("D-ended", [])
+    journal.begin(
+        site, "D-running", "deploy", "alice", DEBIAN, {"gdx": ["gdx-10.site", "gdx-2.site"], "nvm": ["nvm-1.site"]}
+    )
+    journal.micro_step("D-running", ["gdx-2.site", "gdx-10.site"], "BroadcastEnvChain", "send_environment")
+    journal.micro_step("D-running", ["nvm-1.site"], "BootNewEnvClassical", "reboot")
+    journal.node_state("D-running", ["nvm-1.site"], "reboot_in_progress")
+    return site
+
+
+def test_states_are_six_columns_sorted_by_node(tool: Any, busy_site: Site, golden: Callable[[str], str]) -> None:
+    done = tool("kanodes3", "-d")
+    assert (done.returncode, done.stdout, done.stderr) == (0, golden("kanodes3-d.txt"), "")
+
+
+def test_states_of_named_nodes(tool: Any, busy_site: Site, tmp_path: Path) -> None:
+    (tmp_path / "machine_file").write_text("nvm-1.site\n", encoding="utf-8")
+    done = tool("kanodes3", "-d", "-m", "gdx-1.site", "-m", "gdx-[2-5].site", "-f", str(tmp_path / "machine_file"))
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["gdx-1.site", "gdx-2.site", "nvm-1.site"]
+
+
+def test_nothing_recorded_is_said_and_no_error(tool: Any, site: Site) -> None:
+    done = tool("kanodes3", "-d")
+    assert (done.returncode, done.stdout) == (0, "No information concerning these nodes\n")
+
+
+@pytest.mark.parametrize("option", ["-y", "--get-yaml-dump"])
+def test_running_workflows_as_yaml(tool: Any, busy_site: Site, golden: Callable[[str], str], option: str) -> None:
+    done = tool("kanodes3", option)
+    assert (done.returncode, done.stdout, done.stderr) == (0, golden("kanodes3-y.yml"), "")
+
+
+def test_one_workflow_even_when_it_has_ended(tool: Any, busy_site: Site) -> None:
+    done = tool("kanodes3", "-y", "-w", "D-ended")
+    assert list(yaml.safe_load(done.stdout)) == ["D-ended"]
+
+
+def test_an_unknown_workflow_is_an_error(tool: Any, busy_site: Site) -> None:
+    done = tool("kanodes3", "-y", "-w", "78")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No workflow is called '78'" in done.stderr
+
+
+def test_other_formats_hold_the_same(busy_site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shell.run(kanodes3.app, "kanodes3", ["-d", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0] == {
+        "hostname": "gdx-1.site",
+        "state": "deploy_env",
+        "user": "bob",
+        "env_name": "",
+        "env_version": None,
+        "env_owner": "",
+        "date": 1600000000,
+    }
+    assert shell.run(kanodes3.app, "kanodes3", ["-d", "--format", "yaml"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == rows
+    assert shell.run(kanodes3.app, "kanodes3", ["-y", "--format", "json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["D-running"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        ([], "Choose one of -d"),
+        (["-d", "-y"], "Choose one of -d"),
+        (["-d", "-w", "D-1"], "-w goes with -y"),
+        (["-d", "-m", "gdx-99.site"], "Unknown node: gdx-99.site"),
+        (["-d", "-m", "gdx-[9-2].site"], "Invalid node range"),
+        (["-d", "--format", "xml"], "'xml' is not one of"),
+    ],
+)
+def test_senseless_requests_are_refused(
+    site: Site, argv: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell.run(kanodes3.app, "kanodes3", argv) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_watching_shows_again_until_ctrl_c(busy_site: Site) -> None:
+    command = [str(Path(sys.executable).parent / "kanodes3"), "-d", "--watch", "-m", "gdx-1.site"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ, text=True) as process:
+        assert process.stdout is not None
+        shown = [process.stdout.readline() for _ in range(4)]
+        process.send_signal(signal.SIGINT)
+    assert shown == ["\n", "gdx-1.site,deploy_env,bob,,,\n"] * 2
+    assert process.returncode == 0
+
+
+def test_watching_on_a_terminal_stays_on_its_screen(busy_site: Site) -> None:
+    """A list that is longer than the screen would scroll away at each turn."""
+    command = str(Path(sys.executable).parent / "kanodes3")
+    options = {"timeout": 60, "encoding": "utf-8", "env": dict(os.environ) | {"LINES": "40", "COLUMNS": "100"}}
+    terminal = pexpect.spawn(command, ["-d", "--watch"], dimensions=(4, 30), **options)
+    screens = []
+    for _ in range(2):
+        terminal.expect_exact("\x1b[J")
+        screens.append(terminal.before)
+    terminal.sendintr()
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    first, *rest = screens[0].split("\x1b[K")
+    assert first == "\x1b[H"
+    assert [line.rstrip("\r\n") for line in rest] == [
+        "gdx-1.site,deploy_env,bob,,,",
+        "gdx-2.site,deployed,alice,débi",
+        "(2 more lines: name fewer node",
+    ]
+    assert screens[1] == screens[0]
+    assert terminal.exitstatus == 0

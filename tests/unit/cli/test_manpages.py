@@ -1,0 +1,177 @@
+"""Help, man pages and docs/commands.md: they say the same, and nothing is missing in them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kadeploy.cli import TOOLS, manpages
+from kadeploy.errors import Interrupted, KadeployError
+
+ROOT = Path(__file__).parents[3]
+PAGES = ROOT / "docs" / "man"
+DOCUMENT = ROOT / "docs" / "commands.md"
+MAKE = "run: python -m kadeploy.cli.manpages docs/man docs/commands.md"
+LINES = 50
+"""What fits a screen."""
+
+COMMON = "-v --version --server"
+NODES = "-f --file -m --machine"
+LISTS = "-n --output-ko-nodes -o --output-ok-nodes --multi-server -V --verbose-level"
+PXE = "-w --set-pxe-profile --set-pxe-pattern -x --upload-pxe-files"
+WIKI = {
+    "kadeploy3": f"{COMMON} {NODES} {LISTS} {PXE} -a --env-file -b --block-device -d --debug-mode -e --env-name -k "
+    "--key -p --partition-number -r --reformat-tmp -s --script -u --user --vlan --env-version --write-workflow-id "
+    "--ignore-nodes-deploying --disable-bootloader-install --disable-disk-partitioning --breakpoint "
+    "--set-custom-operations --reboot-classical-timeout --reboot-kexec-timeout --force-steps",
+    "kareboot3": f"{COMMON} {NODES} {LISTS} {PXE} -b --block-device -c --check-prod-env -e --env-name -k --key "
+    "-l --reboot-level -p --partition-number -r --reboot-kind -u --user --env-version --no-wait "
+    "--reboot-classical-timeout",
+    "kaenv3": "--server -a --add -d --delete -l --list -m --files-to-move -p --print -s --show-all-versions "
+    "-t --visibility-tag -u --user --env-version --remove-demolishing-tag --set-visibility-tag --update-tarball-md5 "
+    "--update-preinstall-md5 --update-postinstalls-md5 --move-files",
+    "kaconsole3": "-m -v",
+    "kastat3": f"{COMMON} -m --machine -a --list-min-retries -b --list-failure-rate -c --list-min-failure-rate "
+    "-d --list-all -f --field -s --step -x --date-min -y --date-max",
+    "kanodes3": f"{COMMON} {NODES} -d --get-deploy-state -w --workflow-id -y --get-yaml-dump",
+    "kapower3": f"{COMMON} {NODES} {LISTS} -d --debug-mode -l --level --off --on --status --no-wait",
+    "karights3": f"{COMMON} {NODES} -a --add -d --delete -o --overwrite-rights -p --part -s --show-rights -u --user",
+    "kaenv2to3": "-e --env-name -f --env-file -k --env-kind",
+}
+"""Options of each tool's help on the wiki page."""
+
+
+def options(name: str) -> set[str]:
+    """Every spelling of every option that the tool *name* shows."""
+    shown = [words for each in manpages.described(name) for words, _ in manpages.records(*each)]
+    return {word for words in shown for word in re.findall(r"(?<![\w-])--?\w[\w-]*", words)}
+
+
+def sections() -> dict[str, str]:
+    """Text of docs/commands.md by heading."""
+    parts = re.split(r"^## (.*)\n", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_every_command_that_is_installed_is_a_tool() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert scripts == {name: f"kadeploy.cli.{name.replace('-', '_')}:main" for name in TOOLS}
+
+
+@pytest.mark.parametrize("name", WIKI)
+def test_every_option_of_the_wiki_page_exists(name: str) -> None:
+    assert set(WIKI[name].split()) <= options(name)
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_help_fits_a_screen_and_shows_examples(tool: Any, name: str) -> None:
+    done = tool(name, "-h", KADEPLOY_CONFIG_DIR="/nowhere")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) <= LINES
+    assert max(map(len, lines)) <= 80
+    shown = lines[lines.index("  Examples:") + 1 :]
+    assert [line.strip() for line in shown] == list(manpages.tool(name).examples)
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_the_examples_use_options_that_exist(name: str) -> None:
+    for example in manpages.tool(name).examples:
+        ours = example.split("|")[0]
+        assert set(re.findall(r"(?<=\s)--?[a-z][\w-]*", ours)) <= options(name)
+
+
+# --- man pages --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_the_man_page_is_up_to_date(name: str) -> None:
+    written = (PAGES / f"{name}.1").read_text(encoding="utf-8")
+    assert written == manpages.page(name), MAKE
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_the_man_page_is_clean_and_shows_every_option_and_status(name: str) -> None:
+    done = subprocess.run(
+        ["groff", "-man", "-ww", "-Tutf8", "-P-cbou", "-rLL=200n", PAGES / f"{name}.1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    headings = [line for line in done.stdout.splitlines() if re.fullmatch("[A-Z][A-Z ]+", line)]
+    assert headings[:4] == ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"]
+    assert headings[-5:] == ["EXIT STATUS", "EXAMPLES", "ENVIRONMENT", "FILES", "SEE ALSO"]
+    words = set(re.findall(r"(?<![\w-])--?\w[\w-]*", done.stdout))
+    assert options(name) <= words
+    app = manpages.tool(name)
+    assert {0, KadeployError.exit_code, Interrupted.exit_code} <= set(app.statuses)
+    for text in (*app.examples, *map(str, app.statuses)):
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize("words", [".so /etc/passwd", "'nroff", "a\\fBb", "-k - 'x' \\n"])
+def test_text_is_never_a_request(words: str) -> None:
+    page = f".TH X 1\n.SH NAME\n{manpages.literal(words)}\n"
+    command = ["groff", "-man", "-Tascii", "-P-cbou"]
+    shown = subprocess.run(command, input=page, capture_output=True, text=True, check=True)
+    assert words in shown.stdout
+
+
+def test_pages_are_written_into_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "users.md").write_text("", encoding="utf-8")
+    assert manpages.main([str(tmp_path), str(tmp_path / "users.md")]) == 0
+    assert {page.name for page in tmp_path.glob("*.1")} == {f"{name}.1" for name in TOOLS}
+
+
+# --- docs/commands.md -------------------------------------------------------------------------------------------
+
+
+def test_the_tables_for_users_are_up_to_date() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert text == manpages.with_tables(text), MAKE
+
+
+def test_a_table_is_made_anew_under_the_heading_of_its_tool_alone() -> None:
+    text = "## All\n\n| option | meaning |\n|---|---|\n| `-z` | Old. |\n\n## kaconsole3\n\n```\n# Open one.\n```\n\n"
+    text += "| option | meaning |\n|---|---|\n| `-z` | Old. |\n\n### kadeploy-lab logs\n\nNo table.\n"
+    before, made = manpages.with_tables(text).split("## kaconsole3")
+    assert before == text.split("## kaconsole3")[0]
+    assert "| `-m, --machine MACHINE` | Node whose console is opened. |" in made.splitlines()
+    assert "-z" not in made
+    assert made.endswith(" |\n\n### kadeploy-lab logs\n\nNo table.\n")
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_the_page_for_users_tells_every_exit_status(name: str) -> None:
+    statuses = manpages.tool(name).statuses
+    told = " · ".join(f"{status} {statuses[status].rstrip('.')}" for status in sorted(statuses))
+    assert f"Exit status: {told}." in sections()[name].splitlines()
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_the_page_for_users_names_every_option(name: str) -> None:
+    found = sections()
+    words = set(re.findall(r"(?<![\w-])--?\w[\w-]*", found[name] + found["All tools"]))
+    assert options(name) <= words
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_the_page_for_users_names_no_option_that_does_not_exist(name: str) -> None:
+    lines = [line for line in sections()[name].splitlines() if line.startswith("| `-")]
+    words = {word for line in lines for word in re.findall(r"(?<![\w-])--?\w[\w-]*", line.split("|")[1])}
+    assert words <= options(name)
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_the_page_for_users_runs_no_option_that_does_not_exist(name: str) -> None:
+    text = sections()[name].replace("\\\n", "")
+    commands = re.findall(rf"^\$ (?:.*[|&] )?{name} ([^|&\n]*)", text, flags=re.MULTILINE)
+    assert commands
+    words = {word for command in commands for word in re.findall(r"(?<=\s)--?[a-z][\w-]*", f" {command}")}
+    assert words <= options(name)

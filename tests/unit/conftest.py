@@ -1,0 +1,163 @@
+"""What unit tests share: a site in a folder of its own, on SQLite and on PostgreSQL, and the tools as processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+from kadeploy import config, database
+from kadeploy.config import Site
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+SITE = """\
+name: paris
+state_dir: {folder}/state
+database: {database}
+server_address: 127.0.0.1
+ssh:
+  private_key: {folder}/deployment_key
+  host_key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHaq7bhOPDK1mHvvcHQ0LvgcVxuPyG2ja9pXQQ8UIwPf
+boot:
+  tftp_root: {folder}/tftp
+  http_root: {folder}/http
+  http_url: http://127.0.0.1/
+almighty_users: {almighty}
+"""
+CLUSTERS = {
+    "gdx": """\
+nodes:
+  - {name: "gdx-[1-20].site", address: "127.9.1.[1-20]"}
+disk:
+  device: /dev/sda
+  table: msdos
+  partitions:
+    - {number: 1, size: 1GiB, role: swap}
+    - {number: 2, size: 4GiB, role: prod}
+    - {number: 3, size: 4GiB, role: deploy}
+    - {number: 5, role: tmp}
+""",
+    "nvm": """\
+nodes:
+  - {name: "nvm-[1-4].site", address: "127.9.2.[1-4]"}
+disk:
+  device: /dev/nvme0n1
+  table: gpt
+  partitions:
+    - {number: 1, size: 4GiB, role: deploy}
+    - {number: 2, role: tmp}
+""",
+}
+
+
+# --- databases --------------------------------------------------------------------------------------------------
+
+
+def _server_program(name: str) -> str:
+    """Path of a PostgreSQL server program; Debian keeps them out of ``$PATH``."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return str(found[-1]) if found else shutil.which(name) or pytest.fail(f"no {name}: install Debian's postgresql")
+
+
+def _as_server_user() -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """URL of a PostgreSQL database: ``$KADEPLOY_TEST_POSTGRESQL``, or a server of our own on a unix socket."""
+    given = os.environ.get("KADEPLOY_TEST_POSTGRESQL")
+    if given:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="kadeploy-pg-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres")
+        data, user = folder / "data", _as_server_user()
+        options = ["--auth=trust", "--username=kadeploy", "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8"]
+        subprocess.run([*user, _server_program("initdb"), *options, "-D", data], check=True, capture_output=True)
+        control = [*user, _server_program("pg_ctl"), "-D", data, "-w", "-s"]
+        settings = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=50"
+        subprocess.run([*control, "-l", folder / "log", "-o", settings, "start"], check=True)
+        try:
+            yield f"postgresql:///postgres?host={quote(str(folder), safe='')}&user=kadeploy"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database for one test: a file, or a schema of its own."""
+    if request.param == "sqlite":
+        yield f"sqlite://{tmp_path}/site/state/kadeploy.db"
+        return
+    server, schema = request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+        yield f"{server}{'&' if '?' in server else '?'}options={quote(f'-csearch_path={schema}')}"
+        database.disconnect()
+        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
+# --- sites ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site_folder(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A complete configuration folder, which ``KADEPLOY_CONFIG_DIR`` names for this process and its children."""
+    folder = tmp_path / "site"
+    (folder / "clusters").mkdir(parents=True)
+    (folder / "state").mkdir()
+    almighty = "[root]" if os.geteuid() == 0 else f"[{Path.home().owner()}]"
+    (folder / "site.yml").write_text(
+        SITE.format(folder=folder, database=database_url, almighty=almighty), encoding="utf-8"
+    )
+    for name, text in CLUSTERS.items():
+        (folder / "clusters" / f"{name}.yml").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("KADEPLOY_CONFIG_DIR", str(folder))
+    monkeypatch.setenv("TZ", "UTC")
+    for name in ("SUDO_UID", "NO_COLOR", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture
+def site(site_folder: Path) -> Iterator[Site]:
+    """The site of *site_folder*; its database is not there yet."""
+    yield config.load_site(site_folder)
+    database.disconnect()
+
+
+# --- tools ------------------------------------------------------------------------------------------------------
+
+Tool = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def tool() -> Tool:
+    """Runs an installed tool: ``tool("kanodes3", "-d")``; its output is captured."""
+
+    def run(name: str, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).parent / name), *arguments]
+        variables = os.environ | environment
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=variables, check=False)
+
+    return run
+
+
+@pytest.fixture
+def golden() -> Callable[[str], str]:
+    """Text of a file in ``tests/golden``: what a tool has to print, to the letter."""
+    return lambda name: (GOLDEN / name).read_text(encoding="utf-8")

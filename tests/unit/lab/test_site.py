@@ -1,0 +1,64 @@
+"""The generated configuration is one that the tools accept, and says what the lab is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kadeploy import config
+from kadeploy.lab import disk, site
+from kadeploy.lab.lab import Lab
+from kadeploy.lab.virtual import Payload
+
+PAYLOAD = Payload(host_key="ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample")
+
+
+@pytest.fixture(params=["bios", "uefi"])
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
+    return Lab(name="somewhere", nodes=3, firmware=request.param, folder=str(tmp_path))
+
+
+def test_the_tools_accept_it(lab: Lab) -> None:
+    read = site.write(lab, PAYLOAD)
+    members = read.clusters["lab"].members
+    assert {name: (node.address, node.bmc) for name, node in members.items()} == {
+        node.name: (node.address, node.bmc) for node in lab.members.values()
+    }
+    assert read.clusters["lab"].loader.firmware == lab.firmware
+    assert read.site.network_namespace == "somewhere"
+    assert read.site.ssh.host_key == PAYLOAD.host_key
+
+
+def test_one_node_is_enough(lab: Lab) -> None:
+    read = site.write(Lab(name="one", nodes=1, firmware=lab.firmware, folder=lab.folder), PAYLOAD)
+    assert list(read.clusters["lab"].members) == ["node-1"]
+
+
+def test_every_key_of_the_example_is_explained(lab: Lab) -> None:
+    """A block is a top-level key with what it holds; a comment stands above it or beside its lines."""
+    for text in (site.site(lab, PAYLOAD), site.cluster(lab, PAYLOAD)):
+        blocks = [block for block in text.split("\n\n") if re.search(r"^\w+:", block, re.MULTILINE)]
+        assert len(blocks) > 6
+        assert [block for block in blocks if "# " not in block] == []
+
+
+def test_no_secret_is_in_it(lab: Lab) -> None:
+    lab.keys.mkdir()
+    lab.bmc_password.write_text("very-secret\n")
+    site.write(lab, PAYLOAD)
+    assert all("very-secret" not in path.read_text() for path in lab.config.rglob("*.yml"))
+
+
+def test_the_bad_disk_is_bad_where_the_deployment_partition_begins(lab: Lab) -> None:
+    layout = site.write(lab, PAYLOAD).clusters["lab"].disk
+    before = [part for part in layout.partitions if part.number < (layout.number("deploy") or 0)]
+    mib = sum(config_size(part) for part in before)
+    assert (1 + mib) << 20 == disk.DEPLOY_START  # the first partition begins at 1 MiB (sfdisk(8))
+
+
+def config_size(part: config.Partition) -> int:
+    """MiB of a partition."""
+    number, unit = re.fullmatch(r"(\d+)(MiB|GiB)", part.size).groups()  # type: ignore[union-attr]
+    return int(number) * {"MiB": 1, "GiB": 1024}[unit]

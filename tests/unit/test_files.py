@@ -1,0 +1,349 @@
+"""Files that users name: limits, checksums, downloads from a real server on the loopback interface, public keys."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kadeploy import files
+from kadeploy.caller import caller
+from kadeploy.errors import FileError
+
+WHO = caller()
+CONTENT = bytes(range(256)) * 5000
+
+
+def digests(content: bytes) -> tuple[str, str]:
+    return hashlib.md5(content).hexdigest(), hashlib.sha256(content).hexdigest()
+
+
+# --- opening ------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    with files.open_as_user(path, WHO) as stream:
+        assert stream.read() == CONTENT
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+def test_what_is_not_a_regular_file_is_refused_and_nothing_hangs(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "thing"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path = Path("/dev/zero")
+    with pytest.raises(FileError, match="not a regular file"):
+        files.open_as_user(path, WHO)
+
+
+@pytest.mark.parametrize("path", ["/nonexistent/file", "a\0b", ""])
+def test_a_file_that_is_not_there_is_refused_by_name(path: str) -> None:
+    with pytest.raises(FileError, match=r"Give a file|not a regular"):
+        files.open_as_user(path, WHO)
+
+
+def test_the_tilde_is_the_callers_home(tmp_path: Path) -> None:
+    (tmp_path / "key.pub").write_text("ssh-ed25519 AAAA me")
+    who = WHO._replace(home=tmp_path)
+    assert files.read_text("~/key.pub", who) == "ssh-ed25519 AAAA me"
+
+
+def test_texts_are_bounded_and_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text("é" * 10)
+    assert files.read_text(str(path), WHO, max_bytes=20) == "é" * 10
+    with pytest.raises(FileError, match="too big"):
+        files.read_text(str(path), WHO, max_bytes=19)
+    path.write_bytes(b"\xff")
+    with pytest.raises(FileError, match="UTF-8"):
+        files.read_text(str(path), WHO)
+
+
+@pytest.mark.parametrize("spelling", ["{}", "file://{}", "server://{}", "local://{}"])
+def test_a_path_has_several_spellings(tmp_path: Path, spelling: str) -> None:
+    assert files.local_path(spelling.format(tmp_path), WHO) == tmp_path
+
+
+@pytest.mark.parametrize("source", ["ftp://host/a", "ssh://host/a", "file://host/a", "gopher://x"])
+def test_other_schemes_are_refused(source: str, tmp_path: Path) -> None:
+    with pytest.raises(FileError):
+        files.fetch(source, tmp_path, WHO)
+
+
+# --- checksums ----------------------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=10_000))
+def test_both_checksums_and_the_size_come_from_one_pass(content: bytes) -> None:
+    assert files.checksums(io.BytesIO(content)) == (*digests(content), len(content))
+
+
+def test_a_local_file_stays_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(CONTENT)
+    local = files.fetch(f"file://{path}", tmp_path / "into", WHO)
+    assert (local.path, local.size, (local.md5, local.sha256)) == (path, len(CONTENT), digests(CONTENT))
+    assert not (tmp_path / "into").exists()
+
+
+def test_a_file_above_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    with path.open("wb") as sparse:
+        sparse.truncate(1 << 36)
+    with pytest.raises(FileError, match="the limit is 20 MB"):
+        files.fetch(str(path), tmp_path, WHO, max_bytes=20 * files.MEGA)
+
+
+def settle(path: Path) -> None:
+    """Let the file's last change be long ago: the change time cannot be set, so the clock of the check has to move."""
+    deadline = time.monotonic() + 30
+    while time.time() - path.stat().st_ctime < 2.1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def test_checksums_are_remembered_until_the_file_changes_even_when_size_and_time_are_put_back(tmp_path: Path) -> None:
+    path, cache = tmp_path / "image", tmp_path / "cache"
+    path.write_bytes(b"one")
+    settle(path)
+    before = path.stat()
+    assert files.fetch(str(path), tmp_path, WHO, cache=cache).md5 == digests(b"one")[0]
+    (note,) = (cache / "checksums").iterdir()
+    note.write_bytes(note.read_bytes().replace(digests(b"one")[0].encode(), b"0" * 32))
+    assert files.fetch(str(path), tmp_path, WHO, cache=cache).md5 == "0" * 32  # it really is the cache that answers
+    path.write_bytes(b"two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert files.fetch(str(path), tmp_path, WHO, cache=cache).md5 == digests(b"two")[0]
+
+
+def test_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"one")
+    files.fetch(str(path), tmp_path, WHO, cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"identity": 1}', b"\xff\x00"])
+def test_a_damaged_cache_is_no_harm(tmp_path: Path, damage: bytes) -> None:
+    path, cache = tmp_path / "image", tmp_path / "cache"
+    path.write_bytes(b"one")
+    note = cache / "checksums" / hashlib.sha256(bytes(path)).hexdigest()
+    note.parent.mkdir(parents=True)
+    note.write_bytes(damage)
+    assert files.fetch(str(path), tmp_path, WHO, cache=cache).md5 == digests(b"one")[0]
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as sparse:
+        sparse.truncate(64 * files.MEGA)
+    ended = threading.Event()
+
+    def grow() -> None:
+        with path.open("ab") as stream:
+            while not ended.wait(0.001):
+                stream.write(b"more")
+                stream.flush()
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        with pytest.raises(FileError, match="changed while it was read"):
+            files.fetch(str(path), tmp_path, WHO)
+    finally:
+        ended.set()
+        writer.join()
+
+
+# --- downloads ----------------------------------------------------------------------------------------------------
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers with what the path asks for."""
+
+    def do_GET(self) -> None:
+        word, _, rest = self.path.removeprefix("/").partition("/")
+        getattr(self, f"answer_{word}", self.answer_missing)(rest)
+
+    def answer(self, status: int, *headers: tuple[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+
+    def answer_file(self, _: str) -> None:
+        self.answer(200, ("Content-Type", "application/x-gzip"), ("Content-Length", str(len(CONTENT))))
+        self.wfile.write(CONTENT)
+
+    def answer_text(self, kind: str) -> None:
+        self.answer(200, ("Content-Type", f"text/{kind}; charset=utf-8"))
+        self.wfile.write(b"name : x\n")
+
+    def answer_endless(self, _: str) -> None:
+        self.answer(200, ("Content-Type", "text/plain"))
+        try:
+            while True:
+                self.wfile.write(b"x" * 65536)
+        except OSError:
+            self.close_connection = True
+
+    def answer_truncated(self, _: str) -> None:
+        self.answer(200, ("Content-Length", str(len(CONTENT))))
+        self.wfile.write(CONTENT[:-1])
+
+    def answer_broken(self, _: str) -> None:
+        self.answer(200, ("Transfer-Encoding", "chunked"))
+        self.wfile.write(b"5\r\nabcde\r\nnonsense\r\n")
+
+    def answer_to(self, target: str) -> None:
+        self.answer(302, ("Location", target if ":" in target else f"/{target}"))
+
+    def answer_loop(self, _: str) -> None:
+        self.answer(302, ("Location", f"/loop/{time.monotonic_ns()}"))
+
+    def answer_missing(self, _: str) -> None:
+        self.answer(404)
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Does not mind clients that leave early."""
+
+    def handle_error(self, *_: object) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_url_is_downloaded_with_its_checksums(url: str, tmp_path: Path) -> None:
+    local = files.fetch(f"{url}/file/debian%2012.tgz?x=1", tmp_path / "into", WHO)
+    assert local.path.parent == tmp_path / "into"
+    assert local.path.name.endswith("-debian_2012.tgz")
+    assert local.path.read_bytes() == CONTENT
+    assert (local.size, (local.md5, local.sha256)) == (len(CONTENT), digests(CONTENT))
+    assert local.path.stat().st_mode & 0o077 == 0
+
+
+def test_two_files_of_the_same_name_do_not_meet(url: str, tmp_path: Path) -> None:
+    first, second = (files.fetch(f"{url}/file/{where}/i.tgz", tmp_path, WHO) for where in "ab")
+    assert first.path != second.path
+
+
+def test_a_url_is_measured_without_being_kept(url: str) -> None:
+    assert files.measure(f"{url}/file/i.tgz", WHO) == (len(CONTENT), *digests(CONTENT))
+
+
+def test_a_few_redirects_are_followed(url: str, tmp_path: Path) -> None:
+    assert files.fetch(f"{url}/to/to/file/i.tgz", tmp_path, WHO).size == len(CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/missing", "404"),
+        ("/loop", "redirect"),
+        ("/to/file:///etc/passwd", "not allowed"),
+        ("/to/ftp://127.0.0.1/x", "not http"),
+        ("/truncated/x", "truncated"),
+        ("/broken/x", "broke off"),
+        ("/endless/x", "the limit is 2 MB"),
+        ("/a b", "not a URL"),
+        ("/a\r\nHost: x", "not a URL"),
+    ],
+)
+def test_a_download_that_goes_wrong_is_refused_and_leaves_nothing(
+    url: str, tmp_path: Path, path: str, said: str
+) -> None:
+    with pytest.raises(FileError) as refusal:
+        files.fetch(f"{url}{path}", tmp_path, WHO, max_bytes=2 * files.MEGA)
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_announced_as_too_big_is_not_begun(url: str, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="too big"):
+        files.fetch(f"{url}/file/x", tmp_path, WHO, max_bytes=1000)
+
+
+def test_a_server_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="cannot be fetched"):
+        files.fetch("http://127.0.0.1:1/x", tmp_path, WHO)
+
+
+@pytest.mark.parametrize("bad", ["http://", "http://[::1", "http://host:port/x", "https://john:secret@host/x"])
+def test_a_malformed_url_or_one_with_a_password_is_refused_and_the_password_not_told(bad: str) -> None:
+    with pytest.raises(FileError) as refusal:
+        files.check_url(bad)
+    assert "secret" not in str(refusal.value)
+
+
+def test_the_type_that_the_server_tells_is_checked(url: str) -> None:
+    assert files.read_text(f"{url}/text/plain", WHO, content_types=("text/plain",)) == "name : x\n"
+    assert files.read_text(f"{url}/text/x-dsc", WHO, content_types=("text/",)) == "name : x\n"
+    with pytest.raises(FileError, match="is text/html, expected text/plain"):
+        files.read_text(f"{url}/text/html", WHO, content_types=("text/plain",))
+
+
+def test_a_text_without_end_is_refused(url: str) -> None:
+    with pytest.raises(FileError, match="too big"):
+        files.read_text(f"{url}/endless/x", WHO)
+
+
+# --- public keys --------------------------------------------------------------------------------------------------
+
+PRIVATE = [
+    "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n-----END OPENSSH PRIVATE KEY-----\n",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n",
+    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIE\n",
+    "PuTTY-User-Key-File-2: ssh-rsa\nEncryption: none\n",
+    "ssh-ed25519 AAAA me\n-----BEGIN PRIVATE KEY-----\n",
+]
+
+
+@pytest.mark.parametrize("text", PRIVATE)
+def test_a_private_key_never_leaves_its_owner(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "id_rsa"
+    path.write_text(text)
+    with pytest.raises(FileError, match=r"private key.*id_rsa\.pub"):
+        files.read_keys(str(path), WHO)
+
+
+def test_public_keys_are_read_without_comments(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# mine\n\nssh-ed25519 AAAA me@home\nssh-rsa BBBB you")
+    assert files.read_keys(str(path), WHO) == "ssh-ed25519 AAAA me@home\nssh-rsa BBBB you\n"
+    path.write_text("# nothing\n")
+    with pytest.raises(FileError, match="no key"):
+        files.read_keys(str(path), WHO)
+
+
+def test_without_a_file_the_callers_own_authorized_keys_are_read(tmp_path: Path) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "authorized_keys").write_text("ssh-ed25519 AAAA me\n")
+    assert files.read_keys("", WHO._replace(home=tmp_path)) == "ssh-ed25519 AAAA me\n"

@@ -1,0 +1,59 @@
+"""Node ranges: what they stand for, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kadeploy.errors import NodeListError
+from kadeploy.nodeset import expand, fold, natural_key, parse_lines
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("gdx-5.site", ["gdx-5.site"]),
+        ("gdx-[5-7].site", ["gdx-5.site", "gdx-6.site", "gdx-7.site"]),
+        ("gdx-[1,3,5-6]", ["gdx-1", "gdx-3", "gdx-5", "gdx-6"]),
+        ("n[01-03]", ["n01", "n02", "n03"]),
+        ("n[998-1001]", ["n998", "n999", "n1000", "n1001"]),
+        ("r[1-2]-n[1-2]", ["r1-n1", "r1-n2", "r2-n1", "r2-n2"]),
+        (" gdx-1 ", ["gdx-1"]),
+    ],
+)
+def test_a_range_stands_for_its_nodes(pattern: str, names: list[str]) -> None:
+    assert expand(pattern) == names
+
+
+@pytest.mark.parametrize(
+    "pattern", ["gdx-[7-5]", "gdx-[]", "gdx-[1-", "", "a b", "@all", "$(id)", "a;b", "n[1-2]!n1", "é"]
+)
+def test_a_malformed_or_empty_range_is_refused_by_name(pattern: str) -> None:
+    with pytest.raises(NodeListError):
+        expand(pattern)
+
+
+def test_a_node_file_may_hold_ranges_comments_and_blank_lines() -> None:
+    assert parse_lines("# rack 1\n\ngdx-[1-2]\n gdx-2 # twice\ngdx-9\n") == ["gdx-1", "gdx-2", "gdx-9"]
+
+
+def test_folding_keeps_every_node_of_unrelated_families() -> None:
+    assert set(expand(fold(["a-1.x", "b-1.x"]))) == {"a-1.x", "b-1.x"}
+
+
+@given(st.sets(st.builds("n-{}.{}".format, st.integers(0, 2000), st.sampled_from(["x", "y.z"])), min_size=1))
+def test_folding_and_expanding_again_loses_nothing(names: set[str]) -> None:
+    assert set(expand(fold(names))) == names
+
+
+@given(st.text(max_size=30))
+def test_expand_answers_with_names_or_a_refusal_whatever_is_typed(text: str) -> None:
+    with contextlib.suppress(NodeListError):
+        assert expand(text)
+
+
+def test_neighbours_follow_each_other_in_natural_order() -> None:
+    assert sorted(["gdx-10", "gdx-2", "gdx-1"], key=natural_key) == ["gdx-1", "gdx-2", "gdx-10"]

@@ -1,0 +1,312 @@
+"""The automaton, driven by plain functions in place of Ansible."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kadeploy.workflow import Final, Implementation, Outcome, Try, Verdict, run
+
+OK, KO, BRK = Outcome(Verdict.OK), Outcome(Verdict.KO, "no"), Outcome(Verdict.BRK)
+NODES = tuple(f"node-{number}" for number in range(16))
+WAIT = 20
+"""Seconds after which a rendezvous counts as missed; never spent when the test passes."""
+
+
+@dataclass
+class Journal:
+    """An observer that remembers."""
+
+    lines: list[tuple[str, object, tuple[str, ...]]] = field(default_factory=list)
+
+    def started(self, attempt: Try, nodes: tuple[str, ...]) -> None:
+        self.lines.append(("started", attempt, nodes))
+
+    def ended(self, attempt: Try, outcomes: Mapping[str, Outcome], seconds: float) -> None:
+        self.lines.append(("ended", attempt, tuple(outcomes)))
+
+    def finished(self, nodes: Mapping[str, Final]) -> None:
+        self.lines.append(("finished", None, tuple(nodes)))
+
+    def tries(self) -> list[tuple[str, int, tuple[str, ...]]]:
+        """Implementation, retry and nodes of each attempt, in the order in which they began."""
+        return [(a.implementation, a.retry, nodes) for kind, a, nodes in self.lines if kind == "started"]  # type: ignore[attr-defined]
+
+
+def plan(*steps: str) -> list[tuple[str, list[Implementation]]]:
+    """``plan("A:A1:1,A2:0", "B:B1:0")``: macro-steps with their implementations and retries."""
+    result = []
+    for step in steps:
+        name, _, ways = step.partition(":")
+        pairs = [way.split(":") for way in ways.split(",")]
+        result.append((name, [Implementation(way, int(retries), 60) for way, retries in pairs]))
+    return result
+
+
+def play(steps, answer, nodes=NODES, stop=None):
+    journal = Journal()
+    finals = run(nodes, steps, answer, journal, stop or threading.Event())
+    return finals, journal
+
+
+def verdicts(finals) -> Counter[str]:
+    return Counter(final.verdict.value for final in finals.values())
+
+
+def test_all_nodes_pass_two_macro_steps_in_order() -> None:
+    finals, journal = play(plan("A:A1:0", "B:B1:0"), lambda _, nodes: dict.fromkeys(nodes, OK))
+    assert verdicts(finals) == {"ok": 16}
+    assert journal.tries() == [("A1", 0, NODES), ("B1", 0, NODES)]
+    assert [tried.attempt.macro_step for tried in finals["node-3"].history] == ["A", "B"]
+
+
+def test_attempts_are_numbered_from_one_and_carry_their_limit() -> None:
+    _, journal = play(plan("A:A1:1", "B:B1:0"), lambda _, nodes: dict.fromkeys(nodes, OK))
+    attempts = [attempt for kind, attempt, _ in journal.lines if kind == "started"]
+    assert attempts == [Try("A", "A1", 0, 60, 1), Try("B", "B1", 0, 60, 2)]
+
+
+def test_nodes_that_are_all_ko_never_see_the_next_macro_step() -> None:
+    finals, journal = play(plan("A:A1:0", "B:B1:0"), lambda _, nodes: dict.fromkeys(nodes, KO))
+    assert verdicts(finals) == {"ko": 16}
+    assert journal.tries() == [("A1", 0, NODES)]
+    assert finals["node-0"].message == "no"
+
+
+def test_a_node_without_verdict_is_ko_and_says_so() -> None:
+    finals, _ = play(plan("A:A1:0"), lambda _, nodes: dict.fromkeys(nodes[1:], OK))
+    assert finals["node-0"].verdict is Verdict.KO
+    assert finals["node-0"].message == "A1: no verdict"
+    assert verdicts(finals) == {"ok": 15, "ko": 1}
+
+
+def test_an_answer_about_a_stranger_is_ignored() -> None:
+    finals, _ = play(plan("A:A1:0"), lambda _, nodes: {**dict.fromkeys(nodes, OK), "stranger": KO})
+    assert set(finals) == set(NODES)
+
+
+def test_perform_that_raises_makes_its_nodes_ko_with_the_reason() -> None:
+    def broken(_, nodes):
+        raise RuntimeError("the disk is full")
+
+    finals, journal = play(plan("A:A1:1"), broken)
+    assert len(journal.tries()) == 2
+    assert finals["node-5"].message == "A1: RuntimeError: the disk is full"
+
+
+def test_only_ko_nodes_are_tried_again() -> None:
+    def answer(attempt, nodes):
+        return {node: KO if attempt.retry == 0 and node in NODES[8:] else OK for node in nodes}
+
+    finals, journal = play(plan("A:A1:1"), answer)
+    assert verdicts(finals) == {"ok": 16}
+    assert journal.tries() == [("A1", 0, NODES), ("A1", 1, NODES[8:])]
+
+
+def test_retries_are_additional_tries() -> None:
+    _, journal = play(plan("A:A1:2"), lambda _, nodes: dict.fromkeys(nodes, KO))
+    assert [retry for _, retry, _ in journal.tries()] == [0, 1, 2]
+
+
+def test_each_fallback_has_its_own_retries_then_nodes_are_ko_for_good() -> None:
+    _, journal = play(plan("A:A1:1,A2:0,A3:2", "B:B1:0"), lambda _, nodes: dict.fromkeys(nodes, KO))
+    tried = [(name, retry) for name, retry, _ in journal.tries()]
+    assert tried == [("A1", 0), ("A1", 1), ("A2", 0), ("A3", 0), ("A3", 1), ("A3", 2)]
+
+
+def test_fallback_belongs_to_the_set_that_failed() -> None:
+    """Nodes that come to a macro-step later start at its first implementation, whatever others fell back to."""
+
+    def answer(attempt, nodes):
+        if attempt.implementation == "A1" and attempt.retry == 0:
+            return {node: OK if node in NODES[:8] else KO for node in nodes}
+        if attempt.implementation == "B1":
+            return {node: KO if node in NODES[:8] else OK for node in nodes}
+        return dict.fromkeys(nodes, OK)
+
+    finals, journal = play(plan("A:A1:1", "B:B1:0,B2:0"), answer)
+    assert verdicts(finals) == {"ok": 16}
+    assert Counter(journal.tries()) == Counter(
+        [("A1", 0, NODES), ("A1", 1, NODES[8:]), ("B1", 0, NODES[:8]), ("B2", 0, NODES[:8]), ("B1", 0, NODES[8:])]
+    )
+
+
+def test_ok_nodes_go_on_while_ko_nodes_are_still_being_retried() -> None:
+    """The retry answers only once the OK nodes have been through the last macro-step."""
+    ahead_done = threading.Event()
+
+    def answer(attempt, nodes):
+        if attempt.implementation == "A1" and attempt.retry == 0:
+            return {node: OK if node in NODES[:4] else KO for node in nodes}
+        if attempt.implementation == "A1":
+            assert ahead_done.wait(WAIT)
+        elif nodes == NODES[:4]:
+            ahead_done.set()
+        return dict.fromkeys(nodes, OK)
+
+    finals, journal = play(plan("A:A1:1", "B:B1:0"), answer)
+    assert verdicts(finals) == {"ok": 16}
+    assert ("B1", 0, NODES[:4]) in journal.tries()
+    assert ("B1", 0, NODES[4:]) in journal.tries()
+
+
+def test_sets_that_parted_never_merge_again() -> None:
+    """Both sets are in the last macro-step at the same time, each in an attempt of its own."""
+    both = threading.Barrier(2, timeout=WAIT)
+
+    def answer(attempt, nodes):
+        if attempt.macro_step == "A" and attempt.retry == 0:
+            return {node: OK if node in NODES[:4] else KO for node in nodes}
+        if attempt.macro_step == "B":
+            both.wait()
+        return dict.fromkeys(nodes, OK)
+
+    finals, _ = play(plan("A:A1:1", "B:B1:0"), answer)
+    assert verdicts(finals) == {"ok": 16}
+
+
+def test_a_breakpoint_ends_its_nodes_and_nobody_else() -> None:
+    def answer(attempt, nodes):
+        return {node: BRK if attempt.macro_step == "A" and node in NODES[:2] else OK for node in nodes}
+
+    finals, journal = play(plan("A:A1:3", "B:B1:0"), answer)
+    assert verdicts(finals) == {"brk": 2, "ok": 14}
+    assert journal.tries() == [("A1", 0, NODES), ("B1", 0, NODES[2:])]
+
+
+def test_a_breakpoint_in_the_fallback_is_reached() -> None:
+    finals, _ = play(
+        plan("A:A1:0,A2:0", "B:B1:0"),
+        lambda attempt, nodes: dict.fromkeys(nodes, BRK if attempt.implementation == "A2" else KO),
+    )
+    assert verdicts(finals) == {"brk": 16}
+
+
+def test_stop_aborts_what_is_not_at_its_end_and_starts_nothing_more() -> None:
+    stop = threading.Event()
+
+    def answer(attempt, nodes):
+        stop.set()
+        return {node: OK if node in NODES[:4] else KO for node in nodes}
+
+    finals, journal = play(plan("A:A1:5", "B:B1:0"), answer, stop=stop)
+    assert journal.tries() == [("A1", 0, NODES)]
+    assert all(final.aborted and final.verdict is Verdict.KO for final in finals.values())
+    assert finals["node-0"].message == "aborted"
+
+
+def test_nodes_at_their_end_keep_their_verdict_when_the_workflow_is_stopped() -> None:
+    stop = threading.Event()
+
+    def answer(attempt, nodes):
+        stop.set()
+        return {node: {0: OK, 1: BRK}.get(NODES.index(node), KO) for node in nodes}
+
+    finals, _ = play(plan("A:A1:0"), answer, stop=stop)
+    assert (finals["node-0"].verdict, finals["node-0"].aborted) == (Verdict.OK, False)
+    assert (finals["node-1"].verdict, finals["node-1"].aborted) == (Verdict.BRK, False)
+    assert finals["node-2"].aborted
+
+
+def test_stop_set_before_the_start_performs_nothing() -> None:
+    stop = threading.Event()
+    stop.set()
+    finals, journal = play(plan("A:A1:0"), lambda *_: pytest.fail("performed"), stop=stop)
+    assert journal.tries() == []
+    assert all(final.aborted for final in finals.values())
+
+
+def test_no_nodes_is_no_work() -> None:
+    finals, journal = play(plan("A:A1:0"), lambda *_: pytest.fail("performed"), nodes=())
+    assert (finals, journal.lines) == ({}, [])
+
+
+def test_an_observer_that_fails_leaves_no_thread_behind() -> None:
+    class Broken(Journal):
+        def ended(self, attempt, outcomes, seconds) -> None:
+            raise OSError("database gone")
+
+    def answer(attempt, nodes):
+        return dict.fromkeys(nodes, OK)
+
+    with pytest.raises(OSError, match="database gone"):
+        run(NODES, plan("A:A1:0"), answer, Broken(), threading.Event())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("try-")]
+
+
+def test_every_attempt_tells_the_observer_start_end_and_finish_in_that_order() -> None:
+    _, journal = play(plan("A:A1:0"), lambda _, nodes: dict.fromkeys(nodes, OK))
+    assert [kind for kind, _, _ in journal.lines] == ["started", "ended", "finished"]
+
+
+OUTCOMES = st.sampled_from([OK, KO, KO, BRK, None])
+
+
+@st.composite
+def scenarios(draw: st.DrawFn):
+    """A plan, and for each node a fixed answer to every attempt that it may meet."""
+    steps = [
+        (
+            f"M{step}",
+            [Implementation(f"M{step}I{way}", draw(st.integers(0, 2))) for way in range(draw(st.integers(1, 3)))],
+        )
+        for step in range(draw(st.integers(1, 3)))
+    ]
+    keys = [(way.name, retry) for _, ways in steps for way in ways for retry in range(way.retries + 1)]
+    nodes = [f"n{number}" for number in range(draw(st.integers(1, 6)))]
+    answers = {
+        node: dict(zip(keys, draw(st.lists(OUTCOMES, min_size=len(keys), max_size=len(keys))), strict=True))
+        for node in nodes
+    }
+    return steps, answers
+
+
+def expected(steps, answers) -> tuple[str, list[tuple[str, int]]]:
+    """What one node must go through, told without sets or threads."""
+    seen: list[tuple[str, int]] = []
+    for _, ways in steps:
+        tries = [(way.name, retry) for way in ways for retry in range(way.retries + 1)]
+        for attempt in tries:
+            seen.append(attempt)
+            verdict = answers[attempt] or KO
+            if verdict is BRK:
+                return "brk", seen
+            if verdict is OK:
+                break
+        else:
+            return "ko", seen
+    return "ok", seen
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenarios())
+def test_any_pattern_of_failures_takes_each_node_its_own_way_to_one_verdict(scenario) -> None:
+    """One end per node; never more tries than allowed; macro-steps in order; a verdict before every step further."""
+    steps, answers = scenario
+    finals, journal = play(
+        steps,
+        lambda attempt, nodes: {
+            node: outcome for node in nodes if (outcome := answers[node][attempt.implementation, attempt.retry])
+        },
+        nodes=tuple(answers),
+    )
+    for node, own in answers.items():
+        verdict, path = expected(steps, own)
+        assert finals[node].verdict.value == verdict
+        assert [(t.attempt.implementation, t.attempt.retry) for t in finals[node].history] == path
+    finished = Counter(node for kind, _, nodes in journal.lines if kind == "finished" for node in nodes)
+    assert finished == Counter(list(answers))
+    busy: set[str] = set()
+    for kind, _, nodes in journal.lines:
+        if kind == "started":
+            assert not busy & set(nodes), "a node is in two attempts at once"
+            busy |= set(nodes)
+        elif kind == "ended":
+            busy -= set(nodes)
+    assert not busy

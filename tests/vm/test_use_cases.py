@@ -1,0 +1,181 @@
+"""The use cases of the wiki page in which the boot matters, on machines that boot: kadeploy3 and kareboot3."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kadeploy.lab.lab import saved
+from tests.vm.conftest import Cluster, tool
+from tests.vm.test_deployment import PATIENCE, request
+
+UNTRUSTED = "SetDeploymentEnv|SetDeploymentEnvUntrusted:0:900"
+CHAIN = "BroadcastEnv|BroadcastEnvChain:0:900"
+CMDLINE = "cat /proc/cmdline"
+SECONDS = ["--reboot-classical-timeout", str(PATIENCE), "--reboot-kexec-timeout", str(PATIENCE)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet(cluster: Cluster) -> None:
+    """Machines of other tests are off; ``tiny`` is recorded."""
+    cluster.power_off_all()
+    recorded = cluster.run("kaenv3", "-a", str(cluster.environment("tiny")))
+    assert recorded.returncode == 0, recorded.stderr
+
+
+def succeeds(cluster: Cluster, *command: str) -> str:
+    done = cluster.run(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def steps(boot: str, prepare: str = UNTRUSTED) -> list[str]:
+    return ["--force-steps", f"{prepare}&{CHAIN}&BootNewEnv|{boot}:0:900", *SECONDS]
+
+
+def description(cluster: Cluster) -> dict[str, str]:
+    lines = cluster.environment("tiny").read_text().splitlines()
+    return dict(line.split(" : ", 1) for line in lines)
+
+
+def unpacked(cluster: Cluster, folder: Path) -> Path:
+    """The files of ``tiny``."""
+    folder.mkdir()
+    image = description(cluster)["tarball"].partition("|")[0]
+    subprocess.run(["tar", "-xf", image, "-C", str(folder)], check=True)
+    return folder
+
+
+# --- kareboot3, into the deployment system and back; kexec and an image of a partition ------------------------------
+
+
+def test_kareboot3_deploy_env_lets_the_users_key_in(cluster: Cluster) -> None:
+    out = succeeds(
+        cluster, "kareboot3", "-m", "node-3", "-r", "deploy_env", "-k", str(cluster.public_key), *SECONDS[:2]
+    )
+    assert "Nodes correctly rebooted on cluster lab\nnode-3" in out
+    assert cluster.ssh("node-3", "test -d /rambin", pinned=True).returncode == 0
+
+
+def test_kexec_both_ways_with_an_image_of_the_partition(cluster: Cluster, tmp_path: Path) -> None:
+    """From the deployment system into itself, and from there into the new system: the firmware is never passed."""
+    raw = tmp_path / "tiny.raw"
+    tree = unpacked(cluster, tmp_path / "tree")
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(raw), "256M"], check=True)
+    with (tmp_path / "tiny.ddgz").open("wb") as packed:
+        subprocess.run(["gzip", "-1c", str(raw)], stdout=packed, check=True)
+    fields = description(cluster) | {"tarball": f"{tmp_path / 'tiny.ddgz'}|ddgz"}
+    (tmp_path / "dd.dsc").write_text("".join(f"{key} : {value}\n" for key, value in fields.items()))
+    loads = cluster.serial("node-3").count("PXELINUX")
+    kexec = "SetDeploymentEnv|SetDeploymentEnvKexec:0:900"
+    succeeds(
+        cluster, "kadeploy3", "-m", "node-3", "-a", str(tmp_path / "dd.dsc"), "-k", str(cluster.public_key),
+        *steps("BootNewEnvKexec", kexec),
+    )  # fmt: skip
+    said = cluster.wait_ssh("node-3", command=f"{CMDLINE}; mount | grep ' on / '")
+    assert "BOOT_IMAGE=" not in said
+    assert "/dev/sda3 on / type ext4" in said
+    assert cluster.serial("node-3").count("PXELINUX") == loads
+
+
+def test_kareboot3_env_recorded_boots_what_is_on_the_partition(cluster: Cluster) -> None:
+    succeeds(cluster, "kareboot3", "-m", "node-3", "-r", "env_recorded", "-e", "tiny", "-p", "3", *SECONDS[:2])
+    assert "BOOT_IMAGE=" in cluster.wait_ssh("node-3", command=CMDLINE)  # GRUB's word, from the image's own partition
+
+
+# --- another partition, and a boot by the power button ---------------------------------------------------------------
+
+
+def test_hard_reboot_from_another_partition(cluster: Cluster) -> None:
+    succeeds(
+        cluster, "kadeploy3", "-m", "node-4", "-e", "tiny", "-p", "2", "-k", str(cluster.public_key),
+        *steps("BootNewEnvHardReboot"),
+    )  # fmt: skip
+    said = cluster.wait_ssh("node-4", command=f"{CMDLINE}; mount | grep ' on / '")
+    assert "BOOT_IMAGE=" in said
+    assert "/dev/sda2 on / type ext4" in said
+
+
+# --- pure PXE ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pure_pxe(cluster: Cluster, tmp_path: Path) -> Path:
+    """A configuration folder in which nodes boot the deployed system over the network."""
+    folder = tmp_path / "config"
+    shutil.copytree(cluster.config_dir, folder)
+    path = folder / "clusters" / "lab.yml"
+    settings = yaml.safe_load(path.read_text())
+    settings["loader"]["method"] = "pure_pxe"
+    path.write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def test_pure_pxe_takes_kernel_and_initrd_out_of_the_image(cluster: Cluster, pure_pxe: Path) -> None:
+    done = tool("kadeploy3", "-m", "node-4", *request(cluster), timeout=1800, KADEPLOY_CONFIG_DIR=str(pure_pxe))
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = cluster.wait_ssh("node-4", command=f"{CMDLINE}; mount | grep ' on / '")
+    assert "initrd=http://10.177.0.1/kernels/env-" in said  # the network loader's words
+    assert "root=/dev/sda3" in said
+    assert "/dev/sda3 on / type ext4" in said
+    assert cluster.ssh("node-4", "ls /boot/grub").returncode != 0
+
+
+# --- the user's own profile -------------------------------------------------------------------------------------------
+
+PROFILE = """\
+DEFAULT mine
+LABEL mine
+KERNEL http://10.177.0.1/kernels/pxe-root--mykernel
+APPEND initrd=http://10.177.0.1/kernels/pxe-root--myinitrd root=/dev/sda3 mark=NODE_SINGULARITY
+"""
+
+
+def test_set_pxe_with_the_users_kernel_and_a_value_for_each_node(cluster: Cluster, tmp_path: Path) -> None:
+    """Kareboot with ``set_pxe``, and use case 6 of Kadeploy: ``-w``, ``-x`` and ``--set-pxe-pattern``."""
+    words = [word for node in ("node-3", "node-4") for word in ("-m", node)]
+    succeeds(cluster, "kadeploy3", *words, *request(cluster))
+    tree = unpacked(cluster, tmp_path / "tree")
+    fields = description(cluster)
+    for path, name in ((fields["kernel"], "mykernel"), (fields["initrd"], "myinitrd")):
+        shutil.copyfile(tree / path.lstrip("/"), tmp_path / name)
+    (tmp_path / "profile").write_text(PROFILE)
+    (tmp_path / "pattern").write_text("node-3,alpha\nnode-4,beta gamma=1\n")
+    succeeds(
+        cluster, "kareboot3", *words, "-r", "set_pxe", "-w", str(tmp_path / "profile"),
+        "-x", f"{tmp_path / 'mykernel'},{tmp_path / 'myinitrd'}", "--set-pxe-pattern", str(tmp_path / "pattern"),
+        *SECONDS[:2],
+    )  # fmt: skip
+    assert "mark=alpha" in cluster.wait_ssh("node-3", command=CMDLINE)
+    assert "mark=beta gamma=1" in cluster.wait_ssh("node-4", command=CMDLINE)
+
+
+# --- UEFI -------------------------------------------------------------------------------------------------------------
+
+UEFI = "kadeploy-test-uefi"
+
+
+@pytest.fixture
+def uefi(cluster: Cluster) -> Iterator[Cluster]:
+    """A lab of one UEFI machine; those of the other lab are off meanwhile."""
+    cluster.power_off_all()
+    tool("kadeploy-lab", "down", "--name", UEFI)
+    done = tool("kadeploy-lab", "up", "--name", UEFI, "--nodes", "1", "--firmware", "uefi", "--environments", "tiny")
+    lab = saved(UEFI)
+    assert lab is not None, done.stderr
+    yield Cluster(lab)
+    tool("kadeploy-lab", "down", "--name", UEFI)
+
+
+def test_a_uefi_machine_is_deployed_from_a_gpt_disk(uefi: Cluster) -> None:
+    assert uefi.run("karights3", "-a", "-m", "node-1", "-p", "*", "-u", "root").returncode == 0
+    succeeds(uefi, "kadeploy3", "-m", "node-1", *request(uefi))
+    said = uefi.wait_ssh("node-1", command=f"{CMDLINE}; mount | grep ' on / '; ls -d /sys/firmware/efi")
+    assert "BOOT_IMAGE=" in said
+    assert "/dev/sda3 on / type ext4" in said
+    assert "/sys/firmware/efi" in said
