@@ -367,7 +367,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
         """*names* grouped by cluster; raises NodeListError naming the nodes that no cluster has."""
         unknown = [name for name in names if name not in self.cluster_of]
         if unknown:
-            raise NodeListError(f"Unknown node: {', '.join(unknown)}. `kanodes3 -d` lists the nodes of this site.")
+            where = self.folder / "clusters"
+            raise NodeListError(f"Unknown node: {', '.join(unknown)}. The nodes of this site are those in {where}.")
         groups: dict[str, list[str]] = {}
         for name in names:
             groups.setdefault(self.cluster_of[name], []).append(name)

@@ -74,7 +74,10 @@ def parse_all(text: str, *, source: str) -> list[Environment]:
     form = _form(content)
     if form == "wiki":
         return [_from_lines(lines, source) for lines in _blocks(content, source)]
-    return [_from_document(document, source) for document in _documents(content, form, source)]
+    documents = _documents(content, form, source)
+    if not documents:
+        raise EnvironmentRefused(f"{source}: describes no environment.")
+    return [_from_document(document, source) for document in documents]
 
 
 def write(environments: Iterable[Environment], form: Form) -> str:
@@ -144,9 +147,11 @@ def _field(line: str, where: str) -> tuple[str, _Line]:
 def _from_lines(lines: Mapping[str, _Line], source: str) -> Environment:
     """An empty value means the same as none at all."""
     given = {key: line for key, line in lines.items() if line.value}
-    for key in ("name", "tarball", "environment_kind", "fdisktype"):
-        if key not in given:
-            raise EnvironmentRefused(f"{source}: {key} is missing: add a line `{key} : …`.")
+    missing = [key for key in ("name", "tarball", "environment_kind", "fdisktype") if key not in given]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        wanted = ", ".join(f"`{key} : …`" for key in missing)
+        raise EnvironmentRefused(f"{source}: {', '.join(missing)} {verb} missing: add {wanted}.")
     fields: dict[str, Any] = {}
     for key, line in given.items():
         field, read = _LINES[key]

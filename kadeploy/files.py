@@ -99,8 +99,9 @@ def _content(source: str, caller: Caller, max_bytes: int, content_types: tuple[s
     return content
 
 
-def _why(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+def _why(error: object) -> str:
+    """What went wrong, without the names of exceptions where there are words for it."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 # --- checksums ----------------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ def _download(source: str, content_types: tuple[str, ...] = ()) -> BinaryIO:
         error.close()
         raise FileError(f"{source}: the server answers {error.code} {' '.join(error.reason.split())}.") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise FileError(f"{source}: cannot be fetched: {getattr(error, 'reason', None) or error!r}.") from error
+        raise FileError(f"{source}: cannot be fetched: {_why(getattr(error, 'reason', None) or error)}.") from error
     kind = response.headers.get_content_type()
     if content_types and not any(_is(kind, each) for each in content_types):
         response.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from kadeploy.errors import OptionError
@@ -12,6 +12,7 @@ from kadeploy.history import Durations, Rate
 
 BARS = 40
 """More nodes than this do not fit; the worst ones are shown."""
+_AROUND = timedelta(minutes=30)
 STEP_NAMES = ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")
 _COLOURS = ("#4477aa", "#ee6677", "#228833")  # told apart by colour-blind readers too (Paul Tol's bright scheme)
 
@@ -45,7 +46,8 @@ def _draw_rates(axes: Any, rates: Sequence[Rate]) -> None:
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.tick_params(axis="x", rotation=90 if len(worst) > 8 else 0, labelsize=8)
-    subset = f"the {BARS} worst of {len(rates)} nodes" if len(rates) > BARS else f"{len(rates)} nodes"
+    nodes = "1 node" if len(rates) == 1 else f"{len(rates)} nodes"
+    subset = f"the {BARS} worst of {nodes}" if len(rates) > BARS else nodes
     axes.set_title(f"Failure rate, {subset}", loc="left", fontsize=11)
 
 
@@ -56,6 +58,8 @@ def _draw_durations(axes: Any, durations: Sequence[Durations]) -> None:
     ):
         numbers = [float("nan") if value is None else value for value in values]
         axes.plot(times, numbers, label=name, color=colour, marker="o", markersize=3, linewidth=1.2)
+    if len(times) == 1:  # matplotlib would show years around it
+        axes.set_xlim(times[0] - _AROUND, times[0] + _AROUND)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
     axes.set_ylabel("mean duration (s)")
     axes.grid(alpha=0.3)

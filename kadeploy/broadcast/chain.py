@@ -27,6 +27,8 @@ from kadeploy.workflow import Verdict
 PORT = 25310
 PROGRAM = Path(relay.__file__).read_text(encoding="utf-8")
 HEAD = "server"
+LOST = 255
+"""Exit status of a relay whose connection was lost, as ssh(1) has it."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -296,7 +298,8 @@ async def _follow(journal: _Journal, member: Member, start_relay: StartRelay, pr
         async for line in process.lines():
             journal.hear(member.name, line)
         status = await process.wait()
-        journal.lost[member.name] = f"its relay ended with status {status}: {process.words() or 'no message'}"
+        ended = "the connection to its relay was lost" if status == LOST else f"its relay ended with status {status}"
+        journal.lost[member.name] = ": ".join(filter(None, (ended, process.words())))
     finally:
         await _end(process)
 

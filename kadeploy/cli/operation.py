@@ -88,7 +88,7 @@ ClassicalTimeout = Annotated[
     typer.Option(
         "--reboot-classical-timeout",
         metavar="V",
-        help="Time-out of reboots, such as 200+5*n.",
+        help="Seconds for n nodes to boot: 200+5*n.",
     ),
 ]
 Hook = Annotated[bool, typer.Option("--hook/--no-hook", help="Run the site's hook at the end (default).")]

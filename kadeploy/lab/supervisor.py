@@ -97,8 +97,10 @@ class Supervisor:
             answer = await self._answer(msgspec.json.decode(await reader.readline(), type=Request))
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
-        except (msgspec.MsgspecError, ValueError, OSError) as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             say(f"malformed request: {error}")
+        except OSError as error:
+            say(f"request failed: {error}")
         finally:
             writer.close()
 

@@ -38,6 +38,11 @@ def test_each_command_is_installed_and_answers(installed: Path, tmp_path: Path, 
     assert "Usage" in run(tmp_path, str(installed / command), "--help")
 
 
+def test_each_command_brings_its_manual_page(installed: Path) -> None:
+    pages = installed.parent / "share" / "man" / "man1"
+    assert sorted(page.name for page in pages.iterdir()) == [f"{command}.1" for command in COMMANDS]
+
+
 def test_ansible_finds_the_deployment_playbook_by_its_name(installed: Path, tmp_path: Path) -> None:
     listed = run(
         tmp_path, str(installed / "ansible-playbook"), "-i", "localhost,", "kadeploy.core.deploy", "--list-tasks"

@@ -218,7 +218,7 @@ def test_an_archive_of_kind_other_needs_a_file_system_unless_its_preinstall_make
 
 
 def test_an_empty_file_says_what_is_missing() -> None:
-    assert "name is missing" in refusal("")
+    assert "name, tarball, environment_kind, fdisktype are missing: add `name : …`, `tarball" in refusal("")
 
 
 def test_several_printed_environments_are_read_back_as_several() -> None:
@@ -324,6 +324,11 @@ def test_what_is_printed_is_read_back_as_it_was(environment: Environment, form: 
 @given(st.lists(ENVIRONMENTS, min_size=2, max_size=3), st.sampled_from(["wiki", "yaml", "json"]))
 def test_so_are_several(environments: list[Environment], form: description.Form) -> None:
     assert parse_all(write(environments, form), source="/e") == environments
+
+
+@pytest.mark.parametrize("text", ["---", "---\n---\n", "[]", "- []\n"])
+def test_a_text_without_any_environment_is_refused(text: str) -> None:
+    assert refusal(text)
 
 
 @given(

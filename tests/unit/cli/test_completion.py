@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,13 +136,13 @@ START = {
 }
 
 
-@pytest.fixture(params=[name for name in START if shutil.which(name)])
+@pytest.fixture(params=START)
 def prompt(request: pytest.FixtureRequest, recorded: Site, tmp_path: Path) -> Iterator[Any]:
     """A shell that has evaluated its script, and waits for keys."""
     options, script = START[request.param]
     variables = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     terminal = pexpect.spawn(
-        shutil.which(request.param) or "",
+        request.param,
         options,
         env=variables | {"TERM": "xterm"},
         cwd=tmp_path,
