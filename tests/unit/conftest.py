@@ -14,9 +14,14 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kadeploy import config, database
 from kadeploy.config import Site
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
+"""The same examples at each run, on a machine of any speed; ``--hypothesis-profile default`` looks for new ones."""
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
