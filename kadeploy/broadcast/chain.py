@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -59,6 +60,7 @@ class Broadcast(msgspec.Struct, frozen=True):
     slow_limit: float = 60.0  # for a sink that takes nothing, before its node is KO
     orphan_limit: float = 20.0  # for a new predecessor, once the old one is gone
     start_limit: float = 20.0  # for a relay to listen
+    window: int = 100  # relays that are being started at a time
     grace: float = 2.0  # for last words, once the head has finished
 
 
@@ -244,10 +246,11 @@ async def send(
     secret = os.urandom(32)
     journal = _Journal(progress)
     journal.listening = {member.name: asyncio.Event() for member in ordered}
+    window = asyncio.Semaphore(broadcast.window)
     async with asyncio.TaskGroup() as group:
         tasks = {
             member.name: group.create_task(
-                _follow(journal, member, start_relay, payload(broadcast, ordered, index, secret)),
+                _follow(journal, member, start_relay, partial(payload, broadcast, ordered, index, secret), window),
             )
             for index, member in enumerate(ordered, 1)
         }
@@ -287,10 +290,17 @@ async def _all_listening(journal: _Journal, tasks: dict[str, asyncio.Task[None]]
         await asyncio.wait_for(asyncio.gather(*map(listening_or_ended, tasks)), limit)
 
 
-async def _follow(journal: _Journal, member: Member, start_relay: StartRelay, program: bytes) -> None:
+async def _follow(
+    journal: _Journal,
+    member: Member,
+    start_relay: StartRelay,
+    program: Callable[[], bytes],
+    window: asyncio.Semaphore,
+) -> None:
     """Run the relay of a node and note what it says, until it ends."""
     try:
-        process = await start_relay(member, program)
+        async with window:
+            process = await start_relay(member, program())
     except (OSError, EOFError) as error:
         journal.lost[member.name] = f"its relay cannot be started: {error}"
         return

@@ -320,9 +320,10 @@ class Sink:
 class Branch:
     """A range of members below us that is fed through one of them."""
 
-    def __init__(self, first: int, end: int) -> None:
+    def __init__(self, first: int, end: int, *, in_doubt: bool = False) -> None:
         self.first = first
         self.end = end
+        self.in_doubt = in_doubt  # a member was found dead here: its neighbours may be, too
         self.sock: socket.socket | None = None
         self.sent = 0
         self.acks = (0, 0, 0)  # as in ACK_BODY
@@ -430,9 +431,13 @@ class Relay:
         threading.Thread(target=self.seek, args=(branch,), daemon=True).start()
 
     def seek(self, branch: Branch) -> None:
-        """Ask the first members of a branch for a sign of life, all at once, and feed the first that gives one."""
-        asked = range(branch.first, min(branch.end, branch.first + (PROBES if self.fanout == 1 else 1)))
-        answers = self.ask_all(asked)
+        """Feed the first member of a branch; in doubt the first that gives a sign of life, several being asked at once.
+
+        In a tree one is asked at a time, since those behind a dead one are split among us.
+        """
+        count = PROBES if branch.in_doubt and self.fanout == 1 else 1
+        asked = range(branch.first, min(branch.end, branch.first + count))
+        answers = self.ask_all(asked) if count > 1 else {branch.first: ""}
         dead: dict[int, str] = {}
         for member in asked:
             try:
@@ -440,7 +445,7 @@ class Relay:
                     raise ConnectionError(answers[member])
                 sock, offset = self.feed(member, branch.end)
             except OSError as error:
-                dead[member] = str(error)
+                dead[member] = self.reason(error)
                 continue
             if sock:
                 self.post(partial(self.attach, branch, dead, member, sock, offset))
@@ -451,17 +456,15 @@ class Relay:
 
     def ask_all(self, members: range) -> dict[int, str]:
         """Ask members for a sign of life; the reason for each that gives none, an empty text for the others."""
-        answers = dict.fromkeys(members, f"no answer within {self.patience:g} s")
+        answers = dict.fromkeys(members, self.reason(TimeoutError()))
 
         def ask(member: int) -> None:
             try:
                 with self.dial(PING, member) as sock:
                     answer = receive_exactly(sock, 1, time.monotonic() + self.patience)
                 answers[member] = "" if answer == ACCEPTED else "another member of the broadcast answered"
-            except TimeoutError:
-                return
             except OSError as error:
-                answers[member] = error.strerror or str(error)
+                answers[member] = self.reason(error)
 
         threads = [threading.Thread(target=ask, args=(member,), daemon=True) for member in members]
         for thread in threads:
@@ -470,6 +473,12 @@ class Relay:
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return dict(answers)
+
+    def reason(self, error: OSError) -> str:
+        """Why a member is dead."""
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self.patience:g} s"
+        return error.strerror or str(error)
 
     def dial(self, what: bytes, member: int, end: int = 0) -> socket.socket:
         """Connect to a member and give it a command."""
@@ -509,7 +518,7 @@ class Relay:
         self.bury(dead)
         self.branches.remove(branch)
         for first, end in split(max(dead) + 1, branch.end, self.fanout):
-            heir = Branch(first, end)
+            heir = Branch(first, end, in_doubt=True)
             heir.acks = branch.acks
             self.grow(heir)
 
@@ -528,6 +537,7 @@ class Relay:
     def lost(self, branch: Branch) -> None:
         """The member through which a branch is fed does not answer: ask it again, and those behind it."""
         branch.close()
+        branch.in_doubt = True
         self.grow(branch)
 
     # -- feeding

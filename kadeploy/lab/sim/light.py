@@ -102,7 +102,7 @@ class Light:
         if node.fault == "hang" and b"sfdisk" in script:
             process.stderr.write(b"\x1e%d\n" % next(self._numbers))
             await asyncio.Event().wait()
-        if script.endswith(b"exec python3 -"):
+        if script.endswith(b"exec python3 -IS -"):
             await self._relay(process, node, up)
             return
         process.stderr.write(b"\x1e%d\n" % next(self._numbers))
