@@ -40,7 +40,7 @@ def test_each_command_is_installed_and_answers(installed: Path, tmp_path: Path, 
 
 def test_each_command_brings_its_manual_page(installed: Path) -> None:
     pages = installed.parent / "share" / "man" / "man1"
-    assert sorted(page.name for page in pages.iterdir()) == [f"{command}.1" for command in COMMANDS]
+    assert {f"{command}.1" for command in COMMANDS} <= {page.name for page in pages.iterdir()}
 
 
 def test_ansible_finds_the_deployment_playbook_by_its_name(installed: Path, tmp_path: Path) -> None:

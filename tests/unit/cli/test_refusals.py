@@ -56,7 +56,7 @@ REFUSALS = [
     Refusal(3, "verbosity", f"{DEPLOY} -V 5", "-V"),
     Refusal(3, "file system of /tmp", f"{DEPLOY} -r ntfs", "ext4"),
     Refusal(4, "unknown key", "kadeploy3 -a {tmp}/unknown.dsc -m gdx-1.site", "line 3: unknown key 'tarbal'"),
-    Refusal(4, "missing tarball", "kaenv3 -a {tmp}/short.dsc", "tarball is missing"),
+    Refusal(4, "missing tarball", "kaenv3 -a {tmp}/short.dsc", "tarball, fdisktype are missing"),
     Refusal(4, "linux without kernel", "kaenv3 -a {tmp}/linux.dsc", "kernel is missing"),
     Refusal(4, "xen without hypervisor", "kaenv3 -a {tmp}/xen.dsc", "hypervisor is missing"),
     Refusal(
