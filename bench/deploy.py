@@ -33,8 +33,8 @@ from kadeploy.lab.sim.machine import CONNECTIONS_LOG
 NAME = "kadeploy-bench"
 SIZES = {"openssh": (50, 100, 200), "light": (200, 1000)}
 QUICK = {"openssh": (8,)}
-BOOT = 3
-"""Seconds that a simulated boot takes: a node must be seen to be away."""
+BOOT = 0
+"""Seconds that a simulated boot takes."""
 FORKS = 20
 STRANGERS_UP_TO = 50
 """Nodes beyond which the strangers are left out, unless ``--strangers`` says otherwise: they take minutes."""

@@ -18,11 +18,15 @@ import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from kadeploy.fanout import LOST, Connections, Credentials, Process, Remote, Target, Unreachable
+from kadeploy.fanout import LOST, Credentials, Process, Remote, Target, Unreachable
 from kadeploy.workflow import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from kadeploy.ssh import Connections
 
 SOCKET = "broker.sock"
 _LENGTH = struct.Struct(">I")
@@ -186,6 +190,8 @@ class Broker:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
         path = self.workflow_dir / SOCKET
         path.unlink(missing_ok=True)
+        from kadeploy.ssh import Connections  # noqa: PLC0415 - see `connect`
+
         connections = Connections(self.credentials)
         clients: set[asyncio.Task[None]] = set()
 
@@ -300,6 +306,8 @@ async def connect(workflow_dir: Path, credentials: Credentials) -> Remote:
         with _short(workflow_dir) as path:
             reader, writer = await asyncio.open_unix_connection(path, limit=_MESSAGE_LIMIT)
     except OSError:
+        from kadeploy.ssh import Connections  # noqa: PLC0415 - a sixth of a second that clients of a broker need not pay
+
         return Connections(credentials)
     return BrokerClient(reader, writer)
 

@@ -104,7 +104,15 @@ class _Watch:
                 self.last = await self._missing() or await self._doubt()
             if not self.last:
                 return
-            await asyncio.sleep(poll * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+            await asyncio.sleep(self._pause(poll))
+
+    def _pause(self, poll: float) -> float:
+        """Seconds to the next look: one that settles has time, and each look makes its ssh server start a process."""
+        pause = poll * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+        if self.answering_since is None:
+            return pause
+        left = self.answering_since + self.settle - time.monotonic()
+        return max(pause, min(left, 3 * poll))
 
     async def _doubt(self) -> str:
         """Why a node that answers as it should may be the system from before the reboot; empty when it is not."""
@@ -128,7 +136,10 @@ class _Watch:
                 seen = await probe(self.target.address, port)
             if seen is Port.OPEN:
                 return self._otherwise(f"still in the deployment system (port {port} answers)")
+        asking = self.confirm is not None and not self.changed  # ssh is asked anyway
         for port in self.up:
+            if asking and port == self.target.port:
+                continue
             seen = await probe(self.target.address, port)
             if seen is Port.REFUSED:
                 return self._otherwise(f"the node is alive and refuses port {port}")
@@ -166,11 +177,11 @@ def booted_after(remote: Remote, begun: float) -> Confirm:
     async def confirm(target: Target) -> str:
         outcome = await remote.run(target, b"cat /proc/uptime /proc/1/stat", timeout=CONFIRM_LIMIT)
         if outcome.verdict is not Verdict.OK:
-            return f"its ports answer, but {outcome.message}"
+            return f"its marker port answers, but {outcome.message}"
         try:
             age = first_process_age(outcome.stdout)
         except (ValueError, IndexError):
-            return "its ports answer, but it does not tell when it was booted (/proc/uptime, /proc/1/stat)"
+            return "it answers, but does not tell when it was booted (/proc/uptime, /proc/1/stat)"
         if age >= time.monotonic() - begun:
             return f"it still runs the system from before the reboot (up for {age:.0f} s)"
         return ""

@@ -32,7 +32,6 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -41,14 +40,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import IO, Any, Final, cast
 
 try:
     import mmap
 except ImportError:  # python3-minimal
     mmap = None  # type: ignore[assignment]
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # each import costs every node a part of its start
+    from typing import Any
 
-MAGIC: Final = b"kadeploy broadcast 1\n"
+MAGIC = b"kadeploy broadcast 1\n"
 PING, FEED = b"P", b"F"
 ACCEPTED, REFUSED = b"Y", b"N"
 ACK, DONE, REPLACED = b"A", b"D", b"R"
@@ -56,16 +57,17 @@ COMMAND = struct.Struct("!cIII")  # what, who asks, who is asked, end of the ran
 OFFSET = struct.Struct("!Q")
 ACK_BODY = struct.Struct("!QQQ")  # received by the member, by all its successors, by all of theirs
 LENGTH = struct.Struct("!I")
-NOBODY: Final = 2**64 - 1  # received by a generation that does not exist
+NOBODY = 2**64 - 1  # received by a generation that does not exist
 
-CHUNK: Final = 1 << 20  # bytes handed to the kernel at once
-BITE: Final = 1 << 17  # bytes received and hashed at once, while the processor's cache holds them
-PIPE_SIZE: Final = 1 << 20
-F_SETPIPE_SZ: Final = 1031
-BEAT: Final = 0.25  # seconds between signs of life
-TICK: Final = 0.1
-PROBES: Final = 8  # members asked at once for a sign of life
-LAST_WORDS: Final = 2000  # bytes kept of what a sink says
+CHUNK = 1 << 20  # bytes handed to the kernel at once
+BITE = 1 << 17  # bytes received and hashed at once, while the processor's cache holds them
+PIPE_SIZE = 1 << 20
+F_SETPIPE_SZ = 1031
+BEAT = 0.25  # seconds between signs of life
+TICK = 0.1
+IDLE_TICK = 1.0
+PROBES = 8  # members asked at once for a sign of life
+LAST_WORDS = 2000  # bytes kept of what a sink says
 
 
 # -- what is told to the controller -----------------------------------------------------------------------------------
@@ -243,7 +245,7 @@ class Sink:
 
     # The pipe is lent pages of the ring. They may be written over when the command has read them, and the one behind
     # it in a pipeline too, in case it passes pages on.
-    LAG: Final = 2 * PIPE_SIZE
+    LAG = 2 * PIPE_SIZE
 
     def __init__(self, command: str, environment: dict[str, str]) -> None:
         self.written = 0
@@ -252,26 +254,31 @@ class Sink:
         self.deaf = False  # it has closed its standard input
         self.moved = time.monotonic()
         self.words = b""
-        self.process = subprocess.Popen(
-            ["/bin/bash", "-c", "set -o pipefail\n" + command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, **environment},
+        taken, self.stdin = os.pipe()
+        self.stderr, said = os.pipe()
+        self.pid = os.posix_spawn(
+            "/bin/bash",
+            ["bash", "-c", "set -o pipefail\n" + command],
+            {**os.environ, **environment},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, taken, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, said, 2),
+            ],
+            setsid=True,
         )
-        self.stdin = cast("IO[bytes]", self.process.stdin)
-        self.stderr = cast("IO[bytes]", self.process.stderr)
-        self.death = os.pidfd_open(self.process.pid)
-        os.set_blocking(self.stdin.fileno(), False)
-        os.set_blocking(self.stderr.fileno(), False)
+        os.close(taken)
+        os.close(said)
+        self.death = os.pidfd_open(self.pid)
+        os.set_blocking(self.stdin, False)
+        os.set_blocking(self.stderr, False)
         with suppress(OSError):  # the default of 64 KiB works too, slower
-            fcntl.fcntl(self.stdin.fileno(), F_SETPIPE_SZ, PIPE_SIZE)
+            fcntl.fcntl(self.stdin, F_SETPIPE_SZ, PIPE_SIZE)
 
     @property
     def open(self) -> bool:
         """Whether the command may still be given bytes."""
-        return not (self.failure or self.deaf or self.finished or self.stdin.closed)
+        return not (self.failure or self.deaf or self.finished or self.stdin < 0)
 
     @property
     def hold(self) -> int:
@@ -282,7 +289,7 @@ class Sink:
         """Give what the pipe takes without waiting."""
         place, count = ring.locate(self.written)
         try:
-            moved = os.splice(ring.fd, self.stdin.fileno(), count, offset_src=place, flags=os.SPLICE_F_NONBLOCK)
+            moved = os.splice(ring.fd, self.stdin, count, offset_src=place, flags=os.SPLICE_F_NONBLOCK)
         except BlockingIOError:
             return
         except BrokenPipeError:
@@ -293,16 +300,17 @@ class Sink:
 
     def end_of_image(self) -> None:
         """Tell the command that this was all."""
-        self.stdin.close()
+        os.close(self.stdin)
+        self.stdin = -1
 
     def hear(self) -> None:
         """Keep the last words of the command."""
         with suppress(BlockingIOError):
-            self.words = (self.words + os.read(self.stderr.fileno(), 65536))[-LAST_WORDS:]
+            self.words = (self.words + os.read(self.stderr, 65536))[-LAST_WORDS:]
 
     def ended(self, size: int) -> None:
         """Judge the command by its exit status and by what it has taken."""
-        status = self.process.wait()
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self.hear()
         self.finished = True
         said = self.words.decode(errors="replace").strip() or "no message"
@@ -314,7 +322,7 @@ class Sink:
         """End the command and everything it started."""
         self.failure = self.failure or reason
         if not self.finished:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
 
 
 class Branch:
@@ -350,7 +358,7 @@ class Relay:
 
     store: Ring | ImageFile
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: "dict[str, Any]") -> None:
         self.members: list[tuple[str, str, int]] = config["members"]
         self.index: int = config["index"]
         self.fanout: int = config["fanout"]
@@ -374,7 +382,7 @@ class Relay:
             self.poll = select.poll()
             self.handlers.clear()
             self.watch_all()
-            for fd, events in self.poll.poll(TICK * 1000):
+            for fd, events in self.poll.poll(1000 * (TICK if self.busy else IDLE_TICK)):
                 self.handlers[fd](events)
             while self.posts:
                 self.posts.popleft()()
@@ -383,6 +391,11 @@ class Relay:
                 self.lost(branch)
             self.look_at_the_clock(now)
             self.settle()
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for a sign of life from us, or we for one of theirs."""
+        return bool(self.branches)
 
     def watch(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
         """Have a handler called at the next round when something happens to a file descriptor."""
@@ -581,7 +594,7 @@ class Relay:
 class Head(Relay):
     """The member beside the controller, who has the image."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: "dict[str, Any]") -> None:
         super().__init__(config)
         self.told = 0.0
         self.store = ImageFile(config["image"], self.size)
@@ -611,7 +624,7 @@ class Head(Relay):
 class Node(Relay):
     """A member who gets the image from its predecessor."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: "dict[str, Any]") -> None:
         super().__init__(config)
         self.expected: str = config["sha256"]
         self.slow_limit: float = config["slow_limit"]
@@ -638,6 +651,11 @@ class Node(Relay):
         finally:
             self.sink.kill("the relay was ended")
 
+    @property
+    def busy(self) -> bool:
+        """As for all; before it is fed a node has nothing to say."""
+        return self.fed
+
     def watch_all(self) -> None:
         """As for all, and the predecessor, the sink and visitors."""
         super().watch_all()
@@ -649,9 +667,9 @@ class Node(Relay):
             self.watch(self.predecessor.fileno(), mask, self.on_predecessor)
         if not self.sink.finished:
             self.watch(self.sink.death, select.POLLIN, self.on_sink_ended)
-            self.watch(self.sink.stderr.fileno(), select.POLLIN, self.on_sink_words)
+            self.watch(self.sink.stderr, select.POLLIN, self.on_sink_words)
             if self.sink.open and self.sink.written < self.ring.head:
-                self.watch(self.sink.stdin.fileno(), select.POLLOUT, self.on_sink_hungry)
+                self.watch(self.sink.stdin, select.POLLOUT, self.on_sink_hungry)
 
     def look_at_the_clock(self, now: float) -> None:
         """Give a sign of life; judge a sink that is stuck, and a wait for a predecessor that is too long."""
@@ -836,7 +854,7 @@ class Node(Relay):
         self.leaving = True
 
 
-def main(config: dict[str, Any]) -> int:
+def main(config: "dict[str, Any]") -> int:
     """Run one member; the status is 0 when its own verdict is ok."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if config["index"] == 0:

@@ -44,7 +44,7 @@ _DECOMPRESSORS = {
 # off in the middle of a block it does not say that the disk is full.
 _TAR = """
 options="--numeric-owner -p"
-if tar --help 2>&1 | grep -q -- --xattrs-include; then options="$options --xattrs --xattrs-include=*"; fi
+case $(tar --help 2>&1) in *--xattrs-include*) options="$options --xattrs --xattrs-include=*" ;; esac
 say_if_full() {
   set -- $? $(stat -f -c '%a %S' "$KADEPLOY_ENV_EXTRACTION_DIR")
   [ $(($2 * $3)) -ge 1048576 ] || echo "No space left on device: the image is bigger than the partition" >&2

@@ -19,7 +19,7 @@ ARGUMENTS = {
 """As an Ansible argument specification."""
 
 
-SETTLE_AFTER_DEPLOYMENT = 3.0
+SETTLE_AFTER_DEPLOYMENT = 2.0
 """Seconds for which a deployed system must answer: the one before it had the marker port open, and both close at once.
 
 Any longer, and nodes that boot faster than we look would wait for nothing (see `reach` for the others).
@@ -43,7 +43,7 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     wait = partial(reach.wait, timeout=timeout, window=site.windows.check, on_outcome=step.report)
     if step.args["target"] == "deploy":
         confirm = reach.booted_after(step.remote, reach.process_start(os.getppid()))
-        return await wait(targets, [site.ssh.port, site.marker_port], [], confirm=confirm)
+        return await wait(targets, [site.marker_port, site.ssh.port], [], confirm=confirm)
     vlan = {node.name: node.vlan_address for node in request.nodes}
     targets = [replace(target, address=vlan[target.name] or target.address) for target in targets]
     settle = SETTLE_AFTER_DEPLOYMENT if request.operation == "deploy" else reach.SETTLE

@@ -29,7 +29,7 @@ from typing import Literal, Protocol
 
 from kadeploy.config import Cluster, Node, Power, Site
 from kadeploy.errors import ConfigError
-from kadeploy.fanout import Connections, Credentials, Remote, Target, on_all
+from kadeploy.fanout import Credentials, Remote, Target, on_all
 from kadeploy.power import bmc, command
 from kadeploy.power.bmc import Bmcs, Order
 from kadeploy.window import window
@@ -74,6 +74,8 @@ async def switch(
     targets = {_target(site, node): node for node in nodes}
     async with AsyncExitStack() as stack:
         if remote is None:
+            from kadeploy.ssh import Connections  # noqa: PLC0415 - only where nobody keeps connections already
+
             remote = Connections(_credentials(site))
             stack.push_async_callback(remote.close)
         driver = await stack.enter_async_context(_driver(cluster.power, config_dir, remote, wait))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from kadeploy.broker import SOCKET, Broker, BrokerClient, connect
-from kadeploy.fanout import Connections, Remote, Unreachable
+from kadeploy.fanout import Remote, Unreachable
+from kadeploy.ssh import Connections
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:

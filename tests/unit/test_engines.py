@@ -18,9 +18,10 @@ from kadeploy.config import Boot, Cluster, Disk, NodeRange, Partition, Site, Ssh
 from kadeploy.engines import send_image, site_command
 from kadeploy.environment import Environment, Image
 from kadeploy.errors import ConfigError
-from kadeploy.fanout import Connections, Credentials
+from kadeploy.fanout import Credentials
 from kadeploy.microstep import Engine, MicroStep, perform
 from kadeploy.request import Attempt, LocalImage, Options, Request, RequestNode
+from kadeploy.ssh import Connections
 from kadeploy.verdicts import Begun
 from kadeploy.workflow import Outcome, Verdict
 

@@ -21,13 +21,12 @@ from kadeploy.fanout import (
     OUTPUT_LIMIT,
     TIMED_OUT,
     Capture,
-    Connections,
     Credentials,
     Target,
     Unreachable,
     on_all,
-    program,
 )
+from kadeploy.ssh import Connections, program
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:

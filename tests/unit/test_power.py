@@ -23,10 +23,11 @@ from kadeploy import power
 from kadeploy.config import Boot, Cluster, Disk, Node, NodeRange, Partition, Power, PowerCommands, Site, Ssh, Windows
 from kadeploy.engines import power_nodes
 from kadeploy.errors import ConfigError
-from kadeploy.fanout import Connections, Credentials
+from kadeploy.fanout import Credentials
 from kadeploy.microstep import MicroStep, perform
 from kadeploy.power import bmc, command
 from kadeploy.request import Attempt, Request, RequestNode
+from kadeploy.ssh import Connections
 from kadeploy.verdicts import Begun
 from kadeploy.workflow import Outcome, Verdict
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kadeploy.fanout import Connections, Target
+from kadeploy.fanout import Target
 from kadeploy.reach import Port, booted_after, first_process_age, probe, process_start, wait
+from kadeploy.ssh import Connections
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from kadeploy.lab.lab import Lab, LabNode
 from kadeploy.lab.sim import tree
 from kadeploy.lab.sim.relays import Relays
 
-_LENGTH = re.compile(r" kadeploy (\d+)\Z")
+_LENGTH = re.compile(r" read -r -N (\d+) ")
 _KILL = re.compile(r"kill -TERM -(\d+)")
 _SECOND = 1.0
 

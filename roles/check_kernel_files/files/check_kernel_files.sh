@@ -1,9 +1,9 @@
-# Symbolic links are followed as the deployed system will follow them.
-set -eu
-inside() {
-  python3 -c 'import os, sys; os.chroot(sys.argv[1]); sys.exit(not os.path.isfile(os.path.realpath(sys.argv[2])))' \
-    "$KADEPLOY_ENV_EXTRACTION_DIR" "$1"
-}
-for file in "$KADEPLOY_ENV_KERNEL" "$KADEPLOY_ENV_INITRD" "$KADEPLOY_ENV_HYPERVISOR"; do
-  [ -z "$file" ] || inside "$file" || { echo "$file is not in the image: correct the environment's description" >&2; exit 1; }
-done
+# Seen from inside the deployed system, which is how its symbolic links are meant.
+exec python3 -IS -c '
+import os, sys
+
+os.chroot(os.environ["KADEPLOY_ENV_EXTRACTION_DIR"])
+for file in filter(None, sys.argv[1:]):
+    if not os.path.isfile(file):
+        sys.exit(file + " is not in the image: correct the description of the environment")
+' "$KADEPLOY_ENV_KERNEL" "$KADEPLOY_ENV_INITRD" "$KADEPLOY_ENV_HYPERVISOR"

@@ -3,14 +3,16 @@ set -eu
 device=$KADEPLOY_BLOCK_DEVICE
 [ -b "$device" ] || { echo "no disk $device on this node; disks: $(lsblk -dnro NAME | tr '\n' ' ')" >&2; exit 1; }
 umount -R "$KADEPLOY_ENV_EXTRACTION_DIR" 2>/dev/null || true
-awk -v disk="$device" 'index($1, disk) == 1 { print $1 }' /proc/swaps | xargs -r swapoff
+while read -r swap _; do
+  [[ $swap != "$device"* ]] || swapoff "$swap"
+done < /proc/swaps
 
 printf '%s' "$KADEPLOY_PARTITION_TABLE" |
   sfdisk --quiet --no-reread --no-tell-kernel --force --wipe never --wipe-partitions never "$device"
 partx -u "$device" 2>/dev/null || partprobe "$device"
 if command -v udevadm > /dev/null; then udevadm settle --timeout=10 || true; fi
 
-for _ in $(seq 50); do
+for ((tries = 0; tries < 50; tries++)); do
   [ -b "$KADEPLOY_DEPLOY_PART" ] && exit 0
   sleep 0.2
 done

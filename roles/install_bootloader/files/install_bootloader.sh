@@ -2,21 +2,26 @@
 set -eu
 root=$KADEPLOY_ENV_EXTRACTION_DIR
 mkdir -p "$root/boot/grub"
-quote() { printf '%s' "$1" | sed 's/[\\;{}|&<>$"'\'']/\\&/g'; }
 
 params=$KADEPLOY_ENV_KERNEL_PARAMS
 case " $params " in
   *" root="*) ;;
   *) params="root=$KADEPLOY_DEPLOY_PART ro $params" ;;
 esac
+quoted=$(printf '%s\n' "$KADEPLOY_ENV_KERNEL" "$params" "$KADEPLOY_ENV_INITRD" | sed 's/[\\;{}|&<>$"'\'']/\\&/g')
+{
+  IFS= read -r kernel
+  IFS= read -r params
+  IFS= read -r initrd
+} <<< "$quoted"$'\n'
 uuid=$(blkid -s UUID -o value "$KADEPLOY_DEPLOY_PART")
 {
   echo 'set timeout=0'
   echo 'set default=0'
   echo "search --no-floppy --fs-uuid --set=root $uuid"
   echo "menuentry 'deployed' {"
-  echo "  linux $(quote "$KADEPLOY_ENV_KERNEL") $(quote "$params")"
-  [ -z "$KADEPLOY_ENV_INITRD" ] || echo "  initrd $(quote "$KADEPLOY_ENV_INITRD")"
+  echo "  linux $kernel $params"
+  [ -z "$initrd" ] || echo "  initrd $initrd"
   echo '}'
 } > "$root/boot/grub/grub.cfg"
 

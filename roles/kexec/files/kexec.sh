@@ -1,7 +1,7 @@
 # The jump is detached: this script ends, and with it the ssh session, before the kernel is replaced.
 set -eu
 resolve() {
-  python3 -c 'import os, sys; os.chroot(sys.argv[1]); print(os.path.realpath(sys.argv[2]))' "$root" "$1"
+  python3 -IS -c 'import os, sys; os.chroot(sys.argv[1]); print(os.path.realpath(sys.argv[2]))' "$root" "$1"
 }
 if [ "$KADEPLOY_KEXEC_TARGET" = deploy ]; then
   kernel=$KADEPLOY_KEXEC_DIR/kernel
