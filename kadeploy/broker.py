@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -255,9 +255,9 @@ class _Client:
             self.writer.close()
 
     def _take(self, request: Run | Send | Start | Forget) -> None:
-        task = asyncio.create_task(self._do(request))
-        self.tasks[request.number] = task
-        task.add_done_callback(lambda _: self.tasks.pop(request.number, None))
+        number, task = request.number, asyncio.create_task(self._do(request))
+        self.tasks[number] = task
+        task.add_done_callback(lambda _: self.tasks.pop(number, None))
 
     def _say(self, answer: Answer) -> None:
         with contextlib.suppress(ConnectionError):
@@ -275,15 +275,16 @@ class _Client:
             case Send(_, target, local, remote, mode, timeout):
                 self._say(Done(number, await self.connections.send(target, Path(local), remote, mode, timeout)))
             case Start():
-                await self._listen(request)
+                starting = self.connections.start(request.target, request.command, request.stdin, request.env)
+                del request  # what it starts lives long, and its input may be large
+                await self._listen(number, starting)
             case Forget(_, targets):
                 await self.connections.forget(targets)
                 self._say(Forgotten(number))
 
-    async def _listen(self, request: Start) -> None:
-        number = request.number
+    async def _listen(self, number: int, starting: Awaitable[Process]) -> None:
         try:
-            process = await self.connections.start(request.target, request.command, request.stdin, request.env)
+            process = await starting
         except (Unreachable, ValueError) as error:
             self._say(Refused(number, str(error)))
             return
