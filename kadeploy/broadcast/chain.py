@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ from kadeploy.broadcast import relay
 from kadeploy.workflow import Verdict
 
 PORT = 25310
+FIRST_PER_MEMBER = 0.1
+"""Seconds that each member adds to the time for which a relay waits to be fed at first: it starts before others."""
 PROGRAM = Path(relay.__file__).read_text(encoding="utf-8")
 HEAD = "server"
 LOST = 255
@@ -59,7 +62,7 @@ class Broadcast(msgspec.Struct, frozen=True):
     patience: float = 1.5  # for its answer before it is skipped
     slow_limit: float = 60.0  # for a sink that takes nothing, before its node is KO
     orphan_limit: float = 20.0  # for a new predecessor, once the old one is gone
-    start_limit: float = 20.0  # for a relay to listen
+    start_limit: float = 20.0  # for relays to listen, after the last one that does
     window: int = 100  # relays that are being started at a time
     grace: float = 2.0  # for last words, once the head has finished
 
@@ -129,7 +132,7 @@ def payload(broadcast: Broadcast, members: Sequence[Member], index: int, secret:
         "patience": broadcast.patience,
         "slow_limit": broadcast.slow_limit,
         "orphan_limit": broadcast.orphan_limit,
-        "first_limit": broadcast.start_limit + broadcast.orphan_limit,
+        "first_limit": broadcast.start_limit + broadcast.orphan_limit + FIRST_PER_MEMBER * len(members),
     }
     return f"CONFIG = {config!r}\n{PROGRAM}".encode()
 
@@ -192,6 +195,7 @@ class _Journal:
     def __init__(self, progress: Progress | None) -> None:
         self.progress = progress
         self.listening: dict[str, asyncio.Event] = {}
+        self.moved = time.monotonic()  # when a relay listened that did not before
         self.verdicts: dict[str, Reception] = {}
         self.hearsay: dict[str, Reception] = {}  # verdicts that came back along the chain
         self.skipped: dict[str, str] = {}
@@ -208,6 +212,7 @@ class _Journal:
             self.progress(facts["sent"], facts["acknowledged"])
         elif event == "listening":
             self.listening[node].set()
+            self.moved = time.monotonic()
         elif event == "skipped":
             self.skipped.setdefault(facts["node"], f"skipped by {facts['by']}: {facts['reason']}")
         elif event == "verdict":
@@ -279,15 +284,19 @@ def unfit(broadcast: Broadcast) -> str | None:
 
 
 async def _all_listening(journal: _Journal, tasks: dict[str, asyncio.Task[None]], limit: float) -> None:
-    """Wait until every relay listens or has ended."""
+    """Wait until every relay listens or has ended, or none has begun to listen for *limit* seconds."""
 
     async def listening_or_ended(name: str) -> None:
         heard = asyncio.ensure_future(journal.listening[name].wait())
         await asyncio.wait((heard, tasks[name]), return_when=asyncio.FIRST_COMPLETED)
         heard.cancel()
 
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.gather(*map(listening_or_ended, tasks)), limit)
+    everybody = asyncio.gather(*map(listening_or_ended, tasks))
+    try:
+        while not everybody.done() and (left := journal.moved + limit - time.monotonic()) > 0:
+            await asyncio.wait((everybody,), timeout=left)
+    finally:
+        everybody.cancel()
 
 
 async def _follow(
