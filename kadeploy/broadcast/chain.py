@@ -116,9 +116,12 @@ def plan(members: Sequence[Member], arity: int = 1) -> list[list[Member]]:
 
 
 def payload(broadcast: Broadcast, members: Sequence[Member], index: int, secret: bytes) -> bytes:
-    """The program of one member, to be given to `python3 -` on its standard input; index 0 is the head."""
+    """The program of one member, to be given to `python3 -` on its standard input; index 0 is the head.
+
+    It is told of those behind it only, and in a text: thousands of members cost a compiler more than all else.
+    """
     config = {
-        "members": [(HEAD, "", 0), *((m.name, m.address, m.port) for m in members)],
+        "members": "\n".join(f"{m.name} {m.address} {m.port}" for m in [Member(HEAD, "-", 0), *members][index:]),
         "index": index,
         "fanout": broadcast.fanout if index else max(1, broadcast.arity),
         "image": "" if index else str(broadcast.image),

@@ -359,15 +359,15 @@ class Relay:
     store: Ring | ImageFile
 
     def __init__(self, config: "dict[str, Any]") -> None:
-        self.members: list[tuple[str, str, int]] = config["members"]
         self.index: int = config["index"]
+        self.members: list[str] = config["members"].split("\n")  # from ourselves on: name, address, port
         self.fanout: int = config["fanout"]
         self.size: int = config["size"]
         self.secret = bytes.fromhex(config["secret"])
         self.silence: float = config["silence"]
         self.patience: float = config["patience"]
         self.started = time.monotonic()
-        self.name = self.members[self.index][0]
+        self.name = self.look_up(self.index)[0]
         self.posts: deque[Callable[[], None]] = deque()  # what other threads want done by the loop
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.branches: list[Branch] = []
@@ -391,6 +391,11 @@ class Relay:
                 self.lost(branch)
             self.look_at_the_clock(now)
             self.settle()
+
+    def look_up(self, member: int) -> tuple[str, str, int]:
+        """Name, address and port of ourselves or of a member behind us."""
+        name, address, port = self.members[member - self.index].split()
+        return name, address, int(port)
 
     @property
     def busy(self) -> bool:
@@ -495,7 +500,7 @@ class Relay:
 
     def dial(self, what: bytes, member: int, end: int = 0) -> socket.socket:
         """Connect to a member and give it a command."""
-        _, address, port = self.members[member]
+        _, address, port = self.look_up(member)
         return dial((address, port), self.secret, COMMAND.pack(what, self.index, member, end), self.patience)
 
     def feed(self, member: int, end: int) -> tuple[socket.socket | None, int]:
@@ -538,7 +543,7 @@ class Relay:
     def bury(self, dead: dict[int, str]) -> None:
         """Tell who is skipped and why."""
         for member, reason in dead.items():
-            facts = {"node": self.members[member][0], "by": self.name, "reason": reason}
+            facts = {"node": self.look_up(member)[0], "by": self.name, "reason": reason}
             tell("skipped", **facts)
             self.reports.append(json_text({"event": "skipped", **facts}))
 
@@ -738,7 +743,7 @@ class Node(Relay):
 
     def listen(self) -> socket.socket:
         """Listen at our own address, or everywhere when this machine does not know that address (NAT)."""
-        _, address, port = self.members[self.index]
+        _, address, port = self.look_up(self.index)
         family, kind, proto, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
