@@ -16,6 +16,6 @@ class ActionModule(BatchAction):
     engine = staticmethod(finish_step.run)
 
     def facts(self, memory: Memory) -> dict[str, Any]:
-        """Where and why each node is KO, by name."""
-        failed = {node: out for node, out in memory.out().items() if out.verdict is Verdict.KO}
+        """Where and why each node is KO or left behind, by name."""
+        failed = {node: out for node, out in memory.out().items() if out.verdict is not Verdict.BRK}
         return {"kadeploy_failed": {n: f"{o.implementation}-{o.step}: {o.message}" for n, o in failed.items()}}

@@ -107,7 +107,7 @@ class Display:
         """A macro-step begins."""
         with self._lock:
             self._sets[attempt.number] = _Set(attempt, names, time.monotonic())
-        self.say(1, f"{_title(attempt)} begins on {fold(names)}")
+        self.say(1, f"{_title(attempt)} {'goes on' if attempt.goes_on else 'begins'} on {fold(names)}")
 
     def attempt_ended(self, attempt: Try, outcomes: Mapping[str, Outcome], seconds: float) -> None:
         """A macro-step is over: its nodes part."""
@@ -117,6 +117,9 @@ class Display:
         ok = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.OK]
         if ok:
             self.say(1, f"{_title(attempt)} done in {seconds:.0f} s on {fold(ok)}")
+        late = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.LATE]
+        if late:
+            self.say(1, f"{_title(attempt)} is late on {fold(late)}: the other nodes go on without waiting for them")
         for verdict, word in ((Verdict.BRK, "stopped on"), (Verdict.KO, "failed on")):
             said = {name: outcome.message for name, outcome in outcomes.items() if outcome.verdict is verdict}
             for reason, names in _by_word(said).items():
@@ -136,6 +139,7 @@ class Display:
         with self._lock:
             if group := self._sets.get(attempt.number):
                 group.gone |= bad.keys()
+        bad = {name: outcome for name, outcome in bad.items() if outcome.verdict is not Verdict.LATE}
         for reason, names in _by_word({name: outcome.message for name, outcome in bad.items()}).items():
             self.say(2, f"{fold(names)}: {reason}")
         if self.debug:

@@ -252,7 +252,8 @@ class _Desk:
     def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
         ko = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.KO]
         if micro_step == "wait_reboot":
-            journal.node_state(self.work.wid, outcomes.keys() - ko, "rebooted")
+            there = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.OK]
+            journal.node_state(self.work.wid, there, "rebooted")
         if ko:
             journal.node_state(self.work.wid, ko, "ko")
         self.words |= {name: outcome.stdout.strip() or outcome.message for name, outcome in outcomes.items()}
@@ -331,12 +332,13 @@ def _log_row(work: Work, name: str, final: Final) -> LogRow:
     """What kastat3 shows of a node: per macro-step the last implementation, its time-out, tries minus one, seconds."""
     columns: dict[str, str | int] = {}
     for rank, macro_step in enumerate(dict.fromkeys(tried.attempt.macro_step for tried in final.history), start=1):
-        tries = [tried for tried in final.history if tried.attempt.macro_step == macro_step]
+        attempts = [tried for tried in final.history if tried.attempt.macro_step == macro_step]
+        tries = [tried for tried in attempts if tried.verdict is not Verdict.LATE] or attempts
         columns |= {
             f"step{rank}": tries[-1].attempt.implementation,
             f"timeout_step{rank}": tries[-1].attempt.timeout,
             f"retry_step{rank}": len(tries) - 1,
-            f"step{rank}_duration": round(sum(tried.seconds for tried in tries)),
+            f"step{rank}_duration": round(sum(tried.seconds for tried in attempts)),
         }
     return LogRow(
         hostname=name,

@@ -82,7 +82,9 @@ Stage = Callable[[MicroStep], Awaitable[dict[str, Outcome]]]
 def _stages(step: MicroStep, engine: Engine, begun: list[Begun]) -> list[Stage]:
     """What happens, in order; only a micro-step's first task has something in front of it."""
     stages: list[Stage] = []
-    if step.begun.key not in {before.key for before in begun}:
+    goes_on = step.request.attempt.goes_on
+    resumed = not begun and goes_on is not None and goes_on.micro_step == step.name  # what comes first has been done
+    if step.begun.key not in {before.key for before in begun} and not resumed:
         if begun:
             stages.append(_Operations(begun[-1], "post"))
         if at_breakpoint(step.request.options.breakpoint, step.begun):

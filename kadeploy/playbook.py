@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,11 +94,13 @@ class Player:
             return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
         (folder / "ansible.cfg").write_text(_CONFIGURATION, encoding="utf-8")
         settings = environment(this)
-        _write_command(folder, settings, source, playbook, this.site.network_namespace)
-        left_out = steps.left_out(playbook, inventory.wants(this))
+        done = steps.before(playbook, attempt.goes_on.micro_step) if attempt.goes_on else ()
+        _write_command(folder, settings, source, playbook, done, this.site.network_namespace)
+        left_out = steps.left_out(playbook, inventory.wants(this)) | set(done)
         reading = _Reading(attempt, nodes, left_out, self.listener)
-        watch = _Watch(folder, attempt.timeout, self.stop)
-        rc = _run(settings, source, playbook, reading, watch)
+        begun = attempt.goes_on.begun if attempt.goes_on else time.monotonic()
+        watch = _Watch(folder, attempt.timeout, self.stop, begun)
+        rc = _run(settings, source, playbook, done, reading, watch)
         end_processes(folder)
         return reading.outcomes(_why(watch, attempt, rc, folder))
 
@@ -111,6 +113,7 @@ class Player:
                 macro_step=attempt.macro_step,
                 implementation=attempt.implementation,
                 retry=attempt.retry,
+                goes_on=attempt.goes_on,
             ),
             nodes=tuple(self.nodes[node] for node in nodes),
         )
@@ -123,7 +126,8 @@ def folder_name(attempt: Try) -> str:
     '03-BootNewEnvKexec-retry1'
     """
     retry = f"-retry{attempt.retry}" if attempt.retry else ""
-    return f"{attempt.number:02d}-{attempt.implementation}{retry}"
+    late = "-late" if attempt.goes_on else ""
+    return f"{attempt.number:02d}-{attempt.implementation}{retry}{late}"
 
 
 def find(implementation: str, config_dir: Path) -> Path | None:
@@ -151,9 +155,13 @@ def environment(this: Request) -> dict[str, str]:
     }
 
 
-def _write_command(folder: Path, settings: Mapping[str, str], source: Path, playbook: Path, namespace: str) -> None:
+def _write_command(
+    folder: Path, settings: Mapping[str, str], source: Path, playbook: Path, done: Sequence[str], namespace: str
+) -> None:
     """The attempt as a script: by hand, outcomes are shown folded and KO nodes make it end with a failure."""
     words = ["ansible-playbook", "-i", str(source), str(playbook)]
+    if done:
+        words += ["--skip-tags", ",".join(done)]
     if namespace:
         words = ["ip", "netns", "exec", namespace, *words]
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
@@ -166,7 +174,14 @@ def _write_command(folder: Path, settings: Mapping[str, str], source: Path, play
     path.chmod(0o700)
 
 
-def _run(settings: Mapping[str, str], source: Path, playbook: Path, reading: _Reading, watch: _Watch) -> int:
+def _run(
+    settings: Mapping[str, str],
+    source: Path,
+    playbook: Path,
+    done: Sequence[str],
+    reading: _Reading,
+    watch: _Watch,
+) -> int:
     """Run the playbook to its end, or until *watch* has enough; returns its exit status."""
     import ansible_runner  # noqa: PLC0415 - a fifth of a second that tools without a run need not pay
 
@@ -175,7 +190,7 @@ def _run(settings: Mapping[str, str], source: Path, playbook: Path, reading: _Re
         ident="ansible",
         playbook=str(playbook),
         inventory=str(source),
-        skip_tags="report,always",  # always: what validates the arguments of roles, host by host
+        skip_tags=",".join(("report", "always", *done)),  # always: what validates the arguments of roles, host by host
         envvars=dict(settings)
         | {"KADEPLOY_RUN": "1", "KADEPLOY_CONTROLLER_PID": str(os.getpid()), MARK: str(watch.folder)},
         settings={"pexpect_timeout": _POLL},
@@ -201,7 +216,7 @@ class _Watch:
     folder: Path
     timeout: int
     stop: threading.Event
-    begun: float = field(default_factory=time.monotonic)
+    begun: float
     timed_out: bool = False
     stopped: bool = False
 
@@ -367,6 +382,8 @@ class _Reading:
         message = str(entry.get("msg") or "")
         if verdict is Verdict.KO:
             message = self._reason(step, message or _words(entry) or f"exit status {entry.get('rc', 'unknown')}")
+        if verdict is Verdict.LATE:
+            message = step
         return Outcome(
             verdict,
             message,

@@ -28,6 +28,8 @@ PROBE_LIMIT = 1.0
 """Seconds that a TCP connection may take to be accepted or refused."""
 SETTLE = 20.0
 """Seconds within which a system that was told to reboot stops answering."""
+MOST, LATE_FACTOR, LATE_AT_LEAST = 0.75, 1.25, 1.0
+"""When nodes are late: so many are there, the others take so much longer, by so many seconds at least."""
 CONFIRM_LIMIT = 10.0
 """Seconds that a node may take to tell its uptime."""
 
@@ -54,11 +56,13 @@ async def wait(
     on_outcome: Callable[[str, Outcome], None] | None = None,
     settle: float = SETTLE,
     confirm: Confirm | None = None,
+    leave_late: bool = False,
 ) -> dict[str, Outcome]:
     """Probe until every port of *up* accepts and none of *down* does, on each target; outcomes by name.
 
     The first probe is immediate, the next ones come about every *poll* seconds, *window* at a time. A node that is not
-    there after *timeout* seconds is KO, and its message says what was seen last.
+    there after *timeout* seconds is KO, and its message says what was seen last. With *leave_late* nobody waits for a
+    few nodes: once `MOST` of them are there, the others are LATE when they take `LATE_FACTOR` times as long.
     """
     free = asyncio.Semaphore(max(1, window))
     begun = time.monotonic()
@@ -76,7 +80,40 @@ async def wait(
             on_outcome(target.name, outcome)
         return target.name, outcome
 
-    return dict(await asyncio.gather(*map(one, targets)))
+    waiting = [asyncio.create_task(one(target), name=target.name) for target in targets]
+    try:
+        if leave_late:
+            await _most(waiting, begun)
+        else:
+            await asyncio.wait(waiting)
+        late = Outcome(Verdict.LATE, seconds=_since(begun))
+        return dict(task.result() if task.done() else (task.get_name(), late) for task in waiting)
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+async def _most(waiting: Sequence[asyncio.Task[tuple[str, Outcome]]], begun: float) -> None:
+    """Wait for all, or until what is left is late."""
+    there = 0
+    enough = asyncio.Event()
+
+    def count(task: asyncio.Task[tuple[str, Outcome]]) -> None:
+        nonlocal there
+        there += not task.cancelled() and task.exception() is None and task.result()[1].verdict is Verdict.OK
+        if there >= MOST * len(waiting):
+            enough.set()
+
+    for task in waiting:
+        task.add_done_callback(count)
+    all_done, most_there = asyncio.ensure_future(asyncio.wait(waiting)), asyncio.ensure_future(enough.wait())
+    try:
+        await asyncio.wait((all_done, most_there), return_when=asyncio.FIRST_COMPLETED)
+        more = max(LATE_AT_LEAST, (LATE_FACTOR - 1) * (time.monotonic() - begun))
+        await asyncio.wait((all_done,), timeout=more)
+    finally:
+        all_done.cancel()
+        most_there.cancel()
 
 
 def _since(begun: float) -> float:

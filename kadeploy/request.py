@@ -15,6 +15,7 @@ import yaml
 from kadeploy.config import Cluster, Node, Site, Struct, partition_device, read_yaml
 from kadeploy.environment import Environment
 from kadeploy.errors import ConfigError
+from kadeploy.workflow import GoesOn
 
 try:
     from yaml import CSafeDumper as SafeDumper
@@ -94,6 +95,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     macro_step: str
     implementation: str
     retry: int = 0
+    goes_on: GoesOn | None = None
+    """For nodes that were late in this try."""
 
 
 class Boot(Struct, frozen=True, kw_only=True):

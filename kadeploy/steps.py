@@ -83,6 +83,16 @@ def left_out(playbook: Path, wants: Mapping[str, bool]) -> frozenset[str]:
     return frozenset(role for role, condition in conditions.items() if not wants.get(condition, True))
 
 
+def before(playbook: Path, micro_step: str) -> tuple[str, ...]:
+    """Micro-steps of a playbook in front of *micro_step*; none when it is empty.
+
+    Raises:
+        ConfigError: the file is no playbook.
+    """
+    names = micro_steps(playbook)
+    return names[: names.index(micro_step)] if micro_step in names else ()
+
+
 def boots(playbook: Path) -> tuple[str, ...]:
     """What the boot profiles that a playbook writes make nodes boot (*switch_pxe_boot* of the role ``switch_pxe``).
 

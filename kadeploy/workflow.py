@@ -3,7 +3,8 @@
 An *attempt* is a set of nodes that go through one implementation of a macro-step. When it ends, its nodes part: the OK
 ones enter the next macro-step at once, as a set of their own; the KO ones try the whole implementation again, then the
 next implementation of the same macro-step, then are KO for good. Sets never merge again, and no node goes back to an
-earlier macro-step.
+earlier macro-step. Nodes that are LATE leave the set as well, which goes on without them: they go on with the same try
+from the micro-step in which they are, as a set of their own.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class Verdict(Enum):
     KO = "ko"
     BRK = "brk"
     """Stopped at a breakpoint, on purpose."""
+    LATE = "late"
+    """Not through a micro-step, while most others are: the outcome's message names it, its seconds count from there."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,17 @@ Plan = Sequence[tuple[str, Sequence[Implementation]]]
 
 
 @dataclass(frozen=True)
+class GoesOn:
+    """Where and since when nodes that are LATE go on."""
+
+    micro_step: str
+    begun: float
+    """When their try began (`time.monotonic`); its limit is counted from there."""
+    waited: float
+    """Seconds for which they have been in the micro-step."""
+
+
+@dataclass(frozen=True)
 class Try:
     """One run of one implementation; *number* is unique in the workflow and starts at 1."""
 
@@ -62,6 +76,8 @@ class Try:
     retry: int
     timeout: int
     number: int
+    goes_on: GoesOn | None = None
+    """For nodes that were LATE in this try."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,7 @@ class _End:
     attempt: Try
     nodes: tuple[str, ...]
     outcomes: dict[str, Outcome]
+    begun: float
     seconds: float
 
 
@@ -175,10 +192,10 @@ class _Automaton:
         else:
             self._start(place, tuple(nodes))
 
-    def _start(self, place: _Place, nodes: tuple[str, ...]) -> None:
+    def _start(self, place: _Place, nodes: tuple[str, ...], goes_on: GoesOn | None = None) -> None:
         macro_step, implementations = self.plan[place.step]
         chosen = implementations[place.choice]
-        attempt = Try(macro_step, chosen.name, place.retry, chosen.timeout, next(self.numbers))
+        attempt = Try(macro_step, chosen.name, place.retry, chosen.timeout, next(self.numbers), goes_on)
         self.observer.started(attempt, nodes)
         threading.Thread(target=self._attempt, args=(place, attempt, nodes), name=f"try-{attempt.number}").start()
         self.running += 1
@@ -191,7 +208,10 @@ class _Automaton:
         except Exception as error:  # whatever went wrong, these nodes are not deployed
             answer, missing = {}, Outcome(Verdict.KO, f"{attempt.implementation}: {type(error).__name__}: {error}")
         outcomes = {node: answer.get(node, missing) for node in nodes}
-        self.ends.put(_End(place, attempt, nodes, outcomes, time.monotonic() - start))
+        if attempt.goes_on:
+            again = Outcome(Verdict.KO, f"{attempt.implementation}-{attempt.goes_on.micro_step}: late again")
+            outcomes = {node: again if o.verdict is Verdict.LATE else o for node, o in outcomes.items()}
+        self.ends.put(_End(place, attempt, nodes, outcomes, start, time.monotonic() - start))
 
     def _part(self, end: _End) -> None:
         """Send each node where its verdict leads."""
@@ -202,9 +222,18 @@ class _Automaton:
         self._finish(sets[Verdict.BRK])
         self._enter(_Place(end.place.step + 1), sets[Verdict.OK])
         if self.stop.is_set():
-            self._finish(sets[Verdict.KO], aborted=True)
+            self._finish(sets[Verdict.KO] | sets[Verdict.LATE], aborted=True)
         else:
             self._enter(self._another_way(end.place), sets[Verdict.KO])
+            self._go_on(end, sets[Verdict.LATE])
+
+    def _go_on(self, end: _End, late: Mapping[str, Outcome]) -> None:
+        """Let late nodes go on where they are; each node is late once in a try."""
+        sets: dict[GoesOn, list[str]] = {}
+        for node, outcome in late.items():
+            sets.setdefault(GoesOn(outcome.message, end.begun, outcome.seconds), []).append(node)
+        for goes_on, nodes in sets.items():
+            self._start(end.place, tuple(nodes), goes_on)
 
     def _another_way(self, place: _Place) -> _Place | None:
         """Where the KO nodes of an attempt go: another try, the next implementation, or None, nowhere."""

@@ -178,6 +178,7 @@ async def start_local(_: Member, program: bytes, *prefix: str) -> LocalRelay:
     process = await asyncio.create_subprocess_exec(
         *prefix,
         sys.executable,
+        "-IS",
         "-",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

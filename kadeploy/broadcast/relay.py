@@ -61,6 +61,7 @@ NOBODY = 2**64 - 1  # received by a generation that does not exist
 
 CHUNK = 1 << 20  # bytes handed to the kernel at once
 BITE = 1 << 17  # bytes received and hashed at once, while the processor's cache holds them
+MOUTHFUL = 1 << 18  # bytes that have to be there before a relay wakes: each waking costs as much as many packets
 PIPE_SIZE = 1 << 20
 F_SETPIPE_SZ = 1031
 BEAT = 0.25  # seconds between signs of life
@@ -637,6 +638,7 @@ class Node(Relay):
         self.verdict: str | None = None
         self.predecessor: socket.socket | None = None
         self.predecessor_index = NOBODY
+        self.mouthful = 1
         self.fed = False  # whether there has been a predecessor
         self.fed_since = 0.0
         self.orphaned = self.started + config["first_limit"] - self.orphan_limit
@@ -667,7 +669,10 @@ class Node(Relay):
         self.watch(self.listener.fileno(), select.POLLIN, self.on_visitor)
         self.ring.keep = min(self.digest.done, self.sink.hold, *(branch.hold for branch in self.branches))
         if self.predecessor:
-            room = self.ring.head < self.size and self.ring.room() > 0
+            left = self.size - self.ring.head
+            if self.mouthful > left:
+                self.wake_at(self.predecessor, left)
+            room = left > 0 and self.ring.room() > 0
             mask = (select.POLLIN if room else 0) | (select.POLLOUT if self.outbox else 0)
             self.watch(self.predecessor.fileno(), mask, self.on_predecessor)
         if not self.sink.finished:
@@ -678,6 +683,8 @@ class Node(Relay):
 
     def look_at_the_clock(self, now: float) -> None:
         """Give a sign of life; judge a sink that is stuck, and a wait for a predecessor that is too long."""
+        if now - self.beat >= BEAT:
+            self.on_predecessor(select.POLLIN)  # less than a mouthful, if there is anything
         vector = (self.ring.head, self.received_by_all(0), self.received_by_all(1))
         moved = max(vector[0] - self.acked[0], vector[1] - self.acked[1])
         if moved >= self.step or now - self.beat >= BEAT:
@@ -783,11 +790,17 @@ class Node(Relay):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.predecessor, self.predecessor_index = sock, who
+        self.wake_at(sock, self.size - self.ring.head)
         self.outbox = ACCEPTED + OFFSET.pack(self.ring.head)
         if not self.fed:
             self.fed, self.fed_since = True, time.monotonic()
             self.take_range(end)
         self.flush()
+
+    def wake_at(self, predecessor: socket.socket, count: int) -> None:
+        """Have poll(2) tell of the predecessor's bytes when there are so many (or it has closed)."""
+        self.mouthful = max(1, min(MOUTHFUL, count))
+        predecessor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self.mouthful)
 
     def drop_predecessor(self, farewell: bytes = b"") -> None:
         """Close the connection to the predecessor and wait for another."""

@@ -115,6 +115,16 @@ def test_each_fault_costs_its_own_node_alone_and_tells_its_reason(lab: Lab, tmp_
     assert [end.status for end in ended] == [3, 3], "some nodes are KO"
 
 
+def test_a_node_that_never_boots_is_waited_for_while_the_others_are_deployed(lab: Lab, tmp_path: Path) -> None:
+    (mute,) = (node for node, fault in lab.faults.items() if fault == "mute")
+    healthy = [node for node in lab.members if node not in lab.faults][:4]
+    ended = deploy(lab, [mute, *healthy], tmp_path / "late")
+    assert ended.ok == set(healthy), ended.output
+    assert "refuses port 22" in ended.reasons[mute]
+    late = ended.output.index(f"is late on {mute}: the other nodes go on")
+    assert late < ended.output.index("BootNewEnvClassical done") < ended.output.index("Untrusted failed on")
+
+
 def test_down_leaves_no_process_and_no_file(lab: Lab) -> None:
     processes = network.processes(NAME)
     assert processes, "the supervisor and the BMCs run"

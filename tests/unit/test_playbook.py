@@ -17,7 +17,7 @@ from kadeploy import playbook
 from kadeploy.config import Boot, Cluster, Disk, NodeRange, Partition, Site, Ssh
 from kadeploy.playbook import Player, end_processes, folder_name
 from kadeploy.request import Attempt, Request, RequestNode
-from kadeploy.workflow import Outcome, Try, Verdict
+from kadeploy.workflow import GoesOn, Outcome, Try, Verdict
 from tests.unit.plays import OUTCOMES, batch, write_play
 
 NAMES = ("n-1", "n-2", "n-3", "n-4")
@@ -94,6 +94,26 @@ def stage(tmp_path: Path) -> Stage:
     ear = Ear()
     nodes = {name: RequestNode(name=name, address="127.0.0.1") for name in NAMES}
     return Stage(config, Player(request, nodes, ear, threading.Event()), ear, workflow)
+
+
+def test_late_nodes_go_on_at_their_micro_step_and_what_came_before_is_not_done_again(stage: Stage) -> None:
+    for name in ("reboot", "wait"):
+        stage.role(
+            name, f"- run_once: true\n  outcomes: {{step: {name}, nodes: {{n-2: {{verdict: late, seconds: 3}}}}}}\n"
+        )
+    text = "  roles: [{role: reboot, tags: reboot}, {role: wait, tags: wait}]\n"
+    first = stage.play(text)
+    assert first["n-2"] == Outcome(Verdict.LATE, "reboot", seconds=3.0)
+    assert first["n-1"].verdict is Verdict.OK
+    stage.ear.started.clear()
+
+    goes_on = GoesOn("wait", time.monotonic() - 100, 3.0)
+    late = stage.player.perform(Try("Macro", "Small", 1, 200, 2, goes_on), ("n-2",))
+    assert late["n-2"].message == "wait"
+    assert [step for step, _ in stage.ear.started] == ["wait"]
+    assert "--skip-tags reboot" in (stage.workflow / "02-Small-retry1-late" / "command").read_text()
+    over = stage.player.perform(Try("Macro", "Small", 1, 50, 3, goes_on), ("n-2",))
+    assert over["n-2"].message == "Small: time-out of 50 s", "its limit is counted from the beginning of the try"
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------

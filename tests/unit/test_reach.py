@@ -102,6 +102,24 @@ def test_a_node_whose_ports_are_as_they_should_be_is_there_at_once_when_nothing_
     assert asyncio.run(main()).verdict is Verdict.OK
 
 
+@pytest.mark.parametrize("there", [2, 3])
+def test_nobody_waits_for_a_few_when_most_are_there(there: int) -> None:
+    """Three of four are most of them, two are not: those wait for the others as long as it takes."""
+
+    async def main() -> dict[str, Outcome]:
+        async with listening() as ssh, listening(ssh, "127.0.0.2"):
+            nodes = [node(f"node-{number}", "127.0.0.1") for number in range(1, there + 1)]
+            nodes += [node(f"node-{number}", "127.0.0.3") for number in range(there + 1, 5)]
+            return await within(wait(nodes, [ssh], [], timeout=4, window=5, poll=0.1, settle=0, leave_late=True))
+
+    outcomes = asyncio.run(main())
+    verdicts = [outcome.verdict for outcome in outcomes.values()]
+    others = Verdict.LATE if there == 3 else Verdict.KO
+    assert verdicts == [Verdict.OK] * there + [others] * (4 - there)
+    assert list(outcomes) == ["node-1", "node-2", "node-3", "node-4"]
+    assert (outcomes["node-4"].seconds < 4) == (there == 3)
+
+
 def test_a_node_that_refused_before_counts_at_once_when_it_accepts() -> None:
     """It has changed since the wait began: no settling time is needed."""
 

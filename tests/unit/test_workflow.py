@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kadeploy.workflow import Final, Implementation, Outcome, Try, Verdict, run
+from kadeploy.workflow import Final, GoesOn, Implementation, Outcome, Try, Verdict, run
 
 OK, KO, BRK = Outcome(Verdict.OK), Outcome(Verdict.KO, "no"), Outcome(Verdict.BRK)
+LATE = Outcome(Verdict.LATE, "wait", seconds=7.5)
 NODES = tuple(f"node-{number}" for number in range(16))
 WAIT = 20
 """Seconds after which a rendezvous counts as missed; never spent when the test passes."""
@@ -245,7 +246,46 @@ def test_every_attempt_tells_the_observer_start_end_and_finish_in_that_order() -
     assert [kind for kind, _, _ in journal.lines] == ["started", "ended", "finished"]
 
 
-OUTCOMES = st.sampled_from([OK, KO, KO, BRK, None])
+def test_late_nodes_go_on_in_the_same_try_while_the_others_enter_the_next_macro_step() -> None:
+    others_are_through = threading.Event()
+
+    def answer(attempt, nodes):
+        if attempt.implementation == "B1" and "node-1" in nodes:
+            others_are_through.set()
+        if attempt.implementation == "A1" and attempt.goes_on is None:
+            return {node: LATE if node == "node-0" else OK for node in nodes}
+        if attempt.implementation == "A1":
+            assert others_are_through.wait(WAIT)
+        return dict.fromkeys(nodes, OK)
+
+    finals, journal = play(plan("A:A1:1", "B:B1:0"), answer)
+    assert verdicts(finals) == {"ok": 16}
+    late, *_ = [attempt for _, attempt, _ in journal.lines if attempt and attempt.goes_on]
+    assert (late.retry, late.timeout) == (0, 60)
+    assert late.goes_on == GoesOn("wait", late.goes_on.begun, 7.5)
+    assert [tried.attempt.number for tried in finals["node-0"].history][:2] == [1, late.number]
+    assert [tried.attempt.implementation for tried in finals["node-0"].history] == ["A1", "A1", "B1"]
+
+
+def test_a_node_is_late_once_in_a_try_then_it_is_ko_and_tried_again() -> None:
+    finals, journal = play(plan("A:A1:1"), lambda _, nodes: dict.fromkeys(nodes, LATE))
+    assert finals["node-0"].verdict is Verdict.KO
+    assert finals["node-0"].message == "A1-wait: late again"
+    assert [(retry, nodes) for _, retry, nodes in journal.tries()] == [(0, NODES), (0, NODES), (1, NODES), (1, NODES)]
+
+
+def test_late_nodes_are_aborted_once_the_workflow_is_stopped() -> None:
+    stop = threading.Event()
+
+    def answer(_, nodes):
+        stop.set()
+        return dict.fromkeys(nodes, LATE)
+
+    finals, _ = play(plan("A:A1:1"), answer, stop=stop)
+    assert all(final.aborted and final.verdict is Verdict.KO for final in finals.values())
+
+
+OUTCOMES = st.sampled_from([OK, KO, KO, BRK, LATE, None])
 
 
 @st.composite
@@ -258,7 +298,8 @@ def scenarios(draw: st.DrawFn):
         )
         for step in range(draw(st.integers(1, 3)))
     ]
-    keys = [(way.name, retry) for _, ways in steps for way in ways for retry in range(way.retries + 1)]
+    tries = [(way.name, retry) for _, ways in steps for way in ways for retry in range(way.retries + 1)]
+    keys = [(*attempt, goes_on) for attempt in tries for goes_on in (False, True)]
     nodes = [f"n{number}" for number in range(draw(st.integers(1, 6)))]
     answers = {
         node: dict(zip(keys, draw(st.lists(OUTCOMES, min_size=len(keys), max_size=len(keys))), strict=True))
@@ -274,7 +315,10 @@ def expected(steps, answers) -> tuple[str, list[tuple[str, int]]]:
         tries = [(way.name, retry) for way in ways for retry in range(way.retries + 1)]
         for attempt in tries:
             seen.append(attempt)
-            verdict = answers[attempt] or KO
+            verdict = answers[*attempt, False] or KO
+            if verdict is LATE:
+                seen.append(attempt)
+                verdict = answers[*attempt, True] or KO
             if verdict is BRK:
                 return "brk", seen
             if verdict is OK:
@@ -292,7 +336,9 @@ def test_any_pattern_of_failures_takes_each_node_its_own_way_to_one_verdict(scen
     finals, journal = play(
         steps,
         lambda attempt, nodes: {
-            node: outcome for node in nodes if (outcome := answers[node][attempt.implementation, attempt.retry])
+            node: outcome
+            for node in nodes
+            if (outcome := answers[node][attempt.implementation, attempt.retry, attempt.goes_on is not None])
         },
         nodes=tuple(answers),
     )
