@@ -157,7 +157,10 @@ class _Watch:
         if self.changed:
             return ""
         if self.confirm:
-            return await self.confirm(self.target)
+            doubt = await self.confirm(self.target)
+            if doubt and self.target.port in self.up:
+                return await self._closed(self.target.port) or doubt
+            return doubt
         now = time.monotonic()
         self.answering_since = self.answering_since or now
         return "" if now - self.answering_since >= self.settle else "it answers, but may not have gone down yet"
@@ -177,12 +180,18 @@ class _Watch:
         for port in self.up:
             if asking and port == self.target.port:
                 continue
-            seen = await probe(self.target.address, port)
-            if seen is Port.REFUSED:
-                return self._otherwise(f"the node is alive and refuses port {port}")
-            if seen is Port.SILENT:
-                self.silent += 1
-                return self._otherwise(f"nothing answers at {self.target.address} port {port}", self.silent > 1)
+            if missing := await self._closed(port):
+                return missing
+        return ""
+
+    async def _closed(self, port: int) -> str:
+        """What a port that should accept does instead; empty when it accepts."""
+        seen = await probe(self.target.address, port)
+        if seen is Port.REFUSED:
+            return self._otherwise(f"the node is alive and refuses port {port}")
+        if seen is Port.SILENT:
+            self.silent += 1
+            return self._otherwise(f"nothing answers at {self.target.address} port {port}", self.silent > 1)
         return ""
 
     def _otherwise(self, text: str, sure: bool = True) -> str:

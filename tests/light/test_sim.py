@@ -30,7 +30,7 @@ PATIENCE = 15
 
 UNREACHED = {
     "dead": "does not answer",
-    "mute": "refuses port 22",
+    "mute": "refuses port 25300",
     "refuse-ssh": "refuses port 22",
     "wrong-key": "its host key is not the known one",
 }
@@ -120,7 +120,7 @@ def test_a_node_that_never_boots_is_waited_for_while_the_others_are_deployed(lab
     healthy = [node for node in lab.members if node not in lab.faults][:4]
     ended = deploy(lab, [mute, *healthy], tmp_path / "late")
     assert ended.ok == set(healthy), ended.output
-    assert "refuses port 22" in ended.reasons[mute]
+    assert "refuses port 25300" in ended.reasons[mute]
     late = ended.output.index(f"is late on {mute}: the other nodes go on")
     assert late < ended.output.index("BootNewEnvClassical done") < ended.output.index("Untrusted failed on")
 
