@@ -107,7 +107,7 @@ class Display:
         """A macro-step begins."""
         with self._lock:
             self._sets[attempt.number] = _Set(attempt, names, time.monotonic())
-        self.say(1, f"{_title(attempt)} {'goes on' if attempt.goes_on else 'begins'} on {fold(names)}")
+        self.say(1, f"{_title(attempt)} {'continues' if attempt.goes_on else 'begins'} on {fold(names)}")
 
     def attempt_ended(self, attempt: Try, outcomes: Mapping[str, Outcome], seconds: float) -> None:
         """A macro-step is over: its nodes part."""

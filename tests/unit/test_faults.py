@@ -34,7 +34,7 @@ from kadeploy.playbook import Player
 from kadeploy.profile import file_name
 from kadeploy.request import Attempt, CustomOperation, LocalArchive, Options, Request, RequestNode
 from kadeploy.request import Boot as NextBoot
-from kadeploy.workflow import Outcome, Try, Verdict
+from kadeploy.workflow import Final, Implementation, Verdict, run
 from tests.unit.sshd import serve
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Stage:
         with socket.create_server(("127.9.0.1", 0)) as free:
             self.marker_port = free.getsockname()[1]
 
-    def perform(self, playbook: str, faults: dict[str, str]) -> dict[str, Outcome]:
+    def perform(self, playbook: str, faults: dict[str, str]) -> dict[str, Final]:
         """Run an implementation on all nodes; *faults* are micro-steps by node."""
         request = self.request(playbook)
         for node, step in faults.items():
@@ -108,7 +108,8 @@ class Stage:
                     stack.enter_context(socket.create_server(address, backlog=64))
             keeper.start()
             stack.callback(keeper.stop)
-            return player.perform(Try(request.attempt.macro_step, playbook, 0, 300, 1), NAMES)
+            plan = [(request.attempt.macro_step, [Implementation(playbook, retries=0, timeout=300)])]
+            return run(NAMES, plan, player.perform, Silence(), threading.Event())
 
     def entered(self) -> dict[str, list[str]]:
         """Micro-steps that each node was in, in order."""
@@ -216,13 +217,12 @@ OF_REBOOTS = {
 
 
 class Silence:
-    """A listener to whom it is all the same."""
+    """A listener and observer to whom it is all the same."""
 
     def step_started(self, *_: Any) -> None:
         """Nothing."""
 
-    def step_result(self, *_: Any) -> None:
-        """Nothing."""
+    step_result = started = ended = finished = step_started
 
 
 def acted(playbook: str, step: str) -> bool:
