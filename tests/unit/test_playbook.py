@@ -112,8 +112,6 @@ def test_late_nodes_go_on_at_their_micro_step_and_what_came_before_is_not_done_a
     assert late["n-2"].message == "wait"
     assert [step for step, _ in stage.ear.started] == ["wait"]
     assert "--skip-tags reboot" in (stage.workflow / "02-Small-retry1-late" / "command").read_text()
-    over = stage.player.perform(Try("Macro", "Small", 1, 50, 3, goes_on), ("n-2",))
-    assert over["n-2"].message == "Small: time-out of 50 s", "its limit is counted from the beginning of the try"
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------
@@ -308,6 +306,12 @@ def asleep(folder: Path) -> bool:
         except OSError:  # has just ended
             continue
     return False
+
+
+def test_the_limit_of_late_nodes_is_counted_from_the_beginning_of_their_try(stage: Stage) -> None:
+    write_play(stage.config, "Small", "  tasks:\n    - ansible.builtin.command: sleep 1000\n")
+    late = Try("Macro", "Small", 0, 50, 1, GoesOn("wait", time.monotonic() - 100, 3.0))
+    assert stage.player.perform(late, NAMES)["n-2"].message == "Small: time-out of 50 s"
 
 
 def test_a_time_out_ends_every_process(stage: Stage) -> None:
