@@ -825,6 +825,7 @@ class Node(Relay):
             pass
         except OSError:
             self.drop_predecessor()
+        self.pass_on()
         self.flush()
 
     def take(self, sock: socket.socket) -> None:
@@ -836,6 +837,14 @@ class Node(Relay):
             if not self.ring.receive(sock, wanted):
                 raise ConnectionResetError("it closed the connection")
             self.digest.follow(self.ring)
+
+    def pass_on(self) -> None:
+        """Give at once what has just come in, while the processor's cache holds it, to all who can take it."""
+        for branch in self.branches:
+            if branch.sock and branch.sent < self.ring.head:
+                self.on_branch(branch, select.POLLOUT)
+        if self.sink.open and self.sink.written < self.ring.head:
+            self.sink.write(self.ring)
 
     def received_by_all(self, generation: int) -> int:
         """What all members of a generation below have received, at least; 0 is our successors."""
