@@ -14,7 +14,10 @@ PXELINUX = Path("/usr/lib/PXELINUX/pxelinux.0")
 MODULES = Path("/usr/lib/syslinux/modules/bios")
 GRUB_MODULES = Path("/usr/lib/grub/x86_64-efi")
 
-_PXELINUX_MODULES = ("ldlinux.c32", "chain.c32", "libcom32.c32", "libutil.c32", "reboot.c32", "poweroff.c32")
+_PXELINUX_MODULES = (
+    *("ldlinux.c32", "libcom32.c32", "libutil.c32", "chain.c32", "mboot.c32"),
+    *("reboot.c32", "poweroff.c32"),
+)
 
 _PXELINUX_DEFAULT = """\
 SERIAL 0 115200
