@@ -66,7 +66,7 @@ PIPE_SIZE = 1 << 20
 F_SETPIPE_SZ = 1031
 BEAT = 0.25  # seconds between signs of life
 TICK = 0.1
-IDLE_TICK = 1.0
+IDLE_TICK = 1.0  # before a node is fed
 PROBES = 8  # members asked at once for a sign of life
 LAST_WORDS = 2000  # bytes kept of what a sink says
 

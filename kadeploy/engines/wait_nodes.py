@@ -44,7 +44,7 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     timeout = evaluate_timeout(expression, len(step.members))
     goes_on = request.attempt.goes_on
     begun = goes_on.begun if goes_on else reach.process_start(os.getppid())
-    left = timeout - goes_on.waited if goes_on else timeout
+    left = round(timeout - goes_on.waited) if goes_on else timeout
     targets = step.targets()
     wait = partial(reach.wait, timeout=left, window=site.windows.check, on_outcome=step.report)
     if step.args["target"] == "deploy":
