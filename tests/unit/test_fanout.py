@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kadeploy import ssh
 from kadeploy.fanout import (
     LOST,
     OUTPUT_LIMIT,
@@ -55,6 +56,15 @@ def run(nodes: Nodes, script: str, **more: object) -> Outcome:
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "fish", "busybox sh"])
+def test_whatever_the_login_shell_is_a_script_is_run_by_bash_and_leaves_its_input_alone(shell: str) -> None:
+    text = program(b'echo "$KADEPLOY_A ${BASH_VERSION:+bash}"; cat', {"KADEPLOY_A": "it's"})
+    command = [*shell.split(), "-c", ssh._START.format(len(text))]
+    done = subprocess.run(command, input=text + b"its own", capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, b"it's bash\nits own")
+    assert ssh._STARTED.fullmatch(done.stderr)
 
 
 def test_a_script_that_ends_well_is_ok_with_its_output(nodes: Nodes) -> None:
