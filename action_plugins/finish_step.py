@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kadeploy.batch import BatchAction
-from kadeploy.engines import finish_step
-from kadeploy.verdicts import Memory
+from kadeploy.microsteps import finish_step
+from kadeploy.microsteps.action import BatchAction
+from kadeploy.microsteps.memory import Memory
 from kadeploy.workflow import Verdict
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 
-from kadeploy.batch import BatchAction
-from kadeploy.engines import on_nodes
+from kadeploy.microsteps import on_nodes
+from kadeploy.microsteps.action import BatchAction
 
 
 class ActionModule(BatchAction):

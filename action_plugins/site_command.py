@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kadeploy.batch import BatchAction
-from kadeploy.engines import site_command
+from kadeploy.microsteps import site_command
+from kadeploy.microsteps.action import BatchAction
 
 
 class ActionModule(BatchAction):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kadeploy.batch import BatchAction
-from kadeploy.engines import wait_nodes
+from kadeploy.microsteps import wait_nodes
+from kadeploy.microsteps.action import BatchAction
 
 
 class ActionModule(BatchAction):

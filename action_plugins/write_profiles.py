@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kadeploy.batch import BatchAction
-from kadeploy.engines import write_profiles
+from kadeploy.microsteps import write_profiles
+from kadeploy.microsteps.action import BatchAction
 
 
 class ActionModule(BatchAction):

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kadeploy import config, database
-from kadeploy.database import EnvironmentRow, NodeState
+from kadeploy.config.folder import load_site
+from kadeploy.state import database
+from kadeploy.state.database import EnvironmentRow, NodeState
 
 IMPORTS = "import typer, peewee"
 GROUP_BY = "SELECT hostname, COUNT(*), SUM(success) FROM log GROUP BY hostname"
@@ -102,7 +103,7 @@ def prepare(folder: Path, nodes: int, rows: int, environments: int) -> Path:
     (folder / "clusters").mkdir()
     (folder / "site.yml").write_text(SITE.format(folder=folder), encoding="utf-8")
     (folder / "clusters" / "bench.yml").write_text(CLUSTER.format(count=nodes, a=nodes // 100, b=100), encoding="utf-8")
-    site = config.load_site(folder)
+    site = load_site(folder)
     database.connect(site)
     states = (
         {

@@ -7,8 +7,8 @@ from typing import Any
 
 from ansible.plugins.inventory import BaseInventoryPlugin
 
-from kadeploy import inventory, request
 from kadeploy.errors import KadeployError
+from kadeploy.runner import inventory, request
 
 DOCUMENTATION = """
 name: kadeploy

@@ -100,18 +100,18 @@ def answer(command: Any, name: str) -> int:
 
 def nodes(incomplete: str) -> list[str]:
     """Names of the site's nodes."""
-    from kadeploy import config  # noqa: PLC0415 - for the TAB key alone
+    from kadeploy.config.folder import load_configuration  # noqa: PLC0415 - for the TAB key alone
 
-    return _starting(incomplete, config.load().cluster_of)
+    return _starting(incomplete, load_configuration().cluster_of)
 
 
 def environments(context: typer.Context, incomplete: str) -> list[str]:
     """Names of the recorded environments that the caller sees, those of the user of ``-u`` when it comes before."""
-    from kadeploy import config  # noqa: PLC0415 - for the TAB key alone
     from kadeploy.caller import caller  # noqa: PLC0415
-    from kadeploy.environments import listed  # noqa: PLC0415
+    from kadeploy.config.folder import load_site  # noqa: PLC0415 - for the TAB key alone
+    from kadeploy.state.environments import listed  # noqa: PLC0415
 
-    found = listed(config.load_site(), caller().name, context.params.get("user"))
+    found = listed(load_site(), caller().name, context.params.get("user"))
     return _starting(incomplete, (each.name for each in found))
 
 

@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from kadeploy import config, console, namespace, rights
 from kadeploy.caller import caller
-from kadeploy.cli import completion, shell
-from kadeploy.config import Site, partition_device
+from kadeploy.cli import completion, console, shell
+from kadeploy.config.folder import load_configuration
+from kadeploy.config.partition import partition_device
+from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, KadeployError, NodeListError, OptionError, RightsError
 from kadeploy.nodeset import expand
 from kadeploy.power import command
+from kadeploy.remote import namespace
+from kadeploy.state import rights
 
 NAME = "kaconsole3"
 
@@ -45,7 +48,7 @@ def kaconsole3(
 ) -> int:
     """Open the console of a node; ESC typed four times leaves it."""
     node = _one(machine)
-    configuration = config.load()
+    configuration = load_configuration()
     site, who = configuration.site, caller()
     (name,) = configuration.cluster_nodes([node])
     cluster = configuration.clusters[name]

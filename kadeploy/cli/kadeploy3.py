@@ -6,15 +6,19 @@ from typing import Annotated
 
 import typer
 
-from kadeploy import admission, config, description, environments, files, operations, steps
-from kadeploy.admission import DeployRequest
+from kadeploy import files
 from kadeploy.caller import Caller, caller
 from kadeploy.cli import completion, operation, shell
-from kadeploy.config import Configuration, Site
-from kadeploy.display import Display
-from kadeploy.environment import Environment
+from kadeploy.cli.display import Display
+from kadeploy.config.folder import Configuration, load_configuration
+from kadeploy.config.site import Site
+from kadeploy.environments import description
+from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
-from kadeploy.request import CustomOperation, Options
+from kadeploy.operations import admission, custom, plan
+from kadeploy.operations.admission import DeployRequest
+from kadeploy.runner.request import CustomOperation, Options
+from kadeploy.state import environments
 
 NAME = "kadeploy3"
 
@@ -139,7 +143,7 @@ def kadeploy3(
     """Deploy an environment on nodes."""
     who = caller()
     names = operation.nodes(machines, node_files)
-    configuration = config.load()
+    configuration = load_configuration()
     if not wait and (script or ok_file or ko_file or known_hosts):
         raise OptionError("--no-wait: -o, -n, -s and --known-hosts need the end of the deployment. Leave them out.")
     if script:
@@ -170,7 +174,7 @@ def kadeploy3(
             debug=debug,
         ),
         uploads=operation.uploads(upload, profile),
-        force_steps=steps.parse_force_steps(force_steps, configuration.folder) if force_steps else None,
+        force_steps=plan.parse_force_steps(force_steps, configuration.folder) if force_steps else None,
         ignore_nodes_deploying=force,
         hook=hook,
     )
@@ -214,7 +218,7 @@ def _whole_device(block_device: str | None, partition: int | None, boot_partitio
 
 
 def _custom_operations(path: str | None, who: Caller, configuration: Configuration) -> tuple[CustomOperation, ...]:
-    return operations.load(path, who, configuration.folder) if path else ()
+    return custom.load(path, who, configuration.folder) if path else ()
 
 
 def main() -> int:

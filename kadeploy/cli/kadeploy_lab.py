@@ -15,12 +15,12 @@ import typer
 
 from kadeploy.cli import shell
 from kadeploy.errors import KadeployError
+from kadeploy.images import build_deployment_system
 from kadeploy.lab import console as serial_console
 from kadeploy.lab import control, lock, network
 from kadeploy.lab.down import down as take_down
 from kadeploy.lab.environments import BUILDERS, chosen
 from kadeploy.lab.environments import build as build_environments
-from kadeploy.lab.images import build_deployment_system
 from kadeploy.lab.kinds import KINDS
 from kadeploy.lab.lab import CACHE, FAULTS, Lab, checked, faults, saved
 from kadeploy.lab.sim.faults import chosen as chosen_faults

@@ -7,9 +7,10 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from kadeploy import description, files, migration
+from kadeploy import files
 from kadeploy.caller import caller
 from kadeploy.cli import completion, shell
+from kadeploy.environments import description, kadeploy2
 from kadeploy.errors import OptionError
 
 NAME = "kaenv2to3"
@@ -42,19 +43,19 @@ def kaenv2to3(
             "--env-kind",
             metavar="KIND",
             help="What it is: linux, xen or other.",
-            autocompletion=completion.choices(*get_args(migration.Kind)),
+            autocompletion=completion.choices(*get_args(kadeploy2.Kind)),
         ),
     ] = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
 ) -> int:
     """Print an environment of Kadeploy 2 as a description for kaenv3 -a."""
-    if kind not in get_args(migration.Kind):
+    if kind not in get_args(kadeploy2.Kind):
         raise OptionError("Say which kind of environment it is: -k linux, -k xen or -k other.")
     if bool(name) == bool(file):
         raise OptionError("Choose the environment by its name, -e NAME, or by a file, -f FILE: one of them.")
-    text, source = _read(file) if file else (migration.kaenvironments(name or ""), migration.KAENVIRONMENTS)
-    translated = migration.translate(text, cast("migration.Kind", kind), source)
+    text, source = _read(file) if file else (kadeploy2.kaenvironments(name or ""), kadeploy2.KAENVIRONMENTS)
+    translated = kadeploy2.translate(text, cast("kadeploy2.Kind", kind), source)
     print(description.write([translated.environment], "wiki"), end="")
     if translated.left_out:
         print(f"Left out, without a successor: {', '.join(translated.left_out)}.", file=sys.stderr)

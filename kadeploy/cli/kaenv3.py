@@ -11,13 +11,14 @@ from typing import Annotated, cast, get_args
 import msgspec
 import typer
 
-from kadeploy import config, environments
 from kadeploy.caller import caller
 from kadeploy.cli import completion, shell
-from kadeploy.config import Site
-from kadeploy.environment import Environment
-from kadeploy.environments import EVERYBODY, Change, Part, Visibility
+from kadeploy.config.folder import load_site
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
+from kadeploy.state import environments
+from kadeploy.state.environments import EVERYBODY, Change, Part, Visibility
 
 NAME = "kaenv3"
 
@@ -153,7 +154,7 @@ def kaenv3(
         moves=[move for text in files_to_move or () for move in _moves(text)],
         form=form,
     )
-    return _OPERATIONS[operation][0](config.load_site(), wish)
+    return _OPERATIONS[operation][0](load_site(), wish)
 
 
 # --- options ----------------------------------------------------------------------------------------------------
@@ -230,7 +231,7 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _print(site: Site, wish: Wish) -> int:
-    from kadeploy import description  # noqa: PLC0415 - slow, and -l does without
+    from kadeploy.environments import description  # noqa: PLC0415 - slow, and -l does without
 
     name = _mine(wish)
     found = environments.versions(site, caller().name, name, wish.version, wish.owner)
@@ -243,7 +244,7 @@ def _print(site: Site, wish: Wish) -> int:
 
 
 def _add(site: Site, wish: Wish) -> int:
-    from kadeploy import description  # noqa: PLC0415 - slow, and -l does without
+    from kadeploy.environments import description  # noqa: PLC0415 - slow, and -l does without
 
     who = caller()
     for added in environments.add_all(site, description.load(wish.name, who), who):

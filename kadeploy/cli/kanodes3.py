@@ -12,10 +12,11 @@ from typing import Annotated
 
 import typer
 
-from kadeploy import config, journal, nodes
 from kadeploy.cli import shell
+from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
+from kadeploy.state import journal, nodes
 
 NAME = "kanodes3"
 WATCH_SECONDS = 2.0
@@ -69,12 +70,12 @@ def kanodes3(
 def _known(names: list[str]) -> list[str] | None:
     """*names* if the site has them all; None when no node was named."""
     if names:
-        config.load().cluster_nodes(names)
+        load_configuration().cluster_nodes(names)
     return names or None
 
 
 def _show_states(names: Sequence[str] | None, form: shell.Form) -> None:
-    rows = sorted(nodes.states(config.load_site(), names), key=lambda row: natural_key(row.hostname))
+    rows = sorted(nodes.states(load_site(), names), key=lambda row: natural_key(row.hostname))
     if form != "text":
         shell.emit([row._asdict() for row in rows], form)
     elif rows:
@@ -90,7 +91,7 @@ def _line(row: nodes.NodeRow) -> str:
 
 def _show_workflows(wid: str | None) -> Callable[[Sequence[str] | None, shell.Form], None]:
     def show(names: Sequence[str] | None, form: shell.Form) -> None:
-        workflows = journal.workflows(config.load_site(), wid, names)
+        workflows = journal.workflows(load_site(), wid, names)
         shell.emit(workflows, "json" if form == "json" else "yaml")
 
     return show

@@ -6,14 +6,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from kadeploy import admission, config
-from kadeploy.admission import PowerOperation, PowerRequest, Work
 from kadeploy.caller import caller
 from kadeploy.cli import operation, shell
-from kadeploy.display import Display
+from kadeploy.cli.display import Display
+from kadeploy.config.folder import load_configuration
 from kadeploy.errors import OptionError
-from kadeploy.launch import Report
 from kadeploy.nodeset import natural_key
+from kadeploy.operations import admission
+from kadeploy.operations.admission import PowerOperation, PowerRequest, Work
+from kadeploy.operations.launch import Report
 
 NAME = "kapower3"
 
@@ -66,7 +67,7 @@ def kapower3(
         raise OptionError("--no-wait goes with --on and --off: a status is what one waits for.")
     if not wait and (ok_file or ko_file):
         raise OptionError("--no-wait: -o and -n need the end of the operation. Leave them out.")
-    configuration = config.load()
+    configuration = load_configuration()
     request = PowerRequest(
         caller=who, nodes=names, operation=chosen, level=level or "soft", wait=wait, debug=debug, hook=hook
     )

@@ -7,17 +7,20 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from kadeploy import admission, config, environments, files, nodes
-from kadeploy.admission import RebootKind, RebootRequest
+from kadeploy import files
 from kadeploy.caller import Caller, caller
 from kadeploy.cli import completion, operation, shell
-from kadeploy.config import Configuration, Site
-from kadeploy.display import Display
-from kadeploy.environment import Environment
+from kadeploy.cli.display import Display
+from kadeploy.config.folder import Configuration, load_configuration
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Environment
 from kadeploy.errors import DestructiveEnvironment, Interrupted, OptionError
-from kadeploy.launch import Report
 from kadeploy.nodeset import fold
-from kadeploy.request import Options
+from kadeploy.operations import admission
+from kadeploy.operations.admission import RebootKind, RebootRequest
+from kadeploy.operations.launch import Report
+from kadeploy.runner.request import Options
+from kadeploy.state import environments, nodes
 
 NAME = "kareboot3"
 PRODUCTION_LOST = 1
@@ -123,7 +126,7 @@ def kareboot3(
         raise OptionError("-c goes with -r env_recorded, the reboot on the production environment.")
     if chosen == "env_recorded" and (env_name is None or partition is None):
         raise OptionError("-r env_recorded needs the environment and its partition: -e NAME -p NUMBER.")
-    configuration = config.load()
+    configuration = load_configuration()
     request = RebootRequest(
         caller=who,
         nodes=names,

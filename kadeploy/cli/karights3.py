@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from kadeploy import config, rights
 from kadeploy.caller import caller
 from kadeploy.cli import shell
-from kadeploy.config import Configuration, Site
+from kadeploy.config.folder import Configuration, load_configuration, load_site
+from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
+from kadeploy.state import rights
 
 NAME = "karights3"
 _STAMP = "%Y-%m-%d %H:%M:%S"
@@ -105,7 +106,7 @@ def _end(text: str) -> int:
 
 def _add(wish: Wish) -> int:
     site = _administrator()
-    _check(wish, config.load())
+    _check(wish, load_configuration())
     new, skipped = rights.add(site, wish.user, wish.nodes, wish.parts, until=wish.until, overwrite=wish.overwrite)
     for node in skipped:
         print(f"Some rights are already set on the node {node}: skipped. Use -o to overwrite them.")
@@ -139,7 +140,7 @@ def _delete(wish: Wish) -> int:
 
 
 def _show(wish: Wish) -> int:
-    site = config.load_site()
+    site = load_site()
     if caller().name != wish.user:
         rights.require_almighty(site, caller().name)
     given = rights.show(site, wish.user)
@@ -163,7 +164,7 @@ def _by_node(given: Sequence[rights.Given]) -> dict[str, list[str]]:
 
 
 def _administrator() -> Site:
-    site = config.load_site()
+    site = load_site()
     rights.require_almighty(site, caller().name)
     return site
 

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kadeploy import config, history, plot
-from kadeploy.cli import completion, shell
-from kadeploy.config import Site
+from kadeploy.cli import completion, plot, shell
+from kadeploy.config.folder import load_site
+from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
-from kadeploy.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
+from kadeploy.state import history
+from kadeploy.state.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
 
 NAME = "kastat3"
 NOTHING = "No information is available"
@@ -155,7 +156,7 @@ def kastat3(
         plot=plot_file or "",
         form=form,
     )
-    return _OPERATIONS[chosen](config.load_site(), question)
+    return _OPERATIONS[chosen](load_site(), question)
 
 
 def _only(given: dict[str, bool]) -> str:

@@ -17,16 +17,21 @@ from typing import IO, Annotated, cast
 
 import typer
 
-from kadeploy import database, files, hostkeys, inventory, playbook, profile, staging, steps
-from kadeploy.admission import Work
+from kadeploy import files
+from kadeploy.boot import profile
+from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Caller, as_user, caller
 from kadeploy.cli import shell
-from kadeploy.display import Display, Shown, plan_lines, report_lines
+from kadeploy.cli.display import Display, Shown, plan_lines, report_lines
 from kadeploy.errors import FileError, Interrupted, KadeployError, NodeListError, OptionError
-from kadeploy.launch import Report, launch
 from kadeploy.nodeset import fold
-from kadeploy.profile import NODE_PATTERN
-from kadeploy.request import Request
+from kadeploy.operations import staging
+from kadeploy.operations.admission import Work
+from kadeploy.operations.launch import Report, launch
+from kadeploy.remote import hostkeys
+from kadeploy.runner import inventory, playbooks, player
+from kadeploy.runner.request import Request
+from kadeploy.state import database
 from kadeploy.workflow import Plan
 
 SOME_KO = 3
@@ -233,8 +238,8 @@ def show(work: Work) -> int:
 
 def _profile_lines(request: Request, plan: Plan) -> list[str]:
     """The boot profiles that *plan* would write, nodes with the same text together."""
-    known = (playbook.find(way.name, Path(request.config_dir)) for _, ways in plan for way in ways)
-    boots = dict.fromkeys(boot for path in known if path for boot in steps.boots(path))
+    known = (player.find(way.name, Path(request.config_dir)) for _, ways in plan for way in ways)
+    boots = dict.fromkeys(boot for path in known if path for boot in playbooks.boots(path))
     return [
         line
         for boot in boots
@@ -339,7 +344,7 @@ def _signals(stop: threading.Event, work: Work) -> Iterator[None]:
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
-            playbook.end_processes(work.folder)
+            player.end_processes(work.folder)
             os._exit(Interrupted.exit_code)
         stop.set()
         os.write(2, b"\nInterrupted: ending cleanly (once more to leave at once).\n")

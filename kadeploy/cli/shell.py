@@ -20,9 +20,10 @@ from typing import IO, Annotated, Any, Literal, TypeVar
 import typer
 import typer.core
 
-from kadeploy import __version__, config
+from kadeploy import __version__
 from kadeploy.caller import as_user, caller
 from kadeploy.cli import completion
+from kadeploy.config.folder import load_site
 from kadeploy.errors import FileError, Interrupted, KadeployError, NodeListError, OptionError
 from kadeploy.nodeset import expand, natural_key, parse_lines
 
@@ -214,7 +215,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _refuse_server(name: str | None) -> None:
-    if name and name != config.load_site().name:
+    if name and name != load_site().name:
         raise OptionError(
             f"--server {name}: this Kadeploy works on the site of its own configuration. Run the command on {name}'s "
             "controller, or set KADEPLOY_CONFIG_DIR to that site's folder."

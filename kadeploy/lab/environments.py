@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kadeploy.errors import OptionError
-from kadeploy.lab.images import BuiltEnvironment, build_debian, build_tiny
+from kadeploy.images import BuiltEnvironment, build_debian, build_tiny
 from kadeploy.lab.lab import Lab
 from kadeploy.lab.sim import environment as sim
 from kadeploy.lab.virtual import Say

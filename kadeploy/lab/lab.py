@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from kadeploy.config import Struct
+from kadeploy.config.file import Struct
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import expand
 

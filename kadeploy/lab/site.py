@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from string import Template
 
-from kadeploy import config
+from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.lab import bmc
 from kadeploy.lab.lab import Lab
 from kadeploy.lab.virtual import Payload
@@ -30,13 +30,13 @@ _LOADERS = {
 """Firmware → language of the profiles and their first lines."""
 
 
-def write(lab: Lab, payload: Payload) -> config.Configuration:
+def write(lab: Lab, payload: Payload) -> Configuration:
     """Write the configuration folder and read it back; raises ConfigError if the tools would refuse it."""
     clusters = lab.config / "clusters"
     clusters.mkdir(parents=True, exist_ok=True)
     (lab.config / "site.yml").write_text(site(lab, payload))
     (clusters / "lab.yml").write_text(cluster(lab, payload))
-    return config.load(lab.config)
+    return load_configuration(lab.config)
 
 
 def site(lab: Lab, payload: Payload) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from kadeploy.images import build_deployment_system
 from kadeploy.lab import bmc, dhcp, disk, loader
-from kadeploy.lab.images import build_deployment_system
 from kadeploy.lab.lab import CONTROLLER, Lab, LabNode
 from kadeploy.lab.machine import OVMF_CODE, Machine, VirtualMachine
 from kadeploy.lab.service import Service
@@ -79,7 +79,7 @@ def services(lab: Lab) -> list[Service]:
 
 def boot_server(lab: Lab) -> Service:
     """TFTP and HTTP."""
-    command = [sys.executable, "-I", "-m", "kadeploy.bootserver", "--address", CONTROLLER]
+    command = [sys.executable, "-I", "-m", "kadeploy.boot.server", "--address", CONTROLLER]
     command += ["--tftp-root", str(lab.tftp), "--http-root", str(lab.http)]
     return Service("boot server", command, (("udp", CONTROLLER, 69), ("tcp", CONTROLLER, 80)))
 

@@ -20,7 +20,7 @@ from typing import Literal, NoReturn, cast
 
 import msgspec
 
-from kadeploy.config import Power
+from kadeploy.config.cluster import Power
 
 Order = Literal["status", "on", "off", "reset", "shutdown"]
 """``off`` and ``on`` end when the machine is so, ``reset`` of a machine that is off switches it on, ``shutdown`` asks

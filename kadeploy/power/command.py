@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 
 from kadeploy.errors import ConfigError
-from kadeploy.fanout import TIMED_OUT, Capture
+from kadeploy.remote.fanout import TIMED_OUT, Capture
 from kadeploy.workflow import Outcome, Verdict
 
 

@@ -3,10 +3,13 @@
 import sys
 from pathlib import Path
 
-from kadeploy import config, description, files, inventory, request
+from kadeploy import files
 from kadeploy.caller import Caller
+from kadeploy.config.folder import load_configuration
+from kadeploy.environments import description
 from kadeploy.lab.lab import saved
-from kadeploy.request import Attempt, LocalImage, Options, Request, RequestNode
+from kadeploy.runner import inventory, request
+from kadeploy.runner.request import Attempt, LocalImage, Options, Request, RequestNode
 
 
 def main(name: str, folder: Path) -> None:
@@ -14,7 +17,7 @@ def main(name: str, folder: Path) -> None:
     lab = saved(name)
     if lab is None:
         sys.exit(f"There is no lab {name}.")
-    configuration = config.load(lab.config)
+    configuration = load_configuration(lab.config)
     (environment,) = description.load(str(lab.environments_folder / "tiny.dsc"), Caller("root", 0, 0, Path("/root")))
     with Path(environment.image.file).open("rb") as image:
         _, sha256, size = files.checksums(image)

@@ -14,11 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from kadeploy import config, namespace, steps
+from kadeploy.config import cluster as clusters
+from kadeploy.config.folder import Configuration, collection, load_configuration
 from kadeploy.lab import network
 from kadeploy.lab.lab import Lab, saved
-from kadeploy.playbook import Player
-from kadeploy.request import Attempt, Request, RequestNode
+from kadeploy.remote import namespace
+from kadeploy.runner.player import Player
+from kadeploy.runner.request import Attempt, Request, RequestNode
 from kadeploy.workflow import Outcome, Try, Verdict
 
 NAME = "kadeploy-roles"
@@ -96,7 +98,7 @@ class Cluster:
     """Nodes that are in the deployment system."""
 
     lab: Lab
-    configuration: config.Configuration
+    configuration: Configuration
     folder: Path
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -153,7 +155,7 @@ class Cluster:
         lab_command("power", "--name", self.lab.name, "reset", node)
         wait_ssh(self.lab, node, "test -b /dev/sda")
 
-    def with_cluster(self, **changed: Any) -> config.Cluster:
+    def with_cluster(self, **changed: Any) -> clusters.Cluster:
         """The cluster's configuration with other settings."""
         return msgspec.structs.replace(self.configuration.clusters["lab"], **changed)
 
@@ -169,13 +171,13 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         playbooks = lab.config / "playbooks"
         playbooks.mkdir()
         (playbooks / f"{DISK_PLAY}.yml").write_text(_DISK_PLAYBOOK)
-        (playbooks / "files").symlink_to(steps.collection() / "playbooks" / "files")
+        (playbooks / "files").symlink_to(collection() / "playbooks" / "files")
         for node in lab.members:
             deploy_profile(lab, node)
             lab_command("power", "--name", NAME, "on", node)
         for node in lab.members:
             wait_ssh(lab, node)
-        yield Cluster(lab, config.load(lab.config), tmp_path_factory.mktemp("roles"))
+        yield Cluster(lab, load_configuration(lab.config), tmp_path_factory.mktemp("roles"))
     finally:
         lab_command("down", "--name", NAME)
 

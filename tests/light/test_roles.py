@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kadeploy.environment import Environment, Image
-from kadeploy.request import CustomOperation, LocalArchive, LocalImage, Options
+from kadeploy.environments.environment import Environment, Image
+from kadeploy.runner.request import CustomOperation, LocalArchive, LocalImage, Options
 from kadeploy.workflow import Outcome, Verdict
 from tests.light.conftest import DISK_PLAY, Cluster, all_ok, verdicts
 

@@ -16,8 +16,9 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 
-from kadeploy import config, database
-from kadeploy.config import Site
+from kadeploy.config.folder import load_site
+from kadeploy.config.site import Site
+from kadeploy.state import database
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
@@ -141,7 +142,7 @@ def site_folder(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def site(site_folder: Path) -> Iterator[Site]:
     """The site of *site_folder*; its database is not there yet."""
-    yield config.load_site(site_folder)
+    yield load_site(site_folder)
     database.disconnect()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kadeploy.fanout import Credentials, Target
+from kadeploy.remote.fanout import Credentials, Target
 
 _SSHD = "/usr/sbin/sshd"
 _ADDRESSES = [f"127.9.0.{number}" for number in range(1, 9)]

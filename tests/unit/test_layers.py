@@ -1,9 +1,10 @@
-"""The layers of docs/architecture.md, and one home for each third-party package."""
+"""The layers of docs/architecture.md between packages, the size of the top floor, and one home per third-party package."""
 
 from __future__ import annotations
 
 import ast
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,42 +12,31 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "kadeploy"
 
 LAYERS = (
-    ("errors", "nodeset"),
-    (
-        "config",
-        "environment",
-        "steps",
-        "workflow",
-        "files",
-        "description",
-        "caller",
-        "controller",
-        "namespace",
-        "window",
-    ),
-    ("request", "inventory", "database", "environments", "operations", "plan", "migration", "fanout", "verdicts"),
-    ("ssh",),
-    ("broker", "microstep", "power", "reach", "profile", "broadcast", "uploads", "bootfiles", "hostkeys", "bootserver"),
-    ("engines", "batch", "rights", "nodes", "journal", "history", "staging"),
-    ("playbook", "admission", "display", "hooks", "console", "plot"),
-    ("launch",),
-    ("cli", "lab"),
+    {"workflow", "errors", "nodeset", "files", "caller", "process", "commands"},
+    {"environments", "remote", "config"},
+    {"boot", "state", "power", "broadcast", "images"},
+    {"runner", "microsteps"},
+    {"operations", "lab"},
+    {"cli"},
 )
+"""A package imports from lower layers, and from its own as long as no circle comes of it."""
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 HOMES = {
     "typer": {"cli"},
     "click": {"cli"},
-    "ansible_runner": {"playbook"},
-    "ansible": {"batch"},
-    "peewee": {"database", "environments", "rights", "nodes", "journal", "history"},
-    "asyncssh": {"ssh", "lab"},
+    "rich": {"cli"},
+    "matplotlib": {"cli"},
+    "ansible_runner": {"runner"},
+    "ansible": {"microsteps"},
+    "peewee": {"state"},
+    "asyncssh": {"remote", "lab"},
     "pyghmi": {"power"},
     "sushy": {"power"},
     "ClusterShell": {"nodeset"},
-    "tftpy": {"bootserver"},
+    "tftpy": {"boot"},
+    "jinja2": {"boot"},
     "libtorrent": {"broadcast"},
-    "matplotlib": {"plot"},
 }
 
 
@@ -54,7 +44,12 @@ def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def noun(path: Path) -> str:
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def room(path: Path) -> str:
+    """Package or top module that a file belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -64,36 +59,66 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
     return names
 
 
-def ours(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports(path) if name.startswith("kadeploy.")} & set(RANK)
+def rooms(path: Path) -> set[str]:
+    """Rooms that a file imports from, its own left out."""
+    return ({name.split(".")[1] for name in imports(path) if name.startswith("kadeploy.")} & set(RANK)) - {room(path)}
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_from_its_own_layer_or_a_lower_one(path: Path) -> None:
-    own = noun(path)
+def imported_modules(path: Path) -> set[Path]:
+    """Files of ours that a file imports."""
+    found = set()
+    for name in imports(path):
+        if name.startswith("kadeploy."):
+            inner = PACKAGE / Path(*name.split(".")[1:])
+            found |= {each for each in (inner.with_suffix(".py"), inner / "__init__.py") if each.is_file()}
+    return found - {path}
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_a_package_imports_from_its_own_layer_or_a_lower_one(path: Path) -> None:
+    own = room(path)
     if own == "__init__":
         return
     assert own in RANK, f"give {own} a layer in docs/architecture.md and here"
-    too_high = {name for name in ours(path) if RANK[name] > RANK[own]}
+    too_high = {name for name in rooms(path) if RANK[name] > RANK[own]}
     assert not too_high, f"{own} imports {too_high}"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_package_imports_one_that_imports_it() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in modules():
+        graph.setdefault(room(path), set()).update(rooms(path))
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    TopologicalSorter({path: imported_modules(path) for path in modules()}).prepare()
+
+
+def test_no_tool_imports_another_tool() -> None:
+    tools = {path.stem for path in (PACKAGE / "cli").glob("ka*.py")}
+    for path in modules():
+        others = {each.stem for each in imported_modules(path) if each.parent.name == "cli"} & tools
+        assert not others, f"{name_of(path)} imports the tools {others}"
+
+
+def test_the_top_floor_stays_small() -> None:
+    packages = [path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()]
+    assert len(packages) <= 13
+    assert len([path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]) <= 10
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_each_third_party_package_has_one_home(path: Path) -> None:
     used = {name.split(".")[0] for name in imports(path)}
-    strangers = {package for package, homes in HOMES.items() if package in used and noun(path) not in homes}
+    strangers = {package for package, homes in HOMES.items() if package in used and room(path) not in homes}
     assert not strangers, f"{path.name} imports {strangers}"
 
 
 def test_the_automaton_needs_the_standard_library_only() -> None:
     used = {name.split(".")[0] for name in imports(PACKAGE / "workflow.py")}
     assert used <= set(sys.stdlib_module_names) | {"__future__"}
-
-
-def test_nothing_imports_the_command_line() -> None:
-    assert not [path for path in modules() if noun(path) != "cli" and "cli" in ours(path)]

@@ -12,8 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kadeploy.errors import OptionError
+from kadeploy.images import build_deployment_system
 from kadeploy.lab import disk
-from kadeploy.lab.images import build_deployment_system
 from kadeploy.lab.lab import Lab, LabNode
 from kadeploy.lab.light.machine import LightMachine
 from kadeploy.lab.machine import Machine

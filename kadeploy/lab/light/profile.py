@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from kadeploy.boot.profile import Loader, file_name
 from kadeploy.lab.lab import Lab, LabNode
 from kadeploy.lab.virtual import Payload
-from kadeploy.profile import Loader, file_name
 
 _LOADERS: dict[str, Loader] = {"bios": "pxelinux", "uefi": "grub"}
 _KERNEL = re.compile(r"^\s*(?:KERNEL|linux)\s+(\S+)", re.IGNORECASE | re.MULTILINE)

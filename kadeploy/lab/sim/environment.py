@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from kadeploy.lab.images.environment import BuiltEnvironment, Recipe, finish, found
-from kadeploy.lab.images.store import built
+from kadeploy.images.environment import BuiltEnvironment, Recipe, finish, found
+from kadeploy.images.store import built
 
 _VERSION = 1
 """To be raised when `_fill` changes."""

@@ -11,11 +11,12 @@ from typing import Any
 import pexpect
 import pytest
 
-from kadeploy import config, database
 from kadeploy.cli import TOOLS, completion
-from kadeploy.config import Site
-from kadeploy.database import EnvironmentRow
+from kadeploy.config.folder import load_site
+from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
+from kadeploy.state import database
+from kadeploy.state.database import EnvironmentRow
 
 HOSTILE = "$(touch pwned)"
 """A name that another user chose for a public environment, to run something in a shell that completes it."""
@@ -33,7 +34,7 @@ def offers(tool: Any, *words: str, **variables: str) -> list[str]:
 def recorded(site: Site) -> Site:
     """A site with environments of the caller and of others."""
     database.connect(site)
-    me = config.load_site().almighty_users[0]
+    me = load_site().almighty_users[0]
     for name, user, visibility in (
         ("debian-mine", me, "private"),
         ("debian-mine", me, "shared"),

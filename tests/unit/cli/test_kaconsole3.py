@@ -13,10 +13,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from kadeploy import rights
 from kadeploy.caller import caller
-from kadeploy.config import Site
-from kadeploy.database import connect
+from kadeploy.config.site import Site
+from kadeploy.state import rights
+from kadeploy.state.database import connect
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

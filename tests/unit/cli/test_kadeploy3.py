@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from kadeploy import environments, nodes, rights
 from kadeploy.caller import caller
-from kadeploy.config import Site
-from kadeploy.database import Claim, Workflow, connect
-from kadeploy.environment import Environment, Image
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Environment, Image
+from kadeploy.state import environments, nodes, rights
+from kadeploy.state.database import Claim, Workflow, connect
 from tests.unit.plays import batch, write_play
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from kadeploy import description
 from kadeploy.cli import kaenv2to3, shell
-from kadeploy.config import Site
-from kadeploy.database import EnvironmentRow, connect
+from kadeploy.config.site import Site
+from kadeploy.environments import description
+from kadeploy.state.database import EnvironmentRow, connect
 
 LINUX = """\
 # recorded in 2008

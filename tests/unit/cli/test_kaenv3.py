@@ -16,12 +16,12 @@ import msgspec
 import pytest
 import yaml
 
-from kadeploy import description
 from kadeploy.caller import caller
 from kadeploy.cli import kaenv3, shell
-from kadeploy.config import Site
-from kadeploy.database import EnvironmentRow, connect, environment_columns
-from kadeploy.environment import Archive, Environment, Image
+from kadeploy.config.site import Site
+from kadeploy.environments import description
+from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.state.database import EnvironmentRow, connect, environment_columns
 
 ME = caller().name
 FREEBSD = Environment(
@@ -489,5 +489,13 @@ def test_a_list_needs_no_description_parser(site: Site, tool: Any) -> None:
     done = tool("kaenv3", "-l", PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "kadeploy.environments" in loaded
-    slow = {"ansible", "asyncssh", "rich", "pydantic", "jinja2", "kadeploy.description", "kadeploy.launch"}
+    slow = {
+        "ansible",
+        "asyncssh",
+        "rich",
+        "pydantic",
+        "jinja2",
+        "kadeploy.environments.description",
+        "kadeploy.operations.launch",
+    }
     assert not slow & loaded

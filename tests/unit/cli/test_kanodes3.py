@@ -15,12 +15,12 @@ import pexpect
 import pytest
 import yaml
 
-from kadeploy import journal, nodes
 from kadeploy.cli import kanodes3, shell
-from kadeploy.config import Site
-from kadeploy.database import connect
-from kadeploy.environment import Environment, Image
-from kadeploy.nodes import NO_ENVIRONMENT
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Environment, Image
+from kadeploy.state import journal, nodes
+from kadeploy.state.database import connect
+from kadeploy.state.nodes import NO_ENVIRONMENT
 
 DEBIAN = Environment(name="débian, small", version=12, image=Image(file="/srv/debian.tgz", kind="tgz"), user="root")
 

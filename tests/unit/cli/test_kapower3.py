@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kadeploy import nodes, rights
 from kadeploy.caller import caller
-from kadeploy.config import Site
-from kadeploy.database import Claim, Workflow, connect
+from kadeploy.config.site import Site
+from kadeploy.state import nodes, rights
+from kadeploy.state.database import Claim, Workflow, connect
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from kadeploy import rights
 from kadeploy.cli import karights3, shell
-from kadeploy.config import Site
-from kadeploy.database import Right
+from kadeploy.config.site import Site
+from kadeploy.state import rights
+from kadeploy.state.database import Right
 
 JOHN = ("-u", "johnsmith")
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from kadeploy import database
 from kadeploy.cli import kastat3, shell
-from kadeploy.config import Site
-from kadeploy.database import Log
-from kadeploy.history import FIELDS
+from kadeploy.config.site import Site
+from kadeploy.state import database
+from kadeploy.state.database import Log
+from kadeploy.state.history import FIELDS
 
 NINE = 1234515600  # 2009-02-13 09:00:00 UTC
 MIDNIGHT = NINE + 15 * 3600

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from kadeploy import environments, nodes, rights
 from kadeploy.caller import Caller, caller
-from kadeploy.config import Site
-from kadeploy.database import Claim, Workflow, connect
-from kadeploy.environment import Environment, Image
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Environment, Image
+from kadeploy.state import environments, nodes, rights
+from kadeploy.state.database import Claim, Workflow, connect
 
 ROOT = Path(__file__).parents[3]
 

@@ -15,10 +15,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kadeploy import __version__, database
+from kadeploy import __version__
 from kadeploy.cli import shell
-from kadeploy.config import Site
+from kadeploy.config.site import Site
 from kadeploy.errors import DestructiveEnvironment, FileError, NodeListError, OptionError
+from kadeploy.state import database
 
 READING_TOOLS = ("kaenv2to3", "kaenv3", "kanodes3", "kastat3", "karights3")
 

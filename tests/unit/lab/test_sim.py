@@ -11,7 +11,7 @@ from kadeploy.lab.lab import FAULTS, MAX_SIM_NODES, Lab, checked
 from kadeploy.lab.sim.faults import chosen
 from kadeploy.lab.sim.tree import first_process
 from kadeploy.nodeset import expand
-from kadeploy.reach import first_process_age
+from kadeploy.remote.reach import first_process_age
 
 NODES = [f"node-{rank}" for rank in range(1, 201)]
 

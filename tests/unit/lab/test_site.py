@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kadeploy import config
+from kadeploy.config.partition import Partition
 from kadeploy.lab import disk, site
 from kadeploy.lab.lab import Lab
 from kadeploy.lab.virtual import Payload
@@ -58,7 +58,7 @@ def test_the_bad_disk_is_bad_where_the_deployment_partition_begins(lab: Lab) -> 
     assert (1 + mib) << 20 == disk.DEPLOY_START  # the first partition begins at 1 MiB (sfdisk(8))
 
 
-def config_size(part: config.Partition) -> int:
+def config_size(part: Partition) -> int:
     """MiB of a partition."""
     number, unit = re.fullmatch(r"(\d+)(MiB|GiB)", part.size).groups()  # type: ignore[union-attr]
     return int(number) * {"MiB": 1, "GiB": 1024}[unit]

@@ -1,0 +1,1 @@
+"""What nodes boot, and who serves it: profiles, kernels, uploaded files, the boot server."""

@@ -1,0 +1,331 @@
+"""Kernel, initrd and hypervisor out of an image, for nodes that boot them over the network (pure PXE, and Xen).
+
+The archive is a user's: nothing is unpacked but these files, paths and symbolic links are followed as if the image
+were ``/``, and what it makes us read, keep and wait for is bounded. One pass is enough as a rule: files that may be
+meant are kept aside while links are learnt, and the pass ends as soon as all are found. A second pass fetches what a
+link to an unusual place meant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+from kadeploy.boot import uploads
+from kadeploy.boot.profile import FILES_FOLDER
+from kadeploy.config.site import Boot
+from kadeploy.environments.environment import Environment
+from kadeploy.errors import EnvironmentRefused, FileError
+from kadeploy.files import MEGA
+
+What = Literal["kernel", "initrd", "hypervisor"]
+
+PREFIX = "env-"
+FILE_LIMIT = 512 * MEGA
+"""Size of one boot file."""
+ASIDE_LIMIT = 1024 * MEGA
+"""Size of all files that are kept aside during a pass."""
+IMAGE_LIMIT = 256 * 1024 * MEGA
+"""Size of an unpacked image."""
+TIME_LIMIT = 1800.0
+"""Seconds that a pass may take."""
+MEMBERS = 5_000_000
+LINKS = 500_000
+HOPS = 40
+"""Symbolic links on the way to a file, as in Linux."""
+KEPT = 86400.0
+"""Seconds for which boot files that no profile mentions are kept."""
+_HEADER_LIMIT = 4 * MEGA
+_DECOMPRESS = {
+    "tgz": ("gzip", "-dc"),
+    "tbz2": ("bzip2", "-dc"),
+    "txz": ("xz", "-dc", "--memlimit=1GiB"),
+    "tar.zst": ("zstd", "-dcq", "--memory=1GB"),
+}
+
+
+def wanted(environment: Environment, method: Literal["chainload", "pure_pxe"]) -> dict[What, str]:
+    """Which files of the image nodes boot over the network; none when they boot from their disk."""
+    kind = environment.environment_kind
+    if kind == "other" or (kind == "linux" and method == "chainload"):
+        return {}
+    paths: dict[What, str] = {"kernel": environment.kernel, "initrd": environment.initrd}
+    if kind == "xen":
+        paths["hypervisor"] = environment.hypervisor
+    return {what: path for what, path in paths.items() if path}
+
+
+def provide(
+    environment: Environment, sha256: str, method: Literal["chainload", "pure_pxe"], boot: Boot, image: Image
+) -> dict[str, str]:
+    """Paths under *http_root* of the files that are `wanted`; they are taken out of *image* unless they are there.
+
+    *sha256* is the image's; *image* opens it, and is called only when it must be read.
+
+    Raises:
+        EnvironmentRefused: a file is not in the image, or this kind of image cannot be read.
+        FileError: the image is no archive, or exceeds a limit.
+        ConfigError: the folder under *http_root* cannot be written.
+    """
+    paths = wanted(environment, method)
+    names = {what: _name(sha256, path) for what, path in paths.items()}
+    with uploads.locked(boot) as folder:
+        missing = {what: paths[what] for what, name in names.items() if not (folder / name).is_file()}
+        if missing:
+            _take_out(environment, missing, names, folder, image)
+        for name in names.values():
+            os.utime(folder / name)
+        _forget_unused(boot, folder)
+    return {what: f"{FILES_FOLDER}/{name}" for what, name in names.items()}
+
+
+Image = Callable[[], BinaryIO]
+"""Opens an image, with the rights of the user whose it is."""
+
+
+def _name(sha256: str, path: str) -> str:
+    """The same for the same file of the same image; fit for a boot profile."""
+    key = hashlib.sha256(f"{sha256} {path}".encode()).hexdigest()[:20]
+    return f"{PREFIX}{key}-{re.sub(r'[^A-Za-z0-9._+-]', '_', Path(path).name)[-80:]}"
+
+
+def _take_out(
+    environment: Environment, paths: Mapping[What, str], names: Mapping[What, str], folder: Path, image: Image
+) -> None:
+    if environment.image.is_dd:
+        raise EnvironmentRefused(
+            f"{environment.name}: nodes of this cluster boot its kernel over the network, and none can be taken out of "
+            "a dd image. Make an archive of it (tgz), or have the cluster boot from its disks (loader.method)."
+        )
+    aside = folder / f".aside-{os.getpid()}"
+    aside.mkdir(mode=0o700)
+    try:
+        found = take(image, environment.image.kind, set(paths.values()), aside)
+        for what, path in paths.items():
+            if path not in found:
+                raise EnvironmentRefused(
+                    f"{environment.name}: the image holds no file {path}. Correct `{what}` in its description."
+                )
+            with found[path].open("rb") as stream:
+                uploads.place(stream, folder / names[what], FILE_LIMIT)
+    finally:
+        for each in aside.iterdir():
+            each.unlink()
+        aside.rmdir()
+
+
+def _forget_unused(boot: Boot, folder: Path) -> None:
+    """Remove boot files that no profile of any node mentions any more."""
+    old = [path for path in folder.glob(f"{PREFIX}*") if time.time() - path.lstat().st_mtime > KEPT]
+    if not old:
+        return
+    root = Path(boot.tftp_root)
+    profiles = [each for name in ("pxelinux.cfg", "grub", "ipxe") for each in (root / name).glob("*") if each.is_file()]
+    mentioned = {name for each in profiles for name in _MENTIONED.findall(each.read_bytes())}
+    for path in old:
+        if os.fsencode(path.name) not in mentioned:
+            path.unlink()
+
+
+_MENTIONED = re.compile(rb"env-[0-9a-f]{20}-[A-Za-z0-9._+-]+")
+
+
+# --- reading an image -------------------------------------------------------------------------------------------
+
+
+def take(image: Image, kind: str, paths: set[str], aside: Path) -> dict[str, Path]:
+    """Copies, in the folder *aside*, of those of *paths* that are regular files of the image.
+
+    Raises:
+        FileError: no archive, or beyond a limit.
+    """
+    folders = {"", "boot", *(_tidy(path).rpartition("/")[0] for path in paths)}
+    first = _Pass(aside, lambda path: path.rpartition("/")[0] in folders)
+    first.read(image, kind, lambda: all(first.find(path) for path in paths))
+    meant = {path: target for path in paths if (target := first.meant(path)) is not None}
+    absent = {target for target in meant.values() if target not in first.kept}
+    if absent:
+        second = _Pass(aside, lambda path: path in absent)
+        second.read(image, kind, lambda: absent <= second.kept.keys())
+        first.kept |= second.kept
+    return {path: first.kept[target] for path, target in meant.items() if target in first.kept}
+
+
+def _tidy(path: str) -> str:
+    """A path of an archive, from its root: without ``/``, ``./`` and the like."""
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+@dataclass
+class _Pass:
+    """One reading of the archive."""
+
+    aside: Path
+    keep: Callable[[str], bool]
+    kept: dict[str, Path] = field(default_factory=dict)
+    symlinks: dict[str, str] = field(default_factory=dict)
+    hardlinks: dict[str, str] = field(default_factory=dict)
+    size: int = 0
+
+    def read(self, image: Image, kind: str, enough: Callable[[], bool]) -> None:
+        """Look at members until *enough*."""
+        with _unpacked(image, kind) as stream:
+            try:
+                for member in _members(stream):
+                    if self._take(stream, member) and enough():
+                        return
+            except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
+                raise FileError(f"The image is not a sound {kind} archive: {error}.") from error
+
+    def _take(self, stream: _Forward, member: tarfile.TarInfo) -> bool:
+        """Whether the member tells something new."""
+        path = _tidy(member.name)
+        if member.issym() or member.islnk():
+            links = self.symlinks if member.issym() else self.hardlinks
+            links[path] = member.linkname if member.issym() else _tidy(member.linkname)
+            if len(links) > LINKS:
+                raise FileError(f"The image holds more than {LINKS} links.")
+            return True
+        if not member.isreg() or member.issparse() or not self.keep(path):
+            return False
+        if member.size > FILE_LIMIT or self.size + member.size > ASIDE_LIMIT:
+            return False
+        self.size += member.size
+        copy = self.aside / str(sum(1 for _ in self.aside.iterdir()))
+        with copy.open("xb") as target:
+            stream.copy(member.offset_data, member.size, target)
+        self.kept[path] = copy
+        return True
+
+    def find(self, path: str) -> Path | None:
+        """The copy of the file that *path* means, as far as known."""
+        target = self.meant(path)
+        return self.kept.get(target) if target is not None else None
+
+    def meant(self, path: str) -> str | None:
+        """The path without links, as if the image were ``/``; None for a loop."""
+        target = resolve(path, self.symlinks)
+        for _ in range(HOPS):
+            if target is None or target in self.kept or target not in self.hardlinks:
+                return target
+            target = self.hardlinks[target]
+        return None
+
+
+def resolve(path: str, symlinks: Mapping[str, str]) -> str | None:
+    """*path* with every symbolic link followed, as in a root folder of its own; None when they are too many.
+
+    >>> resolve("/vmlinuz", {"vmlinuz": "../boot/vmlinuz", "boot": "/usr/boot", "usr/boot/vmlinuz": "vmlinuz-6.1"})
+    'usr/boot/vmlinuz-6.1'
+    """
+    rest = path.split("/")[::-1]
+    done: list[str] = []
+    hops = 0
+    while rest:
+        part = rest.pop()
+        if part == "..":
+            done = done[:-1]
+        elif part not in ("", "."):
+            done.append(part)
+            link = symlinks.get("/".join(done))
+            if link is not None:
+                hops += 1
+                if hops > HOPS:
+                    return None
+                done = [] if link.startswith("/") else done[:-1]
+                rest += link.split("/")[::-1]
+    return "/".join(done)
+
+
+def _members(stream: _Forward) -> Iterator[tarfile.TarInfo]:
+    with tarfile.TarFile(fileobj=cast("BinaryIO", stream), errorlevel=2) as archive:
+        for _ in range(MEMBERS):
+            stream.budget = _HEADER_LIMIT
+            member = archive.next()
+            if member is None:
+                return
+            archive.members.clear()  # type: ignore[attr-defined]  # or all of them stay in memory
+            yield member
+    raise FileError(f"The image holds more than {MEMBERS} files.")
+
+
+@contextmanager
+def _unpacked(image: Image, kind: str) -> Iterator[_Forward]:
+    with image() as packed:
+        process = subprocess.Popen(
+            _DECOMPRESS[kind], stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={"PATH": os.defpath}
+        )
+    try:
+        yield _Forward(cast("BinaryIO", process.stdout))
+    finally:
+        process.kill()
+        cast("BinaryIO", process.stdout).close()
+        process.wait()
+
+
+class _Forward:
+    """A pipe as `tarfile` likes files: it can be skipped forward, a step back, and is bounded in all it yields."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self.pipe = pipe
+        self.position = 0
+        self.ahead = b""
+        self.last = b""
+        self.budget = _HEADER_LIMIT
+        self.deadline = time.monotonic() + TIME_LIMIT
+
+    def tell(self) -> int:
+        """Bytes read or skipped so far."""
+        return self.position
+
+    def seek(self, position: int) -> int:
+        """Skip to *position*; back only by what was read last."""
+        back = self.position - position
+        if back > 0:
+            if back > len(self.last):
+                raise tarfile.ReadError("it wants to be read backwards")
+            self.ahead = self.last[-back:] + self.ahead
+            self.last = self.last[:-back]
+            self.position = position
+        while self.position < position:
+            if not self._read(min(MEGA, position - self.position)):
+                break
+        return self.position
+
+    def read(self, size: int) -> bytes:
+        """Bytes of a header."""
+        self.budget -= size
+        if self.budget < 0 or size < 0:
+            raise FileError("The image has a header that is too big.")
+        return self._read(size)
+
+    def copy(self, position: int, size: int, target: BinaryIO) -> None:
+        """Copy a member's content to *target*."""
+        self.seek(position)
+        while size:
+            piece = self._read(min(MEGA, size))
+            if not piece:
+                raise tarfile.ReadError("it ends in the middle of a file")
+            target.write(piece)
+            size -= len(piece)
+
+    def _read(self, size: int) -> bytes:
+        if self.position > IMAGE_LIMIT:
+            raise FileError(f"The image is bigger than {IMAGE_LIMIT // MEGA} MB.")
+        if time.monotonic() > self.deadline:
+            raise FileError(f"Reading the image took longer than {TIME_LIMIT:g} s.")
+        piece, self.ahead = self.ahead[:size], self.ahead[size:]
+        if len(piece) < size:
+            piece += self.pipe.read(size - len(piece))
+        self.position += len(piece)
+        self.last = piece[-tarfile.BLOCKSIZE :]
+        return piece

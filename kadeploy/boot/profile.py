@@ -1,0 +1,329 @@
+"""Boot profiles: what a node's network boot loader is told, one file per node and loader.
+
+A loader finds its file by the node's IPv4 address, under ``tftp_root``:
+
+=========  ==============================  ========================================================================
+pxelinux   ``pxelinux.cfg/0A004207``       PXELINUX searches it by itself (SYSLINUX wiki, PXELINUX, "Configuration")
+grub       ``grub/grub.cfg-0A004207``      GRUB searches it beside its own ``grub.cfg`` (GRUB manual, chapter "Network")
+ipxe       ``ipxe/10.0.66.7.ipxe``         named as iPXE can spell it: the site's DHCP answers ``ipxe/${ip}.ipxe``
+=========  ==============================  ========================================================================
+
+iPXE boots Linux; for a disk or a hypervisor it loads PXELINUX (BIOS) or GRUB (UEFI), for which there is a file as well.
+The templates are in ``templates/pxe``, a site's own ones in the same folder of its configuration. Text of users reaches
+them as values only, and a value can neither end its line nor be taken for a command.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import jinja2
+
+from kadeploy.config.cluster import Cluster
+from kadeploy.config.folder import collection
+from kadeploy.environments.environment import Environment
+from kadeploy.errors import ConfigError, KadeployError, OptionError
+from kadeploy.runner.request import Request, RequestNode
+from kadeploy.workflow import Outcome, Verdict
+
+Boot = Literal["deploy", "deployed", "nfsroot", "custom"]
+Loader = Literal["pxelinux", "grub", "ipxe"]
+
+NODE_PATTERN = "NODE_SINGULARITY"
+"""In a user's profile: the node's own word (``--set-pxe-pattern``; wiki page, use case 6 of kadeploy3)."""
+FILES_PATTERN = "FILES_PREFIX"
+"""In a user's profile: the user's uploaded files (``-x``), as ``FILES_PREFIX--name``."""
+FILES_FOLDER = "kernels"
+"""Folder of uploaded and extracted files, under ``tftp_root`` and ``http_root``."""
+
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class ProfileRefused(KadeployError):
+    """A value does not fit into a boot profile."""
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def write(request: Request, boot: Boot, nodes: Sequence[RequestNode]) -> dict[str, Outcome]:
+    """Write the profiles of *nodes*; a node whose profile cannot be made or written is KO."""
+    return {node.name: _written(request, boot, node) for node in nodes}
+
+
+def _written(request: Request, boot: Boot, node: RequestNode) -> Outcome:
+    try:
+        for name, text in profiles(request, boot, node).items():
+            _replace(Path(request.site.boot.tftp_root) / name, text)
+    except KadeployError as error:
+        return Outcome(Verdict.KO, f"No boot profile: {error}", 1)
+    except OSError as error:
+        return Outcome(Verdict.KO, f"No boot profile: {error.filename}: {error.strerror}: check boot.tftp_root.", 1)
+    return Outcome(Verdict.OK)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put *text* in place at once: a loader reads the old file or the new one; a link of that name is not followed."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    descriptor, temporary = tempfile.mkstemp(prefix=".profile-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+
+
+# --- which files ------------------------------------------------------------------------------------------------
+
+
+def profiles(request: Request, boot: Boot, node: RequestNode) -> dict[str, str]:
+    """Files of a node, path under ``tftp_root`` → text; in a VLAN also for the address that it has there.
+
+    Raises:
+        ProfileRefused: a value does not fit into a profile.
+        ConfigError: the node has no IPv4 address, or the cluster's loader cannot boot this.
+    """
+    texts = _texts(request, boot, node)
+    addresses = [address(node), *filter(None, [node.vlan_address])]
+    return {file_name(loader, each): text for loader, text in texts.items() for each in addresses}
+
+
+def render(request: Request, boot: Boot, node: RequestNode) -> str:
+    """Text of a node's profile, in the language of its cluster's loader; raises as `profiles` does."""
+    return _texts(request, boot, node)[request.cluster.loader.profiles]
+
+
+def alike(request: Request, boot: Boot) -> dict[str, list[str]]:
+    """Names of the nodes by the text of their profile (see `render`)."""
+    found: dict[str, list[str]] = {}
+    for node in request.nodes:
+        found.setdefault(render(request, boot, node), []).append(node.name)
+    return found
+
+
+def file_name(loader: Loader, ipv4: str) -> str:
+    """Where *loader* looks for the profile of the node with this address.
+
+    >>> file_name("pxelinux", "10.0.66.7")
+    'pxelinux.cfg/0A004207'
+    """
+    return _FILES[loader](ipv4)
+
+
+def _hex(ipv4: str) -> str:
+    return ipaddress.IPv4Address(ipv4).packed.hex().upper()
+
+
+_FILES: dict[Loader, Callable[[str], str]] = {
+    "pxelinux": lambda ipv4: f"pxelinux.cfg/{_hex(ipv4)}",
+    "grub": lambda ipv4: f"grub/grub.cfg-{_hex(ipv4)}",
+    "ipxe": lambda ipv4: f"ipxe/{ipaddress.IPv4Address(ipv4)}.ipxe",
+}
+
+
+def address(node: RequestNode) -> str:
+    """The node's IPv4 address, as configured or as its name resolves.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    try:
+        return str(ipaddress.IPv4Address(node.address or socket.gethostbyname(node.name)))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{node.name} has no IPv4 address: give the cluster file one, or make the name resolve."
+        ) from error
+
+
+def _texts(request: Request, boot: Boot, node: RequestNode) -> dict[Loader, str]:
+    """Texts by loader; the second loader of iPXE is a loader too."""
+    loader = request.cluster.loader
+    options = request.options
+    if boot == "custom" or (boot == "deployed" and options.pxe_profile):
+        return {loader.profiles: custom(request, node)}
+    values = _boots(request, boot)
+    second = _SECOND[loader.firmware]
+    if loader.profiles == "ipxe" and values["boots"] != "linux":
+        return {"ipxe": _filled(request, "ipxe", values), second: _filled(request, second, values)}
+    if loader.profiles == "pxelinux" and loader.firmware == "uefi" and values["boots"] != "linux":
+        raise ConfigError("PXELINUX cannot boot a disk or a hypervisor under UEFI: set loader.profiles to grub.")
+    return {loader.profiles: _filled(request, loader.profiles, values)}
+
+
+_SECOND: dict[str, Loader] = {"bios": "pxelinux", "uefi": "grub"}
+
+
+# --- what is booted ---------------------------------------------------------------------------------------------
+
+
+def custom(request: Request, node: RequestNode) -> str:
+    """The user's own profile for one node.
+
+    Raises:
+        OptionError: there is no profile, or no word for this node.
+        ProfileRefused: the node's word would add a line.
+    """
+    text = request.options.pxe_profile
+    if not text.strip():
+        raise OptionError("the boot profile is empty: give one with -w.")
+    if NODE_PATTERN in text:
+        if node.name not in request.options.singularities:
+            raise OptionError(f"{NODE_PATTERN} is unknown for {node.name}: give it a line with --set-pxe-pattern.")
+        text = text.replace(NODE_PATTERN, _printable(request.options.singularities[node.name]))
+    text = text.replace(FILES_PATTERN, f"{FILES_FOLDER}/pxe-{request.user}")
+    return text if text.endswith("\n") else f"{text}\n"
+
+
+def _boots(request: Request, boot: Boot) -> dict[str, Any]:
+    """Values for the templates; ``boots`` is linux, xen or disk."""
+    loader = request.cluster.loader
+    if boot == "deploy":
+        return _linux(request, loader.kernel, loader.initrd, loader.params, tell_interface=True)
+    if boot == "nfsroot":
+        if not loader.nfsroot_kernel:
+            raise ConfigError(f"clusters/{request.cluster.name}.yml: loader.nfsroot_kernel is not set.")
+        return _linux(request, loader.nfsroot_kernel, loader.nfsroot_initrd, loader.nfsroot_params, tell_interface=True)
+    environment = request.environment
+    kind = environment.environment_kind if environment else "other"
+    if environment is None or kind == "other" or (kind == "linux" and loader.method == "chainload"):
+        return _disk(request)
+    files = request.boot_files
+    values = _linux(request, files.get("kernel", ""), files.get("initrd", ""), _root(request, environment))
+    if kind == "xen":
+        hypervisor = url(request, files.get("hypervisor", ""))
+        if not hypervisor:
+            raise ConfigError(f"environment {environment.name} has no hypervisor file: add `hypervisor` to it.")
+        values |= {"boots": "xen", "hypervisor": hypervisor, "hypervisor_params": environment.hypervisor_params}
+    return values
+
+
+def _linux(request: Request, kernel: str, initrd: str, params: str, *, tell_interface: bool = False) -> dict[str, Any]:
+    if not kernel:
+        raise ConfigError("there is no kernel file to boot: add `kernel` to the environment.")
+    return {
+        "boots": "linux",
+        "kernel": url(request, kernel),
+        "initrd": url(request, initrd),
+        "params": " ".join(params.split(" ")).strip(),
+        "tell_interface": tell_interface,
+    }
+
+
+def _root(request: Request, environment: Environment) -> str:
+    """Kernel parameters of a deployed system that is booted over the network."""
+    params = f"{request.cluster.loader.user_params} {environment.kernel_params}".strip()
+    named = any(word.startswith("root=") for word in params.split())
+    return params if named else f"root={request.deploy_part} {params}".strip()
+
+
+def _disk(request: Request) -> dict[str, Any]:
+    chosen = request.options.boot_partition
+    return {
+        "boots": "disk",
+        "disk": disk_index(request.device),
+        "partition": request.partition if chosen is None else chosen,
+        "efi_partition": request.cluster.disk.number("efi"),
+    }
+
+
+def disk_index(device: str) -> int:
+    """The firmware's number of a disk, guessed from its name as everybody does.
+
+    >>> disk_index("/dev/sda"), disk_index("/dev/vdb"), disk_index("/dev/nvme1n1"), disk_index("/dev/mmcblk0")
+    (0, 1, 1, 0)
+
+    Raises:
+        ConfigError: a name that tells nothing.
+    """
+    if found := re.fullmatch(r"/dev/(?:nvme(\d+)n\d+|mmcblk(\d+)|(?:s|v|h|xv)d([a-z]))", device):
+        controller, card, letter = found.groups()
+        return ord(letter) - ord("a") if letter else int(controller or card)
+    raise ConfigError(
+        f"the number of disk {device} is unknown to boot loaders: sda, vda, nvme0n1 and the like have one."
+    )
+
+
+def url(request: Request, name: str) -> str:
+    """Where a loader fetches *name*, a file under ``http_root`` or a URL; empty stays empty."""
+    return name if not name or "://" in name else request.site.boot.http_url + name.lstrip("/")
+
+
+# --- templates --------------------------------------------------------------------------------------------------
+
+
+def _filled(request: Request, loader: Loader, values: dict[str, Any]) -> str:
+    cluster: Cluster = request.cluster
+    header = cluster.loader.header.splitlines() if loader == cluster.loader.profiles else []
+    template = _templates(Path(request.config_dir)).get_template(f"{loader}.j2")
+    return template.render(values, header=header, firmware=cluster.loader.firmware, server=request.site.server_address)
+
+
+@cache
+def _templates(config_dir: Path) -> jinja2.Environment:
+    folders = [config_dir / "templates" / "pxe", collection() / "templates" / "pxe"]
+    made = jinja2.Environment(  # noqa: S701 - no HTML
+        loader=jinja2.FileSystemLoader(folders),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_printable,
+    )
+    made.globals.update(word=_word, device=_grub_device, quoted=_grub_words, plain=_ipxe_words)
+    return made
+
+
+def _printable(value: object) -> str:
+    """Every value that a template inserts passes here: none may end its line.
+
+    Raises:
+        ProfileRefused: it holds a control character.
+    """
+    text = str(value)
+    if found := _FORBIDDEN.search(text.replace("\t", " ")):
+        raise ProfileRefused(f"{text[:60]!r} holds the control character {found[0]!r}: kernel parameters are one line.")
+    return text
+
+
+def _word(text: str) -> str:
+    """A value that is one word of its line."""
+    if not re.fullmatch(r"[\w.:/@%+,=~\[\]-]+", text):
+        raise ProfileRefused(f"{text!r} cannot be the name of a boot file: no blanks, quotes or other signs.")
+    return text
+
+
+def _grub_device(text: str) -> str:
+    """A URL as GRUB writes it, ``(http,server)/path``; a path stays."""
+    parts = urlsplit(_word(text))
+    return f"({parts.scheme},{parts.netloc}){parts.path}" if parts.scheme else f"/{text.lstrip('/')}"
+
+
+def _grub_words(params: str) -> str:
+    """Kernel parameters as words of a GRUB command, each quoted: ``;``, ``$`` and braces mean nothing.
+
+    Double quotes group as in the kernel's own parser, and go: GRUB puts its own where a word holds blanks.
+    """
+    words = re.findall(r'(?:"[^"]*"|[^\s"]|")+', params)
+    quoted = (word.replace('"', "").replace("'", "'\\''") for word in words)
+    return "".join(f" '{word}'" for word in quoted)
+
+
+def _ipxe_words(params: str) -> str:
+    """Kernel parameters for iPXE, which knows no quoting."""
+    if "${" in params or {"&&", "||", ";"} & set(params.split()):
+        raise ProfileRefused(f"{params!r}: iPXE takes ${{…}}, &&, || and ; for its own; change the kernel parameters.")
+    return params

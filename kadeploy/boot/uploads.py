@@ -1,0 +1,168 @@
+"""Files of users for their own boot profiles (``-x``), where boot loaders find them.
+
+``-x /home/alice/vmlinuz`` becomes ``kernels/pxe-alice--vmlinuz`` under *http_root* and *tftp_root*. All of them
+together stay below *uploads_max_mb*: those that were not used for longest go first, and those of the last hour stay.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from kadeploy import files
+from kadeploy.boot.profile import FILES_FOLDER
+from kadeploy.caller import Caller
+from kadeploy.config.site import Boot
+from kadeploy.errors import ConfigError, FileError, OptionError
+from kadeploy.files import MEGA
+
+PREFIX = "pxe-"
+IN_USE = 3600.0
+"""Seconds for which a file that was uploaded or read is not removed: nodes may be about to boot from it."""
+_NAME = re.compile(r"[A-Za-z0-9._+@=~-]{1,150}")
+
+
+def store(sources: Sequence[str], boot: Boot, caller: Caller, into: Path) -> list[str]:
+    """Put *sources* (paths opened as *caller*, or http URLs, fetched into the folder *into*) where loaders find them.
+
+    Returns their names under *http_root* and *tftp_root*. A file of the same name, the user's own, is replaced.
+
+    Raises:
+        FileError: a file cannot be read, or there is no room for it.
+        OptionError: names that boot loaders would not understand, or that are the same.
+        ConfigError: a folder of the site cannot be written.
+    """
+    names = [name_of(source, caller) for source in sources]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise OptionError(f"-x: two files have the same name: {', '.join(sorted(twice))}. Rename one of them.")
+    for name, source in zip(names, sources, strict=True):
+        with _opened(source, boot, caller, into) as stream, locked(boot) as folder:
+            _make_room(boot, folder, name, source, os.fstat(stream.fileno()).st_size)
+            place(stream, folder / name, boot.uploads_max_mb * MEGA)
+            _link(folder / name, Path(boot.tftp_root) / FILES_FOLDER / name)
+    return [f"{FILES_FOLDER}/{name}" for name in names]
+
+
+def name_of(source: str, caller: Caller) -> str:
+    """Name of an uploaded file, as the wiki page has it (Kadeploy, use case 6).
+
+    Raises:
+        OptionError: boot loaders would not understand it.
+    """
+    base = source.partition("?")[0].rstrip("/").rpartition("/")[2]
+    if not _NAME.fullmatch(base):
+        raise OptionError(f"-x {source}: boot loaders need plain names: letters, digits and . _ + @ = ~ -. Rename it.")
+    if "--" in caller.name:
+        raise OptionError(f"-x: the user name {caller.name} holds --, which ends the user's name in uploaded files.")
+    return f"{PREFIX}{caller.name}--{base}"
+
+
+@contextmanager
+def _opened(source: str, boot: Boot, caller: Caller, into: Path) -> Iterator[BinaryIO]:
+    if files.is_url(source):
+        local = files.fetch(source, into, caller, boot.uploads_max_mb * MEGA)
+        with local.path.open("rb") as stream:
+            yield stream
+    else:
+        with files.open_as_user(files.local_path(source, caller), caller) as stream:
+            yield stream
+
+
+# --- the folder -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(boot: Boot) -> Iterator[Path]:
+    """The folder of boot files under *http_root*, for this process alone.
+
+    Raises:
+        ConfigError: it cannot be made, or written.
+    """
+    folder = Path(boot.http_root) / FILES_FOLDER
+    try:
+        for each in (folder, Path(boot.tftp_root) / FILES_FOLDER):
+            each.mkdir(mode=0o755, parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}: check boot.http_root and boot.tftp_root.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or folder}: {error.strerror}: check boot.http_root, boot.tftp_root and their disk."
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def place(stream: BinaryIO, path: Path, limit: int) -> None:
+    """Write all of *stream* to *path*, whole or not at all; a link of that name is replaced, not followed.
+
+    Raises:
+        FileError: more than *limit* bytes came.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as target:
+            _copy(stream, target, limit, path.name)
+            os.fchmod(target.fileno(), 0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+
+
+def _copy(stream: BinaryIO, target: BinaryIO, limit: int, name: str) -> None:
+    while piece := stream.read(MEGA):
+        target.write(piece)
+        if target.tell() > limit:
+            raise FileError(f"{name}: more than {limit / MEGA:g} MB.")
+
+
+def _link(path: Path, other: Path) -> None:
+    """The same file for TFTP: a hard link, or a copy where that is another disk (or the same folder)."""
+    if other.parent.resolve() == path.parent.resolve():
+        return
+    temporary = other.with_name(f".new-{path.name}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+        temporary.chmod(0o644)
+    temporary.replace(other)
+    temporary.unlink(missing_ok=True)  # rename(2) leaves it when both are links to one file
+
+
+def _make_room(boot: Boot, folder: Path, name: str, source: str, size: int) -> None:
+    """Remove files that nobody used for long until *size* bytes more fit."""
+    limit = boot.uploads_max_mb * MEGA
+    others = [(path, path.lstat()) for path in folder.glob(f"{PREFIX}*") if path.name != name]
+    total = size + sum(status.st_size for _, status in others)
+    for path, status in sorted(others, key=lambda other: _last_use(other[1])):
+        if total <= limit:
+            break
+        if time.time() - _last_use(status) < IN_USE:
+            continue
+        for each in (path, Path(boot.tftp_root) / FILES_FOLDER / path.name):
+            each.unlink(missing_ok=True)
+        total -= status.st_size
+    if total > limit:
+        raise FileError(
+            f"-x {source}: no room: with the files of the last hour it makes {total / MEGA:.1f} MB, and "
+            f"boot.uploads_max_mb is {boot.uploads_max_mb}. Try later, or ask an administrator."
+        )
+
+
+def _last_use(status: os.stat_result) -> float:
+    return max(status.st_atime, status.st_mtime)

@@ -1,0 +1,116 @@
+"""``site.yml``: what holds for all clusters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from kadeploy.config.file import Struct
+
+
+class Ssh(Struct, frozen=True, kw_only=True):
+    """How the controller enters the deployment system."""
+
+    private_key: str
+    """Path of the site's deployment key (mode 0600)."""
+    host_key: str
+    """The deployment system's known public host key, ``ssh-ed25519 AAAA…`` (pinned on every connection)."""
+    port: int = 22
+    connect_timeout: int = 10
+    """Seconds until a connection attempt is given up."""
+
+
+class Boot(Struct, frozen=True, kw_only=True):
+    """Where loaders find their files."""
+
+    tftp_root: str
+    """Folder served over TFTP (loaders and profiles)."""
+    http_root: str
+    """Folder served over HTTP (kernels, initrds, uploaded files)."""
+    http_url: str
+    """URL of *http_root* as nodes reach it, ending in ``/``."""
+    uploads_max_mb: int = 500
+    """Size limit of all files uploaded by ``-x``; the least recently used ones go first."""
+
+
+class Windows(Struct, frozen=True, kw_only=True):
+    """How many nodes are handled at a time, across all workflows of this controller."""
+
+    reboot: int = 50
+    check: int = 200
+    ssh: int = 100
+    """Commands at a time on nodes, within one micro-step."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Size limits of user files, in MB."""
+
+    preinstall: int = 20
+    postinstall: int = 20
+
+
+class Vlan(Struct, frozen=True, kw_only=True):
+    """VLAN support: a host name suffix holding ``VLAN_ID`` and the command that moves nodes."""
+
+    hostname_suffix: str
+    set_command: str
+    """Words split like a shell does; ``NODES``, ``VLAN_ID`` and ``USER`` are replaced as whole arguments."""
+
+
+class Demolishing(Struct, frozen=True, kw_only=True):
+    """When an environment counts as demolishing (``kareboot3 -c``)."""
+
+    threshold: int = 0
+    auto_tag: bool = False
+
+
+class Hooks(Struct, frozen=True, kw_only=True):
+    """Commands run when an operation has ended; the word ``WORKFLOW_ID`` is replaced."""
+
+    end_of_deployment: str = ""
+    end_of_reboot: str = ""
+    end_of_power: str = ""
+
+
+class Site(Struct, frozen=True, kw_only=True):
+    """``site.yml``."""
+
+    name: str
+    state_dir: str
+    """Folder of the database, run folders, windows and caches."""
+    server_address: str
+    """Address of the controller as nodes reach it."""
+    ssh: Ssh
+    boot: Boot
+    database: str = ""
+    """``sqlite:///PATH``, ``postgresql://…`` or ``mysql://…``; empty means SQLite in *state_dir*."""
+    rights: Literal["db", "dummy"] = "db"
+    almighty_users: tuple[str, ...] = ("root",)
+    purge_deployment_timer: int = 900
+    """Seconds after which a claim left by a dead controller elsewhere no longer counts."""
+    marker_port: int = 25300
+    network_namespace: str = ""
+    """Enter this network namespace before any traffic (used by the lab)."""
+    extraction_dir: str = "/mnt/dest"
+    rambin_dir: str = "/rambin"
+    mkfs_options: dict[str, str] = {}
+    windows: Windows = Windows()
+    limits: Limits = Limits()
+    vlan: Vlan | None = None
+    demolishing: Demolishing = Demolishing()
+    hooks: Hooks = Hooks()
+    end_hook_timeout: int = 20
+    broadcast_arity: int = 1
+    broadcast_port: int = 25310
+    broadcast_patience: Annotated[float, msgspec.Meta(gt=0)] = 3.5
+    """Seconds for which a node may give no sign of life during a broadcast before the others go on without it."""
+    verbosity: int = 3
+    use_address: bool = True
+    """Reach nodes by the address in the cluster file rather than by name."""
+
+    @property
+    def state(self) -> Path:
+        """*state_dir* as a path."""
+        return Path(self.state_dir)

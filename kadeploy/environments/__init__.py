@@ -1,0 +1,1 @@
+"""What an environment is: its data, the forms it is described in, its image."""

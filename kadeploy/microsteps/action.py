@@ -1,0 +1,220 @@
+"""The shell around every batch action: Ansible's one home.
+
+A batch action is one ``run_once`` task for all nodes of the play. It asks the request what to do, lets an engine do it
+(`microstep.play`), and answers with ``nodes: {host: {verdict, rc, stdout, stderr, msg, seconds}}``. The task itself
+succeeds; a node that is KO takes no part in what follows. In check mode nothing is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from kadeploy.errors import KadeployError
+from kadeploy.microsteps.memory import Begun, Memory, memory_of
+from kadeploy.microsteps.microstep import Engine, MicroStep, play
+from kadeploy.nodeset import fold
+from kadeploy.remote import broker
+from kadeploy.remote.fanout import Credentials
+from kadeploy.runner import playbooks, request
+from kadeploy.runner.request import Request
+from kadeploy.workflow import Outcome, Verdict
+
+GRACE = 3.0
+"""Seconds to end what runs on nodes, once the controller or ansible-playbook is gone."""
+
+STDERR_LIMIT = 4096
+"""Characters of a failed node's standard error in the result, but in debug mode."""
+
+
+class BatchAction(ActionBase):  # type: ignore[misc]
+    """An action plugin that does one micro-step on all nodes; subclasses name an engine and its arguments."""
+
+    _requires_connection = False
+    engine: ClassVar[Engine]
+    arguments: ClassVar[Mapping[str, Any]] = {}
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Do it; called by Ansible in a process of its own."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        facts = task_vars or {}
+        if not self._task.run_once:
+            raise AnsibleActionFail(f"{self._task.action} works on all nodes at once: write `run_once: true`.")
+        try:
+            return result | self._batch(facts)
+        except KadeployError as error:
+            raise AnsibleActionFail(str(error)) from error
+
+    def prepare(self, args: dict[str, Any]) -> dict[str, Any]:
+        """Complete checked arguments with what only Ansible can find (files of the role)."""
+        return args
+
+    def facts(self, memory: Memory) -> dict[str, Any]:  # noqa: ARG002
+        """Facts for the tasks that follow."""
+        return {}
+
+    def _batch(self, facts: dict[str, Any]) -> dict[str, Any]:
+        asked = request.read(Path(_text(facts, "kadeploy_request_file")))
+        memory = memory_of(Path(asked.run_dir), os.getppid())
+        out = memory.out()
+        members = tuple(str(host) for host in facts["ansible_play_hosts"] if host not in out)
+        _, args = self.validate_argument_spec(argument_spec=dict(self.arguments))
+        begun = self._begun(asked, facts)
+        outcomes: dict[str, Outcome] = {}
+        if members and not self._task.check_mode:
+            env = {str(name): str(value) for name, value in facts.get("kadeploy_env", {}).items()}
+            step = partial(MicroStep, asked, begun, members, env=env, args=self.prepare(_plain(args)))
+            outcomes = _drive(self._play(asked, step, memory))
+        if os.environ.get("KADEPLOY_RUN") != "1":
+            for line in folded(outcomes, asked.options.debug):
+                self._display.display(line)
+        answer: dict[str, Any] = {"changed": bool(outcomes), "step": begun.step}
+        answer["nodes"] = {node: _row(outcome, asked.options.debug) for node, outcome in outcomes.items()}
+        if found := self.facts(memory):
+            answer["ansible_facts"] = found
+        return answer
+
+    async def _play(self, asked: Request, step: Callable[..., MicroStep], memory: Memory) -> dict[str, Outcome]:
+        remote = await broker.connect(Path(asked.workflow_dir), credentials(asked))
+        try:
+            return await play(step(remote=remote), type(self).engine, memory)
+        finally:
+            await remote.close()
+
+    def _begun(self, asked: Request, facts: dict[str, Any]) -> Begun:
+        """This micro-step's name and place: its role, and the implementation, which is the play's name."""
+        role = self._task._role
+        name = role.get_name(include_role_fqcn=False) if role else self._task.get_name()
+        name = str(name).rsplit(".", 1)[-1]
+        macro, implementation = asked.attempt.macro_step, asked.attempt.implementation
+        played = str(facts.get("ansible_play_name", ""))
+        if known := playbooks.generic(played):
+            macro, implementation = known, played
+        return Begun(f"{name}#{id(role)}", name, implementation, macro)
+
+
+def credentials(asked: Request) -> Credentials:
+    """How this request's nodes are entered."""
+    ssh = asked.site.ssh
+    return Credentials(Path(ssh.private_key), ssh.host_key, connect_timeout=ssh.connect_timeout)
+
+
+def folded(outcomes: Mapping[str, Outcome], debug: bool = False) -> list[str]:
+    """Lines for people: nodes that say the same are named together, ``node-[1-3]: ok``."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for node, outcome in outcomes.items():
+        said = "ok" if outcome.verdict is Verdict.OK else outcome.message or outcome.verdict.value
+        output = "\n".join(filter(None, (outcome.stdout.rstrip(), outcome.stderr.rstrip()))) if debug else ""
+        groups.setdefault((said, output), []).append(node)
+    lines = []
+    for (said, output), nodes in groups.items():
+        lines.append(f"{fold(nodes)}: {said}")
+        lines += [f"    {line}" for line in output.splitlines()]
+    return lines
+
+
+def _row(outcome: Outcome, debug: bool) -> dict[str, Any]:
+    failed = outcome.verdict is Verdict.KO
+    return {
+        "verdict": outcome.verdict.value,
+        "rc": outcome.rc,
+        "stdout": outcome.stdout if debug else "",
+        "stderr": outcome.stderr if debug else outcome.stderr[-STDERR_LIMIT:] if failed else "",
+        "msg": outcome.message,
+        "seconds": outcome.seconds,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """*value* without Ansible's tagged kinds of strings, dicts and lists, which nothing else can write down."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, str) else value
+
+
+def _text(facts: dict[str, Any], name: str) -> str:
+    if name not in facts:
+        raise AnsibleActionFail(f"{name} is not set: give an inventory that is named *.kadeploy.yml.")
+    return str(facts[name])
+
+
+# --- a process that ends with those it works for ----------------------------------------------------------------------
+
+
+def _drive(work: Any) -> dict[str, Outcome]:
+    """Run *work* in an event loop; it is cancelled, and this process ends, when nobody waits for it any more."""
+
+    async def main() -> dict[str, Outcome]:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(work)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        with _watchdog(lambda: loop.call_soon_threadsafe(task.cancel)):
+            outcomes: dict[str, Outcome] = await task
+            return outcomes
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        _end()
+
+
+def _end() -> NoReturn:
+    """End this worker and the processes it started; it leads its process group."""
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+    os._exit(1)
+
+
+@contextmanager
+def _watchdog(cancel: Any) -> Iterator[None]:
+    """Cancel the work, then end this process, when ansible-playbook (the parent) or the controller dies."""
+    parent = os.getppid()
+    controller = int(os.environ.get("KADEPLOY_CONTROLLER_PID", "0"))
+    over, stop = os.pipe()
+    watched = [pid for pid in (parent, controller) if pid]
+    thread = threading.Thread(target=_watch, args=(watched, over, cancel), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.close(stop)
+        thread.join(GRACE + 5)
+        os.close(over)
+
+
+def _watch(watched: list[int], over: int, cancel: Any) -> None:
+    poll = select.poll()
+    poll.register(over, select.POLLHUP)
+    gone = False
+    for pid in watched:
+        try:
+            poll.register(os.pidfd_open(pid), select.POLLIN)
+        except ProcessLookupError:
+            gone = True
+    if not gone and any(descriptor == over for descriptor, _ in poll.poll()):
+        return
+    cancel()
+    ended = select.poll()
+    ended.register(over, select.POLLHUP)
+    ended.poll(int(GRACE * 1000))
+    parent = os.getppid()
+    if parent in watched:  # the controller is gone, ansible-playbook is not
+        with suppress(ProcessLookupError):
+            os.kill(parent, signal.SIGTERM)
+            time.sleep(1)
+            os.kill(parent, signal.SIGKILL)
+    _end()

@@ -1,0 +1,110 @@
+"""The memory of one run of ansible-playbook: which micro-steps have begun, and which nodes are out.
+
+Each task of a playbook runs in a process of its own; a file in the run folder, named after the ansible-playbook process
+(so that repeating a run by hand starts afresh), tells the next one what happened before: one JSON object per line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from kadeploy.workflow import Outcome, Verdict
+
+
+class Begun(msgspec.Struct, frozen=True, tag="begun"):
+    """A micro-step that has begun."""
+
+    key: str
+    """Which of the playbook's roles; a name may occur more than once."""
+    step: str
+    implementation: str
+    macro_step: str
+
+
+class Out(msgspec.Struct, frozen=True, tag="out"):
+    """A node that takes no further part, KO or stopped at a breakpoint."""
+
+    node: str
+    verdict: Verdict
+    step: str
+    implementation: str
+    message: str = ""
+
+
+_DECODER = msgspec.json.Decoder(Begun | Out)
+_ENCODER = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The file, read and appended to; every call reads what other processes have written meanwhile."""
+
+    path: Path
+
+    def begin(self, begun: Begun) -> None:
+        """Note that a micro-step begins."""
+        self._append([begun])
+
+    def begun(self) -> list[Begun]:
+        """Micro-steps that have begun, in order."""
+        return [line for line in self._lines() if isinstance(line, Begun)]
+
+    def note(self, step: Begun, outcomes: Mapping[str, Outcome]) -> None:
+        """Keep the nodes of *outcomes* that are KO or at a breakpoint."""
+        out = [
+            Out(node, outcome.verdict, step.step, step.implementation, outcome.message)
+            for node, outcome in outcomes.items()
+            if outcome.verdict is not Verdict.OK
+        ]
+        if out:
+            self._append(out)
+
+    def out(self) -> dict[str, Out]:
+        """Nodes that take no further part; a node's first word counts."""
+        known: dict[str, Out] = {}
+        for line in self._lines():
+            if isinstance(line, Out):
+                known.setdefault(line.node, line)
+        return known
+
+    def _append(self, lines: list[Begun] | list[Out]) -> None:
+        text = b"".join(_ENCODER.encode(line) + b"\n" for line in lines)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a writer died within its line
+                text = b"\n" + text
+            os.write(descriptor, text)
+        finally:
+            os.close(descriptor)
+
+    def _lines(self) -> list[Begun | Out]:
+        try:
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        lines: list[Begun | Out] = []
+        for line in text.splitlines():
+            try:
+                lines.append(_DECODER.decode(line))
+            except msgspec.DecodeError:  # torn: its writer died
+                continue
+        return lines
+
+
+def memory_of(run_dir: Path, pid: int) -> Memory:
+    """The memory of the ansible-playbook process *pid*; pids are used again, so its start time is part of the name."""
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    started = stat.rsplit(")", 1)[1].split()[19]  # proc(5): field 22, the name in field 2 may hold blanks
+    return Memory(run_dir / f"verdicts-{pid}-{started}.jsonl")
+
+
+def latest(run_dir: Path) -> Memory | None:
+    """The memory of the last run in *run_dir*, None before the first."""
+    files = sorted(run_dir.glob("verdicts-*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    return Memory(files[-1]) if files else None

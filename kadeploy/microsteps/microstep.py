@@ -1,0 +1,230 @@
+"""One micro-step on all its nodes: what is the same for every engine, without Ansible.
+
+`play` is the order of things: operations asked for after the previous micro-step, the breakpoint, operations before
+(or instead of) this one, and the engine itself with the cluster's time-out and retries. Whatever an engine does, each
+member gets an outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import string
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kadeploy.errors import KadeployError
+from kadeploy.microsteps.memory import Begun, Memory
+from kadeploy.remote.fanout import Remote, Target, on_all
+from kadeploy.runner.inventory import address
+from kadeploy.runner.request import CustomOperation, Request
+from kadeploy.workflow import Outcome, Verdict
+
+
+@dataclass(frozen=True)
+class MicroStep:
+    """What an engine works on."""
+
+    request: Request
+    begun: Begun
+    """Its name, and the implementation that it belongs to."""
+    members: tuple[str, ...]
+    remote: Remote
+    env: Mapping[str, str] = field(default_factory=dict)
+    """KADEPLOY_* variables of scripts."""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the task, checked."""
+    report: Callable[[str, Outcome], None] = lambda _node, _outcome: None
+    """Called by an engine for each node that has ended: what a time-out leaves to the others."""
+
+    @property
+    def name(self) -> str:
+        """The micro-step's name."""
+        return self.begun.step
+
+    def targets(self, pinned: bool = True) -> list[Target]:
+        """The members' ssh servers."""
+        port = self.request.site.ssh.port
+        known = {node.name: node for node in self.request.nodes}
+        return [Target(name, address(self.request, known[name]), port, pinned) for name in self.members]
+
+    def only(self, members: tuple[str, ...]) -> MicroStep:
+        """The same for fewer nodes."""
+        return replace(self, members=members)
+
+
+Engine = Callable[[MicroStep], Awaitable[Mapping[str, Outcome]]]
+
+
+async def play(step: MicroStep, engine: Engine, memory: Memory) -> dict[str, Outcome]:
+    """Do a task of a micro-step; the outcome of every member.
+
+    The nodes that end KO or at a breakpoint are noted in *memory*.
+    """
+    outcomes: dict[str, Outcome] = {}
+    begun = memory.begun()
+    for stage in _stages(step, engine, begun):
+        survivors = tuple(node for node in step.members if _goes_on(outcomes.get(node)))
+        if not survivors:
+            break
+        _add(outcomes, await stage(step.only(survivors)))
+    if step.begun.key not in {before.key for before in begun}:
+        memory.begin(step.begun)
+    memory.note(step.begun, outcomes)
+    return {node: outcomes.get(node, Outcome(Verdict.OK)) for node in step.members}
+
+
+Stage = Callable[[MicroStep], Awaitable[dict[str, Outcome]]]
+
+
+def _stages(step: MicroStep, engine: Engine, begun: list[Begun]) -> list[Stage]:
+    """What happens, in order; only a micro-step's first task has something in front of it."""
+    stages: list[Stage] = []
+    goes_on = step.request.attempt.goes_on
+    resumed = not begun and goes_on is not None and goes_on.micro_step == step.name  # what comes first has been done
+    if step.begun.key not in {before.key for before in begun} and not resumed:
+        if begun:
+            stages.append(_Operations(begun[-1], "post"))
+        if at_breakpoint(step.request.options.breakpoint, step.begun):
+            return [*stages, _stop]
+        stages += [_Operations(step.begun, "pre"), _Operations(step.begun, "substitute")]
+    if not operations(step.request, step.begun, "substitute"):
+        stages.append(_Perform(engine))
+    return stages
+
+
+def _goes_on(outcome: Outcome | None) -> bool:
+    return outcome is None or outcome.verdict is Verdict.OK
+
+
+def _add(outcomes: dict[str, Outcome], later: Mapping[str, Outcome]) -> None:
+    """A node's last verdict counts; what was said before it is kept, and seconds add up."""
+    for node, outcome in later.items():
+        before = outcomes.get(node)
+        outcomes[node] = (
+            outcome
+            if before is None
+            else replace(
+                outcome,
+                stdout=before.stdout + outcome.stdout,
+                stderr=before.stderr + outcome.stderr,
+                seconds=round(before.seconds + outcome.seconds, 3),
+            )
+        )
+
+
+def at_breakpoint(where: str, begun: Begun) -> bool:
+    """Whether *where*, ``Macro:micro`` or ``Macro`` (implementation or generic name), stops before this micro-step."""
+    macro, _, micro = where.partition(":")
+    return macro in (begun.implementation, begun.macro_step) and micro in ("", begun.step)
+
+
+async def _stop(step: MicroStep) -> dict[str, Outcome]:
+    message = f"Stopped at the breakpoint before {step.begun.implementation}:{step.name}."
+    return dict.fromkeys(step.members, Outcome(Verdict.BRK, message))
+
+
+# --- the engine, with time-out and retries ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Perform:
+    engine: Engine
+
+    async def __call__(self, step: MicroStep) -> dict[str, Outcome]:
+        return await perform(step, self.engine)
+
+
+async def perform(step: MicroStep, engine: Engine) -> dict[str, Outcome]:
+    """Run *engine* with the time-out and the retries that the cluster has for this micro-step.
+
+    Retries are additional tries for the nodes that are KO. A time-out makes the nodes still busy KO, the others keep
+    their outcome; so does an engine that raises.
+    """
+    outcomes: dict[str, Outcome] = {}
+    left = step.members
+    for _ in range(1 + step.request.cluster.micro_retries.get(step.name, 0)):
+        if left:
+            outcomes |= await _once(step.only(left), engine)
+            left = tuple(node for node in left if outcomes[node].verdict is Verdict.KO)
+    return {node: outcomes[node] for node in step.members}
+
+
+async def _once(step: MicroStep, engine: Engine) -> dict[str, Outcome]:
+    heard: dict[str, Outcome] = {}
+    missing = "no verdict"
+    limit = asyncio.timeout(step.request.cluster.micro_timeout(step.name))
+    try:
+        async with limit:
+            heard |= await engine(replace(step, report=heard.__setitem__))
+    except KadeployError as error:
+        missing = str(error)
+    except Exception as error:  # a fault of ours or of a library: these nodes are KO, the play goes on
+        missing = f"Timeout in the {step.name} step" if limit.expired() else f"{type(error).__name__}: {error}"
+    return {node: heard.get(node, Outcome(Verdict.KO, missing)) for node in step.members}
+
+
+# --- custom operations ------------------------------------------------------------------------------------------------
+
+
+def operations(request: Request, begun: Begun, when: str) -> list[CustomOperation]:
+    """Custom operations of a micro-step, in the order of the user's file."""
+    return [
+        operation
+        for operation in request.options.custom_operations
+        if operation.when == when
+        and operation.micro_step == begun.step
+        and operation.implementation in (begun.implementation, begun.macro_step)
+    ]
+
+
+@dataclass(frozen=True)
+class _Operations:
+    """Custom operations of one kind, one after the other; a node that fails takes no further part."""
+
+    begun: Begun
+    when: str
+
+    async def __call__(self, step: MicroStep) -> dict[str, Outcome]:
+        outcomes: dict[str, Outcome] = {}
+        for operation in operations(step.request, self.begun, self.when):
+            survivors = tuple(node for node in step.members if _goes_on(outcomes.get(node)))
+            if survivors:
+                _add(outcomes, await _operate(step.only(survivors), operation))
+        return outcomes
+
+
+async def _operate(step: MicroStep, operation: CustomOperation) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
+    left = step.members
+    for _ in range(1 + operation.retries):
+        if left:
+            window = step.request.site.windows.ssh
+            outcomes |= await on_all(step.only(left).targets(), _job(step, operation), window)
+            left = tuple(node for node in left if outcomes[node].verdict is Verdict.KO)
+    title = f"custom operation {operation.name or operation.action}"
+    return {
+        node: replace(outcome, message=f"{title}: {outcome.message}") if outcome.verdict is Verdict.KO else outcome
+        for node, outcome in outcomes.items()
+    }
+
+
+def _job(step: MicroStep, operation: CustomOperation) -> Callable[[Target], Awaitable[Outcome]]:
+    remote, env, timeout = step.remote, step.env, operation.timeout
+
+    async def job(target: Target) -> Outcome:
+        if operation.action == "send":
+            destination = string.Template(operation.destination).safe_substitute(env)
+            return await remote.send(target, Path(operation.file), destination, 0o755, timeout)
+        return await remote.run(target, _script(operation), env, timeout)
+
+    return job
+
+
+def _script(operation: CustomOperation) -> bytes:
+    if operation.action == "exec":
+        return operation.command.encode()
+    words = shlex.join(shlex.split(operation.params))
+    return f"set -- {words}\n".encode() + Path(operation.file).read_bytes()

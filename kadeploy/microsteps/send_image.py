@@ -1,0 +1,177 @@
+"""Send the image to all nodes, straight into tar or dd there."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from kadeploy.broadcast import chain
+from kadeploy.errors import ConfigError
+from kadeploy.microsteps import site_command
+from kadeploy.microsteps.microstep import MicroStep
+from kadeploy.remote.fanout import Process
+from kadeploy.runner.request import LocalImage
+from kadeploy.workflow import Outcome, Verdict
+
+ARGUMENTS = {
+    "method": {"type": "str", "default": "chain", "choices": ["chain", "kastafior", "tree", "bittorrent", "custom"]},
+}
+"""As an Ansible argument specification."""
+
+PROGRESS = "progress.json"
+_START = b"exec python3 -IS -"
+"""Without `site`, which costs as much as the interpreter itself: the relay needs the standard library alone."""
+TREE_FANOUT = 2
+"""Successors of each node in a tree."""
+
+_DECOMPRESSORS = {
+    "tgz": "gzip -dc",
+    "tbz2": "bzip2 -dc",
+    "txz": "xz -dc",
+    "tar.zst": "zstd -dcq",
+    "ddgz": "gzip -dc",
+    "ddbz2": "bzip2 -dc",
+    "ddxz": "xz -dc",
+    "dd.zst": "zstd -dcq",
+}
+
+# What follows the archive's end mark is read too, else the decompressor would fail on a closed pipe. Where tar was cut
+# off in the middle of a block it does not say that the disk is full.
+_TAR = """
+options="--numeric-owner -p"
+case $(tar --help 2>&1) in *--xattrs-include*) options="$options --xattrs --xattrs-include=*" ;; esac
+say_if_full() {
+  set -- $? $(stat -f -c '%a %S' "$KADEPLOY_ENV_EXTRACTION_DIR")
+  [ $(($2 * $3)) -ge 1048576 ] || echo "No space left on device: the image is bigger than the partition" >&2
+  exit "$1"
+}
+{ tar -x -f - -C "$KADEPLOY_ENV_EXTRACTION_DIR" $options && cat >/dev/null || say_if_full; }"""
+_DD = ' dd of="$KADEPLOY_DEPLOY_PART" ibs=64k obs=4M conv=fsync'
+
+
+def sink(kind: str) -> str:
+    """The bash command that takes an image of *kind* from its standard input on a node.
+
+    It works on ``$KADEPLOY_ENV_EXTRACTION_DIR`` (archives) or ``$KADEPLOY_DEPLOY_PART`` (disk and partition images).
+    """
+    decompress = _DECOMPRESSORS[kind]
+    if kind.startswith("dd"):
+        return f"set -o pipefail\n{decompress} |{_DD}"
+    setup, unpack = _TAR.rsplit("\n", 1)
+    return f"set -o pipefail -o noglob{setup}\n{decompress} | {unpack}"
+
+
+async def run(step: MicroStep) -> Mapping[str, Outcome]:
+    """Send it by ``method``; ``progress.json`` in the run folder tells how far it is.
+
+    Raises:
+        ConfigError: the request has no image, or the site no command for ``custom``.
+    """
+    request = step.request
+    if request.image is None or request.environment is None:
+        raise ConfigError("The request names no image: repeat the deployment with kadeploy3.")
+    return await _METHODS[str(step.args["method"])](step, request.image, sink(request.environment.image.kind))
+
+
+async def _chain(step: MicroStep, image: LocalImage, into: str, fanout: int = 1) -> Mapping[str, Outcome]:
+    targets = {target.name: target for target in step.targets()}
+
+    async def start_relay(member: chain.Member, program: bytes) -> Process:
+        return await step.remote.start(targets[member.name], _START, program)
+
+    members = _members(step)
+    progress = Progress(Path(step.request.run_dir), step.name, image.size, len(members))
+    broadcast = _broadcast(step, image, into, fanout)
+    return _outcomes(await chain.send(broadcast, members, start_relay, progress))
+
+
+async def _bittorrent(step: MicroStep, image: LocalImage, into: str) -> Mapping[str, Outcome]:
+    try:
+        from kadeploy.broadcast import bittorrent  # noqa: PLC0415 - libtorrent need not be installed
+    except ModuleNotFoundError as error:
+        raise ConfigError("BitTorrent needs libtorrent: pip install 'kadeploy[bittorrent]'.") from error
+    targets = {target.name: target for target in step.targets()}
+
+    async def run_on(member: chain.Member, program: bytes) -> Outcome:
+        return await step.remote.run(targets[member.name], program)
+
+    members, site = _members(step), step.request.site
+    progress = Progress(Path(step.request.run_dir), step.name, image.size, len(members))
+    broadcast = _broadcast(step, image, into)
+    return _outcomes(await bittorrent.send(broadcast, members, run_on, site.server_address, progress=progress))
+
+
+def _members(step: MicroStep) -> list[chain.Member]:
+    port = step.request.site.broadcast_port
+    return [chain.Member(target.name, target.address, port) for target in step.targets()]
+
+
+def _broadcast(step: MicroStep, image: LocalImage, into: str, fanout: int = 1) -> chain.Broadcast:
+    patience = step.request.site.broadcast_patience
+    return chain.Broadcast(
+        image=Path(image.path),
+        size=image.size,
+        sha256=image.sha256,
+        sink=into,
+        environment=dict(step.env),
+        arity=step.request.site.broadcast_arity,
+        fanout=fanout,
+        silence=0.6 * patience,
+        patience=0.4 * patience,
+        orphan_limit=6 * patience,
+    )
+
+
+def _outcomes(receptions: Mapping[str, chain.Reception]) -> dict[str, Outcome]:
+    return {name: _outcome(reception) for name, reception in receptions.items()}
+
+
+def _outcome(reception: chain.Reception) -> Outcome:
+    rc = 0 if reception.verdict is Verdict.OK else 1
+    return Outcome(reception.verdict, reception.message, rc, seconds=reception.seconds)
+
+
+async def _custom(step: MicroStep, image: LocalImage, _: str) -> Mapping[str, Outcome]:
+    """The site's command: ``ENVFILE`` is the image, ``NODEFILE`` a file of the nodes' names, one per line."""
+    command = step.request.cluster.broadcast_command
+    if not command:
+        raise ConfigError(f"There is no broadcast_command in clusters/{step.request.cluster.name}.yml.")
+    with tempfile.NamedTemporaryFile("w", prefix="nodes-", dir=step.request.run_dir) as file:
+        file.write("".join(f"{name}\n" for name in step.members))
+        file.flush()
+        words = site_command.words(command, {"ENVFILE": [image.path], "NODEFILE": [file.name]})
+        return dict.fromkeys(step.members, await site_command.execute(words))
+
+
+_METHODS: dict[str, Callable[[MicroStep, LocalImage, str], Awaitable[Mapping[str, Outcome]]]] = {
+    "chain": _chain,
+    "kastafior": _chain,
+    "tree": functools.partial(_chain, fanout=TREE_FANOUT),
+    "bittorrent": _bittorrent,
+    "custom": _custom,
+}
+
+
+class Progress:
+    """Tells how far a broadcast is, in a file that is replaced at most twice a second."""
+
+    def __init__(self, folder: Path, step: str, total: int, nodes: int) -> None:
+        self._path = folder / PROGRESS
+        self._total = total
+        self._facts = {"step": step, "total": total, "nodes": nodes}
+        self._next = 0.0
+
+    def __call__(self, sent: int, acknowledged: int) -> None:
+        """Take note of the bytes that have left us, and of those that the first nodes have acknowledged."""
+        now = time.monotonic()
+        if now < self._next and acknowledged < self._total:
+            return
+        self._next = now + 0.5
+        part = self._path.with_suffix(".part")
+        part.write_bytes(msgspec.json.encode({**self._facts, "bytes": acknowledged, "sent": sent}))
+        part.replace(self._path)

@@ -1,0 +1,1 @@
+"""What happens from a wish to its report: requests, admission, staging, the launch, and what is written down."""

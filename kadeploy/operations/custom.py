@@ -1,0 +1,227 @@
+"""Custom operations of ``--set-custom-operations``: what users put in front of, behind or in place of micro-steps.
+
+Two forms are read: the wiki page's lines ``Macro,micro@send%file%folder,exec%command%`` (use case 10 of kadeploy3), and
+the later YAML, macro-step → micro-step → ``pre-ops``, ``substitute``, ``post-ops``.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from kadeploy import files
+from kadeploy.caller import Caller
+from kadeploy.config.file import Struct
+from kadeploy.config.timeouts import MAX_SECONDS
+from kadeploy.errors import FileError, OptionError
+from kadeploy.runner import playbooks
+from kadeploy.runner.request import CustomOperation
+
+try:
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:  # PyYAML built without libyaml
+    from yaml import SafeLoader  # type: ignore[assignment]
+
+ALIASES: Mapping[tuple[str, str], str] = {("BootNewEnvKexec", "reboot"): "kexec"}
+"""Micro-steps that had another name when the wiki page was written."""
+
+When = Literal["pre", "substitute", "post"]
+
+
+def load(path: str, who: Caller, config_dir: Path) -> tuple[CustomOperation, ...]:
+    """Read the operations in the file *path*; it and the files that it names are opened with the rights of *who*.
+
+    Raises:
+        FileError: the file cannot be read.
+        OptionError: an operation is malformed, or goes to a step that does not exist; names file and line.
+    """
+    source = "-" if path == "-" else str(files.local_path(path, who))
+    return parse(files.read_text(path, who), source=source, who=who, config_dir=config_dir)
+
+
+def parse(text: str, *, source: str, who: Caller, config_dir: Path) -> tuple[CustomOperation, ...]:
+    """The operations that *text* describes, in its order; *source* is where it came from (see `load`)."""
+    content = text.removeprefix("\ufeff")
+    desk = _Desk(source, who, config_dir)
+    return tuple(_from_lines(content, desk) if _LINES.search(content) else _from_yaml(content, desk))
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Checks what both forms have in common."""
+
+    source: str
+    who: Caller
+    config_dir: Path
+
+    @cached_property
+    def known(self) -> dict[str, tuple[str, ...]]:
+        """Micro-steps by implementation."""
+        return {name: playbooks.micro_steps(path) for name, path in playbooks.implementations(self.config_dir).items()}
+
+    def refusal(self, line: int, text: str) -> OptionError:
+        """What to raise: *text* with file and line in front."""
+        return OptionError(f"{self.source}, line {line}: {text}")
+
+    def step(self, line: int, macro: str, micro: str) -> tuple[str, str]:
+        """Implementation (or macro-step) and micro-step by the names they have today."""
+        if macro not in self.known and macro not in playbooks.MACRO_STEPS:
+            try:
+                playbooks.require_implementation(macro, self.config_dir)
+            except OptionError as error:
+                raise self.refusal(line, str(error)) from error
+        found = ALIASES.get((macro, micro), micro)
+        ways = [micros for name, micros in self.known.items() if macro in (name, playbooks.generic(name))]
+        known = dict.fromkeys(name for micros in ways for name in micros)
+        if found not in known:
+            raise self.refusal(line, f"{macro} has no micro-step {micro!r}; it has {', '.join(known)}.")
+        return macro, found
+
+    def file(self, line: int, name: str) -> str:
+        """Absolute path of a file that the caller can read; a relative one starts beside the operations."""
+        if files.is_url(name):
+            raise self.refusal(line, f"{name}: a file of this machine is needed here; fetch it first.")
+        try:
+            path = files.local_path(name)
+            if path.parts[:1] == ("~",):
+                path = files.local_path(name, self.who)
+            absolute = (Path.cwd() if self.source == "-" else Path(self.source).parent) / path
+            files.open_as_user(absolute, self.who).close()
+        except FileError as error:
+            raise self.refusal(line, str(error)) from error
+        return str(absolute)
+
+    def check(self, line: int, operation: CustomOperation) -> CustomOperation:
+        """*operation* with its file made absolute, if it is complete."""
+        destination, action = operation.destination, operation.action
+        if action == "exec" and (not operation.command.strip() or operation.file or destination or operation.params):
+            raise self.refusal(line, "exec takes a command, and nothing else.")
+        if action != "exec" and (not operation.file or operation.command):
+            raise self.refusal(line, f"{action} takes a file, not a command.")
+        if action == "send" and (not destination.startswith(("/", "$")) or operation.params):
+            raise self.refusal(line, "send takes a file and a destination, an absolute path on the nodes.")
+        if action == "run" and destination:
+            raise self.refusal(line, "run takes a file and params, no destination.")
+        if any("\0" in text for text in (operation.command, operation.params, destination)):
+            raise self.refusal(line, "null characters are not allowed.")
+        if not (0 <= operation.timeout <= MAX_SECONDS and 0 <= operation.retries <= _MAX_RETRIES):
+            raise self.refusal(line, f"timeout is seconds up to a week, retries at most {_MAX_RETRIES}, 0 is none.")
+        try:
+            shlex.split(operation.params)
+        except ValueError as error:
+            raise self.refusal(line, f"params: {error}: {operation.params!r}.") from error
+        return msgspec.structs.replace(operation, file=self.file(line, operation.file)) if operation.file else operation
+
+
+_MAX_RETRIES = 100
+
+
+# --- the wiki page's lines ----------------------------------------------------------------------------------------
+
+_LINES = re.compile(r"\A(?:\s*(?:#[^\n]*)?\n)*\s*[\w.-]+\s*,\s*[\w.-]+\s*@")
+"""Begins as the wiki page's lines do, after comments."""
+_LINE = re.compile(r"\s*([\w.-]+)\s*,\s*([\w.-]+)\s*@(.+)\Z")
+_NEXT = re.compile(r",\s*(?=(?:send|exec)%)")
+"""A comma that another operation follows; other commas belong to a command."""
+
+
+def _from_lines(text: str, desk: _Desk) -> Iterator[CustomOperation]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        content = line.strip()
+        if not content or content.startswith("#"):
+            continue
+        match = _LINE.match(content)
+        if not match:
+            raise desk.refusal(number, "expected Macro,micro@send%file%folder,exec%command%.")
+        implementation, micro_step = desk.step(number, match[1], match[2])
+        for part in _NEXT.split(match[3]):
+            fields = _fields(part.strip(), number, desk)
+            operation = CustomOperation(implementation=implementation, micro_step=micro_step, **fields)
+            yield desk.check(number, operation)
+
+
+def _fields(part: str, line: int, desk: _Desk) -> dict[str, Any]:
+    """The command of exec may hold percent signs: its end is the last one."""
+    action, _, rest = part.partition("%")
+    argument, percent, folder = rest.rpartition("%")
+    if action not in ("send", "exec") or not percent:
+        raise desk.refusal(line, f"expected send%file%folder or exec%command%, found {part!r}.")
+    if action == "send":
+        return {"action": "send", "file": argument.strip(), "destination": folder.strip()}
+    if folder.strip():
+        raise desk.refusal(line, f"exec%command% ends with a percent sign, found {folder!r} behind it.")
+    return {"action": "exec", "command": argument}
+
+
+# --- YAML ---------------------------------------------------------------------------------------------------------
+
+
+class _Operation(Struct, frozen=True, kw_only=True):
+    action: Literal["exec", "send", "run"]
+    name: str = ""
+    command: str = ""
+    file: str = ""
+    destination: str = ""
+    params: str = ""
+    timeout: int = 0
+    retries: int = 0
+    scattering: Literal["tree", "chain"] = "tree"
+    """Accepted for old files: files always go to all nodes at once."""
+
+
+class _MicroStep(Struct, frozen=True, kw_only=True, rename={"pre": "pre-ops", "post": "post-ops"}):
+    pre: tuple[_Operation, ...] = ()
+    substitute: tuple[_Operation, ...] = ()
+    post: tuple[_Operation, ...] = ()
+    override: bool = False
+    """Accepted for old files: there are no operations of the site that could be overridden."""
+
+
+_WHEN: tuple[When, ...] = ("pre", "substitute", "post")
+
+
+def _from_yaml(text: str, desk: _Desk) -> Iterator[CustomOperation]:
+    try:
+        lines = _key_lines(yaml.compose(text, Loader=SafeLoader))
+        found = msgspec.convert(yaml.load(text, Loader=SafeLoader), dict[str, dict[str, _MicroStep]])
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise OptionError(
+            f"{desk.source}: neither lines Macro,micro@exec%command% nor YAML of custom operations: {reason}."
+        ) from error
+    for macro, micros in found.items():
+        for micro, operations in micros.items():
+            line = lines.get((macro, micro), 1)
+            implementation, micro_step = desk.step(line, macro, micro)
+            for when in _WHEN:
+                for each in getattr(operations, when):
+                    fields = {name: getattr(each, name) for name in _COMMON}
+                    operation = CustomOperation(
+                        implementation=implementation, micro_step=micro_step, when=when, **fields
+                    )
+                    yield desk.check(line, operation)
+
+
+_COMMON = tuple(name for name in _Operation.__struct_fields__ if name in CustomOperation.__struct_fields__)
+
+
+def _key_lines(root: Any) -> dict[tuple[str, str], int]:
+    """Line of each micro-step's key."""
+    return {
+        (macro.value, micro.value): micro.start_mark.line + 1
+        for macro, micros in _pairs(root)
+        for micro, _ in _pairs(micros)
+        if isinstance(macro.value, str) and isinstance(micro.value, str)
+    }
+
+
+def _pairs(node: Any) -> list[tuple[Any, Any]]:
+    return node.value if isinstance(node, yaml.MappingNode) else []

@@ -1,0 +1,148 @@
+"""Which implementations a deployment goes through: the cluster's lists, changed where the request needs it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from kadeploy import workflow
+from kadeploy.config.cluster import Cluster, Implementation
+from kadeploy.environments.environment import Environment
+from kadeploy.errors import OptionError
+from kadeploy.runner import playbooks
+from kadeploy.runner.playbooks import MACRO_STEPS
+
+Ways = tuple[Implementation, ...]
+Steps = Mapping[str, Ways]
+"""Implementations by macro-step, as configuration files and ``--force-steps`` have them."""
+
+CUSTOM_PRE_INSTALL = "SetDeploymentEnvUntrustedCustomPreInstall"
+FIRMWARE = 300
+"""Seconds that a reboot through the firmware may take longer than kexec."""
+
+
+def deployment(
+    cluster: Cluster, environment: Environment, no_kexec: bool = False, forced: Steps | None = None
+) -> tuple[Steps, list[str]]:
+    """The steps for deploying *environment* on *cluster*, and what was changed, for people (reference §5.4).
+
+    A pre-install of the environment replaces all ways of preparing the disk, unless the user forced the steps. What
+    cannot be started by kexec is rebooted.
+    """
+    steps = {name: (cluster.macro_steps if forced is None else forced)[name] for name in MACRO_STEPS}
+    notes: list[str] = []
+    if forced is None and environment.preinstall is not None:
+        steps["SetDeploymentEnv"] = (_renamed(steps["SetDeploymentEnv"][0], CUSTOM_PRE_INSTALL),)
+        notes.append(f"the environment has a pre-install: {CUSTOM_PRE_INSTALL} prepares the disk")
+    if reason := _why_no_kexec(cluster, environment, no_kexec):
+        changed = _with(steps, "BootNewEnv", lambda ways: _without(ways, "BootNewEnvKexec", "BootNewEnvClassical"))
+        if no_kexec:
+            changed = _with(
+                changed,
+                "SetDeploymentEnv",
+                lambda ways: _without(ways, "SetDeploymentEnvKexec", "SetDeploymentEnvUntrusted"),
+            )
+        if changed != steps:
+            notes.append(f"{reason}: nodes are rebooted instead of using kexec")
+        steps = changed
+    return steps, notes
+
+
+def for_automaton(steps: Steps) -> workflow.Plan:
+    """*steps* as the automaton takes them."""
+    return tuple(
+        (name, tuple(workflow.Implementation(way.implementation, way.retries, way.timeout) for way in ways))
+        for name, ways in steps.items()
+    )
+
+
+def _why_no_kexec(cluster: Cluster, environment: Environment, asked: bool) -> str:
+    """Why kexec is out of the question; empty when it is not."""
+    if asked:
+        return "--no-kexec"
+    if environment.environment_kind != "linux":
+        return f"a system of kind {environment.environment_kind} cannot be started by kexec"
+    if environment.filesystem not in cluster.supported_filesystems:
+        return f"the deployment system cannot read a kernel from {environment.filesystem or 'an unknown file system'}"
+    return ""
+
+
+def _with(steps: Mapping[str, Ways], name: str, change: Callable[[Ways], Ways]) -> dict[str, Ways]:
+    return {step: change(ways) if step == name else ways for step, ways in steps.items()}
+
+
+def _without(ways: Ways, unwanted: str, substitute: str) -> Ways:
+    """*ways* with *substitute* where *unwanted* was, or simply without it when *substitute* is among them anyway."""
+    if any(way.implementation == substitute for way in ways):
+        return tuple(way for way in ways if way.implementation != unwanted)
+    return tuple(_slower(way, substitute) if way.implementation == unwanted else way for way in ways)
+
+
+def _slower(way: Implementation, name: str) -> Implementation:
+    timeout = way.timeout + FIRMWARE if way.timeout else 0
+    return msgspec.structs.replace(way, implementation=name, timeout=timeout)
+
+
+def _renamed(way: Implementation, name: str) -> Implementation:
+    return msgspec.structs.replace(way, implementation=name)
+
+
+# --- --force-steps ------------------------------------------------------------------------------------------------
+
+_FORCED = re.compile(r"(\w+):(\d{1,4}):(\d{1,6})\Z")
+
+
+def parse_force_steps(text: str, config_dir: Path) -> dict[str, tuple[Implementation, ...]]:
+    """Read ``SetDeploymentEnv|Impl:retries:timeout,…&BroadcastEnv|…&BootNewEnv|…`` (use case 9 of kadeploy3).
+
+    Blanks and line ends around the delimiters are tolerated; so is a backslash before ``&``.
+
+    Raises:
+        OptionError: says what is wrong; all three macro-steps are mandatory, in this order.
+    """
+    parts = [part.strip() for part in text.replace("\\&", "&").split("&")]
+    found: dict[str, tuple[Implementation, ...]] = {}
+    for part in parts:
+        step, bar, ways = part.partition("|")
+        if not bar or not ways.strip():
+            raise OptionError(f"--force-steps: {part!r} is not of the form MacroStep|Implementation:retries:timeout.")
+        found[step.strip()] = tuple(_forced(way.strip(), step.strip(), config_dir) for way in ways.split(","))
+    if tuple(found) != MACRO_STEPS or len(parts) != len(MACRO_STEPS):
+        raise OptionError(f"--force-steps: expected all of {', '.join(MACRO_STEPS)}, once each and in this order.")
+    return found
+
+
+def _forced(way: str, step: str, config_dir: Path) -> Implementation:
+    match = _FORCED.match(way)
+    if not match:
+        raise OptionError(f"--force-steps: {way!r} is not of the form Implementation:retries:timeout.")
+    name = match[1]
+    playbooks.require_implementation(name, config_dir)
+    if playbooks.generic(name) != step:
+        raise OptionError(f"--force-steps: {name} is not an implementation of {step}.")
+    return Implementation(implementation=name, retries=int(match[2]), timeout=int(match[3]))
+
+
+# --- --breakpoint -------------------------------------------------------------------------------------------------
+
+
+def check_breakpoint(text: str, plan: Mapping[str, Sequence[Implementation]], config_dir: Path) -> None:
+    """Check ``Macro`` or ``Macro:micro`` against the implementations that this deployment may use.
+
+    Raises:
+        OptionError: no such macro-step or micro-step, or none that this deployment goes through.
+    """
+    macro, colon, micro = text.partition(":")
+    known = playbooks.implementations(config_dir)
+    if macro not in known and macro not in MACRO_STEPS:
+        playbooks.require_implementation(macro, config_dir)
+    used = [way.implementation for step, ways in plan.items() for way in ways if macro in (step, way.implementation)]
+    if not used:
+        ways = [way.implementation for ways in plan.values() for way in ways]
+        raise OptionError(f"--breakpoint: {macro} is not used by this deployment, which uses {', '.join(ways)}.")
+    steps = dict.fromkeys(name for way in used if way in known for name in playbooks.micro_steps(known[way]))
+    if (colon or micro) and micro not in steps:
+        raise OptionError(f"--breakpoint: {macro} has no micro-step {micro!r}; it has {', '.join(steps)}.")

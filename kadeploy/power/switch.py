@@ -1,0 +1,263 @@
+"""Switch nodes on and off, reboot them, or ask whether they are on.
+
+An operation has three levels, and a node whose level fails or is not available passes to the next:
+
+=======  ===========================  ==============================  ==============================
+level    reboot                       on                              off
+=======  ===========================  ==============================  ==============================
+soft     ``reboot`` over ssh          BMC on                          ``poweroff`` over ssh, or else
+                                                                      the BMC asks the system to end
+hard     BMC reset (on if it is off)  BMC on                          BMC off
+v. hard  BMC off, wait, on            BMC off, wait, on               BMC off
+=======  ===========================  ==============================  ==============================
+
+A site whose driver is ``command`` has a command of its own for each. Whatever switches a node happens inside the reboot
+window, which all workflows of this machine share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from kadeploy.config.cluster import Cluster, Node, Power
+from kadeploy.config.site import Site
+from kadeploy.errors import ConfigError
+from kadeploy.power import bmc, command
+from kadeploy.power.bmc import Bmcs, Order
+from kadeploy.remote.fanout import Credentials, Remote, Target, on_all
+from kadeploy.remote.window import window
+from kadeploy.workflow import Outcome, Verdict
+
+Operation = Literal["on", "off", "reboot", "status"]
+Level = Literal["soft", "hard", "very_hard"]
+LEVELS: tuple[Level, ...] = ("soft", "hard", "very_hard")
+
+SHUTDOWN_TIMES = 3
+"""How many times longer than a BMC's order a system may take to end once it was asked to."""
+SSH_LIMIT = 20.0
+"""Seconds that a node may take to accept the order to reboot."""
+
+OnOutcome = Callable[[str, Outcome], None]
+
+
+async def switch(
+    site: Site,
+    cluster: Cluster,
+    nodes: Sequence[Node],
+    operation: Operation,
+    level: Level = "soft",
+    *,
+    config_dir: Path,
+    window_folder: Path | None = None,
+    remote: Remote | None = None,
+    wait: bool = True,
+    on_outcome: OnOutcome | None = None,
+) -> dict[str, Outcome]:
+    """Do *operation* on each of *nodes*, starting at *level*; outcomes by name.
+
+    ``status`` answers OK for a node that is on and KO for one that is off, with ``on`` or ``off`` as its output. The
+    other operations' output tells which level did it. *remote* carries the commands over ssh (default: connections of
+    our own), *window_folder* is where the slots of the reboot window are (default: in the site's *state_dir*). Without
+    *wait*, commands of the site that switch nodes on or off are given the word ``--no-wait`` (wiki page, Kapower).
+
+    Raises:
+        ConfigError: the BMCs' password cannot be read.
+    """
+    folder = window_folder or site.state / "windows" / "reboot"
+    targets = {_target(site, node): node for node in nodes}
+    async with AsyncExitStack() as stack:
+        if remote is None:
+            from kadeploy.remote.connections import Connections  # noqa: PLC0415 - only where nobody keeps connections already
+
+            remote = Connections(_credentials(site))
+            stack.push_async_callback(remote.close)
+        driver = await stack.enter_async_context(_driver(cluster.power, config_dir, remote, wait))
+
+        async def job(target: Target) -> Outcome:
+            begun = time.monotonic()
+            if operation == "status":
+                outcome = await driver.do(target, targets[target], "status", "soft")
+            else:
+                async with window(folder, site.windows.reboot):
+                    outcome = await _escalate(driver, target, targets[target], operation, level)
+            return replace(outcome, seconds=round(time.monotonic() - begun, 3))
+
+        return await on_all(targets, job, site.windows.reboot, on_outcome)
+
+
+async def _escalate(driver: Driver, target: Target, node: Node, operation: Operation, level: Level) -> Outcome:
+    reasons: list[str] = []
+    for each in LEVELS[LEVELS.index(level) :]:
+        outcome = await driver.do(target, node, operation, each)
+        if outcome.verdict is Verdict.OK:
+            before = f" after {'; '.join(reasons)}" if reasons else ""
+            return replace(outcome, stdout=f"{each}{before}")
+        reasons.append(f"{each}: {outcome.message}")
+    return Outcome(Verdict.KO, "; ".join(reasons), 1)
+
+
+def _target(site: Site, node: Node) -> Target:
+    address = node.address if site.use_address and node.address else node.name
+    return Target(node.name, address, site.ssh.port, pinned=False)  # any system may run: its host key is not known
+
+
+def _credentials(site: Site) -> Credentials:
+    return Credentials(Path(site.ssh.private_key), connect_timeout=site.ssh.connect_timeout)
+
+
+# --- drivers ----------------------------------------------------------------------------------------------------
+
+
+class Driver(Protocol):
+    """How the nodes of a cluster are switched."""
+
+    async def do(self, target: Target, node: Node, operation: Operation, level: Level) -> Outcome:
+        """One level of one operation on one node; KO when it fails and when there is no such level."""
+
+
+@asynccontextmanager
+async def _driver(power: Power, config_dir: Path, remote: Remote, wait: bool) -> AsyncIterator[Driver]:
+    if power.driver == "command":
+        yield _Commands(power, wait)
+        return
+    credentials = bmc.credentials(power, password(power, config_dir))
+    async with bmc.connect(f"kadeploy.power.{power.driver}", credentials, hidden=(power.password_env,)) as bmcs:
+        yield _Machines(power, bmcs, remote)
+
+
+@dataclass(frozen=True)
+class _Commands:
+    """Commands of the site."""
+
+    power: Power
+    wait: bool
+
+    async def do(self, target: Target, node: Node, operation: Operation, level: Level) -> Outcome:  # noqa: ARG002
+        name = "status" if operation == "status" else f"{level}_{operation}"
+        text = str(getattr(self.power.commands, name))
+        if not text:
+            return Outcome(Verdict.KO, f"power.commands.{name} is not set in the cluster file", 127)
+        if not self.wait and operation in ("on", "off"):
+            text += " --no-wait"
+        outcome = await command.run(text, node.name, self.power.timeout)
+        if operation == "status" and not outcome.stdout.strip():
+            return replace(outcome, stdout="on" if outcome.verdict is Verdict.OK else outcome.message)
+        return outcome
+
+
+_ORDERS: dict[tuple[Operation, Level], Order] = {
+    ("reboot", "hard"): "reset",
+    ("on", "soft"): "on",
+    ("on", "hard"): "on",
+    ("off", "hard"): "off",
+    ("off", "very_hard"): "off",
+}
+"""Levels that are one order to the BMC; the others have a method."""
+
+
+@dataclass(frozen=True)
+class _Machines:
+    """BMCs, and the nodes' own systems for what is soft."""
+
+    power: Power
+    bmcs: Bmcs
+    remote: Remote
+
+    async def do(self, target: Target, node: Node, operation: Operation, level: Level) -> Outcome:
+        if (operation, level) == ("reboot", "soft"):
+            return await self._ssh(target, "reboot")
+        if not node.bmc:
+            return Outcome(Verdict.KO, f"{node.name} has no BMC address in the cluster file", 1)
+        if operation == "status":
+            return await self._status(node)
+        if (operation, level) == ("off", "soft"):
+            return await self._soft_off(target, node)
+        order = _ORDERS.get((operation, level))
+        return await self._bmc(node, order) if order else await self._cycle(node)
+
+    async def _status(self, node: Node) -> Outcome:
+        answer = await self._order(node, "status")
+        if answer.state == "on":
+            return Outcome(Verdict.OK, stdout="on")
+        return Outcome(Verdict.KO, answer.reason or "off", 1, stdout=answer.state or "")
+
+    async def _bmc(self, node: Node, order: Order, limit: float = 0) -> Outcome:
+        answer = await self._order(node, order, limit)
+        return Outcome(Verdict.KO, answer.reason, 1) if answer.reason else Outcome(Verdict.OK)
+
+    async def _order(self, node: Node, order: Order, limit: float = 0) -> bmc.Answer:
+        address, port = node.bmc, self.power.port
+        if self.power.driver == "ipmi":
+            address, port = bmc.split_address(node.bmc, port)
+        return await self.bmcs.order(address, port, order, limit or self.power.timeout)
+
+    async def _cycle(self, node: Node) -> Outcome:
+        """Off until it is off, a moment without current, on."""
+        off = await self._bmc(node, "off")
+        if off.verdict is not Verdict.OK:
+            return off
+        await asyncio.sleep(self.power.off_delay)
+        return await self._bmc(node, "on")
+
+    async def _soft_off(self, target: Target, node: Node) -> Outcome:
+        """Have the system end by itself: told over ssh, or by its power button; the BMC sees when it has."""
+        told = await self._ssh(target, "poweroff")
+        off = await self._bmc(node, "shutdown", SHUTDOWN_TIMES * self.power.timeout)
+        if off.verdict is Verdict.OK or told.verdict is Verdict.OK:
+            return off
+        return replace(off, message=f"{told.message}; {off.message}")
+
+    async def _ssh(self, target: Target, order: Literal["reboot", "poweroff"]) -> Outcome:
+        """Detached: the session ends before the node goes down."""
+        outcome = await self.remote.run(
+            target, _SCRIPT.replace(b"ORDER", order.encode()), timeout=SSH_LIMIT, disconnect_ok=True
+        )
+        await self.remote.forget([target])
+        return outcome
+
+
+_SCRIPT = b"""\
+PATH=$PATH:/usr/sbin:/sbin
+command -v ORDER >/dev/null || { echo "this system has no ORDER command" >&2; exit 127; }
+sync &
+(sleep 1; ORDER || ORDER -f) </dev/null >/dev/null 2>&1 &
+"""
+
+
+# --- the password -----------------------------------------------------------------------------------------------
+
+
+def password(power: Power, config_dir: Path, environment: Mapping[str, str] | None = None) -> str:
+    """The BMCs' password: first line of *password_file* (relative to *config_dir*), or variable *password_env*.
+
+    Raises:
+        ConfigError: unset, unreadable, or readable by others.
+    """
+    if power.password_file:
+        return _from_file(config_dir / power.password_file)
+    if power.password_env:
+        variables = os.environ if environment is None else environment
+        if power.password_env not in variables:
+            raise ConfigError(f"power.password_env: the variable {power.password_env} is not set.")
+        return variables[power.password_env]
+    return ""
+
+
+def _from_file(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise ConfigError(f"power.password_file: others may read {path}: chmod 600 {path}")
+            return file.readline().rstrip("\r\n")
+    except OSError as error:
+        raise ConfigError(f"power.password_file: {path}: {error.strerror}. Run as a user who can read it.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"power.password_file: {path} is not a text file.") from error

@@ -1,0 +1,446 @@
+"""The keeper of a workflow's ssh connections: tasks come and go, connections stay.
+
+A thread of kadeploy3 owns the connections and serves them on a unix socket in the workflow's folder; `connect` gives a
+task the broker's connections when the socket answers, and connections of its own when nobody is there.
+
+Messages are msgpack behind four bytes of length. One client has many requests under way, each with a number of its own;
+a request is ended by its answer, or cancelled by the client, or by the client's end: what it started on nodes is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import struct
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kadeploy.remote.fanout import LOST, Credentials, Process, Remote, Target, Unreachable
+from kadeploy.workflow import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from kadeploy.remote.connections import Connections
+
+SOCKET = "broker.sock"
+_LENGTH = struct.Struct(">I")
+_MESSAGE_LIMIT = 256 << 20
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """What both sides say; *number* is the request that it belongs to."""
+
+    number: int
+
+
+class Run(Message, frozen=True, array_like=True, tag="run"):
+    """As `Connections.run`; answered by `Done`."""
+
+    target: Target
+    script: bytes
+    env: dict[str, str]
+    timeout: float
+    stdin: bytes
+    stdin_file: str
+    disconnect_ok: bool
+
+
+class Send(Message, frozen=True, array_like=True, tag="send"):
+    """As `Connections.send`; answered by `Done`."""
+
+    target: Target
+    local: str
+    remote: str
+    mode: int
+    timeout: float
+
+
+class Start(Message, frozen=True, array_like=True, tag="start"):
+    """As `Connections.start`; answered by `Started` or `Refused`, then each `Line`, then `Ended`."""
+
+    target: Target
+    command: bytes
+    stdin: bytes
+    env: dict[str, str]
+
+
+class Forget(Message, frozen=True, array_like=True, tag="forget"):
+    """As `Connections.forget`; answered by `Forgotten`."""
+
+    targets: list[Target]
+
+
+class Cancel(Message, frozen=True, array_like=True, tag="cancel"):
+    """End a request and what it does on its node; not answered."""
+
+
+class Done(Message, frozen=True, array_like=True, tag="done"):
+    """How a command ended."""
+
+    outcome: Outcome
+
+
+class Started(Message, frozen=True, array_like=True, tag="started"):
+    """A command has been started."""
+
+
+class Refused(Message, frozen=True, array_like=True, tag="refused"):
+    """The node cannot be entered."""
+
+    reason: str
+
+
+class Line(Message, frozen=True, array_like=True, tag="line"):
+    """A line of a started command."""
+
+    text: str
+
+
+class Ended(Message, frozen=True, array_like=True, tag="ended"):
+    """A started command is over: its exit status and its standard error."""
+
+    rc: int
+    words: str
+
+
+class Forgotten(Message, frozen=True, array_like=True, tag="forgotten"):
+    """The connections are closed."""
+
+
+Request = Run | Send | Start | Forget | Cancel
+Answer = Done | Started | Refused | Line | Ended | Forgotten
+
+_ENCODER = msgspec.msgpack.Encoder()
+_REQUESTS = msgspec.msgpack.Decoder(Request)
+_ANSWERS = msgspec.msgpack.Decoder(Answer)
+
+
+def _pack(message: Message) -> bytes:
+    text = _ENCODER.encode(message)
+    return _LENGTH.pack(len(text)) + text
+
+
+async def _receive(reader: asyncio.StreamReader) -> bytes | None:
+    """The next message, None at the end."""
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        return await reader.readexactly(length) if length <= _MESSAGE_LIMIT else None
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+@contextlib.contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    """The socket's path by way of an open folder: a socket's address holds 107 bytes only (unix(7))."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{SOCKET}"
+    finally:
+        os.close(descriptor)
+
+
+# --- the thread that owns the connections -----------------------------------------------------------------------------
+
+
+class Broker:
+    """Owns the ssh connections of a workflow while it runs, in a thread of its own."""
+
+    def __init__(self, workflow_dir: Path, credentials: Credentials) -> None:
+        self.workflow_dir = workflow_dir
+        self.credentials = credentials
+        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
+        self._ready = threading.Event()
+        self._failure: OSError | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over: asyncio.Event | None = None
+
+    def start(self) -> None:
+        """Serve from now on.
+
+        Raises:
+            OSError: the socket cannot be made.
+        """
+        self._thread.start()
+        self._ready.wait()
+        if self._failure:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End what clients still do on nodes, close all connections, remove the socket."""
+        if self._loop and self._over and self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # the loop has just ended by itself
+                self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except OSError as error:
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        path = self.workflow_dir / SOCKET
+        path.unlink(missing_ok=True)
+        from kadeploy.remote.connections import Connections  # noqa: PLC0415 - see `connect`
+
+        connections = Connections(self.credentials)
+        clients: set[asyncio.Task[None]] = set()
+
+        def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.create_task(_Client(connections, reader, writer).serve())
+            clients.add(task)
+            task.add_done_callback(clients.discard)
+
+        with _short(self.workflow_dir) as short, _listener(short) as listener:
+            server = await asyncio.start_unix_server(serve, sock=listener, limit=_MESSAGE_LIMIT)
+            self._ready.set()
+            await self._over.wait()
+            server.close()
+            for task in clients:
+                task.cancel()
+            await asyncio.gather(*clients, return_exceptions=True)
+            await connections.close()
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _listener(path: str) -> Iterator[socket.socket]:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Bound without access for others: fchmod on the socket before bind sets the mode of the file.
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(path)
+        listener.listen(64)
+        listener.setblocking(False)
+        yield listener
+    finally:
+        listener.close()
+
+
+class _Client:
+    """One client of the broker, and its requests under way."""
+
+    def __init__(self, connections: Connections, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections = connections
+        self.reader = reader
+        self.writer = writer
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+
+    async def serve(self) -> None:
+        """Until the client ends; then end what it has started."""
+        try:
+            while text := await _receive(self.reader):
+                request = _REQUESTS.decode(text)
+                if isinstance(request, Cancel):
+                    if task := self.tasks.get(request.number):
+                        task.cancel()
+                else:
+                    self._take(request)
+        except msgspec.DecodeError:
+            pass  # not our client: what follows cannot be read either
+        finally:
+            tasks = list(self.tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.writer.close()
+
+    def _take(self, request: Run | Send | Start | Forget) -> None:
+        number, task = request.number, asyncio.create_task(self._do(request))
+        self.tasks[number] = task
+        task.add_done_callback(lambda _: self.tasks.pop(number, None))
+
+    def _say(self, answer: Answer) -> None:
+        with contextlib.suppress(ConnectionError):
+            self.writer.write(_pack(answer))
+
+    async def _do(self, request: Run | Send | Start | Forget) -> None:
+        number = request.number
+        match request:
+            case Run(_, target, script, env, timeout, stdin, stdin_file, disconnect_ok):
+                path = Path(stdin_file) if stdin_file else None
+                outcome = await self.connections.run(
+                    target, script, env, timeout, stdin=stdin, stdin_file=path, disconnect_ok=disconnect_ok
+                )
+                self._say(Done(number, outcome))
+            case Send(_, target, local, remote, mode, timeout):
+                self._say(Done(number, await self.connections.send(target, Path(local), remote, mode, timeout)))
+            case Start():
+                starting = self.connections.start(request.target, request.command, request.stdin, request.env)
+                del request  # what it starts lives long, and its input may be large
+                await self._listen(number, starting)
+            case Forget(_, targets):
+                await self.connections.forget(targets)
+                self._say(Forgotten(number))
+
+    async def _listen(self, number: int, starting: Awaitable[Process]) -> None:
+        try:
+            process = await starting
+        except (Unreachable, ValueError) as error:
+            self._say(Refused(number, str(error)))
+            return
+        try:
+            self._say(Started(number))
+            async for line in process.lines():
+                self._say(Line(number, line))
+            rc = await process.wait()
+            self._say(Ended(number, rc, process.words()))
+        finally:
+            process.kill()
+
+
+# --- the client -------------------------------------------------------------------------------------------------------
+
+
+async def connect(workflow_dir: Path, credentials: Credentials) -> Remote:
+    """The broker of this workflow when its socket answers, connections of our own otherwise."""
+    try:
+        with _short(workflow_dir) as path:
+            reader, writer = await asyncio.open_unix_connection(path, limit=_MESSAGE_LIMIT)
+    except OSError:
+        from kadeploy.remote.connections import Connections  # noqa: PLC0415 - a sixth of a second that clients of a broker need not pay
+
+        return Connections(credentials)
+    return BrokerClient(reader, writer)
+
+
+class BrokerClient:
+    """The methods of `Connections`, done by a broker."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Queue[Answer | None]] = {}
+        self._listening = asyncio.create_task(self._listen(reader))
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def run(
+        self,
+        target: Target,
+        script: bytes,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 0,
+        *,
+        stdin: bytes = b"",
+        stdin_file: Path | None = None,
+        disconnect_ok: bool = False,
+    ) -> Outcome:
+        """As `Connections.run`; *stdin_file* is opened by the broker."""
+        path = str(stdin_file.absolute()) if stdin_file else ""
+        return await self._outcome(
+            lambda number: Run(number, target, script, dict(env or {}), timeout, stdin, path, disconnect_ok)
+        )
+
+    async def send(self, target: Target, local: Path, remote: str, mode: int = 0o644, timeout: float = 0) -> Outcome:
+        """As `Connections.send`; *local* is opened by the broker."""
+        return await self._outcome(lambda number: Send(number, target, str(local.absolute()), remote, mode, timeout))
+
+    async def start(
+        self, target: Target, command: bytes, stdin: bytes = b"", env: Mapping[str, str] | None = None
+    ) -> Process:
+        """As `Connections.start`."""
+        number, answers = self._ask(lambda number: Start(number, target, command, stdin, dict(env or {})))
+        try:
+            answer = await answers.get()
+        except asyncio.CancelledError:
+            self._cancel(number)
+            raise
+        if isinstance(answer, Started):
+            return _BrokerProcess(answers, lambda: self._cancel(number))
+        self._answers.pop(number, None)
+        raise Unreachable(answer.reason if isinstance(answer, Refused) else _GONE)
+
+    async def forget(self, targets: Iterable[Target]) -> None:
+        """As `Connections.forget`."""
+        number, answers = self._ask(lambda number: Forget(number, list(targets)))
+        await answers.get()
+        self._answers.pop(number, None)
+
+    async def close(self) -> None:
+        """Leave the broker; it ends what was started and still runs."""
+        self._listening.cancel()
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+    async def _outcome(self, make: Callable[[int], Request]) -> Outcome:
+        number, answers = self._ask(make)
+        try:
+            answer = await answers.get()
+        except asyncio.CancelledError:
+            self._cancel(number)
+            raise
+        finally:
+            self._answers.pop(number, None)
+        return answer.outcome if isinstance(answer, Done) else Outcome(Verdict.KO, _GONE, LOST)
+
+    def _ask(self, make: Callable[[int], Request]) -> tuple[int, asyncio.Queue[Answer | None]]:
+        number = next(self._numbers)
+        answers = self._answers[number] = asyncio.Queue()
+        if self._listening.done():
+            answers.put_nowait(None)
+        else:
+            self._writer.write(_pack(make(number)))
+        return number, answers
+
+    def _cancel(self, number: int) -> None:
+        self._answers.pop(number, None)
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(_pack(Cancel(number)))
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        """Hand out answers; when the broker is gone, every request under way hears of it."""
+        try:
+            while text := await _receive(reader):
+                answer = _ANSWERS.decode(text)
+                if queue := self._answers.get(answer.number):
+                    queue.put_nowait(answer)
+        finally:
+            for queue in self._answers.values():
+                queue.put_nowait(None)
+
+
+_GONE = "The process that kept the ssh connections is gone: was kadeploy3 ended?"
+
+
+class _BrokerProcess:
+    """A command that the broker has started and listens to."""
+
+    def __init__(self, answers: asyncio.Queue[Answer | None], cancel: Callable[[], None]) -> None:
+        self._answers = answers
+        self._cancel = cancel
+        self._end: Ended | None = None
+
+    async def lines(self) -> AsyncIterator[str]:
+        """As `Process.lines`."""
+        while self._end is None:
+            answer = await self._answers.get()
+            if isinstance(answer, Line):
+                yield answer.text
+            else:
+                self._end = answer if isinstance(answer, Ended) else Ended(0, LOST, _GONE)
+
+    async def wait(self) -> int:
+        """As `Process.wait`; lines that nobody has read are lost."""
+        async for _ in self.lines():
+            pass
+        return self._end.rc if self._end else LOST
+
+    def kill(self) -> None:
+        """As `Process.kill`."""
+        if self._end is None:
+            self._end = Ended(0, LOST, "ended by us")
+            self._cancel()
+
+    def words(self) -> str:
+        """As `Process.words`."""
+        return self._end.words if self._end else ""

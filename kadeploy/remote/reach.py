@@ -1,0 +1,254 @@
+"""Wait until nodes have booted the system that was asked for; TCP tells, since a user's system may refuse our key.
+
+The deployment system has its ssh port and a marker port open; a user's system has its ssh port open and the marker port
+closed. A system that is about to go down answers just like the one that will come, hence two ways to tell them apart:
+
+- a node that has been seen in another state than the wanted one since the wait began has changed, and counts at once:
+  it refused a port, or was in the other system, or was silent twice in a row (one packet may get lost);
+- a node that has not is asked by *confirm* whether it has been booted, which the deployment system allows
+  (`booted_after`); where nobody may ask, it must keep answering for *settle* seconds, within which a system that was
+  told to reboot goes down. Both also serve the nodes that were back before the wait began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+from pathlib import Path
+
+from kadeploy.remote.fanout import Remote, Target
+from kadeploy.workflow import Outcome, Verdict
+
+PROBE_LIMIT = 1.0
+"""Seconds that a TCP connection may take to be accepted or refused."""
+SETTLE = 20.0
+"""Seconds within which a system that was told to reboot stops answering."""
+MOST, LATE_FACTOR, LATE_AT_LEAST = 0.75, 1.25, 1.0
+"""When nodes are late: so many are there, the others take so much longer, by so many seconds at least."""
+CONFIRM_LIMIT = 10.0
+"""Seconds that a node may take to tell its uptime."""
+
+Confirm = Callable[[Target], Awaitable[str]]
+"""Why a node that answers as it should is not yet the system that is wanted; empty when it is."""
+
+
+class Port(Enum):
+    """What a TCP connection attempt met."""
+
+    OPEN = "open"
+    REFUSED = "refused"
+    SILENT = "silent"
+
+
+async def wait(
+    targets: Sequence[Target],
+    up: Sequence[int],
+    down: Sequence[int],
+    *,
+    timeout: float,
+    window: int,
+    poll: float = 1.0,
+    on_outcome: Callable[[str, Outcome], None] | None = None,
+    settle: float = SETTLE,
+    confirm: Confirm | None = None,
+    leave_late: bool = False,
+) -> dict[str, Outcome]:
+    """Probe until every port of *up* accepts and none of *down* does, on each target; outcomes by name.
+
+    The first probe is immediate, the next ones come about every *poll* seconds, *window* at a time. A node that is not
+    there after *timeout* seconds is KO, and its message says what was seen last. With *leave_late* nobody waits for a
+    few nodes: once `MOST` of them are there, the others are LATE when they take `LATE_FACTOR` times as long.
+    """
+    free = asyncio.Semaphore(max(1, window))
+    begun = time.monotonic()
+
+    async def one(target: Target) -> tuple[str, Outcome]:
+        watch = _Watch(target, up, down, settle, confirm)
+        try:
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + timeout):
+                await watch.until_there(free, poll)
+            outcome = Outcome(Verdict.OK, seconds=_since(begun))
+        except TimeoutError:
+            message = f"Unreachable after the reboot: {watch.last} after {timeout:g} s: see its console."
+            outcome = Outcome(Verdict.KO, message, 1, seconds=_since(begun))
+        if on_outcome:
+            on_outcome(target.name, outcome)
+        return target.name, outcome
+
+    waiting = [asyncio.create_task(one(target), name=target.name) for target in targets]
+    try:
+        if leave_late:
+            await _most(waiting, begun)
+        else:
+            await asyncio.wait(waiting)
+        late = Outcome(Verdict.LATE, seconds=_since(begun))
+        return dict(task.result() if task.done() else (task.get_name(), late) for task in waiting)
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+async def _most(waiting: Sequence[asyncio.Task[tuple[str, Outcome]]], begun: float) -> None:
+    """Wait for all, or until what is left is late."""
+    there = 0
+    enough = asyncio.Event()
+
+    def count(task: asyncio.Task[tuple[str, Outcome]]) -> None:
+        nonlocal there
+        there += not task.cancelled() and task.exception() is None and task.result()[1].verdict is Verdict.OK
+        if there >= MOST * len(waiting):
+            enough.set()
+
+    for task in waiting:
+        task.add_done_callback(count)
+    all_done, most_there = asyncio.ensure_future(asyncio.wait(waiting)), asyncio.ensure_future(enough.wait())
+    try:
+        await asyncio.wait((all_done, most_there), return_when=asyncio.FIRST_COMPLETED)
+        more = max(LATE_AT_LEAST, (LATE_FACTOR - 1) * (time.monotonic() - begun))
+        await asyncio.wait((all_done,), timeout=more)
+    finally:
+        all_done.cancel()
+        most_there.cancel()
+
+
+def _since(begun: float) -> float:
+    return round(time.monotonic() - begun, 3)
+
+
+class _Watch:
+    """What has been seen of one node."""
+
+    def __init__(
+        self, target: Target, up: Sequence[int], down: Sequence[int], settle: float, confirm: Confirm | None
+    ) -> None:
+        self.target = target
+        self.up, self.down = up, down
+        self.settle, self.confirm = settle, confirm
+        self.last = f"nothing answers at {target.address}"
+        self.changed = False
+        self.silent = 0
+        self.answering_since: float | None = None
+
+    async def until_there(self, free: asyncio.Semaphore, poll: float) -> None:
+        """Probe again and again; `last` says what the last probe met."""
+        while True:
+            async with free:
+                self.last = await self._missing() or await self._doubt()
+            if not self.last:
+                return
+            await asyncio.sleep(self._pause(poll))
+
+    def _pause(self, poll: float) -> float:
+        """Seconds to the next look: one that settles has time, and each look makes its ssh server start a process."""
+        pause = poll * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+        if self.answering_since is None:
+            return pause
+        left = self.answering_since + self.settle - time.monotonic()
+        return max(pause, min(left, 3 * poll))
+
+    async def _doubt(self) -> str:
+        """Why a node that answers as it should may be the system from before the reboot; empty when it is not."""
+        self.silent = 0
+        if self.changed:
+            return ""
+        if self.confirm:
+            doubt = await self.confirm(self.target)
+            if doubt and self.target.port in self.up:
+                return await self._closed(self.target.port) or doubt
+            return doubt
+        now = time.monotonic()
+        self.answering_since = self.answering_since or now
+        return "" if now - self.answering_since >= self.settle else "it answers, but may not have gone down yet"
+
+    async def _missing(self) -> str:
+        """What is not as it should be; empty when all is.
+
+        Ports that must be closed come first: a system that goes down closes them all, and must not be met in between.
+        """
+        for port in self.down:
+            seen = await probe(self.target.address, port)
+            if seen is Port.SILENT:  # a lost packet, perhaps
+                seen = await probe(self.target.address, port)
+            if seen is Port.OPEN:
+                return self._otherwise(f"still in the deployment system (port {port} answers)")
+        asking = self.confirm is not None and not self.changed  # ssh is asked anyway
+        for port in self.up:
+            if asking and port == self.target.port:
+                continue
+            if missing := await self._closed(port):
+                return missing
+        return ""
+
+    async def _closed(self, port: int) -> str:
+        """What a port that should accept does instead; empty when it accepts."""
+        seen = await probe(self.target.address, port)
+        if seen is Port.REFUSED:
+            return self._otherwise(f"the node is alive and refuses port {port}")
+        if seen is Port.SILENT:
+            self.silent += 1
+            return self._otherwise(f"nothing answers at {self.target.address} port {port}", self.silent > 1)
+        return ""
+
+    def _otherwise(self, text: str, sure: bool = True) -> str:
+        self.changed |= sure
+        self.answering_since = None
+        return text
+
+
+async def probe(address: str, port: int, limit: float = PROBE_LIMIT) -> Port:
+    """Try to connect; an address without a route, or a name that nobody knows, is silent."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as connection:
+        try:
+            async with asyncio.timeout(limit):
+                await asyncio.get_running_loop().sock_connect(connection, (address, port))
+        except (ConnectionRefusedError, ConnectionResetError):
+            return Port.REFUSED
+        except (TimeoutError, OSError):
+            return Port.SILENT
+    return Port.OPEN
+
+
+def booted_after(remote: Remote, begun: float) -> Confirm:
+    """Confirms that a node's system was started after *begun* (`time.monotonic`), by the age of its first process.
+
+    For the deployment system, which lets us in: a retry often reboots a node that is in the deployment system already.
+    """
+
+    async def confirm(target: Target) -> str:
+        outcome = await remote.run(target, b"cat /proc/uptime /proc/1/stat", timeout=CONFIRM_LIMIT)
+        if outcome.verdict is not Verdict.OK:
+            return f"its marker port answers, but {outcome.message}"
+        try:
+            age = first_process_age(outcome.stdout)
+        except (ValueError, IndexError):
+            return "it answers, but does not tell when it was booted (/proc/uptime, /proc/1/stat)"
+        if age >= time.monotonic() - begun:
+            return f"it still runs the system from before the reboot (up for {age:.0f} s)"
+        return ""
+
+    return confirm
+
+
+def first_process_age(text: str) -> float:
+    r"""Seconds since the first process started, from ``/proc/uptime`` followed by ``/proc/1/stat`` (proc(5)).
+
+    The machine's uptime would do for machines; nodes that are containers have a first process of their own.
+
+    >>> first_process_age("120.50 99.00\n1 (init) S 0 1 1 0 -1 0 0 0 0 0 0 0 0 0 0 0 1 0 2000 0")
+    100.5
+    """
+    uptime, stat = text.split(maxsplit=1)
+    return float(uptime) - int(stat.rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def process_start(pid: int) -> float:
+    """When process *pid* started, as `time.monotonic` counts: what `booted_after` wants of the running playbook."""
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    started = int(stat.rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.monotonic() - (time.clock_gettime(time.CLOCK_BOOTTIME) - started)

@@ -1,0 +1,1 @@
+"""How one attempt becomes one `ansible-playbook`: the request file, the inventory, the player and its results."""

@@ -1,0 +1,111 @@
+"""Macro-steps, their implementations and their micro-steps: the playbooks are the register.
+
+An implementation is a playbook named after it, ours or the site's; its micro-steps are the ``roles:`` of that playbook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kadeploy.config.file import read_yaml
+from kadeploy.config.folder import collection
+from kadeploy.errors import ConfigError, OptionError
+
+MACRO_STEPS = ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")
+"""In the order in which a deployment goes through them."""
+
+NEVER_IMPLEMENTED = {"BootNewEnvPivotRoot": "PivotRoot has never been implemented, neither here nor before."}
+"""Names that users may know from documentation, and what to tell them."""
+
+_HIDDEN = frozenset({"finish", "drop_failed_nodes"})
+"""Roles that are no micro-step of their own."""
+
+
+def playbook_folders(config_dir: Path) -> list[Path]:
+    """Where playbooks are looked for: the site's first, then ours."""
+    return [config_dir / "playbooks", collection() / "playbooks"]
+
+
+def implementations(config_dir: Path) -> dict[str, Path]:
+    """Every implementation of a macro-step and its playbook; the file's name registers it."""
+    return {
+        path.stem: path
+        for folder in reversed(playbook_folders(config_dir))
+        for path in sorted(folder.glob("*.yml"))
+        if generic(path.stem)
+    }
+
+
+def generic(implementation: str) -> str:
+    """The macro-step that *implementation* implements; empty when it is none."""
+    return next((step for step in MACRO_STEPS if implementation.startswith(step) and implementation != step), "")
+
+
+def micro_steps(playbook: Path) -> tuple[str, ...]:
+    """Names of the micro-steps of a playbook, in order, each once; roles of collections by their last word.
+
+    Raises:
+        ConfigError: the file is no playbook.
+    """
+    names = dict.fromkeys(map(_role, _roles(playbook)))
+    return tuple(name for name in names if name and name not in _HIDDEN)
+
+
+def left_out(playbook: Path, wants: Mapping[str, bool]) -> frozenset[str]:
+    """Micro-steps of a playbook that will not run, by their condition ``when: kadeploy_wants.NAME``.
+
+    Raises:
+        ConfigError: the file is no playbook.
+    """
+    conditions = {
+        _role(entry): str(entry.get("when", "")).removeprefix("kadeploy_wants.")
+        for entry in _roles(playbook)
+        if isinstance(entry, dict)
+    }
+    return frozenset(role for role, condition in conditions.items() if not wants.get(condition, True))
+
+
+def before(playbook: Path, micro_step: str) -> tuple[str, ...]:
+    """Micro-steps of a playbook in front of *micro_step*; none when it is empty.
+
+    Raises:
+        ConfigError: the file is no playbook.
+    """
+    names = micro_steps(playbook)
+    return names[: names.index(micro_step)] if micro_step in names else ()
+
+
+def boots(playbook: Path) -> tuple[str, ...]:
+    """What the boot profiles that a playbook writes make nodes boot (*switch_pxe_boot* of the role ``switch_pxe``).
+
+    Raises:
+        ConfigError: the file is no playbook.
+    """
+    written = (entry for entry in _roles(playbook) if isinstance(entry, dict) and _role(entry) == "switch_pxe")
+    return tuple(str(entry["switch_pxe_boot"]) for entry in written if "switch_pxe_boot" in entry)
+
+
+def _roles(playbook: Path) -> list[Any]:
+    plays = read_yaml(playbook) or []
+    if not isinstance(plays, list) or not all(isinstance(play, dict) for play in plays):
+        raise ConfigError(f"{playbook}: expected a playbook, which is a list of plays.")
+    return [entry for play in plays for entry in play.get("roles") or ()]
+
+
+def _role(entry: Any) -> str:
+    name = entry.get("role", entry.get("name", "")) if isinstance(entry, dict) else entry
+    return str(name).rsplit(".", 1)[-1]
+
+
+def require_implementation(name: str, config_dir: Path) -> None:
+    """Raises OptionError, listing what there is, when *name* is no implementation."""
+    known = implementations(config_dir)
+    if name in known:
+        return
+    if name in NEVER_IMPLEMENTED:
+        raise OptionError(NEVER_IMPLEMENTED[name])
+    step = generic(name)
+    choices = [other for other in known if generic(other) == step] or list(known)
+    raise OptionError(f"Unknown implementation {name!r}; there are: {', '.join(sorted(choices))}.")

@@ -1,0 +1,266 @@
+"""One attempt = one run of ansible-playbook: ansible-runner's one home.
+
+A `Player` writes the request as an inventory, runs the playbook that is named after the implementation, and reads the
+nodes' outcomes from the events of its tasks. Each attempt has a folder that holds all there is to know about it, and
+`command`, a script that repeats it by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kadeploy.config.folder import collection
+from kadeploy.runner import inventory, playbooks, request
+from kadeploy.runner.request import Attempt, Request, RequestNode
+from kadeploy.runner.results import Reading, StepListener
+from kadeploy.workflow import Outcome, Try, Verdict
+
+MARK = "KADEPLOY_ATTEMPT_DIR"
+"""Environment variable that every process of an attempt inherits; those that carry it are ended with the attempt."""
+
+_POLL = 0.5
+"""Seconds between two looks at the clock and at the stop event while a playbook runs."""
+
+SETTINGS = {
+    "ANSIBLE_GATHERING": "explicit",
+    "ANSIBLE_FORKS": "20",
+    "ANSIBLE_PIPELINING": "True",
+    "ANSIBLE_HOST_KEY_CHECKING": "True",
+    "ANSIBLE_RETRY_FILES_ENABLED": "False",
+    "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
+    "ANSIBLE_LOCALHOST_WARNING": "False",
+    "ANSIBLE_DEPRECATION_WARNINGS": "False",
+    "ANSIBLE_NOCOWS": "True",
+    "ANSIBLE_NOCOLOR": "True",
+    "LC_ALL": "C.UTF-8",
+}
+"""What every run sets, whatever the configuration files of the machine say."""
+
+
+_CONFIGURATION = """\
+# Keeps Ansible from reading other configuration files; what counts is set in `command`.
+[defaults]
+"""
+
+
+@dataclass(frozen=True)
+class Player:
+    """Performs the attempts of one cluster's nodes.
+
+    *request* is what is common to all attempts, *nodes* what is known about each node; once *stop* is set, running
+    playbooks are ended within a second, with every process that they started.
+    """
+
+    request: Request
+    nodes: Mapping[str, RequestNode]
+    listener: StepListener
+    stop: threading.Event
+
+    def perform(self, attempt: Try, nodes: tuple[str, ...]) -> dict[str, Outcome]:
+        """Run *attempt* on *nodes*: an outcome for each node that got to an end.
+
+        Messages read ``<Implementation>-<micro-step>: reason``.
+        """
+        folder = Path(self.request.workflow_dir) / folder_name(attempt)
+        folder.mkdir(mode=0o700, parents=True)
+        this = self._request(attempt, nodes, folder)
+        source = request.write(this)
+        (folder / inventory.KNOWN_HOSTS).write_text(inventory.known_hosts_lines(this), encoding="utf-8")
+        playbook = find(attempt.implementation, Path(this.config_dir))
+        if playbook is None:
+            return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
+        (folder / "ansible.cfg").write_text(_CONFIGURATION, encoding="utf-8")
+        settings = environment(this)
+        done = playbooks.before(playbook, attempt.goes_on.micro_step) if attempt.goes_on else ()
+        _write_command(folder, settings, source, playbook, done, this.site.network_namespace)
+        left_out = playbooks.left_out(playbook, inventory.wants(this)) | set(done)
+        reading = Reading(attempt, nodes, left_out, self.listener)
+        begun = attempt.goes_on.begun if attempt.goes_on else time.monotonic()
+        watch = _Watch(folder, attempt.timeout, self.stop, begun)
+        rc = _run(settings, source, playbook, done, reading, watch)
+        end_processes(folder)
+        return reading.outcomes(_why(watch, attempt, rc, folder))
+
+    def _request(self, attempt: Try, nodes: tuple[str, ...], folder: Path) -> Request:
+        return msgspec.structs.replace(
+            self.request,
+            run_dir=str(folder),
+            attempt=Attempt(
+                number=attempt.number,
+                macro_step=attempt.macro_step,
+                implementation=attempt.implementation,
+                retry=attempt.retry,
+                goes_on=attempt.goes_on,
+            ),
+            nodes=tuple(self.nodes[node] for node in nodes),
+        )
+
+
+def folder_name(attempt: Try) -> str:
+    """Name of an attempt's folder.
+
+    >>> folder_name(Try("BootNewEnv", "BootNewEnvKexec", 1, 60, 3))
+    '03-BootNewEnvKexec-retry1'
+    """
+    retry = f"-retry{attempt.retry}" if attempt.retry else ""
+    late = "-late" if attempt.goes_on else ""
+    return f"{attempt.number:02d}-{attempt.implementation}{retry}{late}"
+
+
+def find(implementation: str, config_dir: Path) -> Path | None:
+    """The playbook of *implementation*: the site's own, else ours."""
+    candidates = (folder / f"{implementation}.yml" for folder in playbooks.playbook_folders(config_dir))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def environment(this: Request) -> dict[str, str]:
+    """Environment variables of a run, the same from a checkout and from an installed package; no secret among them."""
+    site = Path(this.config_dir)
+    ours = collection()
+    plugins = {kind: ours / f"{kind}_plugins" for kind in ("action", "inventory")}
+    if not plugins["action"].is_dir():  # installed: the folders are named as Ansible wants them in a collection
+        plugins = {kind: ours / "plugins" / kind for kind in plugins}
+    return SETTINGS | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
+        "ANSIBLE_CONFIG": str(Path(this.run_dir) / "ansible.cfg"),
+        "ANSIBLE_HOME": str(Path(this.workflow_dir) / "ansible"),
+        "ANSIBLE_ROLES_PATH": f"{site / 'roles'}:{ours / 'roles'}",
+        "ANSIBLE_ACTION_PLUGINS": f"{site / 'action_plugins'}:{plugins['action']}",
+        "ANSIBLE_INVENTORY_PLUGINS": str(plugins["inventory"]),
+        "ANSIBLE_INVENTORY_ENABLED": "kadeploy",
+        "KADEPLOY_CONFIG_DIR": str(site),
+    }
+
+
+def _write_command(
+    folder: Path, settings: Mapping[str, str], source: Path, playbook: Path, done: Sequence[str], namespace: str
+) -> None:
+    """The attempt as a script: by hand, outcomes are shown folded and KO nodes make it end with a failure."""
+    words = ["ansible-playbook", "-i", str(source), str(playbook)]
+    if done:
+        words += ["--skip-tags", ",".join(done)]
+    if namespace:
+        words = ["ip", "netns", "exec", namespace, *words]
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
+    path = folder / "command"
+    path.write_text(
+        f"#!/bin/sh\n# Repeat this attempt by hand; options of ansible-playbook may follow.\n{exports}"
+        f'cd {shlex.quote(str(folder))} && exec {shlex.join(words)} "$@"\n',
+        encoding="utf-8",
+    )
+    path.chmod(0o700)
+
+
+def _run(
+    settings: Mapping[str, str],
+    source: Path,
+    playbook: Path,
+    done: Sequence[str],
+    reading: Reading,
+    watch: _Watch,
+) -> int:
+    """Run the playbook to its end, or until *watch* has enough; returns its exit status."""
+    import ansible_runner  # noqa: PLC0415 - a fifth of a second that tools without a run need not pay
+
+    runner = ansible_runner.run(
+        private_data_dir=str(watch.folder),
+        ident="ansible",
+        playbook=str(playbook),
+        inventory=str(source),
+        skip_tags=",".join(("report", "always", *done)),  # always: what validates the arguments of roles, host by host
+        envvars=dict(settings)
+        | {"KADEPLOY_RUN": "1", "KADEPLOY_CONTROLLER_PID": str(os.getpid()), MARK: str(watch.folder)},
+        settings={"pexpect_timeout": _POLL},
+        fact_cache_type="memory",
+        quiet=True,
+        event_handler=reading.event,
+        cancel_callback=watch.enough,
+        status_handler=_keep_no_environment,
+    )
+    return int(runner.rc)
+
+
+def _keep_no_environment(status: Mapping[str, Any], runner_config: Any) -> None:
+    """Delete the file in which ansible-runner keeps the whole environment, where a site may have its passwords."""
+    if status["status"] == "running":
+        (Path(runner_config.artifact_dir) / "command").unlink(missing_ok=True)
+
+
+@dataclass
+class _Watch:
+    """Says when a run has to end, and why."""
+
+    folder: Path
+    timeout: int
+    stop: threading.Event
+    begun: float
+    timed_out: bool = False
+    stopped: bool = False
+
+    def enough(self) -> bool:
+        self.stopped = self.stop.is_set()
+        self.timed_out = bool(self.timeout) and time.monotonic() - self.begun > self.timeout
+        if self.stopped or self.timed_out:
+            end_processes(self.folder)  # workers of ansible have left the process group that the runner kills
+        return self.stopped or self.timed_out
+
+
+def end_processes(folder: Path) -> None:
+    """Kill every process of the attempt in *folder*, or of all attempts beneath it, whoever its parent is by now."""
+    exactly, beneath = f"{MARK}={folder}".encode(), f"{MARK}={folder}/".encode()
+    for _ in range(10):  # one that forked while we looked is found by the next look
+        pids = [pid for pid in _pids() if any(e == exactly or e.startswith(beneath) for e in _environ(pid))]
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]  # noqa: PTH208
+
+
+def _environ(pid: int) -> list[bytes]:
+    """Environment of a process; empty when it is not ours, or no more than a zombie."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _why(watch: _Watch, attempt: Try, rc: int, folder: Path) -> str:
+    """Why nodes may be without a verdict."""
+    if watch.stopped:
+        return f"{attempt.implementation}: aborted"
+    if watch.timed_out:
+        return f"time-out of {attempt.timeout} s"
+    return f"{attempt.implementation}: ansible-playbook ended with status {rc}: {_last_words(folder)}"
+
+
+def _last_words(folder: Path) -> str:
+    path = folder / "artifacts" / "ansible" / "stdout"
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        lines = []
+    said = [line for line in lines if line and not line.startswith(("PLAY", "TASK", "[WARNING]"))]
+    errors = [line for line in said if line.startswith(("[ERROR]", "ERROR!"))]
+    return f"{' '.join(errors or said[-4:])[-400:] or 'it said nothing'} (whole output: {path})"
+
+
+def _all_ko(nodes: Iterable[str], message: str) -> dict[str, Outcome]:
+    return {node: Outcome(Verdict.KO, message) for node in nodes}

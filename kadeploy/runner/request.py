@@ -1,0 +1,186 @@
+"""One request as data: what ``inventory.kadeploy.yml`` holds and the inventory plugin reads back.
+
+The file is written once per attempt (nodes, macro-step, implementation, retry). It holds everything the user asked
+for and what the site says about the nodes, and no secret: keys and passwords are named by path.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import yaml
+
+from kadeploy.config.cluster import Cluster, Node
+from kadeploy.config.file import Struct, read_yaml
+from kadeploy.config.partition import partition_device
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Environment
+from kadeploy.errors import ConfigError
+from kadeploy.workflow import GoesOn
+
+try:
+    from yaml import CSafeDumper as SafeDumper
+except ImportError:  # PyYAML built without libyaml
+    from yaml import SafeDumper  # type: ignore[assignment]
+
+FILE_NAME = "inventory.kadeploy.yml"
+
+
+class CustomOperation(Struct, frozen=True, kw_only=True):
+    """One operation of ``--set-custom-operations``, run in *micro_step* of *implementation*."""
+
+    implementation: str
+    """Implementation or generic macro-step name."""
+    micro_step: str
+    action: Literal["exec", "send", "run"]
+    when: Literal["pre", "post", "substitute"] = "pre"
+    name: str = ""
+    command: str = ""
+    """``exec``: shell text run on the node."""
+    file: str = ""
+    """``send`` and ``run``: absolute path on the controller, already read-checked as the user."""
+    destination: str = ""
+    """``send``: folder or file on the node."""
+    params: str = ""
+    """``run``: arguments of the script."""
+    timeout: int = 0
+    retries: int = 0
+
+
+class LocalImage(Struct, frozen=True, kw_only=True):
+    """The image as the controller serves it."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class LocalArchive(Struct, frozen=True, kw_only=True):
+    """A pre- or post-install archive on the controller."""
+
+    path: str
+    kind: str
+    script: str
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """What the user asked beside nodes and environment; defaults mean "not asked"."""
+
+    authorized_keys: str = ""
+    """Text of the public keys (``-k``)."""
+    reformat_tmp: str = ""
+    block_device: str = ""
+    partition: int | None = None
+    whole_device: bool = False
+    boot_partition: int | None = None
+    vlan: str = ""
+    pxe_profile: str = ""
+    """Text of the user's own boot profile (``-w``)."""
+    singularities: dict[str, str] = {}
+    disable_bootloader_install: bool = False
+    disable_disk_partitioning: bool = False
+    breakpoint: str = ""
+    """``Macro:micro`` or ``Macro``, already checked against the plan."""
+    custom_operations: tuple[CustomOperation, ...] = ()
+    reboot_timeout: str = ""
+    """Overrides the cluster's, seconds or expression of n."""
+    kexec_timeout: str = ""
+    no_kexec: bool = False
+    debug: bool = False
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """One run of one implementation of a macro-step."""
+
+    number: int = 1
+    macro_step: str
+    implementation: str
+    retry: int = 0
+    goes_on: GoesOn | None = None
+    """For nodes that were late in this try."""
+
+
+class Boot(Struct, frozen=True, kw_only=True):
+    """What the nodes shall boot next, for reboot operations (deployments derive it from the environment)."""
+
+    kind: Literal["none", "deploy", "deployed", "custom"] = "none"
+    level: Literal["soft", "hard", "very_hard"] = "soft"
+    target: Literal["deploy", "user"] = "user"
+    wait: bool = True
+
+
+class RequestNode(Node, frozen=True, kw_only=True):
+    """A node of the request: the configured node plus what only this request knows."""
+
+    vlan_address: str = ""
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """Everything a playbook needs to know."""
+
+    format: Literal[1] = 1
+    workflow: str
+    operation: Literal["deploy", "reboot", "power"]
+    user: str
+    config_dir: str
+    run_dir: str
+    """Folder of this attempt: inventory, command line, artifacts, verdicts, progress."""
+    workflow_dir: str
+    """Folder of the whole workflow: broker socket, images extracted for pure PXE boots."""
+    attempt: Attempt
+    site: Site
+    """Without its database URL, which may hold a password."""
+    cluster: Cluster
+    environment: Environment | None = None
+    image: LocalImage | None = None
+    preinstall: LocalArchive | None = None
+    admin_preinstalls: tuple[LocalArchive, ...] = ()
+    postinstalls: tuple[LocalArchive, ...] = ()
+    admin_postinstalls: tuple[LocalArchive, ...] = ()
+    boot: Boot = Boot()
+    boot_files: dict[str, str] = {}
+    """Files for pure PXE boots, URL path under http_root by what they are: kernel, initrd, hypervisor."""
+    power: str = ""
+    """Power operations: on, off, status."""
+    options: Options = Options()
+    nodes: tuple[RequestNode, ...]
+
+    @property
+    def device(self) -> str:
+        """The disk that is deployed to."""
+        return self.options.block_device or self.cluster.disk.device
+
+    @property
+    def partition(self) -> int | None:
+        """Number of the deployment partition; None is the whole device."""
+        if self.options.whole_device:
+            return None
+        return self.options.partition or self.cluster.disk.number("deploy")
+
+    @property
+    def deploy_part(self) -> str:
+        """The device file that is deployed to."""
+        return partition_device(self.device, self.partition)
+
+
+def write(request: Request) -> Path:
+    """Write *request* as its run folder's inventory (mode 0600); returns the file."""
+    path = Path(request.run_dir) / FILE_NAME
+    text = yaml.dump(msgspec.to_builtins(request), Dumper=SafeDumper, sort_keys=False, allow_unicode=True)
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> Request:
+    """Read an inventory file back.
+
+    Raises:
+        ConfigError: not YAML, or not a request (the message names the key).
+    """
+    try:
+        return msgspec.convert(read_yaml(path), Request)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {error}.") from error

@@ -1,0 +1,175 @@
+"""What a run of a playbook says: events of ansible-runner in, an outcome per node out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kadeploy.workflow import Outcome, Try, Verdict
+
+_SILENT_STEPS = frozenset({"finish", "drop_failed_nodes", ""})
+"""Roles that are no micro-step of their own."""
+
+
+class StepListener(Protocol):
+    """Who wants to know what happens inside an attempt; called from the attempt's thread."""
+
+    def step_started(self, attempt: Try, micro_step: str, nodes: tuple[str, ...], /) -> None:
+        """A micro-step begins for *nodes* (those that have no KO or BRK so far)."""
+
+    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome], /) -> None:
+        """A task of a micro-step has ended for these nodes (a micro-step may have several tasks)."""
+
+
+@dataclass
+class Reading:
+    """Reads the events of one run; the first KO or BRK of a node counts."""
+
+    attempt: Try
+    nodes: tuple[str, ...]
+    left_out: frozenset[str]
+    """Micro-steps that will not run."""
+    listener: StepListener
+    step: str = ""
+    announced: str = ""
+    ended: dict[str, Outcome] = field(default_factory=dict)
+    failed: dict[str, Outcome] = field(default_factory=dict)
+    """Failures of tasks; they count if Ansible says at the end that the host has failed."""
+    starts: dict[str, set[str]] = field(default_factory=dict)
+    """Hosts on which each task was started, by the task's id."""
+    failed_tasks: dict[str, str] = field(default_factory=dict)
+    """Id of the task that failed, by host."""
+    stats: Mapping[str, Any] | None = None
+    nobody_left: bool = False
+    """Ansible broke off, or the play was for other hosts."""
+
+    def event(self, event: dict[str, Any]) -> bool:
+        """Take one event of ansible-runner; False: no file shall be written for it."""
+        data = event.get("event_data") or {}
+        match event.get("event"):
+            case "playbook_on_task_start":
+                self._task(data)
+            case "runner_on_start":
+                self.starts.setdefault(str(data.get("task_uuid")), set()).add(str(data.get("host")))
+            case "runner_on_ok" | "runner_item_on_ok":  # a task in a loop answers item by item
+                self._batch(data)
+            case "runner_on_failed" | "runner_on_unreachable" if not data.get("ignore_errors"):
+                self._failure(data)
+            case "playbook_on_no_hosts_remaining" | "playbook_on_no_hosts_matched":
+                self.nobody_left = True
+            case "playbook_on_stats":
+                self.stats = data
+        return False
+
+    def outcomes(self, otherwise: str) -> dict[str, Outcome]:
+        """Every node's outcome; *otherwise* tells why there is none when the play did not end normally."""
+        answer = dict(self.ended)
+        if self.stats is None:
+            lost = Outcome(Verdict.KO, self._placed(otherwise))
+            return {node: answer.get(node) or self.failed.get(node, lost) for node in self.nodes}
+        gone = set(self.stats.get("failures", {})) | set(self.stats.get("dark", {}))
+        everybodys = self._everybodys(gone)
+        lost = Outcome(Verdict.KO, self._placed("Ansible lost this host"))
+        for node in self.nodes:
+            if node not in answer:
+                answer[node] = self.failed.get(node, lost) if node in gone else everybodys
+        return answer
+
+    def _everybodys(self, gone: set[str]) -> Outcome:
+        """What holds for nodes that no event speaks of: a ``run_once`` task that fails on one fails for all."""
+        for node, task in self.failed_tasks.items():
+            if node in gone and len(self.starts.get(task, ())) == 1:
+                return self.failed[node]
+        return Outcome(Verdict.KO, self._placed("no node was left")) if self.nobody_left else Outcome(Verdict.OK)
+
+    def _placed(self, reason: str) -> str:
+        """*reason* behind the implementation and the micro-step that was going on."""
+        if reason.startswith(self.attempt.implementation):
+            return reason
+        step = f"-{self.announced}" if self.announced else ""
+        return f"{self.attempt.implementation}{step}: {reason}"
+
+    def _task(self, data: Mapping[str, Any]) -> None:
+        self.step = str(data.get("role") or "")
+        if self.step not in self.left_out:
+            self._announce(self.step)
+
+    def _announce(self, step: str) -> None:
+        if step not in _SILENT_STEPS and step != self.announced:
+            self.announced = step
+            going = tuple(node for node in self.nodes if node not in self.ended and node not in self.failed)
+            if going:
+                self.listener.step_started(self.attempt, step, going)
+
+    def _batch(self, data: Mapping[str, Any]) -> None:
+        """A task for all nodes has ended: its result holds an outcome per node."""
+        result = data.get("res") or {}
+        found = result.get("nodes")
+        if not isinstance(found, dict):
+            return
+        step = str(result.get("step") or self.step)
+        self._announce(step)
+        results = {
+            node: self._outcome(step, entry)
+            for node, entry in found.items()
+            if node in self.nodes and isinstance(entry, dict) and "verdict" in entry
+        }
+        for node, outcome in results.items():
+            if outcome.verdict is not Verdict.OK:
+                self.ended.setdefault(node, outcome)
+        silent = step in _SILENT_STEPS and not any(map(_worth_telling, results.values()))
+        if results and not silent:
+            self.listener.step_result(self.attempt, step, results)
+
+    def _outcome(self, step: str, entry: Mapping[str, Any]) -> Outcome:
+        verdict = Verdict(entry["verdict"])
+        message = str(entry.get("msg") or "")
+        if verdict is Verdict.KO:
+            message = self._reason(step, message or _last_line(entry) or f"exit status {entry.get('rc', 'unknown')}")
+        if verdict is Verdict.LATE:
+            message = step
+        return Outcome(
+            verdict,
+            message,
+            int(entry.get("rc") or 0),
+            str(entry.get("stdout") or ""),
+            str(entry.get("stderr") or ""),
+            float(entry.get("seconds") or 0.0),
+        )
+
+    def _failure(self, data: Mapping[str, Any]) -> None:
+        """A task has failed on a host."""
+        result = data.get("res") or {}
+        reason = str(result.get("msg") or _last_line(result) or "the task failed")
+        if _last_line(result) and result.get("msg") == "non-zero return code":
+            reason = _last_line(result)
+        outcome = Outcome(
+            Verdict.KO,
+            self._reason(self.step or str(data.get("task") or ""), reason),
+            int(result.get("rc") or 0) if isinstance(result.get("rc"), int) else 1,
+            str(result.get("stdout") or ""),
+            str(result.get("stderr") or ""),
+        )
+        node = str(data.get("host"))
+        if node in self.nodes and node not in self.failed and node not in self.ended:
+            self.failed[node] = outcome
+            self.failed_tasks[node] = str(data.get("task_uuid"))
+            self.listener.step_result(self.attempt, self.step, {node: outcome})
+
+    def _reason(self, step: str, reason: str) -> str:
+        where, text = f"{self.attempt.implementation}-{step}: ", " ".join(reason.split())
+        return text if text.startswith(where) else where + text
+
+
+def _worth_telling(outcome: Outcome) -> bool:
+    return bool(outcome.verdict is not Verdict.OK or outcome.stdout or outcome.stderr)
+
+
+def _last_line(result: Mapping[str, Any]) -> str:
+    """The last line that a command said."""
+    for stream in ("stderr", "stdout"):
+        lines = str(result.get(stream) or "").strip().splitlines()
+        if lines:
+            return lines[-1].strip()
+    return ""

@@ -1,0 +1,528 @@
+"""The state of a site in a database: tables, connection, schema versions. The one home of peewee.
+
+SQLite in WAL mode by default (``state_dir/kadeploy.db``), PostgreSQL (psycopg 3) or MySQL (PyMySQL) by URL. Every
+writing transaction is short and, on SQLite, takes the write lock at its start, so that a check and the write that
+depends on it are one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+import peewee
+
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Environment
+from kadeploy.errors import DatabaseError
+
+SCHEMA_VERSION = 2
+BUSY_SECONDS = 30
+"""How long a process waits for another one's write before it gives up."""
+CHUNK = 500
+"""Rows per statement: below the variable limits of all three databases."""
+
+DB = peewee.DatabaseProxy()
+"""What the tables are bound to; :func:`connect` sets it."""
+
+ItemT = TypeVar("ItemT")
+
+
+# --- tables -----------------------------------------------------------------------------------------------------
+
+
+class Row(peewee.Model):
+    """What all tables share."""
+
+    class Meta:
+        """Bound to the site's database at run time."""
+
+        database = DB
+
+
+class SchemaVersion(Row):
+    """One row: which version of these tables the database holds."""
+
+    version = peewee.IntegerField(primary_key=True)
+
+    class Meta:
+        """Table name."""
+
+        table_name = "schema_version"
+
+
+class EnvironmentRow(Row):
+    """A recorded environment; the image and the archives are JSON of their structs."""
+
+    id = peewee.BigAutoField()
+    name = peewee.CharField(255)
+    version = peewee.IntegerField(default=1)
+    user = peewee.CharField(255)
+    description = peewee.TextField(default="")
+    author = peewee.TextField(default="")
+    image = peewee.TextField()
+    preinstall = peewee.TextField(default="null")
+    postinstalls = peewee.TextField(default="[]")
+    kernel = peewee.TextField(default="")
+    kernel_params = peewee.TextField(default="")
+    initrd = peewee.TextField(default="")
+    hypervisor = peewee.TextField(default="")
+    hypervisor_params = peewee.TextField(default="")
+    fdisktype = peewee.CharField(64, default="83")
+    filesystem = peewee.CharField(64, default="")
+    environment_kind = peewee.CharField(16, default="linux")
+    visibility = peewee.CharField(16, default="private")
+    demolishing_env = peewee.IntegerField(default=0)
+    part = peewee.CharField(255, default="")
+
+    class Meta:
+        """A name and a version are unique per owner."""
+
+        table_name = "environments"
+        indexes = ((("name", "version", "user"), True),)
+
+    @property
+    def environment(self) -> Environment:
+        """The row as the rest of the program knows it."""
+        columns = {name: getattr(self, name) for name in Environment.__struct_fields__}
+        columns.update({name: msgspec.json.decode(columns[name]) for name in _JSON_COLUMNS})
+        return msgspec.convert(columns, Environment)
+
+
+_JSON_COLUMNS = ("image", "preinstall", "postinstalls")
+
+
+def environment_columns(environment: Environment) -> dict[str, Any]:
+    """Column values of *environment*, for ``EnvironmentRow.insert``, ``create`` or ``update``."""
+    columns: dict[str, Any] = msgspec.structs.asdict(environment)
+    columns.update({name: msgspec.json.encode(columns[name]).decode() for name in _JSON_COLUMNS})
+    return columns
+
+
+class Right(Row):
+    """*user* may deploy on *part* of *node*; ``*`` stands for any. Over at *until* (Unix seconds), if set."""
+
+    id = peewee.BigAutoField()
+    user = peewee.CharField(255)
+    node = peewee.CharField(255)
+    part = peewee.CharField(255)
+    until = peewee.BigIntegerField(null=True)
+
+    class Meta:
+        """One row per user, node and partition."""
+
+        table_name = "rights"
+        indexes = ((("user", "node", "part"), True), (("node",), False))
+
+
+class NodeState(Row):
+    """What was last done to a node, and with which environment (empty: none, or an anonymous one)."""
+
+    hostname = peewee.CharField(255, primary_key=True)
+    state = peewee.CharField(32)
+    env_name = peewee.CharField(255, default="")
+    env_version = peewee.IntegerField(null=True)
+    env_owner = peewee.CharField(255, default="")
+    date = peewee.BigIntegerField()
+    user = peewee.CharField(255, default="")
+
+    class Meta:
+        """Table name."""
+
+        table_name = "nodes"
+
+
+class Claim(Row):
+    """A node in the hands of one workflow; the primary key is what makes two claims impossible."""
+
+    node = peewee.CharField(255, primary_key=True)
+    workflow = peewee.CharField(64, index=True)
+    user = peewee.CharField(255)
+    host = peewee.CharField(255)
+    pid = peewee.BigIntegerField()
+    process_start = peewee.CharField(32)
+    boot_id = peewee.CharField(64)
+    since = peewee.BigIntegerField()
+
+    class Meta:
+        """Table name."""
+
+        table_name = "claims"
+
+
+class Workflow(Row):
+    """One operation on a set of nodes, running or ended, and the process that does it."""
+
+    wid = peewee.CharField(64, primary_key=True)
+    operation = peewee.CharField(16)
+    user = peewee.CharField(255)
+    env_name = peewee.CharField(255, default="")
+    env_version = peewee.IntegerField(null=True)
+    env_owner = peewee.CharField(255, default="")
+    anonymous = peewee.BooleanField(default=False)
+    started = peewee.BigIntegerField()
+    ended = peewee.BigIntegerField(null=True, index=True)
+    state = peewee.CharField(16, default="running")
+    host = peewee.CharField(255)
+    pid = peewee.BigIntegerField()
+    process_start = peewee.CharField(32)
+    boot_id = peewee.CharField(64)
+    seen = peewee.BigIntegerField()
+    """When its controller last gave a sign of life."""
+
+    class Meta:
+        """Table name."""
+
+        table_name = "workflows"
+
+
+class Progress(Row):
+    """Where a node stands in a workflow."""
+
+    workflow = peewee.ForeignKeyField(Workflow, column_name="wid", on_delete="CASCADE")
+    node = peewee.CharField(255)
+    cluster = peewee.CharField(255, default="")
+    macro_step = peewee.CharField(255, default="")
+    micro_step = peewee.CharField(255, default="")
+    state = peewee.CharField(32, default="ok")
+
+    class Meta:
+        """One row per workflow and node."""
+
+        table_name = "progress"
+        primary_key = peewee.CompositeKey("workflow", "node")
+
+
+class Log(Row):
+    """What one operation did to one node: what kastat3 counts. Times in seconds, retries are tries minus one."""
+
+    id = peewee.BigAutoField()
+    wid = peewee.CharField(64, index=True)
+    operation = peewee.CharField(16)
+    user = peewee.CharField(255)
+    hostname = peewee.CharField(255)
+    step1 = peewee.CharField(255, default="")
+    step2 = peewee.CharField(255, default="")
+    step3 = peewee.CharField(255, default="")
+    timeout_step1 = peewee.IntegerField(default=0)
+    timeout_step2 = peewee.IntegerField(default=0)
+    timeout_step3 = peewee.IntegerField(default=0)
+    retry_step1 = peewee.IntegerField(default=0)
+    retry_step2 = peewee.IntegerField(default=0)
+    retry_step3 = peewee.IntegerField(default=0)
+    start = peewee.BigIntegerField()
+    step1_duration = peewee.IntegerField(default=0)
+    step2_duration = peewee.IntegerField(default=0)
+    step3_duration = peewee.IntegerField(default=0)
+    env = peewee.CharField(300, default="")
+    anonymous_env = peewee.BooleanField(default=False)
+    md5 = peewee.CharField(64, default="")
+    success = peewee.BooleanField()
+    error = peewee.TextField(default="")
+
+    class Meta:
+        """The first index answers failure rates alone, without a look at the rows; the second gives dates in order."""
+
+        table_name = "log"
+        indexes = ((("operation", "hostname", "start", "success"), False), (("start", "id"), False))
+
+
+TABLES = (SchemaVersion, EnvironmentRow, Right, NodeState, Claim, Workflow, Progress, Log)
+
+
+# --- databases --------------------------------------------------------------------------------------------------
+
+
+class _Refusing:
+    """Turns what a driver says when the database cannot be used into DatabaseError with advice."""
+
+    label = ""
+
+    def connect(self, *args: Any, **kwargs: Any) -> Any:
+        return self._guard(super().connect, *args, **kwargs)  # type: ignore[misc]
+
+    def begin(self, *args: Any, **kwargs: Any) -> Any:
+        return self._guard(super().begin, *args, **kwargs)  # type: ignore[misc]
+
+    def commit(self) -> Any:
+        return self._guard(super().commit)  # type: ignore[misc]
+
+    def execute_sql(self, *args: Any, **kwargs: Any) -> Any:
+        return self._guard(super().execute_sql, *args, **kwargs)  # type: ignore[misc]
+
+    def _guard(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (peewee.IntegrityError, peewee.DataError, peewee.ProgrammingError):
+            raise
+        except (peewee.PeeweeException, OSError) as error:
+            raise DatabaseError(self.advice(error)) from error
+
+    def advice(self, error: Exception) -> str:
+        return f"The database {self.label} cannot be used: {_text(error)}. Is its server running and `database` right?"
+
+
+class _SQLite(_Refusing, peewee.SqliteDatabase):
+    def advice(self, error: Exception) -> str:
+        text, path = _text(error), Path(self.database)
+        if "locked" in text:
+            return f"The database {path} is locked: another process writes for more than {BUSY_SECONDS} s. Try again."
+        if _is_missing(path.parent):
+            return f"The folder {path.parent} does not exist: create it, or correct `state_dir` in site.yml."
+        if not os.access(path.parent, os.W_OK) or not (_is_missing(path) or os.access(path, os.W_OK)):
+            return f"The database {path} is not writable for you: run the command as root (sudo)."
+        return f"The database {path} cannot be used: {text}."
+
+
+class _PostgreSQL(_Refusing, peewee.PostgresqlDatabase):
+    pass
+
+
+class _MySQL(_Refusing, peewee.MySQLDatabase):
+    pass
+
+
+def _is_missing(path: Path) -> bool:
+    """Certainly not there, rather than out of sight for this user."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _sqlite(path: Path) -> _SQLite:
+    pragmas = {"journal_mode": "wal", "foreign_keys": 1, "synchronous": "normal"}
+    database = _SQLite(str(path), pragmas=pragmas, timeout=BUSY_SECONDS, lock_type="IMMEDIATE")
+    database.label = str(path)
+    with suppress(OSError):  # connecting says why
+        path.touch(mode=0o600)
+    return database
+
+
+def _create_folder(path: Path) -> None:
+    """Create the state folder, but not its parents: those missing are a typing error in site.yml."""
+    with suppress(OSError):  # connecting says why
+        path.mkdir(mode=0o755, exist_ok=True)
+
+
+def _postgresql(url: str) -> _PostgreSQL:
+    return _PostgreSQL(url.replace("postgres://", "postgresql://", 1), prefer_psycopg3=True)
+
+
+def _mysql(url: str) -> _MySQL:
+    parts = urlsplit(url)
+    options: dict[str, Any] = {"host": parts.hostname, "port": parts.port, "user": parts.username}
+    options["password"] = unquote(parts.password) if parts.password else None
+    options.update(parse_qsl(parts.query))
+    given = {key: value for key, value in options.items() if value is not None}
+    return _MySQL(parts.path.lstrip("/"), charset="utf8mb4", **given)
+
+
+def _open(url: str) -> Any:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise DatabaseError(f"`database: {url}` in site.yml is not a URL (sqlite:///PATH, postgresql://…, mysql://…).")
+    if scheme == "sqlite":
+        return _sqlite(Path("/" + rest.lstrip("/")))
+    openers: dict[str, Callable[[str], Any]] = {
+        "postgresql": _postgresql,
+        "postgres": _postgresql,
+        "mysql": _mysql,
+    }
+    if scheme not in openers:
+        raise DatabaseError(f"Unknown kind of database {scheme!r} in site.yml: use sqlite, postgresql or mysql.")
+    database = openers[scheme](url)
+    database.label = _without_password(url)
+    return database
+
+
+def _without_password(url: str) -> str:
+    """*url* fit for a message.
+
+    >>> _without_password("mysql://kadeploy:secret@db.site/kadeploy")
+    'mysql://kadeploy@db.site/kadeploy'
+    """
+    return re.sub(r"(?<=password=)[^&]*", "…", re.sub(r"(://[^:/@]*):[^/]*@", r"\1@", url))
+
+
+_current: tuple[str, Any] | None = None
+_connecting = threading.Lock()
+
+
+def connect(site: Site) -> Any:
+    """The database of *site* (a ``peewee.Database``), its tables bound and up to date.
+
+    The same object while the URL stays the same; every thread gets a connection of its own at its first query.
+
+    Raises:
+        DatabaseError: it cannot be opened, or a later Kadeploy made it; the text says what to do.
+    """
+    global _current  # noqa: PLW0603 - one process serves one site
+    url = site.database or f"sqlite://{site.state / 'kadeploy.db'}"
+    with _connecting:
+        if _current is None or _current[0] != url:
+            disconnect()
+            if not site.database:
+                _create_folder(site.state)
+            database = _open(url)
+            DB.initialize(database)
+            migrate()
+            _current = (url, database)
+        return _current[1]
+
+
+def disconnect() -> None:
+    """Close this thread's connection, if there is one."""
+    global _current  # noqa: PLW0603
+    if _current is not None:
+        _current[1].close()
+        _current = None
+
+
+# --- schema versions --------------------------------------------------------------------------------------------
+
+MIGRATIONS: Mapping[int, Sequence[str]] = {
+    2: ("ALTER TABLE rights ADD COLUMN until BIGINT",),
+}
+"""SQL that leads from the version before to this one; understood by all three databases."""
+
+
+def migrate() -> None:
+    """Create the tables, or bring those of an earlier Kadeploy to :data:`SCHEMA_VERSION`.
+
+    Raises:
+        DatabaseError: the tables are newer than this program.
+    """
+    if _version_if_any() == SCHEMA_VERSION:
+        return
+    with _migrating_alone(), DB.atomic():
+        # Look again: another process may have been faster.
+        found = _recorded_version() if DB.table_exists("schema_version") else None
+        if found == SCHEMA_VERSION:
+            return
+        if found is None:
+            _create()
+        elif found > SCHEMA_VERSION:
+            raise DatabaseError(
+                f"The database has schema version {found}, this Kadeploy knows {SCHEMA_VERSION}: upgrade Kadeploy."
+            )
+        else:
+            _upgrade(found)
+        SchemaVersion.delete().execute()
+        SchemaVersion.insert(version=SCHEMA_VERSION).execute()
+
+
+def _create() -> None:
+    if isinstance(DB.obj, peewee.MySQLDatabase):  # where, by default, alice and Alice are the same
+        DB.execute_sql("ALTER DATABASE CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    DB.create_tables(TABLES)
+
+
+def _upgrade(found: int) -> None:
+    for version in range(found + 1, SCHEMA_VERSION + 1):
+        for statement in MIGRATIONS[version]:
+            DB.execute_sql(statement)
+
+
+def _recorded_version() -> int | None:
+    return SchemaVersion.select(SchemaVersion.version).scalar()  # type: ignore[no-any-return]
+
+
+def _version_if_any() -> int | None:
+    try:
+        return _recorded_version()
+    except (peewee.ProgrammingError, DatabaseError):  # SQLite calls a missing table an operational error
+        if DB.table_exists("schema_version"):
+            raise
+        return None
+
+
+@contextmanager
+def _migrating_alone() -> Iterator[None]:
+    """Other processes wait at this point. SQLite needs no more than the transaction, which takes its write lock."""
+    locks = {
+        peewee.PostgresqlDatabase: ("SELECT pg_advisory_lock(25300)", "SELECT pg_advisory_unlock(25300)"),
+        peewee.MySQLDatabase: (f"SELECT GET_LOCK('kadeploy', {BUSY_SECONDS})", "SELECT RELEASE_LOCK('kadeploy')"),
+    }
+    take, give = next((pair for kind, pair in locks.items() if isinstance(DB.obj, kind)), ("", ""))
+    if take:
+        DB.execute_sql(take).fetchall()
+    try:
+        yield
+    finally:
+        if give:
+            DB.execute_sql(give).fetchall()
+
+
+# --- for the modules above --------------------------------------------------------------------------------------
+
+
+def transaction() -> Any:
+    """Context manager: all or nothing, and on SQLite the only writer meanwhile. Keep it short."""
+    return DB.atomic()
+
+
+def chunked(items: Iterable[ItemT], size: int = CHUNK) -> Iterator[list[ItemT]]:
+    """*items* in lists of at most *size*.
+
+    >>> list(chunked("abcde", 2))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    values = list(items)
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def upsert(table: type[Row], rows: Iterable[Mapping[str, Any]], key: Sequence[Any], replaced: Sequence[Any]) -> None:
+    """Insert *rows*; where one with the same *key* exists, replace its *replaced* columns."""
+    on_conflict: dict[str, Any] = {"preserve": replaced}
+    if not isinstance(DB.obj, peewee.MySQLDatabase):
+        on_conflict["conflict_target"] = key
+    for part in chunked(rows):
+        table.insert_many(part).on_conflict(**on_conflict).execute()
+
+
+def insert(table: type[Row], rows: Iterable[Mapping[str, Any]], ignore: bool = False) -> None:
+    """Insert *rows*, a few hundred per statement; with *ignore*, leave out those whose key exists."""
+    for part in chunked(rows):
+        query = table.insert_many(part)
+        (query.on_conflict_ignore() if ignore else query).execute()
+
+
+def fetch(query: Any) -> list[tuple[Any, ...]]:
+    """All rows of *query* as tuples."""
+    return list(query.tuples())
+
+
+def stream(query: Any) -> Iterator[tuple[Any, ...]]:
+    """Rows of *query* as tuples, as the database finds them: memory does not grow with their number."""
+    sql, parameters = query.sql()
+    if isinstance(DB.obj, peewee.PostgresqlDatabase):
+        with DB.connection().cursor(name="kadeploy", withhold=True) as cursor:
+            cursor.itersize = 1000
+            yield from cursor.execute(sql, parameters)
+        return
+    cursor = _unbuffered_cursor()
+    cursor.execute(sql, parameters)
+    yield from cursor
+
+
+def _unbuffered_cursor() -> Any:
+    if isinstance(DB.obj, peewee.MySQLDatabase):
+        from pymysql.cursors import SSCursor  # type: ignore[import-untyped]  # noqa: PLC0415 - MySQL sites only
+
+        return DB.connection().cursor(SSCursor)
+    return DB.connection().cursor()

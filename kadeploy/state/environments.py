@@ -1,0 +1,427 @@
+"""Recorded environments: who sees which, and how they are added, changed and taken away.
+
+An environment is known by name, version and owner. Private ones exist for their owner alone; shared ones for whoever
+names the owner; public ones for everybody. Only administrators publish, and they may change what others own.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import peewee
+
+from kadeploy import files
+from kadeploy.caller import Caller
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.errors import EnvironmentRefused, OptionError, RightsError
+from kadeploy.files import MEGA, LocalFile
+from kadeploy.state.database import EnvironmentRow, connect, environment_columns, transaction
+
+EVERYBODY = "*"
+Part = Literal["tarball", "preinstall", "postinstalls"]
+Visibility = Literal["private", "shared", "public"]
+
+
+class Change(NamedTuple):
+    """A file of an environment as it was recorded, and as it is now."""
+
+    environment: Environment
+    before: Image | Archive
+    after: Image | Archive
+
+
+# --- seeing -------------------------------------------------------------------------------------------------------
+
+
+def find(site: Site, user: str, name: str, version: int | None = None, owner: str | None = None) -> Environment:
+    """The environment *name* as *user* sees it: the highest version, unless one is given.
+
+    Without *owner* the user's own ones are looked at first, then those that others have made public.
+
+    Raises:
+        EnvironmentRefused: there is none that *user* may see.
+    """
+    return _highest(versions(site, user, name, version, owner))
+
+
+def versions(
+    site: Site, user: str, name: str, version: int | None = None, owner: str | None = None
+) -> list[Environment]:
+    """All versions of the environment that `find` would choose from, lowest first; of one owner.
+
+    Raises:
+        EnvironmentRefused: there is none that *user* may see.
+    """
+    connect(site)
+    row = EnvironmentRow
+    found = _select(row.name == name, row.user == (owner or user), _visible_by_name(user))
+    wanted = _of_version(found, version)
+    if not wanted and owner is None:
+        others = _select(row.name == name, row.user != user, row.visibility == "public")
+        # The first one recorded wins, so that a later one of the same name takes nobody by surprise.
+        wanted = _of_version(others, version)
+        wanted = [each for each in wanted if each.user == wanted[0].user]
+        found += others
+    if not wanted:
+        raise _unknown(name, version, owner, found)
+    return sorted(wanted, key=lambda each: each.version)
+
+
+def listed(site: Site, user: str, owner: str | None = None, all_versions: bool = False) -> list[Environment]:
+    """What ``kaenv3 -l`` shows *user*, by name, owner and version; of each environment the highest version alone.
+
+    Without *owner*: the user's own and the public ones of others. With one: what that user lets others see; ``*``
+    stands for all users.
+    """
+    connect(site)
+    row = EnvironmentRow
+    if owner is None:
+        found = _select((row.user == user) | (row.visibility == "public"))
+    elif owner == EVERYBODY:
+        found = _select(row.visibility != "private")
+    else:
+        found = _select(row.user == owner, _visible_by_name(user))
+    ordered = sorted(found, key=lambda each: (each.name, each.user, each.version))
+    newest = {(each.name, each.user): each for each in ordered}
+    return ordered if all_versions else list(newest.values())
+
+
+def recorded(site: Site, name: str, version: int, owner: str) -> Environment | None:
+    """Exactly this environment whoever asks, None when it is not recorded (any more)."""
+    connect(site)
+    row = EnvironmentRow
+    return next(iter(_select(row.name == name, row.version == version, row.user == owner)), None)
+
+
+def _select(*where: Any) -> list[Environment]:
+    """In the order in which they were recorded."""
+    rows = EnvironmentRow.select().order_by(EnvironmentRow.id)
+    return [row.environment for row in (rows.where(*where) if where else rows)]
+
+
+def _visible_by_name(user: str) -> Any:
+    return (EnvironmentRow.user == user) | (EnvironmentRow.visibility != "private")
+
+
+def _of_version(found: Sequence[Environment], version: int | None) -> list[Environment]:
+    return [each for each in found if version in (None, each.version)]
+
+
+def _highest(found: Iterable[Environment]) -> Environment:
+    return max(found, key=lambda each: each.version)
+
+
+def _unknown(name: str, version: int | None, owner: str | None, others: Sequence[Environment]) -> EnvironmentRefused:
+    whose = f" of {owner}" if owner else ""
+    if version is not None and others:
+        known = ", ".join(str(number) for number in sorted({each.version for each in others}))
+        return EnvironmentRefused(f"There is no version {version} of environment {name!r}{whose}; there is {known}.")
+    where = f"`kaenv3 -l -u {shlex.quote(owner)}`" if owner else "`kaenv3 -l`"
+    hint = "" if owner else " One that is shared needs its owner: -u USER."
+    return EnvironmentRefused(f"There is no environment {name!r}{whose} for you; {where} lists what there is.{hint}")
+
+
+# --- adding and taking away ---------------------------------------------------------------------------------------
+
+
+def add(site: Site, environment: Environment, who: Caller) -> Environment:
+    """Record one environment; see `add_all`."""
+    return add_all(site, [environment], who)[0]
+
+
+def add_all(site: Site, described: Sequence[Environment], who: Caller) -> list[Environment]:
+    """Record environments for *who*, with the checksums of their files as they are now: all of them, or none.
+
+    Raises:
+        RightsError: one is to be public, and *who* is no administrator.
+        EnvironmentRefused: a name and version is recorded (or public) already, or described twice.
+        FileError: one of the files cannot be read, or is too big.
+    """
+    mine = [msgspec.structs.replace(each, user=who.name) for each in described]
+    connect(site)
+    for number, each in enumerate(mine):
+        _require_may_publish(site, who.name, each.visibility)
+        _require_new(each)
+        if (each.name, each.version) in {(other.name, other.version) for other in mine[:number]}:
+            raise EnvironmentRefused(f"{each.name!r} version {each.version} is described twice: keep one of them.")
+    measured = [_measured(site, each, who, ("tarball", "preinstall", "postinstalls")) for each in mine]
+    with transaction():
+        for each in measured:
+            _require_new(each)
+            _insert(each)
+    return measured
+
+
+def _insert(environment: Environment) -> None:
+    try:
+        EnvironmentRow.insert(**environment_columns(environment)).execute()
+    except peewee.IntegrityError as error:  # recorded by another process meanwhile
+        raise _known(environment) from error
+
+
+def delete(site: Site, user: str, name: str, version: int | None = None, owner: str | None = None) -> list[Environment]:
+    """Delete all versions of an environment, or the one given; returns what is gone.
+
+    Raises:
+        RightsError: it belongs to somebody else, and *user* is no administrator.
+        EnvironmentRefused: there is none.
+    """
+    with _writing(site):
+        found = _owned(site, user, name, version, owner)
+        for each in found:
+            EnvironmentRow.delete().where(_is(each)).execute()
+    return found
+
+
+def _require_may_publish(site: Site, user: str, visibility: Visibility) -> None:
+    if visibility == "public" and user not in site.almighty_users:
+        raise RightsError(
+            f"Only administrators make environments public, and you are {user}. Make it private or shared, or ask one "
+            f"of them: {', '.join(site.almighty_users) or 'nobody'} (almighty_users in site.yml)."
+        )
+
+
+def _require_new(environment: Environment) -> None:
+    if EnvironmentRow.select().where(_is(environment)).exists():
+        raise _known(environment)
+    _require_sole_public(environment)
+
+
+def _require_sole_public(environment: Environment) -> None:
+    """Two public environments of one name and version would leave it to chance which one users get."""
+    row = EnvironmentRow
+    named = (row.name == environment.name) & (row.version == environment.version)
+    others = _select(named, row.visibility == "public", row.user != environment.user)
+    if environment.visibility == "public" and others:
+        raise EnvironmentRefused(
+            f"{others[0].user} has a public environment {environment.name!r} version {environment.version} already: "
+            "choose another name or version."
+        )
+
+
+def _known(environment: Environment) -> EnvironmentRefused:
+    number = str(environment.version)
+    command = shlex.join(["kaenv3", "-d", environment.name, "--env-version", number])
+    return EnvironmentRefused(
+        f"You have recorded version {number} of environment {environment.name!r} already: give this one another "
+        f"version, or delete the old one first with: {command}"
+    )
+
+
+def _owned(site: Site, user: str, name: str, version: int | None, owner: str | None) -> list[Environment]:
+    """The versions that *user* may change; raises RightsError or EnvironmentRefused."""
+    if owner not in (None, user) and user not in site.almighty_users:
+        raise RightsError(f"The environments of {owner} are changed by {owner} and administrators, and you are {user}.")
+    row = EnvironmentRow
+    found = _select(row.name == name, row.user == (owner or user))
+    wanted = _of_version(found, version)
+    if wanted:
+        return sorted(wanted, key=lambda each: each.version)
+    public = "" if owner else _owners(name)
+    raise RightsError(public) if public else _unknown(name, version, owner or user, found)
+
+
+def _owners(name: str) -> str:
+    """Why a public environment of that name is not yours to change; empty when there is none."""
+    row = EnvironmentRow
+    users = sorted({each.user for each in _select(row.name == name, row.visibility == "public")})
+    return f"Environment {name!r} belongs to {', '.join(users)}; administrators add -u {users[0]}." if users else ""
+
+
+def _is(environment: Environment) -> Any:
+    row = EnvironmentRow
+    return (row.name == environment.name) & (row.version == environment.version) & (row.user == environment.user)
+
+
+def _writing(site: Site) -> Any:
+    connect(site)
+    return transaction()
+
+
+# --- changing -----------------------------------------------------------------------------------------------------
+
+
+def update_checksums(
+    site: Site, who: Caller, name: str, part: Part, version: int | None = None, owner: str | None = None
+) -> list[Change]:
+    """Record the checksums of one kind of files as they are now; returns those files, changed or not.
+
+    Without *version* the highest is meant.
+
+    Raises:
+        RightsError, EnvironmentRefused: not yours, or none, or it has no such file.
+        FileError: a file cannot be read, or is too big.
+    """
+    connect(site)
+    environment = _highest(_owned(site, who.name, name, version, owner))
+    if not _files(environment, (part,)):
+        raise EnvironmentRefused(f"Environment {name!r} version {environment.version} has no {part} to update.")
+    measured = _measured(site, environment, who, (part,))
+    with transaction():
+        _update(environment, {_COLUMNS[part]: environment_columns(measured)[_COLUMNS[part]]})
+    return _changes(environment, measured, (part,))
+
+
+def set_visibility(
+    site: Site, user: str, name: str, visibility: Visibility, version: int, owner: str | None = None
+) -> Environment:
+    """Say who sees a version of an environment; returns it as it is now.
+
+    Raises:
+        RightsError: not yours, or public, which administrators only may make it.
+        EnvironmentRefused: there is none, or another public one of this name and version.
+    """
+    _require_may_publish(site, user, visibility)
+    with _writing(site):
+        environment = _highest(_owned(site, user, name, version, owner))
+        changed = msgspec.structs.replace(environment, visibility=visibility)
+        _require_sole_public(changed)
+        _update(environment, {"visibility": visibility})
+    return changed
+
+
+def reset_demolishing(
+    site: Site, user: str, name: str, version: int | None = None, owner: str | None = None
+) -> Environment:
+    """Set the demolishing counter of a version (the highest, unless given) to 0; returns it as it is now.
+
+    Raises:
+        RightsError, EnvironmentRefused: not yours, or none.
+    """
+    with _writing(site):
+        environment = _highest(_owned(site, user, name, version, owner))
+        _update(environment, {"demolishing_env": 0})
+    return msgspec.structs.replace(environment, demolishing_env=0)
+
+
+def add_failure(site: Site, environments: Iterable[Environment]) -> None:
+    """Count a failed check of the production system after each of *environments* that still exists."""
+    with _writing(site):
+        for environment in {(each.name, each.version, each.user): each for each in environments}.values():
+            one_more = EnvironmentRow.demolishing_env + 1
+            EnvironmentRow.update(demolishing_env=one_more).where(_is(environment)).execute()
+
+
+def is_demolishing(site: Site, environment: Environment) -> bool:
+    """Whether it may have destroyed the production system: more failures than the site's threshold."""
+    return environment.demolishing_env > site.demolishing.threshold
+
+
+def move_files(site: Site, who: Caller, moves: Sequence[tuple[str, str]]) -> list[Change]:
+    """In all environments of all users, replace files and folders (*moves*: from, to), and measure the new files.
+
+    The first move that fits a file counts. Nothing is changed when one of the new files cannot be read.
+
+    Raises:
+        RightsError: *who* is no administrator.
+        OptionError: a move is malformed.
+        FileError: a new file cannot be read.
+    """
+    if who.name not in site.almighty_users:
+        raise RightsError(f"Only administrators move the files of environments, and you are {who.name}.")
+    rules = [_move(source, target) for source, target in moves]
+    connect(site)
+    changes: list[Change] = []
+    moved: list[tuple[Environment, Environment]] = []
+    for environment in _select():
+        elsewhere = _map_files(environment, lambda file: msgspec.structs.replace(file, file=_moved(file.file, rules)))
+        parts = tuple(part for part in _COLUMNS if _files(environment, (part,)) != _files(elsewhere, (part,)))
+        if parts:
+            measured = _measured(site, elsewhere, who, parts)
+            moved.append((environment, measured))
+            changes += [each for each in _changes(environment, measured, parts) if each.before.file != each.after.file]
+    with transaction():
+        for environment, measured in moved:
+            columns = environment_columns(measured)
+            _update(environment, {name: columns[name] for name in _COLUMNS.values()})
+    return changes
+
+
+def _move(source: str, target: str) -> tuple[str, str]:
+    for place in (source, target):
+        if not (place.startswith("/") or files.is_url(place)):
+            raise OptionError(f"{place!r}: expected an absolute path or an http(s) URL.")
+    return source.rstrip("/"), target.rstrip("/")
+
+
+def _moved(file: str, rules: Sequence[tuple[str, str]]) -> str:
+    """*file* where it is after the first rule for it or for a folder above it."""
+    for source, target in rules:
+        if file == source or file.startswith(f"{source}/"):
+            return target + file[len(source) :]
+    return file
+
+
+def _update(environment: Environment, columns: dict[str, Any]) -> None:
+    name, version = environment.name, environment.version
+    if not EnvironmentRow.select().where(_is(environment)).exists():
+        raise EnvironmentRefused(f"Environment {name!r} version {version} has just been deleted: nothing to change.")
+    EnvironmentRow.update(**columns).where(_is(environment)).execute()
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+_COLUMNS: dict[Part, str] = {"tarball": "image", "preinstall": "preinstall", "postinstalls": "postinstalls"}
+_OPTIONS: dict[Part, str] = {
+    "tarball": "--update-tarball-md5",
+    "preinstall": "--update-preinstall-md5",
+    "postinstalls": "--update-postinstalls-md5",
+}
+
+
+def require_unchanged(environment: Environment, file: Image | Archive, found: LocalFile) -> None:
+    """Refuse *found* unless it is what was recorded as *file* of *environment*; without checksums all is well.
+
+    Raises:
+        EnvironmentRefused: it has changed; the text holds the command that records it anew.
+    """
+    if all(known in ("", now) for known, now in ((file.md5, found.md5), (file.sha256, found.sha256))):
+        return
+    part = next(part for part in _COLUMNS if file in _files(environment, (part,)))
+    command = ["kaenv3", _OPTIONS[part], environment.name, "--env-version", str(environment.version)]
+    raise EnvironmentRefused(
+        f"{file.file} has changed since {environment.user or 'its owner'} recorded environment {environment.name!r} "
+        f"version {environment.version} (MD5 {file.md5} then, {found.md5} now). If that was intended: "
+        f"{shlex.join(command)}"
+    )
+
+
+def _files(environment: Environment, parts: Iterable[Part]) -> list[Image | Archive]:
+    by_part: dict[Part, list[Image | Archive]] = {
+        "tarball": [environment.image],
+        "preinstall": [environment.preinstall] if environment.preinstall else [],
+        "postinstalls": list(environment.postinstalls),
+    }
+    return [file for part in parts for file in by_part[part]]
+
+
+def _map_files(environment: Environment, change: Any) -> Environment:
+    return msgspec.structs.replace(
+        environment,
+        image=change(environment.image),
+        preinstall=change(environment.preinstall) if environment.preinstall else None,
+        postinstalls=tuple(map(change, environment.postinstalls)),
+    )
+
+
+def _measured(site: Site, environment: Environment, who: Caller, parts: Sequence[Part]) -> Environment:
+    """*environment* with the checksums of *parts* as they are now; files are opened with the rights of *who*."""
+    limits = {"tarball": 0, "preinstall": site.limits.preinstall, "postinstalls": site.limits.postinstall}
+    wanted = {id(file): limits[part] for part in parts for file in _files(environment, (part,))}
+
+    def measure(file: Image | Archive) -> Image | Archive:
+        if id(file) not in wanted:
+            return file
+        _, md5, sha256 = files.measure(file.file, who, wanted[id(file)] * MEGA, site.state / "cache")
+        return msgspec.structs.replace(file, md5=md5, sha256=sha256)
+
+    return _map_files(environment, measure)
+
+
+def _changes(before: Environment, after: Environment, parts: Sequence[Part]) -> list[Change]:
+    pairs = zip(_files(before, parts), _files(after, parts), strict=True)
+    return [Change(before, old, new) for old, new in pairs]

@@ -1,0 +1,133 @@
+"""What the log of past operations says: rows, failure rates and durations, for kastat3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import and_, or_
+from typing import Any, NamedTuple
+
+from peewee import Case, fn
+
+from kadeploy.config.site import Site
+from kadeploy.nodeset import natural_key
+from kadeploy.state.database import Log, connect, fetch, stream
+
+FIELDS = (
+    "user",
+    "hostname",
+    "step1",
+    "step2",
+    "step3",
+    "timeout_step1",
+    "timeout_step2",
+    "timeout_step3",
+    "retry_step1",
+    "retry_step2",
+    "retry_step3",
+    "start",
+    "step1_duration",
+    "step2_duration",
+    "step3_duration",
+    "env",
+    "anonymous_env",
+    "md5",
+    "success",
+    "error",
+)
+"""What ``kastat3 -d`` prints, in this order (reference §1.6)."""
+MORE_FIELDS = ("wid", "operation")
+"""Printed when asked for."""
+RETRY_FIELDS = ("start", "hostname", "retry_step1", "retry_step2", "retry_step3")
+"""What ``kastat3 -a`` prints."""
+STEPS = (1, 2, 3)
+_TRUTHS = ("success", "anonymous_env")
+
+
+class Selection(NamedTuple):
+    """Which rows of the log count; None does not restrict. Dates are Unix seconds, inclusive."""
+
+    operation: str | None = "deploy"
+    nodes: Sequence[str] | None = None
+    since: int | None = None
+    until: int | None = None
+
+
+class Rate(NamedTuple):
+    """How often an operation failed on a node."""
+
+    hostname: str
+    operations: int
+    successes: int
+
+    @property
+    def failures(self) -> int:
+        """Failure rate in percent, rounded up: reference §1.6."""
+        return 100 - 100 * self.successes // self.operations
+
+
+class Durations(NamedTuple):
+    """Mean seconds of each macro-step in one slice of time that begins at *start*; None when it never ran."""
+
+    start: int
+    step1: float | None
+    step2: float | None
+    step3: float | None
+
+
+def rows(
+    site: Site, selection: Selection, fields: Sequence[str], min_retries: int = 0, steps: Sequence[int] = ()
+) -> Iterator[tuple[Any, ...]]:
+    """Values of *fields* of each row, oldest first, one row at a time; truths are the words ``true`` and ``false``.
+
+    With *min_retries*, rows where each of *steps* (default: any step) needed that many.
+    """
+    connect(site)
+    query = _selected(Log.select(*map(_column, fields)), selection)
+    if min_retries:
+        enough = [getattr(Log, f"retry_step{step}") >= min_retries for step in steps or STEPS]
+        query = query.where(reduce(and_ if steps else or_, enough))
+    return stream(query.order_by(Log.start, Log.id))
+
+
+def failure_rates(site: Site, selection: Selection) -> list[Rate]:
+    """Operations and successes of each node that has any, sorted by name."""
+    connect(site)
+    succeeded = fn.SUM(Case(None, ((Log.success, 1),), 0))
+    query = _selected(Log.select(Log.hostname, fn.COUNT(Log.hostname), succeeded), selection)
+    found = [Rate(name, total, int(good)) for name, total, good in fetch(query.group_by(Log.hostname))]
+    return sorted(found, key=lambda rate: natural_key(rate.hostname))
+
+
+def durations(site: Site, selection: Selection, slices: int = 60) -> list[Durations]:
+    """Mean durations over time, in about *slices* slices at most; steps that did not run do not count."""
+    connect(site)
+    [(first, last)] = fetch(_selected(Log.select(fn.MIN(Log.start), fn.MAX(Log.start)), selection))
+    if first is None:
+        return []
+    bits = ((last - first) // slices).bit_length()  # a power of two: all three databases round alike by masking
+    means = [fn.AVG(fn.NULLIF(getattr(Log, f"step{step}_duration"), 0)) for step in STEPS]
+    offset = (Log.start - first).bin_and(-(1 << bits)).alias("begins")
+    query = _selected(Log.select(offset, *means), selection).group_by(offset).order_by(offset)
+    return [Durations(first + int(begin), *map(_seconds, values)) for begin, *values in fetch(query)]
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _column(field: str) -> Any:
+    column = getattr(Log, field)
+    return Case(None, ((column, "true"),), "false") if field in _TRUTHS else column
+
+
+def _selected(query: Any, selection: Selection) -> Any:
+    if selection.operation is not None:
+        query = query.where(Log.operation == selection.operation)
+    if selection.nodes is not None:
+        query = query.where(Log.hostname.in_(selection.nodes))
+    if selection.since is not None:
+        query = query.where(Log.start >= selection.since)
+    if selection.until is not None:
+        query = query.where(Log.start <= selection.until)
+    return query

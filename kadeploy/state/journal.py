@@ -1,0 +1,177 @@
+"""What workflows do, written down while they do it, so that ``kanodes3 -y`` and kastat3 work from other processes.
+
+Every call is one short transaction over many nodes. A controller that is killed leaves its journal behind; see
+:func:`kadeploy.state.nodes.reap`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from kadeploy import process
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Environment
+from kadeploy.errors import OptionError
+from kadeploy.nodeset import natural_key
+from kadeploy.state.database import Log, Progress, Workflow, chunked, connect, fetch, insert, transaction
+
+Operation = Literal["deploy", "reboot", "power"]
+NodeProgress = Literal["ok", "ko", "reboot_in_progress", "rebooted", "discarded"]
+
+KEPT_DAYS = 30
+"""How long ``kanodes3 -y -w WID`` still shows a workflow that has ended; its log rows stay."""
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no letter that looks like another or like a digit
+
+
+class LogRow(msgspec.Struct, frozen=True, kw_only=True):
+    """How an operation went on one node; durations in seconds, retries are tries minus one (reference §8.2)."""
+
+    hostname: str
+    step1: str = ""
+    step2: str = ""
+    step3: str = ""
+    timeout_step1: int = 0
+    timeout_step2: int = 0
+    timeout_step3: int = 0
+    retry_step1: int = 0
+    retry_step2: int = 0
+    retry_step3: int = 0
+    step1_duration: int = 0
+    step2_duration: int = 0
+    step3_duration: int = 0
+    md5: str = ""
+    """Checksum of the image."""
+    success: bool
+    error: str = ""
+
+
+def new_workflow_id(operation: Operation) -> str:
+    """A short unique name: ``D-``, ``R-`` or ``P-`` and ten letters and digits; tells nothing else."""
+    return f"{operation[0].upper()}-{''.join(secrets.choice(_ALPHABET) for _ in range(10))}"
+
+
+def begin(
+    site: Site,
+    wid: str,
+    operation: Operation,
+    user: str,
+    environment: Environment | None,
+    nodes_by_cluster: Mapping[str, Sequence[str]],
+    *,
+    anonymous: bool | None = None,
+) -> None:
+    """Open the workflow *wid* of this process on these nodes (names by cluster).
+
+    *anonymous* says that the environment is not a recorded one; left out, it is one without owner.
+    """
+    connect(site)
+    now = int(time.time())
+    columns: dict[str, Any] = process.this()._asdict()
+    if environment is not None:
+        columns |= {"env_name": environment.name, "env_version": environment.version, "env_owner": environment.user}
+        columns["anonymous"] = not environment.user if anonymous is None else anonymous
+    rows = [
+        {"workflow": wid, "node": node, "cluster": cluster}
+        for cluster, nodes in nodes_by_cluster.items()
+        for node in nodes
+    ]
+    with transaction():
+        Workflow.insert(wid=wid, operation=operation, user=user, started=now, seen=now, **columns).execute()
+        insert(Progress, rows)
+
+
+def micro_step(wid: str, nodes: Iterable[str], macro_step: str, micro_step: str) -> None:
+    """*nodes* of the workflow enter *micro_step* of *macro_step* (the implementation's name)."""
+    _update(wid, nodes, macro_step=macro_step, micro_step=micro_step, state="ok")
+
+
+def node_state(wid: str, nodes: Iterable[str], state: NodeProgress) -> None:
+    """*nodes* of the workflow are now in *state*, within the micro-step they are in."""
+    _update(wid, nodes, state=state)
+
+
+def keep_alive(wid: str) -> None:
+    """A sign of life, for controllers of other machines; due at least every ``purge_deployment_timer`` / 3 seconds."""
+    Workflow.update(seen=int(time.time())).where(Workflow.wid == wid).execute()
+
+
+def _update(wid: str, nodes: Iterable[str], **columns: str) -> None:
+    with transaction():
+        for part in chunked(nodes, 5000):
+            Progress.update(**columns).where(Progress.workflow == wid, Progress.node.in_(part)).execute()
+        keep_alive(wid)
+
+
+def end(wid: str, rows: Iterable[LogRow], state: Literal["ended", "aborted"] = "ended") -> bool:
+    """Close the workflow and write its log rows, once: a second call changes nothing and returns False."""
+    now = int(time.time())
+    with transaction():
+        closed = Workflow.update(ended=now, state=state).where(Workflow.wid == wid, Workflow.ended.is_null()).execute()
+        if not closed:
+            return False
+        flow = Workflow.get_by_id(wid)
+        shared = {
+            "wid": wid,
+            "operation": flow.operation,
+            "user": flow.user,
+            "start": flow.started,
+            "env": f"{flow.env_name}:{flow.env_version}" if flow.env_name else "",
+            "anonymous_env": flow.anonymous,
+        }
+        insert(Log, [shared | msgspec.structs.asdict(row) for row in rows])
+        Workflow.delete().where(Workflow.ended < now - KEPT_DAYS * 86400).execute()
+    return True
+
+
+def abort(wid: str, reason: str, finished: Container[str] = ()) -> bool:
+    """Close a workflow whose controller is gone: each node that had not *finished* gets a log row that says so.
+
+    Called within the transaction of :func:`kadeploy.state.nodes.reap`. False when the workflow was closed already.
+    """
+    nodes = fetch(Progress.select(Progress.node).where(Progress.workflow == wid, Progress.state != "discarded"))
+    rows = [
+        LogRow(hostname=node, success=node in finished, error="" if node in finished else reason) for (node,) in nodes
+    ]
+    return end(wid, rows, state="aborted")
+
+
+def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = None) -> dict[str, Any]:
+    """The running workflows, or the one named *wid* even when it has ended, as ``kanodes3 -y`` shows them.
+
+    ``{wid: {user, deploy_id, environment_name, environment_version, environment_user, anonymous_environment, nodes:
+    {host: [{macro-step: …}, {micro-step: …}, {state: …}]}}}``; *nodes* leaves out all other nodes.
+
+    Raises:
+        OptionError: no workflow is called *wid*.
+    """
+    connect(site)
+    wanted = Workflow.ended.is_null() if wid is None else Workflow.wid == wid
+    flows = list(Workflow.select().where(wanted).order_by(Workflow.started, Workflow.wid))
+    if wid is not None and not flows:
+        raise OptionError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.")
+    only = None if nodes is None else set(nodes)
+    dump = {flow.wid: _dump(flow, only) for flow in flows}
+    return {name: flow for name, flow in dump.items() if flow["nodes"] or only is None}
+
+
+def _dump(flow: Workflow, only: set[str] | None) -> dict[str, Any]:
+    query = Progress.select(Progress.node, Progress.macro_step, Progress.micro_step, Progress.state)
+    rows = fetch(query.where(Progress.workflow == flow.wid))
+    return {
+        "user": flow.user,
+        "deploy_id": flow.wid,
+        "environment_name": flow.env_name,
+        "environment_version": flow.env_version,
+        "environment_user": flow.env_owner,
+        "anonymous_environment": flow.anonymous,
+        "nodes": {
+            node: [{"macro-step": macro}, {"micro-step": micro}, {"state": state}]
+            for node, macro, micro, state in sorted(rows, key=lambda row: natural_key(row[0]))
+            if only is None or node in only
+        },
+    }

@@ -1,0 +1,233 @@
+"""What people see, by level, on a plain stream and on a terminal."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import pty
+import re
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from kadeploy.cli.display import Display, debug_lines, plan_lines, progress, report_lines
+from kadeploy.workflow import Final, Implementation, Outcome, Plan, Try, Verdict
+
+FIRST = Try("SetDeploymentEnv", "SetDeploymentEnvUntrusted", 0, 60, 1)
+RETRY = Try("SetDeploymentEnv", "SetDeploymentEnvUntrusted", 1, 60, 2)
+NAMES = ("n-1", "n-2", "n-3")
+OK = Outcome(Verdict.OK)
+KO = Outcome(Verdict.KO, "SetDeploymentEnvUntrusted-reboot: no answer")
+
+
+@dataclass(frozen=True)
+class Work:
+    folder: Path = Path("/nonesuch")
+    wid: str = "D-1"
+    operation: str = "deploy"
+    notes: tuple[str, ...] = ("a note",)
+    groups: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"gdx": NAMES})
+    plans: dict[str, Plan] = field(
+        default_factory=lambda: {"gdx": (("SetDeploymentEnv", (Implementation("SetDeploymentEnvUntrusted", 1, 60),)),)}
+    )
+
+
+def story(display: Display) -> None:
+    """A macro-step in which n-3 fails."""
+    display.began(Work())
+    display.left_out({"n-8": "busy", "n-9": "busy"})
+    display.attempt_started(FIRST, NAMES)
+    display.step_started(FIRST, "reboot", NAMES)
+    display.step_result(FIRST, "reboot", {"n-1": OK, "n-2": OK, "n-3": KO})
+    display.step_started(FIRST, "wait_reboot", NAMES[:2])
+    display.attempt_ended(FIRST, {"n-1": OK, "n-2": OK, "n-3": KO}, 12.0)
+    display.attempt_started(RETRY, ("n-3",))
+
+
+def told(level: int, debug: bool = False) -> list[str]:
+    stream = io.StringIO()
+    story(Display(level, debug, stream))
+    lines = stream.getvalue().splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
+    return [line[9:] for line in lines]
+
+
+def test_each_level_adds_to_the_one_before() -> None:
+    by_level = [told(level) for level in range(5)]
+    for less, more in itertools.pairwise(by_level):
+        assert len(more) > len(less)
+        assert [line for line in more if line in less] == less
+
+
+def test_level_0_tells_the_beginning_and_who_is_left_out() -> None:
+    assert told(0) == ["Deployment D-1 started on 3 nodes: n-[1-3]", "a note", "left out: n-[8-9]: busy"]
+
+
+def test_level_1_tells_where_a_set_of_nodes_parts() -> None:
+    assert told(1)[3:] == [
+        "SetDeploymentEnvUntrusted begins on n-[1-3]",
+        "SetDeploymentEnvUntrusted done in 12 s on n-[1-2]",
+        "SetDeploymentEnvUntrusted failed on n-3: SetDeploymentEnvUntrusted-reboot: no answer",
+        "SetDeploymentEnvUntrusted (retry 1) begins on n-3",
+    ]
+
+
+def test_level_2_tells_failures_when_they_happen() -> None:
+    assert "n-3: SetDeploymentEnvUntrusted-reboot: no answer" in told(2)
+
+
+def test_level_3_tells_the_plan_and_each_micro_step() -> None:
+    lines = told(3)
+    assert "    SetDeploymentEnv: SetDeploymentEnvUntrusted (2 tries, 60 s each)" in lines
+    assert "SetDeploymentEnvUntrusted: wait_reboot on n-[1-2]" in lines
+
+
+def test_level_4_tells_how_long_micro_steps_took() -> None:
+    assert [line.rsplit(" took ", 1)[0] for line in told(4) if " took " in line] == [
+        "SetDeploymentEnvUntrusted: reboot",
+        "SetDeploymentEnvUntrusted: wait_reboot",
+    ]
+
+
+def test_debug_output_is_folded_where_nodes_agree() -> None:
+    same = Outcome(Verdict.OK, stdout="mounted\n")
+    assert debug_lines("mount", {"n-1": same, "n-2": same, "n-3": Outcome(Verdict.KO, rc=3, stderr="no\nway\n")}) == [
+        "[mount] n-[1-2]: status 0",
+        "    out: mounted",
+        "[mount] n-3: status 3",
+        "    err: no",
+        "    err: way",
+    ]
+
+
+def test_debug_is_told_at_any_level() -> None:
+    assert "[reboot] n-[1-3]: status 0" in told(0, debug=True)
+
+
+def test_what_nodes_say_cannot_steer_the_terminal() -> None:
+    stream = io.StringIO()
+    Display(0, stream=stream).note("evil \x1b]0;title\x07 end")
+    assert "\x1b" not in stream.getvalue()
+    assert "evil" in stream.getvalue()
+
+
+def test_the_report_lists_nodes_by_cluster_in_natural_order() -> None:
+    groups = {"gdx": ("gdx-10", "gdx-2"), "nvm": ("nvm-1",)}
+    assert report_lines("deploy", groups, ["gdx-10", "gdx-2"], {"nvm-1": "A-b: c"}) == [
+        "Nodes correctly deployed on cluster gdx",
+        "gdx-2",
+        "gdx-10",
+        "Nodes not correctly deployed on cluster nvm",
+        "nvm-1 (A-b: c)",
+    ]
+
+
+def test_a_plan_tells_tries_and_limits_in_order_of_preference() -> None:
+    plan: Plan = (("BootNewEnv", (Implementation("BootNewEnvKexec", 1, 60), Implementation("BootNewEnvClassical"))),)
+    assert plan_lines(plan) == [
+        "BootNewEnv: BootNewEnvKexec (2 tries, 60 s each), then BootNewEnvClassical (1 try, no time limit)"
+    ]
+
+
+def test_the_status_says_where_every_node_is() -> None:
+    display = Display(0, stream=io.StringIO())
+    story(display)
+    display.finished({"n-1": Final(Verdict.OK), "n-2": Final(Verdict.BRK)})
+    lines = display.status_lines()
+    assert re.fullmatch(r"SetDeploymentEnvUntrusted \(retry 1\) ~\d+ s: n-3", lines[1])
+    assert lines[2:] == ["OK: n-1", "at the breakpoint: n-2"]
+
+
+def test_failed_nodes_leave_the_status_line_of_their_set() -> None:
+    display = Display(0, stream=io.StringIO())
+    display.began(Work())
+    display.attempt_started(FIRST, NAMES)
+    display.step_started(FIRST, "reboot", NAMES)
+    display.step_result(FIRST, "reboot", {"n-3": KO})
+    assert re.fullmatch(r"SetDeploymentEnvUntrusted-reboot ~\d+ s: n-\[1-2\]", display.status_lines()[1])
+
+
+@pytest.mark.parametrize(
+    ("content", "share"),
+    [('{"done": 30, "total": 120}', 0.25), ('{"done": 300, "total": 120}', 1.0), ("{", None), ('{"done": 3}', None)],
+)
+def test_progress_is_what_the_attempt_says_and_nothing_else(tmp_path: Path, content: str, share: float | None) -> None:
+    folder = tmp_path / "01-BroadcastEnvChain"
+    folder.mkdir()
+    (folder / "progress.json").write_text(content, encoding="utf-8")
+    assert progress(tmp_path, Try("BroadcastEnv", "BroadcastEnvChain", 0, 0, 1)) == share
+    assert progress(tmp_path, Try("BroadcastEnv", "BroadcastEnvChain", 0, 0, 2)) is None
+
+
+def on_terminal(act: Callable[[TextIO], None]) -> str:
+    """What appears on a terminal while *act* writes to it."""
+    screen, program = pty.openpty()
+    seen = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # how Linux tells the end of a terminal
+            while data := os.read(screen, 4096):
+                seen.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with os.fdopen(program, "w", encoding="utf-8") as stream:
+        act(stream)
+    reader.join()
+    os.close(screen)
+    return seen.decode(errors="replace")
+
+
+def test_on_a_terminal_lines_scroll_above_a_live_view_with_a_bar_for_the_broadcast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    folder = tmp_path / "01-SetDeploymentEnvUntrusted"
+    folder.mkdir()
+    (folder / "progress.json").write_text('{"done": 1, "total": 2}', encoding="utf-8")
+
+    def act(stream: TextIO) -> None:
+        display = Display(1, stream=stream)
+        with display.live(stdin=io.StringIO()):
+            display.began(Work(tmp_path))
+            display.attempt_started(FIRST, NAMES)
+            display.step_started(FIRST, "send_environment", NAMES)
+            display._live.refresh()
+
+    text = on_terminal(act)
+    assert "SetDeploymentEnvUntrusted begins on n-[1-3]" in text
+    assert "SetDeploymentEnvUntrusted-send_environment" in text
+    assert "━" in text
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+
+    def act(stream: TextIO) -> None:
+        display = Display(1, stream=stream)
+        with display.live(stdin=io.StringIO()):
+            story(display)
+
+    text = on_terminal(act)
+    assert "begins on n-[1-3]" in text
+    assert "\x1b" not in text
+
+
+def test_enter_shows_where_every_node_is() -> None:
+    keyboard, program = pty.openpty()
+    output = io.StringIO()
+    display = Display(0, stream=output)
+    story(display)
+    with os.fdopen(program, encoding="utf-8") as stdin, display.live(stdin=stdin):
+        os.write(keyboard, b"\n")
+        while "--- after" not in output.getvalue():
+            time.sleep(0.01)
+        os.close(keyboard)
+    assert "SetDeploymentEnvUntrusted (retry 1)" in output.getvalue()

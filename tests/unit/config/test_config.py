@@ -1,0 +1,161 @@
+"""Configuration files: what is read, and refusals that name the file, the key and what was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kadeploy.config import cluster as cluster_module
+from kadeploy.config import partition, site
+from kadeploy.config.cluster import MICRO_TIMEOUTS, Disk
+from kadeploy.config.file import Struct
+from kadeploy.config.folder import Configuration, load_configuration, load_site
+from kadeploy.config.partition import Partition, partition_device
+from kadeploy.errors import ConfigError, NodeListError
+
+SITE: dict[str, Any] = {
+    "name": "lab",
+    "state_dir": "/var/lib/kadeploy",
+    "server_address": "10.0.0.1",
+    "ssh": {"private_key": "/keys/id", "host_key": "ssh-ed25519 AAAA"},
+    "boot": {"tftp_root": "/tftp", "http_root": "/http", "http_url": "http://10.0.0.1/"},
+}
+CLUSTER: dict[str, Any] = {
+    "nodes": [{"name": "gdx-[1-3].site", "address": "10.0.1.[1-3]"}],
+    "disk": {"device": "/dev/sda", "partitions": [{"number": 3, "role": "deploy"}]},
+    "power": {"driver": "ipmi", "address": "10.0.2.[1-3]"},
+}
+
+
+def folder(tmp_path: Path, site: dict[str, Any] = SITE, **clusters: dict[str, Any]) -> Path:
+    (tmp_path / "clusters").mkdir()
+    (tmp_path / "site.yml").write_text(yaml.safe_dump(site))
+    for name, cluster in (clusters or {"gdx": CLUSTER}).items():
+        (tmp_path / "clusters" / f"{name}.yml").write_text(yaml.safe_dump(cluster))
+    return tmp_path
+
+
+def test_names_addresses_and_bmcs_are_paired_in_order(tmp_path: Path) -> None:
+    members = load_configuration(folder(tmp_path)).clusters["gdx"].members
+    assert [(node.name, node.address, node.bmc) for node in members.values()] == [
+        ("gdx-1.site", "10.0.1.1", "10.0.2.1"),
+        ("gdx-2.site", "10.0.1.2", "10.0.2.2"),
+        ("gdx-3.site", "10.0.1.3", "10.0.2.3"),
+    ]
+
+
+def test_redfish_urls_are_expanded_per_node(tmp_path: Path) -> None:
+    power = {"driver": "redfish", "address": "https://bmc-[1-3].site:8443/redfish"}
+    members = load_configuration(folder(tmp_path, gdx={**CLUSTER, "power": power})).clusters["gdx"].members
+    assert members["gdx-2.site"].bmc == "https://bmc-2.site:8443/redfish"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": 3}, ["site.yml", "$.name", "Expected `str`"]),
+        ({"sshh": {}}, ["site.yml", "sshh"]),
+        ({"windows": {"reboot": "many"}}, ["site.yml", "$.windows.reboot", "Expected `int`"]),
+        ({"rights": "none"}, ["site.yml", "$.rights"]),
+    ],
+)
+def test_a_wrong_site_key_is_refused_by_file_key_and_expectation(
+    tmp_path: Path, change: dict[str, Any], said: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_configuration(folder(tmp_path, {**SITE, **change}))
+    assert all(word in str(refusal.value) for word in said)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"nodes": [{"name": "n-[1-3]", "address": "10.0.0.[1-2]"}]}, "2 values for 3 nodes"),
+        ({"nodes": [{"name": "n-[3-1]"}]}, "nodes"),
+        ({"disk": {"partitions": []}}, "role 'deploy'"),
+        ({"disk": {"partitions": [{"number": "three"}]}}, "$.disk.partitions[0].number"),
+        ({"macro_steps": {"BroadcastEnv": []}}, "SetDeploymentEnv"),
+    ],
+)
+def test_a_wrong_cluster_key_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_configuration(folder(tmp_path, gdx={**CLUSTER, **change}))
+    assert "gdx.yml" in str(refusal.value)
+    assert said in str(refusal.value)
+
+
+def test_a_node_belongs_to_one_cluster_only(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gdx-1\.site belongs to cluster a already"):
+        load_configuration(folder(tmp_path, a=CLUSTER, b=CLUSTER))
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"site\.yml.*KADEPLOY_CONFIG_DIR"):
+        load_site(tmp_path)
+    (tmp_path / "site.yml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_site(tmp_path)
+
+
+def test_yaml_cannot_make_python_objects(tmp_path: Path) -> None:
+    (tmp_path / "site.yml").write_text("!!python/object/apply:os.system ['true']")
+    with pytest.raises(ConfigError):
+        load_site(tmp_path)
+
+
+def test_nodes_are_grouped_by_cluster_and_unknown_ones_are_named(tmp_path: Path) -> None:
+    other = {**CLUSTER, "nodes": [{"name": "b-1"}], "power": {}}
+    found = load_configuration(folder(tmp_path, a=CLUSTER, b=other))
+    assert found.cluster_nodes(["b-1", "gdx-2.site"]) == {"b": ["b-1"], "a": ["gdx-2.site"]}
+    with pytest.raises(NodeListError, match="nobody"):
+        found.cluster_nodes(["gdx-2.site", "nobody"])
+
+
+@pytest.mark.parametrize(
+    ("device", "number", "path"),
+    [
+        ("/dev/sda", 3, "/dev/sda3"),
+        ("/dev/nvme0n1", 3, "/dev/nvme0n1p3"),
+        ("/dev/mmcblk0", 3, "/dev/mmcblk0p3"),
+        ("/dev/sda", None, "/dev/sda"),
+    ],
+)
+def test_disk_and_number_are_joined_as_linux_does(device: str, number: int | None, path: str) -> None:
+    assert partition_device(device, number) == path
+
+
+def test_a_layout_knows_its_partitions_by_role() -> None:
+    disk = Disk(partitions=(Partition(number=1, role="swap"), Partition(number=3, role="deploy")))
+    assert (disk.number("swap"), disk.number("deploy"), disk.number("tmp")) == (1, 3, None)
+
+
+MODULES = (cluster_module, partition, site)
+STRUCTS = [
+    kind
+    for module in MODULES
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Struct) and kind not in (Struct, Configuration)
+]
+
+
+@pytest.mark.parametrize("kind", STRUCTS, ids=lambda kind: kind.__name__)
+def test_every_key_is_in_the_documentation(kind: type[Struct]) -> None:
+    text = (Path(__file__).parents[3] / "docs/configuration.md").read_text()
+    assert [name for name in kind.__struct_fields__ if name not in text] == []
+
+
+def test_a_micro_step_on_disks_has_a_limit_unless_the_site_says_otherwise(tmp_path: Path) -> None:
+    limits = {"create_partition_table": 7, "format_deploy_part": 0}
+    cluster = load_configuration(folder(tmp_path, gdx={**CLUSTER, "micro_timeouts": limits})).clusters["gdx"]
+    assert cluster.micro_timeout("create_partition_table") == 7
+    assert cluster.micro_timeout("format_deploy_part") is None
+    assert cluster.micro_timeout("install_bootloader") == MICRO_TIMEOUTS["install_bootloader"]
+    assert cluster.micro_timeout("wait_reboot") is None  # has a time-out of its own
+
+
+def test_limits_are_of_micro_steps_that_exist() -> None:
+    roles = {path.name for path in (Path(__file__).parents[3] / "roles").iterdir()}
+    assert MICRO_TIMEOUTS.keys() <= roles

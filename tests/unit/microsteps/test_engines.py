@@ -1,0 +1,242 @@
+"""Engines without Ansible: what an image becomes on a node, how it gets there, and the site's own commands."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from kadeploy.config.cluster import Cluster, Disk, NodeRange
+from kadeploy.config.partition import Partition
+from kadeploy.config.site import Boot, Site, Ssh, Vlan
+from kadeploy.environments.environment import Environment, Image
+from kadeploy.errors import ConfigError
+from kadeploy.microsteps import send_image, site_command
+from kadeploy.microsteps.memory import Begun
+from kadeploy.microsteps.microstep import Engine, MicroStep, perform
+from kadeploy.remote.connections import Connections
+from kadeploy.remote.fanout import Credentials
+from kadeploy.runner.request import Attempt, LocalImage, Options, Request, RequestNode
+from kadeploy.workflow import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from tests.unit.sshd import Nodes
+
+pytest_plugins = ["tests.unit.sshd"]
+
+COMPRESSORS = {
+    "tgz": "gzip",
+    "tbz2": "bzip2",
+    "txz": "xz",
+    "tar.zst": "zstd",
+    "ddgz": "gzip",
+    "ddbz2": "bzip2",
+    "ddxz": "xz",
+    "dd.zst": "zstd",
+}
+
+
+def asked(folder: Path, port: int = 22, **changes: Any) -> Request:
+    site = Site(
+        name="test",
+        state_dir=str(folder),
+        server_address="127.0.0.1",
+        ssh=Ssh(private_key="/none", host_key="", port=port),
+        boot=Boot(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
+        broadcast_port=25310 + os.getpid() % 1000,  # tests may run side by side
+        vlan=Vlan(hostname_suffix="-VLAN_ID", set_command="/bin/echo 'a b' -i VLAN_ID USER NODES xNODES"),
+    )
+    disk = Disk(partitions=(Partition(number=3, role="deploy"),))
+    basis = Request(
+        workflow="W-1",
+        operation="deploy",
+        user="tester",
+        config_dir=str(folder),
+        run_dir=str(folder),
+        workflow_dir=str(folder),
+        attempt=Attempt(macro_step="BroadcastEnv", implementation="BroadcastEnvChain"),
+        site=site,
+        cluster=Cluster(name="gdx", nodes=(NodeRange(name="node-1"),), disk=disk),
+        nodes=tuple(RequestNode(name=f"node-{n}", address=f"127.9.0.{n}") for n in (1, 2, 3)),
+    )
+    return msgspec.structs.replace(basis, **changes)
+
+
+def outcomes(
+    engine: Engine,
+    request: Request,
+    args: Mapping[str, Any],
+    env: Mapping[str, str] | None = None,
+    credentials: Credentials | None = None,
+) -> dict[str, Outcome]:
+    async def main() -> dict[str, Outcome]:
+        remote = Connections(credentials or Credentials(Path("/none")))
+        begun = Begun("key", "step", request.attempt.implementation, request.attempt.macro_step)
+        members = tuple(node.name for node in request.nodes)
+        try:
+            return await perform(MicroStep(request, begun, members, remote, env or {}, args), engine)
+        finally:
+            await remote.close()
+
+    return asyncio.run(asyncio.wait_for(main(), 120))
+
+
+# --- sinks ------------------------------------------------------------------------------------------------------
+
+
+def image(folder: Path, kind: str) -> bytes:
+    """A compressed image: a tree with a name that a shell would expand, or the bytes of a partition."""
+    if kind.startswith("dd"):
+        content = bytes(range(256)) * 4096 * 5 + b"tail"
+    else:
+        tree = folder / "tree"
+        (tree / "etc").mkdir(parents=True)
+        (tree / "etc" / "* $(x)").write_text("content")
+        (tree / "etc" / "shadow").write_text("secret")
+        (tree / "etc" / "shadow").chmod(0o4600)
+        content = subprocess.run(["tar", "-c", "-f", "-", "-C", tree, "."], capture_output=True, check=True).stdout
+        content += bytes(3 << 20)  # padding behind the end mark, more than pipes hold
+    return subprocess.run([COMPRESSORS[kind], "-c"], input=content, capture_output=True, check=True).stdout
+
+
+def drain(folder: Path, kind: str, data: bytes) -> subprocess.CompletedProcess[bytes]:
+    env = {**os.environ, "KADEPLOY_ENV_EXTRACTION_DIR": f"{folder}/it's here", "KADEPLOY_DEPLOY_PART": f"{folder}/part"}
+    (folder / "it's here").mkdir()
+    command = ["/bin/bash", "-c", send_image.sink(kind)]
+    return subprocess.run(command, input=data, env=env, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("kind", ["tgz", "tbz2", "txz", "tar.zst"])
+def test_an_archive_becomes_its_tree(tmp_path: Path, kind: str) -> None:
+    done = drain(tmp_path, kind, image(tmp_path, kind))
+    assert done.returncode == 0, done.stderr
+    unpacked = tmp_path / "it's here" / "etc"
+    assert {path.name: path.read_text() for path in unpacked.iterdir()} == {"* $(x)": "content", "shadow": "secret"}
+    assert (unpacked / "shadow").stat().st_mode & 0o7777 == 0o4600
+
+
+@pytest.mark.parametrize("kind", ["ddgz", "ddbz2", "ddxz", "dd.zst"])
+def test_a_partition_image_becomes_its_bytes(tmp_path: Path, kind: str) -> None:
+    assert drain(tmp_path, kind, image(tmp_path, kind)).returncode == 0
+    assert (tmp_path / "part").read_bytes() == bytes(range(256)) * 4096 * 5 + b"tail"
+
+
+@pytest.mark.parametrize("kind", list(COMPRESSORS))
+def test_an_image_that_is_cut_short_is_a_failure(tmp_path: Path, kind: str) -> None:
+    assert drain(tmp_path, kind, image(tmp_path, kind)[:-9]).returncode != 0
+
+
+# --- broadcast --------------------------------------------------------------------------------------------------
+
+
+def described(folder: Path) -> dict[str, Any]:
+    data = image(folder, "tgz")
+    path = folder / "image.tgz"
+    path.write_bytes(data)
+    return {
+        "environment": Environment(name="test", image=Image(file=str(path), kind="tgz"), filesystem="ext4"),
+        "image": LocalImage(path=str(path), size=len(data), sha256=hashlib.sha256(data).hexdigest()),
+    }
+
+
+@pytest.mark.parametrize("method", ["chain", "tree", "bittorrent"])
+def test_an_image_goes_from_node_to_node_over_real_ssh(tmp_path: Path, nodes: Nodes, method: str) -> None:
+    """All nodes of the test share a file system: each unpacks into the same folder, one refuses ssh."""
+    request = asked(tmp_path, nodes.port, **described(tmp_path))
+    refusing = RequestNode(name="node-4", address=nodes.refusing().address)
+    request = msgspec.structs.replace(request, nodes=(*request.nodes, refusing))
+    (tmp_path / "root").mkdir()
+    env = {"KADEPLOY_ENV_EXTRACTION_DIR": str(tmp_path / "root")}
+    found = outcomes(send_image.run, request, {"method": method}, env, nodes.credentials)
+    assert {name: outcome.verdict.value for name, outcome in found.items()} == {
+        "node-1": "ok",
+        "node-2": "ok",
+        "node-3": "ok",
+        "node-4": "ko",
+    }, found
+    assert "connection refused" in found["node-4"].message
+    assert (tmp_path / "root" / "etc" / "shadow").read_text() == "secret"
+
+
+def test_progress_is_a_file_that_others_can_read_at_any_time(tmp_path: Path) -> None:
+    progress = send_image.Progress(tmp_path, "send_environment", 1000, 4)
+    progress(100, 0)
+    progress(500, 400)  # too soon after the first: not written
+    first = json.loads((tmp_path / "progress.json").read_text())
+    progress(1000, 1000)
+    last = json.loads((tmp_path / "progress.json").read_text())
+    assert first == {"step": "send_environment", "total": 1000, "nodes": 4, "bytes": 0, "sent": 100}
+    assert (last["bytes"], last["sent"]) == (1000, 1000)
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
+
+
+def test_the_sites_own_broadcast_gets_image_and_nodes(tmp_path: Path) -> None:
+    request = asked(tmp_path, **described(tmp_path))
+    command = f'bash -c \'cp "$0" {tmp_path}/nodes; cp "$1" {tmp_path}/sent\' NODEFILE ENVFILE'
+    cluster = msgspec.structs.replace(request.cluster, broadcast_command=command)
+    found = outcomes(send_image.run, msgspec.structs.replace(request, cluster=cluster), {"method": "custom"})
+    assert {outcome.verdict for outcome in found.values()} == {Verdict.OK}
+    assert (tmp_path / "nodes").read_text() == "node-1\nnode-2\nnode-3\n"
+    assert (tmp_path / "sent").read_bytes() == (tmp_path / "image.tgz").read_bytes()
+
+
+def test_a_missing_command_or_image_is_every_nodes_failure_and_says_what_to_set(tmp_path: Path) -> None:
+    custom = outcomes(send_image.run, asked(tmp_path, **described(tmp_path)), {"method": "custom"})
+    assert {outcome.message for outcome in custom.values()} == {"There is no broadcast_command in clusters/gdx.yml."}
+    missing = outcomes(send_image.run, asked(tmp_path), {"method": "chain"})
+    assert {outcome.verdict for outcome in missing.values()} == {Verdict.KO}
+
+
+# --- site commands ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("argument", "vlan"), [("", "4; touch x"), ("DEFAULT", "DEFAULT")])
+def test_a_vlan_is_set_by_the_sites_command_without_a_shell(tmp_path: Path, argument: str, vlan: str) -> None:
+    request = asked(tmp_path, options=Options(vlan="4; touch x"))
+    found = outcomes(site_command.run, request, {"command": "set_vlan", "vlan": argument})
+    assert {outcome.stdout for outcome in found.values()} == {
+        f"a b -i {vlan} tester -m node-1 -m node-2 -m node-3 xNODES\n"
+    }
+    assert {outcome.verdict for outcome in found.values()} == {Verdict.OK}
+
+
+def test_a_site_command_that_fails_is_told_with_its_last_words() -> None:
+    outcome = asyncio.run(site_command.execute(["sh", "-c", "echo first >&2; echo 'no such vlan' >&2; exit 4"]))
+    assert (outcome.verdict, outcome.rc, outcome.message) == (Verdict.KO, 4, "sh: no such vlan")
+    absent = asyncio.run(site_command.execute(["/nonexistent/kavlan"]))
+    assert (absent.verdict, absent.message) == (Verdict.KO, "/nonexistent/kavlan: No such file or directory")
+
+
+def test_a_site_command_that_is_no_longer_wanted_is_ended_with_its_children(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    async def main() -> None:
+        task = asyncio.create_task(site_command.execute(["sh", "-c", f"sleep 1000 & echo $! >{pids}; wait"]))
+        while not (pids.exists() and pids.read_text().strip()):
+            await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.wait([task])
+        while _alive(int(pids.read_text())):
+            await asyncio.sleep(0.02)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_command_with_an_unbalanced_quote_is_refused() -> None:
+    with pytest.raises(ConfigError, match="malformed"):
+        site_command.words("kavlan 'x", {})
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,324 @@
+"""A failure in every micro-step of every macro-step: the node is KO and says where and why, the others go on.
+
+Playbooks, roles and engines are the real ones, ssh too; the far side takes what it is sent and runs nothing of it.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kadeploy.boot.profile import file_name
+from kadeploy.config.cluster import Cluster, Disk, Loader, NodeRange, Power, PowerCommands, Timeouts
+from kadeploy.config.partition import Partition
+from kadeploy.config.site import Boot, Site, Ssh, Vlan
+from kadeploy.environments.environment import Environment, Image
+from kadeploy.remote import broker
+from kadeploy.runner import playbooks
+from kadeploy.runner.player import Player
+from kadeploy.runner.request import Attempt, CustomOperation, LocalArchive, Options, Request, RequestNode
+from kadeploy.runner.request import Boot as NextBoot
+from kadeploy.workflow import Final, Implementation, Verdict, run
+from tests.unit.sshd import serve
+
+if TYPE_CHECKING:
+    from tests.unit.sshd import Nodes
+
+NAMES = tuple(f"node-{number}" for number in range(1, 9))
+HEALTHY, *FRAGILE = NAMES
+"""In each run one node stays well, and each of the others fails in a micro-step of its own."""
+
+NODE = """\
+#!/bin/bash
+# Stands in for the commands of a node: takes what arrives, runs nothing of it, and fails in the micro-step that the
+# test has chosen. node-N is 127.9.0.N; over ssh the address tells, else the first argument.
+cd {folder} || exit
+set -- $SSH_CONNECTION "$@"
+node=${{3:-$1}}; node=${{node##*[.-]}}
+[ -z "$SSH_CONNECTION" ] || text=$(tr -d '\\0')
+case $text in
+*/proc/1/stat*) echo "1000.00 1.00"; echo "1 (init) S 0 1 1 0 -1 0 0 0 0 0 0 0 0 0 0 0 1 0 100000 0"; exit ;;
+*"enter micro-step "*)
+    step=${{text##*enter micro-step }}
+    step=${{step%%[!a-z_]*}}
+    echo "$step" >"now.$node"
+    echo "node-$node $step" >>log
+    exit ;;
+esac
+step=$(cat "now.$node")
+[ "$step" = "$(cat "fault.$node" 2>/dev/null)" ] || exit 0
+echo "trying" >&2
+echo "the $step of node-$node broke" >&2
+exit 5
+"""
+
+BY_NODE = "the {step} of {node} broke"
+BY_US = {"switch_pxe": "No boot profile: ", "wait_reboot": "Unreachable after the reboot: the node is alive"}
+"""What is told where no command of the node says what broke."""
+
+
+class Stage:
+    """A site with eight nodes that act, and the faults they are told to have."""
+
+    def __init__(self, folder: Path, nodes: Nodes) -> None:
+        self.folder = folder
+        self.nodes = nodes
+        self.acts = nodes.log.parent / "acts"
+        for path in self.acts.iterdir():
+            path.unlink()
+        for name in ("tftp", "http", "state"):
+            (folder / name).mkdir()
+        for name in ("http/deploy-vmlinuz", "http/deploy-initrd", "archive.tgz"):
+            (folder / name).write_bytes(b"content")
+        with socket.create_server(("127.9.0.1", 0)) as free:
+            self.marker_port = free.getsockname()[1]
+
+    def perform(self, playbook: str, faults: dict[str, str]) -> dict[str, Final]:
+        """Run an implementation on all nodes; *faults* are micro-steps by node."""
+        request = self.request(playbook)
+        for node, step in faults.items():
+            (self.acts / f"fault.{node[-1]}").write_text(f"{step}\n")
+            if step == "switch_pxe":  # something is in the way of its profile
+                (self.folder / "tftp" / file_name("pxelinux", self.nodes.target(node).address) / "x").mkdir(
+                    parents=True
+                )
+        members = {node.name: node for node in request.nodes}
+        player = Player(request, members, Silence(), threading.Event())
+        keeper = broker.Broker(Path(request.workflow_dir), self.nodes.credentials)
+        with ExitStack() as stack:
+            for node in NAMES:
+                if faults.get(node) != "wait_reboot":
+                    address = (self.nodes.target(node).address, self.marker_port)
+                    stack.enter_context(socket.create_server(address, backlog=64))
+            keeper.start()
+            stack.callback(keeper.stop)
+            plan = [(request.attempt.macro_step, [Implementation(playbook, retries=0, timeout=300)])]
+            return run(NAMES, plan, player.perform, Silence(), threading.Event())
+
+    def entered(self) -> dict[str, list[str]]:
+        """Micro-steps that each node was in, in order."""
+        found: dict[str, list[str]] = {}
+        for line in (self.acts / "log").read_text().splitlines():
+            node, step = line.split()
+            found.setdefault(node, []).append(step)
+        return found
+
+    def request(self, playbook: str) -> Request:
+        """A request that wants every micro-step of *playbook*."""
+        folder = self.folder
+        macro_step = operation(playbook)
+        archive = LocalArchive(path=str(folder / "archive.tgz"), kind="tgz", script="run.sh")
+        workflow = folder / "runs" / "D-1"
+        workflow.mkdir(parents=True)
+        return Request(
+            workflow="D-1",
+            operation="deploy"
+            if playbooks.generic(playbook)
+            else "power"
+            if playbook.startswith("Power")
+            else "reboot",
+            user="alice",
+            config_dir=str(folder),
+            run_dir="",
+            workflow_dir=str(workflow),
+            attempt=Attempt(macro_step=macro_step, implementation=playbook),
+            site=self.site(),
+            cluster=self.cluster(),
+            environment=Environment(
+                name="debian",
+                image=Image(file="/image", kind="ddgz" if macro_step == "BroadcastEnv" else "tgz"),
+                kernel="/vmlinuz",
+                filesystem="ext4",
+            ),
+            preinstall=archive,
+            postinstalls=(archive,),
+            admin_postinstalls=(archive,),
+            boot=NextBoot(kind="deploy", target="deploy" if playbook == "RebootDeployEnv" else "user"),
+            power=playbook.removeprefix("Power").lower() if playbook.startswith("Power") else "",
+            options=Options(
+                authorized_keys="ssh-ed25519 AAAA alice",
+                reformat_tmp="ext4",
+                partition=2 if playbook.startswith("Reboot") else 3,
+                vlan="7",
+                pxe_profile="DEFAULT mine\n",
+                custom_operations=tuple(operations(playbook)),
+            ),
+            nodes=tuple(RequestNode(name=name, address=self.nodes.target(name).address) for name in NAMES),
+        )
+
+    def site(self) -> Site:
+        return Site(
+            name="paris",
+            state_dir=str(self.folder / "state"),
+            server_address="127.0.0.1",
+            marker_port=self.marker_port,
+            ssh=Ssh(
+                private_key=str(self.nodes.credentials.private_key),
+                host_key=self.nodes.known_key,
+                port=self.nodes.port,
+            ),
+            boot=Boot(
+                tftp_root=str(self.folder / "tftp"), http_root=str(self.folder / "http"), http_url="http://127.0.0.1/"
+            ),
+            vlan=Vlan(hostname_suffix="-vlan-VLAN_ID", set_command=str(self.folder / "set_vlan")),
+        )
+
+    def cluster(self) -> Cluster:
+        command = f"{self.acts.parent}/node HOSTNAME_FQDN"
+        return Cluster(
+            name="node",
+            nodes=(NodeRange(name="node-[1-8]"),),
+            disk=Disk(
+                partitions=(
+                    Partition(number=1, size="1GiB", role="swap"),
+                    Partition(number=2, size="4GiB", role="prod"),
+                    Partition(number=3, size="4GiB", role="deploy"),
+                    Partition(number=5, role="tmp"),
+                )
+            ),
+            loader=Loader(nfsroot_kernel="nfs-vmlinuz"),
+            power=Power(
+                driver="command",
+                commands=PowerCommands(
+                    **{f"{level}_{what}": command for level in LEVELS for what in ("reboot", "on", "off")},
+                    status=command,
+                ),
+            ),
+            timeouts=Timeouts(reboot="25", kexec="25"),  # nodes that are sound take a second on a quiet machine
+        )
+
+    def move_by(self, command: str) -> None:
+        """The site's command that moves nodes into a VLAN."""
+        path = self.folder / "set_vlan"
+        path.write_text(f"#!/bin/sh\n{command}\n")
+        path.chmod(0o755)
+
+
+LEVELS = ("soft", "hard", "very_hard")
+OF_REBOOTS = {
+    name: name.removeprefix("Reboot").removeprefix("Power")
+    for name in (
+        *("RebootSimple", "RebootSetPxe", "RebootDeployEnv", "RebootRecordedEnv"),
+        *("PowerOn", "PowerOff", "PowerStatus"),
+    )
+}
+
+
+class Silence:
+    """A listener and observer to whom it is all the same."""
+
+    def step_started(self, *_: Any) -> None:
+        """Nothing."""
+
+    step_result = started = ended = finished = step_started
+
+
+def acted(playbook: str, step: str) -> bool:
+    """Whether the engine itself is at work; a custom operation takes its place otherwise.
+
+    A broadcast needs relays on the nodes (it has tests of its own), and a user's system cannot be asked whether it has
+    just come: it must answer for a while.
+    """
+    to_user = step == "wait_reboot" and not playbook.startswith(("SetDeploymentEnv", "RebootDeployEnv"))
+    return step != "send_environment" and not to_user
+
+
+def operations(playbook: str) -> Iterator[CustomOperation]:
+    """What tells the nodes in which micro-step they are, and takes the place of what is not `acted`."""
+    for step in playbooks.micro_steps(PLAYBOOKS[playbook]):
+        where = {"implementation": playbook, "micro_step": step, "action": "exec"}
+        yield CustomOperation(**where, command=f": enter micro-step {step}")
+        if not acted(playbook, step):
+            yield CustomOperation(**where, when="substitute", command="true")
+
+
+PLAYBOOKS = {
+    path.stem: path for path in sorted((playbooks.collection() / "playbooks").glob("*.yml")) if path.stem != "deploy"
+}
+FOR_ALL = {"dummy", "set_vlan"}
+"""Micro-steps in which no single node can fail: nothing is done, or one command is run for all nodes together."""
+
+
+def operation(playbook: str) -> str:
+    """The macro-step that a playbook implements, or what kind of operation it is."""
+    return playbooks.generic(playbook) or playbook.removesuffix(OF_REBOOTS.get(playbook, ""))
+
+
+def cases() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Playbooks, and as many of their micro-steps as there are nodes to fail in them.
+
+    A micro-step fails once for each macro-step that it is part of, and every playbook has a micro-step that fails.
+    """
+    seen: set[tuple[str, str]] = set()
+    for name, path in sorted(PLAYBOOKS.items(), key=lambda item: -len(playbooks.micro_steps(item[1]))):
+        fallible = [step for step in playbooks.micro_steps(path) if step not in FOR_ALL]
+        failing = [step for step in fallible if (operation(name), step) not in seen] or fallible[:1]
+        seen |= {(operation(name), step) for step in failing}
+        for first in range(0, len(failing), len(FRAGILE)):
+            yield name, tuple(failing[first : first + len(FRAGILE)])
+
+
+@pytest.fixture(scope="module")
+def acting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """An sshd whose every command is `NODE`."""
+    folder = tmp_path_factory.mktemp("acting")
+    (folder / "acts").mkdir()
+    program = folder / "node"
+    program.write_text(NODE.format(folder=folder / "acts"))
+    program.chmod(0o755)
+    with serve(folder, f"ForceCommand {program}\n") as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def stage(tmp_path: Path, acting: Nodes) -> Stage:
+    made = Stage(tmp_path, acting)
+    made.move_by("true")
+    return made
+
+
+@pytest.mark.parametrize(("playbook", "failing"), list(cases()))
+def test_a_node_that_fails_in_a_micro_step_says_so_and_the_others_go_on(
+    playbook: str, failing: tuple[str, ...], stage: Stage
+) -> None:
+    faults = dict(zip(FRAGILE, failing, strict=False))
+    outcomes = stage.perform(playbook, faults)
+    for node, step in faults.items():
+        assert outcomes[node].verdict is Verdict.KO, (node, step)
+        said = BY_US.get(step) if acted(playbook, step) else None
+        assert outcomes[node].message.startswith(f"{playbook}-{step}: ")
+        assert (said or BY_NODE.format(step=step, node=node)) in outcomes[node].message
+    assert {node for node, outcome in outcomes.items() if outcome.verdict is Verdict.OK} == set(NAMES) - set(faults)
+    wanted = list(playbooks.micro_steps(PLAYBOOKS[playbook]))
+    entered = stage.entered()
+    assert entered[HEALTHY] == wanted
+    for node, step in faults.items():
+        assert entered[node] == wanted[: wanted.index(step) + 1]
+
+
+WITH_VLAN = {operation(name): name for name, path in PLAYBOOKS.items() if "set_vlan" in playbooks.micro_steps(path)}
+
+
+@pytest.mark.parametrize("playbook", WITH_VLAN.values())
+def test_a_vlan_command_that_fails_is_every_nodes_failure(playbook: str, stage: Stage) -> None:
+    """The site's command moves all nodes at once: it cannot tell which of them it has moved."""
+    stage.move_by("echo no such VLAN >&2; exit 4")
+    outcomes = stage.perform(playbook, {})
+    assert {outcome.message for outcome in outcomes.values()} == {
+        f"{playbook}-set_vlan: {stage.folder}/set_vlan: no such VLAN"
+    }
+
+
+def test_every_role_of_ours_that_is_a_micro_step_has_its_fault() -> None:
+    roles = {path.name for path in (playbooks.collection() / "roles").iterdir()} - {
+        "finish",
+        "drop_failed_nodes",
+        "dummy",
+    }
+    assert roles == {step for _, failing in cases() for step in failing} | {"set_vlan"}

@@ -1,0 +1,341 @@
+"""Operations from beginning to end: real playbooks that act nothing, the real database."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kadeploy.caller import Caller
+from kadeploy.config.cluster import Implementation
+from kadeploy.config.folder import Configuration, load_configuration
+from kadeploy.config.site import Hooks, Site
+from kadeploy.environments.environment import Environment, Image
+from kadeploy.errors import EnvironmentRefused, FileError, RightsError
+from kadeploy.operations import admission, launch, staging
+from kadeploy.operations.admission import DeployRequest, PowerRequest, RebootRequest, Work
+from kadeploy.runner import player
+from kadeploy.runner.request import Options
+from kadeploy.state import journal, nodes, rights
+from kadeploy.state.database import Claim, Log, Workflow
+from kadeploy.workflow import Final, Outcome, Try
+from tests.unit.plays import batch, write_play
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+ALICE = Caller("root", 0, 0, Path("/root"))
+NAMES = ("gdx-1.site", "gdx-2.site", "nvm-1.site")
+FORCED = {
+    step: (Implementation(implementation=f"{step}Dummy"),)
+    for step in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")
+}
+
+
+@dataclass
+class Ear:
+    """A listener that remembers what it heard, in one line each."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def began(self, work: Work) -> None:
+        self.lines.append(f"began {sorted(work.names)}")
+
+    def left_out(self, reasons: Mapping[str, str]) -> None:
+        self.lines.append(f"left out {sorted(reasons)}")
+
+    def attempt_started(self, attempt: Try, names: tuple[str, ...]) -> None:
+        self.lines.append(f"{attempt.implementation} started {sorted(names)}")
+
+    def attempt_ended(self, attempt: Try, outcomes: Mapping[str, Outcome], seconds: float) -> None:
+        self.lines.append(f"{attempt.implementation} ended {sorted(outcomes)}")
+
+    def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+        self.lines.append(f"step {micro_step}")
+
+    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
+        pass
+
+    def finished(self, finals: Mapping[str, Final]) -> None:
+        self.lines.append(f"finished {sorted(finals)}")
+
+    def note(self, text: str) -> None:
+        self.lines.append(f"note {text}")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    image = tmp_path / "image.tgz"
+    image.write_bytes(b"an image")
+    return Environment(
+        name="tiny", user="root", image=Image(file=str(image), kind="tgz"), kernel="/vmlinuz", filesystem="ext4"
+    )
+
+
+@pytest.fixture
+def configuration(site: Site, site_folder: Path) -> Configuration:
+    rights.add(site, "root", ["*"], ["*"])
+    return load_configuration(site_folder)
+
+
+def deployment(configuration: Configuration, environment: Environment, **changes: object) -> Work:
+    request = {"caller": ALICE, "nodes": NAMES, "environment": environment, "force_steps": FORCED} | changes
+    return admission.deploy(DeployRequest(**request), configuration)  # type: ignore[arg-type]
+
+
+def go(work: Work, stop: threading.Event | None = None, ear: Ear | None = None) -> tuple[launch.Report, Ear]:
+    listener = ear or Ear()
+    return launch.launch(work, listener, stop or threading.Event()), listener
+
+
+def states(site: Site) -> dict[str, tuple[str, str]]:
+    return {row.hostname: (row.state, row.env_name) for row in nodes.states(site)}
+
+
+def test_a_deployment_over_two_clusters_leaves_states_log_and_no_claim(
+    configuration: Configuration, environment: Environment
+) -> None:
+    work = deployment(configuration, environment)
+    report, ear = go(work)
+    assert (sorted(report.ok), dict(report.ko), report.aborted) == (sorted(NAMES), {}, ())
+    assert states(configuration.site) == dict.fromkeys(NAMES, ("deployed", "tiny"))
+    assert Claim.select().count() == 0
+    row = Log.get(Log.hostname == "nvm-1.site")
+    assert (row.wid, row.step1, row.step2, row.step3, row.success) == (
+        work.wid,
+        "SetDeploymentEnvDummy",
+        "BroadcastEnvDummy",
+        "BootNewEnvDummy",
+        True,
+    )
+    assert Workflow.get_by_id(work.wid).state == "ended"
+    gdx = [line for line in ear.lines if "gdx" in line]
+    assert gdx[1:] == [
+        f"{step}Dummy {what} ['gdx-1.site', 'gdx-2.site']" for step in FORCED for what in ("started", "ended")
+    ] + ["finished ['gdx-1.site', 'gdx-2.site']"]
+
+
+def test_failures_are_retried_fall_back_and_end_up_in_report_and_log(
+    configuration: Configuration, environment: Environment, site_folder: Path
+) -> None:
+    """gdx-2 fails both ways of preparing its disk, gdx-1 the first try of the first way only."""
+    bad = batch("format_deploy_part", gdx_1__site="ko", gdx_2__site="ko")
+    write_play(site_folder, "SetDeploymentEnvFirst", f"  tasks:\n{bad}")
+    worse = batch("switch_pxe", gdx_1__site="ok", gdx_2__site="ko")
+    write_play(site_folder, "SetDeploymentEnvSecond", f"  tasks:\n{worse}")
+    forced = FORCED | {
+        "SetDeploymentEnv": (
+            Implementation(implementation="SetDeploymentEnvFirst", retries=1, timeout=60),
+            Implementation(implementation="SetDeploymentEnvSecond", timeout=50),
+        )
+    }
+    report, _ = go(deployment(configuration, environment, force_steps=forced))
+    assert sorted(report.ok) == ["gdx-1.site", "nvm-1.site"]
+    assert dict(report.ko) == {"gdx-2.site": "SetDeploymentEnvSecond-switch_pxe: exit status unknown"}
+    assert states(configuration.site)["gdx-2.site"] == ("deploy_failed", "tiny")
+    row = Log.get(Log.hostname == "gdx-2.site")
+    assert (row.step1, row.retry_step1, row.timeout_step1, row.step2) == ("SetDeploymentEnvSecond", 2, 50, "")
+    assert row.error.startswith("SetDeploymentEnvSecond-switch_pxe")
+
+
+def test_nodes_that_another_workflow_holds_are_left_out_and_named(
+    configuration: Configuration, environment: Environment
+) -> None:
+    nodes.claim(configuration.site, ["gdx-2.site"], "D-other", "bob")
+    report, ear = go(deployment(configuration, environment, nodes=NAMES[:2]))
+    assert report.ok == ("gdx-1.site",)
+    assert "already used by bob" in report.ko["gdx-2.site"]
+    assert ear.lines[0] == "left out ['gdx-2.site']"
+    assert [row.node for row in Claim.select()] == ["gdx-2.site"]
+
+
+def test_when_all_nodes_are_held_nothing_begins(configuration: Configuration, environment: Environment) -> None:
+    nodes.claim(configuration.site, list(NAMES), "D-other", "bob")
+    work = deployment(configuration, environment)
+    report, ear = go(work)
+    assert (report.ok, sorted(report.ko)) == ((), sorted(NAMES))
+    assert ear.lines == [f"left out {sorted(NAMES)}"]
+    assert not Workflow.select().where(Workflow.wid == work.wid).exists()
+
+
+def test_ignoring_deploying_nodes_takes_them(configuration: Configuration, environment: Environment) -> None:
+    nodes.claim(configuration.site, ["gdx-2.site"], "D-other", "bob")
+    report, _ = go(deployment(configuration, environment, nodes=("gdx-2.site",), ignore_nodes_deploying=True))
+    assert report.ok == ("gdx-2.site",)
+
+
+def test_a_breakpoint_leaves_its_nodes_in_the_deployment_system(
+    configuration: Configuration, environment: Environment
+) -> None:
+    options = Options(breakpoint="BroadcastEnvDummy")
+    report, _ = go(deployment(configuration, environment, nodes=("gdx-1.site",), options=options))
+    assert (report.ok, report.at_breakpoint) == (("gdx-1.site",), ("gdx-1.site",))
+    assert states(configuration.site) == {"gdx-1.site": ("deploy_env", "")}
+
+
+def test_stop_aborts_frees_and_writes_it_down(configuration: Configuration, environment: Environment) -> None:
+    stop = threading.Event()
+
+    class Impatient(Ear):
+        def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+            stop.set()
+
+    work = deployment(configuration, environment)
+    report, _ = go(work, stop, Impatient())
+    assert set(report.aborted) == set(report.ko) == set(NAMES)
+    assert set(states(configuration.site).values()) == {("aborted", "")}
+    assert Claim.select().count() == 0
+    assert Workflow.get_by_id(work.wid).state == "aborted"
+    assert {row.error for row in Log.select()} == {"aborted"}
+
+
+def test_a_listener_that_breaks_leaves_no_claim_no_thread_and_a_closed_journal(
+    configuration: Configuration, environment: Environment
+) -> None:
+    class Broken(Ear):
+        def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+            raise OSError("the terminal is gone")
+
+    work = deployment(configuration, environment)
+    before = threading.active_count()
+    with pytest.raises(OSError, match="the terminal is gone"):
+        go(work, ear=Broken())
+    assert Claim.select().count() == 0
+    assert Workflow.get_by_id(work.wid).state == "aborted"
+    assert set(states(configuration.site).values()) == {("aborted", "")}
+    assert threading.active_count() == before
+
+
+def test_an_image_that_has_changed_is_refused_before_anything_is_touched(
+    configuration: Configuration, environment: Environment
+) -> None:
+    image = msgspec.structs.replace(environment.image, md5="0" * 32)
+    work = deployment(configuration, msgspec.structs.replace(environment, image=image))
+    with pytest.raises(EnvironmentRefused, match="--update-tarball-md5"):
+        go(work)
+    assert not work.folder.exists()
+    assert (Claim.select().count(), states(configuration.site)) == (0, {})
+
+
+def test_without_rights_nothing_is_admitted(site: Site, site_folder: Path, environment: Environment) -> None:
+    """The partition that is named is the one of each cluster."""
+    rights.add(site, "root", ["gdx-1.site", "gdx-2.site"], ["/dev/sda3"])
+    with pytest.raises(RightsError, match=r"/dev/nvme0n1p1 of nvm-1\.site"):
+        deployment(load_configuration(site_folder), environment)
+
+
+def test_the_hook_gets_the_workflow_once_it_is_closed(
+    configuration: Configuration, environment: Environment, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    hooks = Hooks(end_of_deployment=f"touch {told}-WORKFLOW_ID")
+    site = msgspec.structs.replace(configuration.site, hooks=hooks)
+    work = deployment(msgspec.structs.replace(configuration, site=site), environment, nodes=("gdx-1.site",))
+    go(work)
+    assert Path(f"{told}-{work.wid}").exists()
+
+
+def test_a_dead_controllers_processes_are_ended_before_its_nodes_are_used_again(
+    configuration: Configuration, environment: Environment
+) -> None:
+    """A process that has ended holds a claim and has left a child behind."""
+    script = (
+        "from kadeploy import config, journal, nodes; site = config.load_site();"
+        "nodes.claim(site, ['gdx-1.site'], 'D-dead', 'bob');"
+        "journal.begin(site, 'D-dead', 'deploy', 'bob', None, {'gdx': ['gdx-1.site']})"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    mark = {player.MARK: str(admission.run_folder(configuration.site, "D-dead") / "01-A")}
+    orphan = subprocess.Popen(["sleep", "1000"], env=os.environ | mark)
+    try:
+        report, ear = go(deployment(configuration, environment, nodes=("gdx-1.site",)))
+        assert orphan.wait() == -9
+    finally:
+        orphan.kill()
+    assert report.ok == ("gdx-1.site",)
+    assert "D-dead" in ear.lines[0]
+
+
+def test_kanodes_sees_the_micro_step_while_it_runs(configuration: Configuration, environment: Environment) -> None:
+    seen: list[object] = []
+
+    class Curious(Ear):
+        def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+            flows = journal.workflows(configuration.site)
+            seen.extend(flow["nodes"]["gdx-1.site"] for flow in flows.values())
+
+    go(deployment(configuration, environment, nodes=("gdx-1.site",)), ear=Curious())
+    assert seen[0] == [{"macro-step": "SetDeploymentEnvDummy"}, {"micro-step": "dummy"}, {"state": "ok"}]
+
+
+def test_reboots_and_power_operations_run_the_playbook_of_their_kind(
+    configuration: Configuration, site_folder: Path
+) -> None:
+    for name in ("RebootDeployEnv", "PowerOff", "PowerStatus"):
+        write_play(site_folder, name, "  tasks:\n    - ansible.builtin.meta: noop\n")
+    site = configuration.site
+    work = admission.reboot(RebootRequest(caller=ALICE, nodes=NAMES[:1], kind="deploy_env"), configuration)
+    assert go(work)[0].ok == NAMES[:1]
+    assert states(site)[NAMES[0]] == ("deploy_env", "")
+    work = admission.power(PowerRequest(caller=ALICE, nodes=NAMES[1:2], operation="off"), configuration)
+    assert go(work)[0].ok == NAMES[1:2]
+    assert states(site)[NAMES[1]] == ("powered", "")
+    work = admission.power(PowerRequest(caller=ALICE, nodes=NAMES[2:], operation="status"), configuration)
+    assert go(work)[0].ok == NAMES[2:]
+    assert NAMES[2] not in states(site)
+
+
+def test_a_recorded_environment_on_the_production_partition_is_production(
+    configuration: Configuration, environment: Environment, site_folder: Path
+) -> None:
+    write_play(site_folder, "RebootRecordedEnv", "  tasks:\n    - ansible.builtin.meta: noop\n")
+    for partition, state in ((2, "prod_env"), (3, "recorded_env")):
+        request = RebootRequest(
+            caller=ALICE,
+            nodes=NAMES[:1],
+            kind="env_recorded",
+            environment=environment,
+            options=Options(partition=partition),
+        )
+        go(admission.reboot(request, configuration))
+        assert states(configuration.site)[NAMES[0]] == (state, "tiny")
+
+
+def test_the_database_url_never_reaches_a_request(configuration: Configuration, environment: Environment) -> None:
+    """It may hold a password, and requests are files."""
+    work = deployment(configuration, environment)
+    assert configuration.site.database
+    assert {request.site.database for request in work.requests.values()} == {""}
+
+
+def test_a_rehearsal_finds_the_same_and_leaves_no_file(
+    configuration: Configuration, environment: Environment, tmp_path: Path
+) -> None:
+    work = deployment(configuration, environment)
+    upload = tmp_path / "vmlinuz"
+    upload.write_bytes(b"kernel")
+    before = set(work.site.state.rglob("*"))
+    assert staging.rehearse(work.requests, ALICE, [str(upload)]) == staging.stage(
+        work.requests, tmp_path / "run", ALICE
+    )
+    assert {path for path in set(work.site.state.rglob("*")) - before if "cache" not in path.parts} == set()
+    with pytest.raises(FileError, match="nonesuch"):
+        staging.rehearse(work.requests, ALICE, [str(tmp_path / "nonesuch")])
+
+
+def test_files_are_staged_once_and_keep_their_checksums(
+    configuration: Configuration, environment: Environment, tmp_path: Path
+) -> None:
+    work = deployment(configuration, environment)
+    staged = staging.stage(work.requests, tmp_path / "run", ALICE)
+    images = {request.image for request in staged.values()}
+    assert len(images) == 1
+    image = images.pop()
+    assert image is not None
+    assert (image.path, image.size) == (environment.image.file, 8)

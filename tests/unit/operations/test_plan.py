@@ -1,0 +1,89 @@
+"""Which implementations a deployment goes through."""
+
+from __future__ import annotations
+
+from kadeploy import workflow
+from kadeploy.config.cluster import Cluster, Disk, Implementation, NodeRange
+from kadeploy.config.partition import Partition
+from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.operations import plan
+
+KEXEC = Implementation(implementation="BootNewEnvKexec", retries=1, timeout=100)
+CLASSICAL = Implementation(implementation="BootNewEnvClassical", retries=0, timeout=500)
+HARD = Implementation(implementation="BootNewEnvHardReboot", retries=2, timeout=600)
+SET = (
+    Implementation(implementation="SetDeploymentEnvKexec", retries=3, timeout=50),
+    Implementation(implementation="SetDeploymentEnvProd"),
+)
+
+
+def cluster(*boots: Implementation) -> Cluster:
+    return Cluster(
+        name="gdx",
+        nodes=(NodeRange(name="n-1"),),
+        disk=Disk(partitions=(Partition(number=3, role="deploy"),)),
+        macro_steps={
+            "BootNewEnv": boots,
+            "BroadcastEnv": (Implementation(implementation="BroadcastEnvChain"),),
+            "SetDeploymentEnv": SET,
+        },
+    )
+
+
+def environment(**fields: object) -> Environment:
+    defaults = {"name": "tiny", "image": Image(file="/i.tgz", kind="tgz"), "filesystem": "ext4", "kernel": "/vmlinuz"}
+    return Environment(**(defaults | fields))  # type: ignore[arg-type]
+
+
+def names(steps: plan.Steps, step: str) -> list[str]:
+    return [way.implementation for way in steps[step]]
+
+
+def test_the_configured_steps_come_in_their_order_whatever_the_files() -> None:
+    steps, notes = plan.deployment(cluster(KEXEC, HARD), environment())
+    assert list(steps) == ["SetDeploymentEnv", "BroadcastEnv", "BootNewEnv"]
+    assert (steps["BootNewEnv"], notes) == ((KEXEC, HARD), [])
+
+
+def test_a_pre_install_replaces_all_ways_with_the_firsts_retries_and_time_out() -> None:
+    archive = Archive(file="/pre.tgz", kind="tgz", script="go")
+    steps, notes = plan.deployment(cluster(HARD), environment(preinstall=archive))
+    assert steps["SetDeploymentEnv"] == (Implementation(implementation=plan.CUSTOM_PRE_INSTALL, retries=3, timeout=50),)
+    assert len(notes) == 1
+
+
+def test_forced_steps_are_kept_in_spite_of_a_pre_install() -> None:
+    forced = {
+        step: (way,)
+        for step, way in zip(("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv"), (SET[1], HARD, HARD), strict=True)
+    }
+    archive = Archive(file="/pre.tgz", kind="tgz", script="go")
+    steps, notes = plan.deployment(cluster(HARD), environment(preinstall=archive), forced=forced)
+    assert (steps, notes) == (forced, [])
+
+
+def test_what_kexec_cannot_start_is_rebooted_with_more_time() -> None:
+    for other in (environment(environment_kind="xen"), environment(filesystem="zfs")):
+        steps, notes = plan.deployment(cluster(KEXEC, HARD), other)
+        assert steps["BootNewEnv"] == (
+            Implementation(implementation="BootNewEnvClassical", retries=1, timeout=100 + plan.FIRMWARE),
+            HARD,
+        )
+        assert len(notes) == 1
+
+
+def test_kexec_is_left_out_where_a_classical_reboot_is_configured_anyway() -> None:
+    steps, _ = plan.deployment(cluster(KEXEC, CLASSICAL), environment(environment_kind="xen"))
+    assert steps["BootNewEnv"] == (CLASSICAL,)
+
+
+def test_no_kexec_counts_for_both_reboots_and_keeps_no_limit_unlimited() -> None:
+    unlimited = Implementation(implementation="BootNewEnvKexec", timeout=0)
+    steps, _ = plan.deployment(cluster(unlimited), environment(), no_kexec=True)
+    assert names(steps, "SetDeploymentEnv") == ["SetDeploymentEnvUntrusted", "SetDeploymentEnvProd"]
+    assert steps["BootNewEnv"] == (Implementation(implementation="BootNewEnvClassical", timeout=0),)
+
+
+def test_the_automaton_gets_the_same_in_its_own_words() -> None:
+    steps, _ = plan.deployment(cluster(KEXEC), environment())
+    assert plan.for_automaton(steps)[2] == ("BootNewEnv", (workflow.Implementation("BootNewEnvKexec", 1, 100),))

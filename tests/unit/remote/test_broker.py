@@ -1,0 +1,213 @@
+"""The broker on a real OpenSSH server: the same answers as direct connections, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from kadeploy.remote.broker import SOCKET, Broker, BrokerClient, connect
+from kadeploy.remote.connections import Connections
+from kadeploy.remote.fanout import Remote, Unreachable
+from kadeploy.workflow import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from tests.unit.sshd import Nodes
+
+pytest_plugins = ["tests.unit.sshd"]
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def broker(tmp_path: Path, nodes: Nodes) -> Iterator[Broker]:
+    broker = Broker(tmp_path, nodes.credentials)
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def use(folder: Path, nodes: Nodes, work: Callable[[Remote], Awaitable[T]]) -> T:
+    async def main() -> T:
+        remote = await connect(folder, nodes.credentials)
+        try:
+            return await asyncio.wait_for(work(remote), 60)
+        finally:
+            await remote.close()
+
+    return asyncio.run(main())
+
+
+def test_a_client_gets_the_broker_when_it_answers_and_connections_of_its_own_otherwise(
+    tmp_path: Path, nodes: Nodes
+) -> None:
+    """Also when a killed broker has left its socket behind."""
+
+    async def kind(remote: Remote) -> type:
+        return type(remote)
+
+    assert use(tmp_path, nodes, kind) is Connections
+    broker = Broker(tmp_path, nodes.credentials)
+    broker.start()
+    assert use(tmp_path, nodes, kind) is BrokerClient
+    broker.stop()
+    assert not (tmp_path / SOCKET).exists()
+    (tmp_path / SOCKET).touch()
+    assert use(tmp_path, nodes, kind) is Connections
+    second = Broker(tmp_path, nodes.credentials)
+    second.start()
+    assert use(tmp_path, nodes, kind) is BrokerClient
+    second.stop()
+
+
+def test_the_socket_is_for_its_owner_alone(tmp_path: Path, broker: Broker) -> None:
+    mode = (tmp_path / SOCKET).stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o600
+
+
+def test_a_folder_with_a_long_name_will_do(tmp_path: Path, nodes: Nodes) -> None:
+    """A unix socket's address holds 107 bytes only."""
+    folder = tmp_path / ("long" * 50)
+    folder.mkdir()
+    broker = Broker(folder, nodes.credentials)
+    broker.start()
+    outcome = use(folder, nodes, lambda remote: remote.run(nodes.target(), b"true"))
+    broker.stop()
+    assert outcome.verdict is Verdict.OK
+
+
+def test_a_folder_that_is_missing_is_told_to_who_starts_the_broker(tmp_path: Path, nodes: Nodes) -> None:
+    with pytest.raises(FileNotFoundError):
+        Broker(tmp_path / "missing", nodes.credentials).start()
+
+
+def test_commands_files_and_variables_go_through_unchanged(tmp_path: Path, nodes: Nodes, broker: Broker) -> None:
+    archive = tmp_path / "archive"
+    archive.write_bytes(bytes(range(256)) * 5000)
+    sent = tmp_path / "sent"
+
+    async def work(remote: Remote) -> list[Outcome]:
+        value = {"KADEPLOY_X": "é'$(false)\n"}
+        return [
+            await remote.run(nodes.target(), b'printf %s "$KADEPLOY_X"; cat', value, stdin=b"in"),
+            await remote.run(nodes.target(), b"sha256sum", stdin_file=archive),
+            await remote.run(nodes.target(), b"echo no >&2; exit 4"),
+            await remote.send(nodes.target(), archive, str(sent), 0o600),
+            await remote.run(nodes.refusing(), b"true"),
+            await remote.run(nodes.target(), b"kill -KILL $PPID; sleep 5", disconnect_ok=True),
+        ]
+
+    through = use(tmp_path, nodes, work)
+    broker.stop()
+    direct = use(tmp_path, nodes, work)
+    keys = [(o.verdict, o.message, o.rc, o.stdout, o.stderr) for o in through]
+    assert keys == [(o.verdict, o.message, o.rc, o.stdout, o.stderr) for o in direct]
+    assert through[0].stdout == "é'$(false)\nin"
+    assert sent.read_bytes() == archive.read_bytes()
+
+
+def test_connections_outlive_their_clients(tmp_path: Path, nodes: Nodes, broker: Broker) -> None:
+    def sshd_process(remote: Remote) -> Awaitable[Outcome]:
+        return remote.run(nodes.target(), b"echo $PPID")
+
+    first = use(tmp_path, nodes, sshd_process)
+    assert use(tmp_path, nodes, sshd_process).stdout == first.stdout
+
+    async def forget(remote: Remote) -> None:
+        await remote.forget([nodes.target()])
+
+    use(tmp_path, nodes, forget)
+    assert use(tmp_path, nodes, sshd_process).stdout != first.stdout
+
+
+def test_many_requests_of_one_client_are_under_way_at_once(tmp_path: Path, nodes: Nodes, broker: Broker) -> None:
+    """The first request waits for a file that the last one makes."""
+    flag = tmp_path / "flag"
+
+    async def work(remote: Remote) -> list[Outcome]:
+        scripts = [f"until test -e {flag}; do sleep 0.02; done", "true", f"touch {flag}"]
+        return await asyncio.gather(*(remote.run(nodes.target(), script.encode()) for script in scripts))
+
+    assert [outcome.verdict for outcome in use(tmp_path, nodes, work)] == [Verdict.OK] * 3
+
+
+def test_a_started_command_is_heard_through_the_broker(tmp_path: Path, nodes: Nodes, broker: Broker) -> None:
+    async def work(remote: Remote) -> tuple[list[str], int, str]:
+        process = await remote.start(nodes.target(), b"echo one; cat; echo err >&2; exit 3", b"two\nthree")
+        return [line async for line in process.lines()], await process.wait(), process.words()
+
+    assert use(tmp_path, nodes, work) == (["one", "two", "three"], 3, "err")
+
+
+def test_a_started_command_is_ended_by_its_client(tmp_path: Path, nodes: Nodes, broker: Broker) -> None:
+    async def work(remote: Remote) -> int:
+        process = await remote.start(nodes.target(), b"echo $$; sleep 1000; true")
+        async for line in process.lines():
+            pid = int(line)
+            break
+        process.kill()
+        await _gone(pid)
+        return pid
+
+    assert use(tmp_path, nodes, work) > 0
+
+
+def test_starting_on_a_node_that_refuses_raises_as_direct_connections_do(
+    tmp_path: Path, nodes: Nodes, broker: Broker
+) -> None:
+    with pytest.raises(Unreachable, match="connection refused"):
+        use(tmp_path, nodes, lambda remote: remote.start(nodes.refusing(), b"true"))
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed", "stopped"])
+def test_what_nobody_waits_for_is_ended_on_the_node(tmp_path: Path, nodes: Nodes, broker: Broker, how: str) -> None:
+    """The request is cancelled, the client leaves, or the broker is stopped."""
+    pids = tmp_path / "pids"
+
+    async def work(remote: Remote) -> None:
+        running = asyncio.create_task(remote.run(nodes.target(), f"echo $$ >{pids}; sleep 1000; true".encode()))
+        while not (pids.exists() and pids.read_text().strip()):
+            await asyncio.sleep(0.02)
+        if how == "cancelled":
+            running.cancel()
+        elif how == "closed":
+            await remote.close()
+        else:
+            await asyncio.to_thread(broker.stop)
+            assert "kept the ssh connections is gone" in (await running).message
+        await _gone(int(pids.read_text()))
+
+    use(tmp_path, nodes, work)
+
+
+def test_a_stranger_who_speaks_nonsense_harms_nobody(tmp_path: Path, nodes: Nodes, broker: Broker) -> None:
+    async def work(remote: Remote) -> Outcome:
+        folder = os.open(tmp_path, os.O_RDONLY)
+        reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{SOCKET}")
+        os.close(folder)
+        writer.write(b"\0\0\0\4GET / HTTP/1.1\r\n\r\n")
+        assert await reader.read() == b""
+        writer.close()
+        return await remote.run(nodes.target(), b"true")
+
+    assert use(tmp_path, nodes, work).verdict is Verdict.OK
+
+
+def test_stopping_twice_and_stopping_a_broker_leaves_no_thread(tmp_path: Path, nodes: Nodes) -> None:
+    broker = Broker(tmp_path, nodes.credentials)
+    broker.start()
+    broker.stop()
+    broker.stop()
+    assert "broker" not in [thread.name for thread in threading.enumerate()]
+
+
+async def _gone(pid: int) -> None:
+    while Path(f"/proc/{pid}").exists():
+        await asyncio.sleep(0.02)

@@ -1,0 +1,191 @@
+"""What playbooks and scripts see of a request."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from kadeploy.config.cluster import Cluster, Disk, Loader, NodeRange
+from kadeploy.config.partition import Partition
+from kadeploy.config.site import Boot, Site, Ssh
+from kadeploy.environments.environment import Environment, Image
+from kadeploy.runner.inventory import host_variables, partition_table, reboot_level, script_variables, variables, wants
+from kadeploy.runner.request import Attempt, LocalArchive, Options, Request, RequestNode
+
+LAYOUT = (
+    Partition(number=1, size="256MiB", role="swap"),
+    Partition(number=2, size="1GiB", role="prod"),
+    Partition(number=3, size="3GiB", role="deploy"),
+    Partition(number=4, role="tmp"),
+)
+
+
+def request(**changes: object) -> Request:
+    base = Request(
+        workflow="D-1",
+        operation="deploy",
+        user="alice",
+        config_dir="/etc/kadeploy",
+        run_dir="/run/a b",
+        workflow_dir="/run",
+        attempt=Attempt(macro_step="SetDeploymentEnv", implementation="SetDeploymentEnvUntrusted"),
+        site=Site(
+            name="lab",
+            state_dir="/var/lib/kadeploy",
+            server_address="10.0.0.1",
+            ssh=Ssh(private_key="/keys/id", host_key="ssh-ed25519 AAAA"),
+            boot=Boot(tftp_root="/tftp", http_root="/http", http_url="http://10.0.0.1/"),
+            mkfs_options={"ext4": "-O ^64bit"},
+        ),
+        cluster=Cluster(
+            name="gdx",
+            nodes=(NodeRange(name="gdx-[1-2]", address="10.0.1.[1-2]"),),
+            disk=Disk(device="/dev/sda", partitions=LAYOUT),
+            loader=Loader(user_params="quiet"),
+        ),
+        environment=Environment(
+            name="tiny",
+            image=Image(file="/tiny.tgz", kind="tgz"),
+            kernel="/boot/vmlinuz",
+            initrd="/boot/initrd.img",
+            kernel_params="console=ttyS0",
+            filesystem="ext4",
+        ),
+        nodes=(RequestNode(name="gdx-1", address="10.0.1.1"), RequestNode(name="gdx-2", address="10.0.1.2")),
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def wanted(**changes: object) -> set[str]:
+    return {name for name, value in wants(request(**changes)).items() if value}
+
+
+def environment(**changes: object) -> Environment:
+    found = request().environment
+    assert found is not None
+    return msgspec.structs.replace(found, **changes)
+
+
+def test_a_plain_linux_archive_is_partitioned_formatted_mounted_and_made_bootable() -> None:
+    assert wanted() == {
+        "create_partition_table",
+        "format_deploy_part",
+        "mount_deploy_part",
+        "format_swap_part",
+        "check_kernel_files",
+        "install_bootloader",
+        "umount_deploy_part",
+        "wait_reboot",
+        "switch_pxe",
+    }
+
+
+def test_keys_go_to_the_deployment_system_and_to_the_deployed_one() -> None:
+    assert wanted(options=Options(authorized_keys="ssh-ed25519 A")) - wanted() == {"send_key_in_deploy_env", "send_key"}
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        (Options(disable_disk_partitioning=True), "create_partition_table"),
+        (Options(disable_bootloader_install=True), "install_bootloader"),
+        (Options(partition=1), "format_swap_part"),
+    ],
+)
+def test_an_option_takes_its_micro_step_away(options: Options, missing: str) -> None:
+    assert wanted() - wanted(options=options) == {missing}
+
+
+def test_the_tmp_partition_is_formatted_only_when_asked_and_not_when_it_is_deployed_to() -> None:
+    assert wanted(options=Options(reformat_tmp="ext4")) - wanted() == {"format_tmp_part"}
+    assert "format_tmp_part" not in wanted(options=Options(reformat_tmp="ext4", partition=4))
+
+
+def test_a_dd_image_is_not_formatted_and_is_mounted_after_the_broadcast() -> None:
+    steps = wanted(environment=environment(image=Image(file="/x.dd.gz", kind="ddgz")))
+    assert not steps & {"format_deploy_part", "mount_deploy_part"}
+    assert "mount_after_broadcast" in steps
+
+
+def test_a_system_of_another_kind_is_only_copied_and_chainloaded() -> None:
+    other = environment(image=Image(file="/x.dd.gz", kind="ddgz"), environment_kind="other", filesystem="")
+    steps = wanted(environment=other, options=Options(authorized_keys="k"), postinstalls=(archive(),))
+    assert steps == {"create_partition_table", "send_key_in_deploy_env", "wait_reboot", "switch_pxe"}
+
+
+def test_a_whole_device_is_neither_cut_nor_mounted() -> None:
+    image = environment(image=Image(file="/x.dd.gz", kind="ddgz"))
+    steps = wanted(environment=image, options=Options(whole_device=True))
+    assert steps == {"wait_reboot", "switch_pxe"}
+
+
+def test_a_xen_environment_gets_no_boot_loader() -> None:
+    assert "install_bootloader" not in wanted(environment=environment(environment_kind="xen", hypervisor="/boot/xen"))
+
+
+def archive() -> LocalArchive:
+    return LocalArchive(path="/post.tgz", kind="tgz", script="run.sh --fast")
+
+
+def test_the_environments_preinstall_takes_the_place_of_the_administrators() -> None:
+    admin = LocalArchive(path="/admin.tgz", kind="tgz", script="none")
+    found = variables(request(preinstall=archive(), admin_preinstalls=(admin,)))["kadeploy_preinstalls"]
+    assert [entry["path"] for entry in found] == ["/post.tgz"]
+
+
+def test_an_attempt_reboots_softly_at_first_and_hard_when_it_is_repeated() -> None:
+    again = Attempt(macro_step="SetDeploymentEnv", implementation="SetDeploymentEnvUntrusted", retry=1)
+    assert reboot_level(request()) == "soft"
+    assert reboot_level(request(attempt=again)) == "hard"
+
+
+def test_scripts_get_the_variables_of_the_specification() -> None:
+    values = script_variables(request())
+    assert values["KADEPLOY_CLUSTER"] == "gdx"
+    assert values["KADEPLOY_ENV"] == "tiny"
+    assert values["KADEPLOY_DEPLOY_PART"] == "/dev/sda3"
+    assert values["KADEPLOY_ENV_EXTRACTION_DIR"] == "/mnt/dest"
+    assert values["KADEPLOY_PREPOST_EXTRACTION_DIR"] == "/rambin"
+    assert values["KADEPLOY_SWAP_PART"] == "/dev/sda1"
+    assert values["KADEPLOY_ENV_KERNEL_PARAMS"] == "quiet console=ttyS0"
+    assert values["KADEPLOY_MKFS_OPTIONS"] == "-O ^64bit"
+
+
+def test_nvme_partitions_are_named_as_linux_names_them() -> None:
+    assert (
+        script_variables(request(options=Options(block_device="/dev/nvme0n1")))["KADEPLOY_TMP_PART"] == "/dev/nvme0n1p4"
+    )
+
+
+def test_the_partition_table_gives_the_deployment_partition_the_environments_type() -> None:
+    lines = partition_table(request(environment=environment(fdisktype="A5"))).splitlines()
+    assert lines == [
+        "label: dos",
+        "1 : size=256MiB, type=82",
+        "2 : size=1GiB, type=83",
+        "3 : size=3GiB, type=a5",
+        "4 : type=83",
+    ]
+
+
+def test_logical_partitions_get_an_extended_one_around_them() -> None:
+    layout = (*LAYOUT[:3], Partition(number=5, role="tmp"))
+    cluster = msgspec.structs.replace(request().cluster, disk=Disk(partitions=layout))
+    assert partition_table(request(cluster=cluster)).splitlines()[-2:] == ["4 : type=5", "5 : type=83"]
+
+
+def test_a_gpt_layout_uses_gpt_types() -> None:
+    layout = (Partition(number=1, size="100MiB", role="efi"), Partition(number=3, role="deploy"))
+    cluster = msgspec.structs.replace(request().cluster, disk=Disk(table="gpt", partitions=layout))
+    assert partition_table(request(cluster=cluster)).splitlines() == [
+        "label: gpt",
+        "1 : size=100MiB, type=U",
+        "3 : type=L",
+    ]
+
+
+def test_plain_ansible_tasks_are_pinned_to_the_deployment_systems_host_key() -> None:
+    found = host_variables(request(), request().nodes[0])
+    assert found["ansible_host"] == "10.0.1.1"
+    assert "StrictHostKeyChecking=yes" in found["ansible_ssh_common_args"]
+    assert "'/run/a b/known_hosts'" in found["ansible_ssh_common_args"]

@@ -1,0 +1,237 @@
+"""The state database: made, migrated, shared by processes, and refused with advice."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import peewee
+import pytest
+
+from kadeploy.config.folder import load_site
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.errors import DatabaseError
+from kadeploy.state import database
+from kadeploy.state.database import DB, EnvironmentRow, Log, NodeState, Right, SchemaVersion
+
+VERSION_1 = Path(__file__).parents[2] / "golden" / "schema-1.sql"
+
+
+def make_version_1(site: Site) -> None:
+    """Leave the database as the first schema had it, with one right and one node."""
+    if site.database.startswith("sqlite"):
+        with sqlite3.connect(site.state / "kadeploy.db") as connection:
+            connection.executescript(VERSION_1.read_text(encoding="utf-8"))
+        connection.close()
+        return
+    database.connect(site)
+    Right.insert(user="alice", node="gdx-1.site", part="/dev/sda3").execute()
+    DB.execute_sql("ALTER TABLE rights DROP COLUMN until")
+    DB.execute_sql("UPDATE schema_version SET version = 1")
+    database.disconnect()
+
+
+def in_process(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_a_new_database_has_the_current_schema(site: Site) -> None:
+    database.connect(site)
+    assert [row.version for row in SchemaVersion.select()] == [database.SCHEMA_VERSION]
+    assert all(table.table_exists() for table in database.TABLES)
+
+
+def test_connecting_again_gives_the_same_database(site: Site) -> None:
+    assert database.connect(site) is database.connect(site)
+
+
+def test_a_database_of_version_1_is_migrated_and_keeps_its_rows(site: Site) -> None:
+    make_version_1(site)
+    database.connect(site)
+    [right] = Right.select()
+    assert (right.user, right.node, right.part, right.until) == ("alice", "gdx-1.site", "/dev/sda3", None)
+    Right.update(until=1700000000).execute()
+    assert [row.until for row in Right.select()] == [1700000000]
+    assert SchemaVersion.get().version == database.SCHEMA_VERSION
+
+
+def test_every_version_but_the_first_has_a_migration() -> None:
+    assert sorted(database.MIGRATIONS) == list(range(2, database.SCHEMA_VERSION + 1))
+
+
+def test_a_database_of_a_later_kadeploy_is_refused(site: Site) -> None:
+    database.connect(site)
+    SchemaVersion.update(version=99).execute()
+    database.disconnect()
+    with pytest.raises(DatabaseError, match="upgrade Kadeploy"):
+        database.connect(site)
+
+
+def test_processes_that_come_first_together_make_one_database(site: Site) -> None:
+    code = "from kadeploy import config, database; database.connect(config.load_site()); print('ready')"
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(4)]
+    assert [process.communicate()[0] for process in processes] == [b"ready\n"] * 4
+    database.connect(site)
+    assert SchemaVersion.select().count() == 1
+
+
+def test_upsert_replaces_only_what_it_is_told_to(site: Site) -> None:
+    database.connect(site)
+    NodeState.insert(hostname="gdx-1.site", state="deployed", user="alice", date=1).execute()
+    rows = [{"hostname": f"gdx-{rank}.site", "state": "aborted", "user": "bob", "date": 2} for rank in range(1, 1202)]
+    database.upsert(NodeState, rows, key=[NodeState.hostname], replaced=[NodeState.state])
+    first = NodeState.get_by_id("gdx-1.site")
+    assert (first.state, first.user, first.date) == ("aborted", "alice", 1)
+    assert NodeState.select().count() == 1201
+
+
+def test_the_memory_of_a_stream_does_not_grow_with_its_rows(site: Site) -> None:
+    database.connect(site)
+    row = {"wid": "D-1", "operation": "deploy", "user": "alice", "hostname": "n" * 200, "start": 1, "success": True}
+    database.insert(Log, [row] * 30_000)
+    tracemalloc.start()
+    count = sum(1 for _ in database.stream(Log.select(Log.hostname)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 30_000
+    assert peak < 3_000_000, "the names alone take 6 MB"
+
+
+def test_an_environment_comes_back_as_it_was_recorded(site: Site) -> None:
+    database.connect(site)
+    recorded = Environment(
+        name="débian",
+        version=12,
+        image=Image(file="/srv/debian.tgz", kind="tgz", md5="1" * 32, sha256="2" * 64),
+        preinstall=Archive(file="/srv/pre.tgz", kind="tgz", script="go.sh -x"),
+        postinstalls=(Archive(file="http://server/post.tgz", kind="tbz2"),),
+        kernel="/vmlinuz",
+        filesystem="ext4",
+        visibility="shared",
+        demolishing_env=3,
+        part="/dev/sda3",
+        user="alice",
+    )
+    EnvironmentRow.insert(**database.environment_columns(recorded)).execute()
+    assert EnvironmentRow.get().environment == recorded
+
+
+def test_a_name_and_version_are_unique_per_owner(site: Site) -> None:
+    database.connect(site)
+    columns = {"name": "debian", "version": 1, "image": "{}"}
+    EnvironmentRow.insert(**columns, user="alice").execute()
+    EnvironmentRow.insert(**columns, user="bob").execute()
+    with pytest.raises(peewee.IntegrityError):
+        EnvironmentRow.insert(**columns, user="alice").execute()
+
+
+def test_what_breaks_at_run_time_is_a_refusal_with_advice(site: Site) -> None:
+    database.connect(site)
+    with pytest.raises(DatabaseError, match="cannot be used"):
+        DB.execute_sql("ROLLBACK TO SAVEPOINT never_made")
+
+
+# --- opening ----------------------------------------------------------------------------------------------------
+
+
+def site_with(folder: Path, url: str) -> Site:
+    """A site whose database is *url*."""
+    text = f"""\
+name: paris
+state_dir: {folder}/state
+database: {url!r}
+server_address: 127.0.0.1
+ssh: {{private_key: /key, host_key: ssh-ed25519 AAAA}}
+boot: {{tftp_root: /tftp, http_root: /http, http_url: 'http://127.0.0.1/'}}
+"""
+    (folder / "site.yml").write_text(text, encoding="utf-8")
+    return load_site(folder)
+
+
+def test_without_url_the_database_is_a_private_file_in_the_state_folder(tmp_path: Path) -> None:
+    database.connect(site_with(tmp_path, ""))
+    database.disconnect()
+    assert (tmp_path / "state" / "kadeploy.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_sqlite_runs_in_wal_mode_with_foreign_keys(tmp_path: Path) -> None:
+    connection = database.connect(site_with(tmp_path, ""))
+    found = [connection.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "foreign_keys")]
+    database.disconnect()
+    assert found == ["wal", 1]
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("kadeploy.db", "is not a URL"),
+        ("oracle://db/kadeploy", "use sqlite, postgresql or mysql"),
+        ("sqlite:////nowhere/at/all/kadeploy.db", "/nowhere/at/all does not exist: create it"),
+        ("postgresql://kadeploy:s3cret@/x?host=/nowhere", "Is its server running"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_refused_with_advice(tmp_path: Path, url: str, advice: str) -> None:
+    with pytest.raises(DatabaseError, match=advice) as refusal:
+        database.connect(site_with(tmp_path, url))
+    assert "s3cret" not in str(refusal.value)
+
+
+def test_who_may_not_write_is_told_to_become_root(tmp_path: Path) -> None:
+    site_with(tmp_path, "")
+    (tmp_path / "state").mkdir(mode=0o500)
+    code = """
+import os, sys
+from pathlib import Path
+from kadeploy import config, database
+site = config.load_site(Path(sys.argv[1]))
+if os.geteuid() == 0:
+    os.seteuid(65534)
+try:
+    database.connect(site)
+except database.DatabaseError as refusal:
+    print(refusal)
+"""
+    assert "run the command as root (sudo)" in in_process(code, str(tmp_path)).stdout
+
+
+def test_a_lock_held_for_too_long_is_told_from_other_troubles(tmp_path: Path) -> None:
+    """The busy time-out is half a minute, so the driver's words are put to the advice directly."""
+    connection = database.connect(site_with(tmp_path, ""))
+    advice = connection.advice(peewee.OperationalError("database is locked"))
+    database.disconnect()
+    assert "another process writes" in advice
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "kadeploy.db").write_bytes(b"not a database, whatever its name says" * 50)
+    with pytest.raises(DatabaseError, match="not a database"):
+        database.connect(site_with(tmp_path, ""))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("mysql://kadeploy:secret@db.site/kadeploy", "mysql://kadeploy@db.site/kadeploy"),
+        (
+            "postgresql:///kadeploy?user=a&password=secret&port=5433",
+            "postgresql:///kadeploy?user=a&password=…&port=5433",
+        ),
+        ("postgresql://db.site:5432/kadeploy", "postgresql://db.site:5432/kadeploy"),
+    ],
+)
+def test_messages_show_no_password(url: str, shown: str) -> None:
+    assert database._without_password(url) == shown
+
+
+def test_the_database_is_closed_when_the_process_ends(tmp_path: Path) -> None:
+    """SQLite then folds its journal files back, so that a backup is one file."""
+    site_with(tmp_path, "")
+    code = "import sys; from pathlib import Path; from kadeploy import config, database\n"
+    done = in_process(code + "database.connect(config.load_site(Path(sys.argv[1])))", str(tmp_path))
+    assert done.returncode == 0
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["kadeploy.db"]
