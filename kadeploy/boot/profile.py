@@ -20,8 +20,9 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -29,14 +30,15 @@ from urllib.parse import urlsplit
 
 import jinja2
 
-from kadeploy.config.cluster import Cluster
+from kadeploy.config.cluster import Cluster, Node
 from kadeploy.config.folder import collection
+from kadeploy.config.partition import partition_device
+from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import ConfigError, KadeployError, OptionError
-from kadeploy.runner.request import Request, RequestNode
 from kadeploy.workflow import Outcome, Verdict
 
-Boot = Literal["deploy", "deployed", "nfsroot", "custom"]
+ProfileKind = Literal["deploy", "deployed", "nfsroot", "custom"]
 Loader = Literal["pxelinux", "grub", "ipxe"]
 
 NODE_PATTERN = "NODE_SINGULARITY"
@@ -49,6 +51,32 @@ FILES_FOLDER = "kernels"
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What the boot profiles of a request are made of, beside the node."""
+
+    site: Site
+    cluster: Cluster
+    config_dir: Path
+    """The configuration folder, whose templates go before ours."""
+    user: str
+    environment: Environment | None = None
+    boot_files: Mapping[str, str] = field(default_factory=dict)
+    """Files for boots over the network, URL path under ``http_root`` by what they are: kernel, initrd, hypervisor."""
+    device: str
+    """The disk that is deployed to."""
+    partition: int | None
+    """Number of the deployment partition; None is the whole device."""
+    boot_partition: int | None = None
+    """Partition to boot in its place (``-c``), 0 for the disk's own boot record."""
+    text: str = ""
+    """The user's own profile (``-w``)."""
+    singularities: Mapping[str, str] = field(default_factory=dict)
+    """What `NODE_PATTERN` stands for, by node."""
+    vlan_addresses: Mapping[str, str] = field(default_factory=dict)
+    """IPv4 address in the VLAN that was asked for, by node."""
+
+
 class ProfileRefused(KadeployError):
     """A value does not fit into a boot profile."""
 
@@ -56,15 +84,15 @@ class ProfileRefused(KadeployError):
 # --- writing ----------------------------------------------------------------------------------------------------
 
 
-def write(request: Request, boot: Boot, nodes: Sequence[RequestNode]) -> dict[str, Outcome]:
+def write(sources: Sources, kind: ProfileKind, nodes: Sequence[Node]) -> dict[str, Outcome]:
     """Write the profiles of *nodes*; a node whose profile cannot be made or written is KO."""
-    return {node.name: _written(request, boot, node) for node in nodes}
+    return {node.name: _written(sources, kind, node) for node in nodes}
 
 
-def _written(request: Request, boot: Boot, node: RequestNode) -> Outcome:
+def _written(sources: Sources, kind: ProfileKind, node: Node) -> Outcome:
     try:
-        for name, text in profiles(request, boot, node).items():
-            _replace(Path(request.site.boot.tftp_root) / name, text)
+        for name, text in profiles(sources, kind, node).items():
+            _replace(Path(sources.site.boot.tftp_root) / name, text)
     except KadeployError as error:
         return Outcome(Verdict.KO, f"No boot profile: {error}", 1)
     except OSError as error:
@@ -90,28 +118,28 @@ def _replace(path: Path, text: str) -> None:
 # --- which files ------------------------------------------------------------------------------------------------
 
 
-def profiles(request: Request, boot: Boot, node: RequestNode) -> dict[str, str]:
+def profiles(sources: Sources, kind: ProfileKind, node: Node) -> dict[str, str]:
     """Files of a node, path under ``tftp_root`` → text; in a VLAN also for the address that it has there.
 
     Raises:
         ProfileRefused: a value does not fit into a profile.
         ConfigError: the node has no IPv4 address, or the cluster's loader cannot boot this.
     """
-    texts = _texts(request, boot, node)
-    addresses = [address(node), *filter(None, [node.vlan_address])]
+    texts = _texts(sources, kind, node)
+    addresses = [address(node), *filter(None, [sources.vlan_addresses.get(node.name)])]
     return {file_name(loader, each): text for loader, text in texts.items() for each in addresses}
 
 
-def render(request: Request, boot: Boot, node: RequestNode) -> str:
+def render(sources: Sources, kind: ProfileKind, node: Node) -> str:
     """Text of a node's profile, in the language of its cluster's loader; raises as `profiles` does."""
-    return _texts(request, boot, node)[request.cluster.loader.profiles]
+    return _texts(sources, kind, node)[sources.cluster.loader.profiles]
 
 
-def alike(request: Request, boot: Boot) -> dict[str, list[str]]:
+def alike(sources: Sources, kind: ProfileKind, nodes: Sequence[Node]) -> dict[str, list[str]]:
     """Names of the nodes by the text of their profile (see `render`)."""
     found: dict[str, list[str]] = {}
-    for node in request.nodes:
-        found.setdefault(render(request, boot, node), []).append(node.name)
+    for node in nodes:
+        found.setdefault(render(sources, kind, node), []).append(node.name)
     return found
 
 
@@ -135,7 +163,7 @@ _FILES: dict[Loader, Callable[[str], str]] = {
 }
 
 
-def address(node: RequestNode) -> str:
+def address(node: Node) -> str:
     """The node's IPv4 address, as configured or as its name resolves.
 
     Raises:
@@ -149,19 +177,18 @@ def address(node: RequestNode) -> str:
         ) from error
 
 
-def _texts(request: Request, boot: Boot, node: RequestNode) -> dict[Loader, str]:
+def _texts(sources: Sources, kind: ProfileKind, node: Node) -> dict[Loader, str]:
     """Texts by loader; the second loader of iPXE is a loader too."""
-    loader = request.cluster.loader
-    options = request.options
-    if boot == "custom" or (boot == "deployed" and options.pxe_profile):
-        return {loader.profiles: custom(request, node)}
-    values = _boots(request, boot)
+    loader = sources.cluster.loader
+    if kind == "custom" or (kind == "deployed" and sources.text):
+        return {loader.profiles: custom(sources, node)}
+    values = _boots(sources, kind)
     second = _SECOND[loader.firmware]
     if loader.profiles == "ipxe" and values["boots"] != "linux":
-        return {"ipxe": _filled(request, "ipxe", values), second: _filled(request, second, values)}
+        return {"ipxe": _filled(sources, "ipxe", values), second: _filled(sources, second, values)}
     if loader.profiles == "pxelinux" and loader.firmware == "uefi" and values["boots"] != "linux":
         raise ConfigError("PXELINUX cannot boot a disk or a hypervisor under UEFI: set loader.profiles to grub.")
-    return {loader.profiles: _filled(request, loader.profiles, values)}
+    return {loader.profiles: _filled(sources, loader.profiles, values)}
 
 
 _SECOND: dict[str, Loader] = {"bios": "pxelinux", "uefi": "grub"}
@@ -170,73 +197,73 @@ _SECOND: dict[str, Loader] = {"bios": "pxelinux", "uefi": "grub"}
 # --- what is booted ---------------------------------------------------------------------------------------------
 
 
-def custom(request: Request, node: RequestNode) -> str:
+def custom(sources: Sources, node: Node) -> str:
     """The user's own profile for one node.
 
     Raises:
         OptionError: there is no profile, or no word for this node.
         ProfileRefused: the node's word would add a line.
     """
-    text = request.options.pxe_profile
+    text = sources.text
     if not text.strip():
         raise OptionError("the boot profile is empty: give one with -w.")
     if NODE_PATTERN in text:
-        if node.name not in request.options.singularities:
+        if node.name not in sources.singularities:
             raise OptionError(f"{NODE_PATTERN} is unknown for {node.name}: give it a line with --set-pxe-pattern.")
-        text = text.replace(NODE_PATTERN, _printable(request.options.singularities[node.name]))
-    text = text.replace(FILES_PATTERN, f"{FILES_FOLDER}/pxe-{request.user}")
+        text = text.replace(NODE_PATTERN, _printable(sources.singularities[node.name]))
+    text = text.replace(FILES_PATTERN, f"{FILES_FOLDER}/pxe-{sources.user}")
     return text if text.endswith("\n") else f"{text}\n"
 
 
-def _boots(request: Request, boot: Boot) -> dict[str, Any]:
+def _boots(sources: Sources, kind: ProfileKind) -> dict[str, Any]:
     """Values for the templates; ``boots`` is linux, xen or disk."""
-    loader = request.cluster.loader
-    if boot == "deploy":
-        return _linux(request, loader.kernel, loader.initrd, loader.params, tell_interface=True)
-    if boot == "nfsroot":
+    loader = sources.cluster.loader
+    if kind == "deploy":
+        return _linux(sources, loader.kernel, loader.initrd, loader.params, tell_interface=True)
+    if kind == "nfsroot":
         if not loader.nfsroot_kernel:
-            raise ConfigError(f"clusters/{request.cluster.name}.yml: loader.nfsroot_kernel is not set.")
-        return _linux(request, loader.nfsroot_kernel, loader.nfsroot_initrd, loader.nfsroot_params, tell_interface=True)
-    environment = request.environment
-    kind = environment.environment_kind if environment else "other"
-    if environment is None or kind == "other" or (kind == "linux" and loader.method == "chainload"):
-        return _disk(request)
-    files = request.boot_files
-    values = _linux(request, files.get("kernel", ""), files.get("initrd", ""), _root(request, environment))
-    if kind == "xen":
-        hypervisor = url(request, files.get("hypervisor", ""))
+            raise ConfigError(f"clusters/{sources.cluster.name}.yml: loader.nfsroot_kernel is not set.")
+        return _linux(sources, loader.nfsroot_kernel, loader.nfsroot_initrd, loader.nfsroot_params, tell_interface=True)
+    environment = sources.environment
+    system = environment.environment_kind if environment else "other"
+    if environment is None or system == "other" or (system == "linux" and loader.method == "chainload"):
+        return _disk(sources)
+    files = sources.boot_files
+    values = _linux(sources, files.get("kernel", ""), files.get("initrd", ""), _root(sources, environment))
+    if system == "xen":
+        hypervisor = url(sources, files.get("hypervisor", ""))
         if not hypervisor:
             raise ConfigError(f"environment {environment.name} has no hypervisor file: add `hypervisor` to it.")
         values |= {"boots": "xen", "hypervisor": hypervisor, "hypervisor_params": environment.hypervisor_params}
     return values
 
 
-def _linux(request: Request, kernel: str, initrd: str, params: str, *, tell_interface: bool = False) -> dict[str, Any]:
+def _linux(sources: Sources, kernel: str, initrd: str, params: str, *, tell_interface: bool = False) -> dict[str, Any]:
     if not kernel:
         raise ConfigError("there is no kernel file to boot: add `kernel` to the environment.")
     return {
         "boots": "linux",
-        "kernel": url(request, kernel),
-        "initrd": url(request, initrd),
+        "kernel": url(sources, kernel),
+        "initrd": url(sources, initrd),
         "params": " ".join(params.split(" ")).strip(),
         "tell_interface": tell_interface,
     }
 
 
-def _root(request: Request, environment: Environment) -> str:
+def _root(sources: Sources, environment: Environment) -> str:
     """Kernel parameters of a deployed system that is booted over the network."""
-    params = f"{request.cluster.loader.user_params} {environment.kernel_params}".strip()
+    params = f"{sources.cluster.loader.user_params} {environment.kernel_params}".strip()
     named = any(word.startswith("root=") for word in params.split())
-    return params if named else f"root={request.deploy_part} {params}".strip()
+    return params if named else f"root={partition_device(sources.device, sources.partition)} {params}".strip()
 
 
-def _disk(request: Request) -> dict[str, Any]:
-    chosen = request.options.boot_partition
+def _disk(sources: Sources) -> dict[str, Any]:
+    chosen = sources.boot_partition
     return {
         "boots": "disk",
-        "disk": disk_index(request.device),
-        "partition": request.partition if chosen is None else chosen,
-        "efi_partition": request.cluster.disk.number("efi"),
+        "disk": disk_index(sources.device),
+        "partition": sources.partition if chosen is None else chosen,
+        "efi_partition": sources.cluster.disk.number("efi"),
     }
 
 
@@ -257,19 +284,19 @@ def disk_index(device: str) -> int:
     )
 
 
-def url(request: Request, name: str) -> str:
+def url(sources: Sources, name: str) -> str:
     """Where a loader fetches *name*, a file under ``http_root`` or a URL; empty stays empty."""
-    return name if not name or "://" in name else request.site.boot.http_url + name.lstrip("/")
+    return name if not name or "://" in name else sources.site.boot.http_url + name.lstrip("/")
 
 
 # --- templates --------------------------------------------------------------------------------------------------
 
 
-def _filled(request: Request, loader: Loader, values: dict[str, Any]) -> str:
-    cluster: Cluster = request.cluster
+def _filled(sources: Sources, loader: Loader, values: dict[str, Any]) -> str:
+    cluster: Cluster = sources.cluster
     header = cluster.loader.header.splitlines() if loader == cluster.loader.profiles else []
-    template = _templates(Path(request.config_dir)).get_template(f"{loader}.j2")
-    return template.render(values, header=header, firmware=cluster.loader.firmware, server=request.site.server_address)
+    template = _templates(sources.config_dir).get_template(f"{loader}.j2")
+    return template.render(values, header=header, firmware=cluster.loader.firmware, server=sources.site.server_address)
 
 
 @cache

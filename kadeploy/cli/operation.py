@@ -30,7 +30,7 @@ from kadeploy.operations.admission import Work
 from kadeploy.operations.launch import Report, launch
 from kadeploy.remote import hostkeys
 from kadeploy.runner import inventory, playbooks, player
-from kadeploy.runner.request import Request
+from kadeploy.runner.request import Request, profile_sources
 from kadeploy.state import database
 from kadeploy.workflow import Plan
 
@@ -243,7 +243,9 @@ def _profile_lines(request: Request, plan: Plan) -> list[str]:
     return [
         line
         for boot in boots
-        for text, names in profile.alike(request, cast("profile.Boot", boot)).items()
+        for text, names in profile.alike(
+            profile_sources(request), cast("profile.ProfileKind", boot), request.nodes
+        ).items()
         for line in (f"boot profile ({boot}) of {fold(names)}:", *textwrap.indent(text, "    ").splitlines())
     ]
 

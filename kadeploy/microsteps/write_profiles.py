@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from kadeploy.boot import profile
 from kadeploy.microsteps.microstep import MicroStep
+from kadeploy.runner.request import profile_sources
 from kadeploy.workflow import Outcome
 
 ARGUMENTS = {
@@ -18,4 +19,4 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     """Write them; files of the controller, no node is touched."""
     members = set(step.members)
     nodes = [node for node in step.request.nodes if node.name in members]
-    return profile.write(step.request, step.args["boot"], nodes)
+    return profile.write(profile_sources(step.request), step.args["boot"], nodes)

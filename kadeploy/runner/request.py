@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 import yaml
 
+from kadeploy.boot import profile
 from kadeploy.config.cluster import Cluster, Node
 from kadeploy.config.file import Struct, read_yaml
 from kadeploy.config.partition import partition_device
@@ -163,6 +164,24 @@ class Request(Struct, frozen=True, kw_only=True):
     def deploy_part(self) -> str:
         """The device file that is deployed to."""
         return partition_device(self.device, self.partition)
+
+
+def profile_sources(request: Request) -> profile.Sources:
+    """What the boot profiles of *request* are made of."""
+    return profile.Sources(
+        site=request.site,
+        cluster=request.cluster,
+        config_dir=Path(request.config_dir),
+        user=request.user,
+        environment=request.environment,
+        boot_files=request.boot_files,
+        device=request.device,
+        partition=request.partition,
+        boot_partition=request.options.boot_partition,
+        text=request.options.pxe_profile,
+        singularities=request.options.singularities,
+        vlan_addresses={node.name: node.vlan_address for node in request.nodes if node.vlan_address},
+    )
 
 
 def write(request: Request) -> Path:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kadeploy.boot.profile import ProfileRefused, disk_index, file_name, profiles, render, write
+from kadeploy.boot.profile import ProfileRefused, Sources, disk_index, file_name, profiles, render, write
 from kadeploy.config.cluster import Cluster, Disk, Loader, NodeRange
 from kadeploy.config.partition import Partition
 from kadeploy.config.site import Boot, Site, Ssh
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import ConfigError, KadeployError, OptionError
-from kadeploy.runner.request import Attempt, Options, Request, RequestNode
+from kadeploy.runner.request import Attempt, Options, Request, RequestNode, profile_sources
 from kadeploy.workflow import Verdict
 
 NODE = RequestNode(name="gdx-1", address="10.0.66.7")
@@ -58,7 +58,7 @@ def environment(kind: str = "linux", **changes: object) -> Environment:
     return msgspec.structs.replace(base, **changes)
 
 
-def request(boots: Loader, env: Environment | None = None, tftp: Path = Path("/tftp"), **changes: object) -> Request:
+def sources(boots: Loader, env: Environment | None = None, tftp: Path = Path("/tftp"), **changes: object) -> Sources:
     base = Request(
         workflow="D-1",
         operation="deploy",
@@ -84,7 +84,7 @@ def request(boots: Loader, env: Environment | None = None, tftp: Path = Path("/t
         boot_files=FILES,
         nodes=(NODE,),
     )
-    return msgspec.structs.replace(base, **changes)
+    return profile_sources(msgspec.structs.replace(base, **changes))
 
 
 CASES = {
@@ -111,13 +111,13 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_profile_is_what_its_loader_asks_for(name: str, golden: Callable[[str], str]) -> None:
     boots, kind, boot = CASES[name]
-    assert render(request(boots, environment(kind)), boot, NODE) == golden(f"pxe/{name}")  # type: ignore[arg-type]
+    assert render(sources(boots, environment(kind)), boot, NODE) == golden(f"pxe/{name}")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("grub-")])
 def test_grub_itself_accepts_the_syntax(name: str) -> None:
     boots, kind, boot = CASES[name]
-    text = render(request(boots, environment(kind, kernel_params="a='b c' $x ;{ \"d e\"")), boot, NODE)  # type: ignore[arg-type]
+    text = render(sources(boots, environment(kind, kernel_params="a='b c' $x ;{ \"d e\"")), boot, NODE)  # type: ignore[arg-type]
     checked = subprocess.run(["grub-script-check"], input=text, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
 
@@ -133,17 +133,17 @@ def test_files_are_named_after_the_address_as_each_loader_searches_them() -> Non
 
 def test_a_node_in_a_vlan_has_a_profile_for_either_address() -> None:
     node = msgspec.structs.replace(NODE, vlan_address="10.27.0.7")
-    assert set(profiles(request(loader("pxelinux")), "deployed", node)) == {
+    assert set(profiles(sources(loader("pxelinux"), nodes=(node,)), "deployed", node)) == {
         "pxelinux.cfg/0A004207",
         "pxelinux.cfg/0A1B0007",
     }
 
 
 def test_ipxe_hands_a_disk_over_to_a_loader_that_has_a_profile_too(golden: Callable[[str], str]) -> None:
-    bios = profiles(request(loader("ipxe")), "deployed", NODE)
+    bios = profiles(sources(loader("ipxe")), "deployed", NODE)
     assert set(bios) == {"ipxe/10.0.66.7.ipxe", "pxelinux.cfg/0A004207"}
     assert bios["pxelinux.cfg/0A004207"] == golden("pxe/pxelinux-chainload").removeprefix(HEADERS["pxelinux"])
-    assert set(profiles(request(loader("ipxe", "uefi")), "deployed", NODE)) == {
+    assert set(profiles(sources(loader("ipxe", "uefi")), "deployed", NODE)) == {
         "ipxe/10.0.66.7.ipxe",
         "grub/grub.cfg-0A004207",
     }
@@ -151,9 +151,9 @@ def test_ipxe_hands_a_disk_over_to_a_loader_that_has_a_profile_too(golden: Calla
 
 def test_a_node_without_an_ipv4_address_has_no_profile() -> None:
     with pytest.raises(ConfigError, match="no IPv4 address"):
-        profiles(request(loader("pxelinux")), "deploy", RequestNode(name="gdx-1", address="fe80::1"))
+        profiles(sources(loader("pxelinux")), "deploy", RequestNode(name="gdx-1", address="fe80::1"))
     with pytest.raises(ConfigError, match="no IPv4 address"):
-        profiles(request(loader("pxelinux")), "deploy", RequestNode(name="no-such-node.invalid"))
+        profiles(sources(loader("pxelinux")), "deploy", RequestNode(name="no-such-node.invalid"))
 
 
 # --- disks ------------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_a_node_without_an_ipv4_address_has_no_profile() -> None:
 def test_the_disk_has_the_number_that_its_name_suggests(device: str, index: int) -> None:
     assert disk_index(device) == index
     assert f"APPEND hd{index} 3\n" in render(
-        request(loader("pxelinux"), options=Options(block_device=device)), "deployed", NODE
+        sources(loader("pxelinux"), options=Options(block_device=device)), "deployed", NODE
     )
 
 
@@ -177,7 +177,7 @@ def test_a_disk_whose_name_tells_nothing_is_refused() -> None:
 
 def test_the_boot_partition_may_be_another_than_the_deployed_one_and_0_is_the_whole_disk() -> None:
     def text(number: int) -> str:
-        return render(request(loader("pxelinux"), options=Options(boot_partition=number)), "deployed", NODE)
+        return render(sources(loader("pxelinux"), options=Options(boot_partition=number)), "deployed", NODE)
 
     assert text(2).endswith("APPEND hd0 2\n")
     assert text(0).endswith("APPEND hd0\n")
@@ -185,13 +185,13 @@ def test_the_boot_partition_may_be_another_than_the_deployed_one_and_0_is_the_wh
 
 def test_a_whole_device_is_booted_from_its_first_sector() -> None:
     options = Options(whole_device=True)
-    assert render(request(loader("pxelinux"), options=options), "deployed", NODE).endswith("APPEND hd0\n")
-    assert "set root='hd0'\n" in render(request(loader("grub"), options=options), "deployed", NODE)
+    assert render(sources(loader("pxelinux"), options=options), "deployed", NODE).endswith("APPEND hd0\n")
+    assert "set root='hd0'\n" in render(sources(loader("grub"), options=options), "deployed", NODE)
 
 
 def test_pxelinux_under_uefi_cannot_boot_a_disk_and_says_what_can() -> None:
     with pytest.raises(ConfigError, match="grub"):
-        render(request(loader("pxelinux", "uefi")), "deployed", NODE)
+        render(sources(loader("pxelinux", "uefi")), "deployed", NODE)
 
 
 # --- parameters -------------------------------------------------------------------------------------------------
@@ -199,48 +199,48 @@ def test_pxelinux_under_uefi_cannot_boot_a_disk_and_says_what_can() -> None:
 
 def test_a_root_that_the_environment_names_is_kept() -> None:
     env = environment(kernel_params="ro root=LABEL=x")
-    text = render(request(loader("pxelinux", method="pure_pxe"), env), "deployed", NODE)
+    text = render(sources(loader("pxelinux", method="pure_pxe"), env), "deployed", NODE)
     assert "/dev/sda3" not in text
     assert text.endswith("APPEND initrd=http://10.0.0.1/kernels/e-1--initrd.img console=ttyS0 ro root=LABEL=x\n")
 
 
 def test_a_kernel_may_do_without_initrd_and_without_parameters() -> None:
     boots = loader("pxelinux", initrd="", params="")
-    assert render(request(boots), "deploy", NODE).endswith(
+    assert render(sources(boots), "deploy", NODE).endswith(
         "\tKERNEL http://10.0.0.1/deploy-vmlinuz\n\tAPPEND -\n\tIPAPPEND 2\n"
     )
 
 
 def test_a_url_is_taken_as_it_is() -> None:
     boots = loader("grub", kernel="http://boot.site:8080/k", initrd="tftp://10.0.0.9/i")
-    text = render(request(boots), "deploy", NODE)
+    text = render(sources(boots), "deploy", NODE)
     assert "linux (http,boot.site:8080)/k 'console" in text
     assert "initrd (tftp,10.0.0.9)/i\n" in text
 
 
 def test_grub_keeps_together_what_double_quotes_hold_together() -> None:
     env = environment(kernel_params='dyndbg="file a +p; file b" x')
-    text = render(request(loader("grub", method="pure_pxe"), env), "deployed", NODE)
+    text = render(sources(loader("grub", method="pure_pxe"), env), "deployed", NODE)
     assert "'dyndbg=file a +p; file b' 'x'\n" in text
 
 
 @pytest.mark.parametrize("params", ["a ${b}", "a && b", "a || b", "a ; b"])
 def test_ipxe_refuses_parameters_that_it_would_take_for_its_own(params: str) -> None:
     with pytest.raises(ProfileRefused, match="iPXE"):
-        render(request(loader("ipxe", method="pure_pxe"), environment(kernel_params=params)), "deployed", NODE)
+        render(sources(loader("ipxe", method="pure_pxe"), environment(kernel_params=params)), "deployed", NODE)
 
 
 @pytest.mark.parametrize("bad", ["a\nb", "a\rb", "a\0b", "a\x0bb", "a\x85b", "a\u2028b"])
 def test_a_value_with_a_control_character_is_refused(bad: str) -> None:
     with pytest.raises(ProfileRefused, match="control character"):
-        render(request(loader("pxelinux", params=bad)), "deploy", NODE)
+        render(sources(loader("pxelinux", params=bad)), "deploy", NODE)
 
 
 @pytest.mark.parametrize("name", ["a b", "a\nKERNEL b", "a;b", "$x", "a'b", "{a}"])
 def test_the_name_of_a_boot_file_is_one_word(name: str) -> None:
     for profiles_ in ("pxelinux", "grub", "ipxe"):
         with pytest.raises(ProfileRefused, match="boot file"):
-            render(request(loader(profiles_, kernel=name)), "deploy", NODE)
+            render(sources(loader(profiles_, kernel=name)), "deploy", NODE)
 
 
 @given(
@@ -256,10 +256,10 @@ def test_no_value_of_a_user_adds_a_line(kind_of: str, kind: str, params: str, hy
     plain = environment(kind, kernel_params="", hypervisor_params="")
     odd = environment(kind, kernel_params=params, hypervisor_params=hypervisor)
     try:
-        texts = profiles(request(boots, odd), "deployed", NODE)
+        texts = profiles(sources(boots, odd), "deployed", NODE)
     except KadeployError:
         return
-    wanted = profiles(request(boots, plain), "deployed", NODE)
+    wanted = profiles(sources(boots, plain), "deployed", NODE)
     assert {name: len(text.splitlines()) for name, text in texts.items()} == {
         name: len(text.splitlines()) for name, text in wanted.items()
     }
@@ -271,7 +271,7 @@ def test_no_value_of_a_user_adds_a_line(kind_of: str, kind: str, params: str, hy
 @given(st.text(st.characters(exclude_categories=["Cc", "Zl", "Zp", "Cs"])))
 def test_what_users_write_stays_inside_quotes_in_grub(params: str) -> None:
     """Property: outside its quotes the line holds nothing of the user's but blanks."""
-    text = render(request(loader("grub", method="pure_pxe"), environment(kernel_params=params)), "deployed", NODE)
+    text = render(sources(loader("grub", method="pure_pxe"), environment(kernel_params=params)), "deployed", NODE)
     (line,) = [line for line in text.splitlines() if line.startswith("\tlinux ")]
     bare, quoted, escaped = "", False, False
     for sign in line.removeprefix("\tlinux (http,10.0.0.1)/kernels/e-1--vmlinuz"):
@@ -293,13 +293,13 @@ def test_what_users_write_stays_inside_quotes_in_grub(params: str) -> None:
 
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(ConfigError, match="kernel"):
-        render(request(loader("pxelinux"), environment("xen"), boot_files={}), "deployed", NODE)
+        render(sources(loader("pxelinux"), environment("xen"), boot_files={}), "deployed", NODE)
     with pytest.raises(ConfigError, match="hypervisor"):
-        render(request(loader("pxelinux"), environment("xen"), boot_files={"kernel": "k"}), "deployed", NODE)
+        render(sources(loader("pxelinux"), environment("xen"), boot_files={"kernel": "k"}), "deployed", NODE)
     with pytest.raises(ConfigError, match="nfsroot_kernel"):
-        render(request(loader("pxelinux", nfsroot_kernel="")), "nfsroot", NODE)
+        render(sources(loader("pxelinux", nfsroot_kernel="")), "nfsroot", NODE)
     with pytest.raises(OptionError, match="-w"):
-        render(request(loader("pxelinux")), "custom", NODE)
+        render(sources(loader("pxelinux")), "custom", NODE)
 
 
 # --- the user's own profile -------------------------------------------------------------------------------------
@@ -317,12 +317,12 @@ APPEND initrd=kernels/pxe-ejeanvoine--custom-initrd root=/dev/sda3 node_id=NODE_
 
 def test_the_users_profile_is_kept_but_for_its_two_words(golden: Callable[[str], str]) -> None:
     options = Options(pxe_profile=WIKI, singularities={"gdx-1": "12"})
-    assert render(request(loader("pxelinux"), options=options), "custom", NODE) == golden("pxe/custom")
+    assert render(sources(loader("pxelinux"), options=options), "custom", NODE) == golden("pxe/custom")
 
 
 def test_the_users_profile_replaces_that_of_the_final_boot_only() -> None:
     options = Options(pxe_profile="mine\n")
-    asked = request(loader("pxelinux"), options=options)
+    asked = sources(loader("pxelinux"), options=options)
     assert render(asked, "deployed", NODE) == "mine\n"
     assert "deploy-vmlinuz" in render(asked, "deploy", NODE)
 
@@ -330,33 +330,33 @@ def test_the_users_profile_replaces_that_of_the_final_boot_only() -> None:
 def test_a_node_without_a_word_of_its_own_is_refused() -> None:
     options = Options(pxe_profile=WIKI, singularities={"gdx-2": "12"})
     with pytest.raises(OptionError, match="gdx-1"):
-        render(request(loader("pxelinux"), options=options), "custom", NODE)
+        render(sources(loader("pxelinux"), options=options), "custom", NODE)
 
 
 def test_a_nodes_word_cannot_add_a_line() -> None:
     options = Options(pxe_profile=WIKI, singularities={"gdx-1": "1\nKERNEL evil"})
     with pytest.raises(ProfileRefused, match="control character"):
-        render(request(loader("pxelinux"), options=options), "custom", NODE)
+        render(sources(loader("pxelinux"), options=options), "custom", NODE)
 
 
 def test_a_profile_is_no_template() -> None:
     options = Options(pxe_profile="{{ 7 * 7 }} {% for x in y %}\n")
-    assert render(request(loader("pxelinux"), options=options), "custom", NODE) == "{{ 7 * 7 }} {% for x in y %}\n"
+    assert render(sources(loader("pxelinux"), options=options), "custom", NODE) == "{{ 7 * 7 }} {% for x in y %}\n"
 
 
 def test_a_parameter_is_no_template() -> None:
     env = environment(kernel_params="{{ 7 * 7 }}")
-    assert "{{ 7 * 7 }}" in render(request(loader("pxelinux", method="pure_pxe"), env), "deployed", NODE)
+    assert "{{ 7 * 7 }}" in render(sources(loader("pxelinux", method="pure_pxe"), env), "deployed", NODE)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------
 
 
 def test_profiles_are_written_where_loaders_look_readable_for_all(tmp_path: Path) -> None:
-    outcomes = write(request(loader("pxelinux"), tftp=tmp_path), "deploy", [NODE])
+    outcomes = write(sources(loader("pxelinux"), tftp=tmp_path), "deploy", [NODE])
     assert outcomes["gdx-1"].verdict is Verdict.OK
     path = tmp_path / "pxelinux.cfg" / "0A004207"
-    assert path.read_text() == render(request(loader("pxelinux")), "deploy", NODE)
+    assert path.read_text() == render(sources(loader("pxelinux")), "deploy", NODE)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert [file.name for file in path.parent.iterdir()] == ["0A004207"]
 
@@ -367,14 +367,14 @@ def test_a_link_in_the_place_of_a_profile_is_replaced_and_not_followed(tmp_path:
     link = tmp_path / "pxelinux.cfg" / "0A004207"
     link.parent.mkdir()
     link.symlink_to(shared)
-    write(request(loader("pxelinux"), tftp=tmp_path), "deploy", [NODE])
+    write(sources(loader("pxelinux"), tftp=tmp_path), "deploy", [NODE])
     assert shared.read_text() == "of many nodes"
     assert not link.is_symlink()
 
 
 def test_a_node_whose_profile_cannot_be_made_is_ko_and_the_others_are_not(tmp_path: Path) -> None:
     nodes = [RequestNode(name="gdx-2", address="fe80::1"), NODE]
-    outcomes = write(request(loader("pxelinux"), tftp=tmp_path), "deploy", nodes)
+    outcomes = write(sources(loader("pxelinux"), tftp=tmp_path), "deploy", nodes)
     assert outcomes["gdx-2"].verdict is Verdict.KO
     assert "no IPv4 address" in outcomes["gdx-2"].message
     assert outcomes["gdx-1"].verdict is Verdict.OK
@@ -382,7 +382,7 @@ def test_a_node_whose_profile_cannot_be_made_is_ko_and_the_others_are_not(tmp_pa
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "pxelinux.cfg").write_text("a file")
-    outcome = write(request(loader("pxelinux"), tftp=tmp_path), "deploy", [NODE])["gdx-1"]
+    outcome = write(sources(loader("pxelinux"), tftp=tmp_path), "deploy", [NODE])["gdx-1"]
     assert outcome.verdict is Verdict.KO
     assert "boot.tftp_root" in outcome.message
 
@@ -391,5 +391,5 @@ def test_a_site_may_have_templates_of_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "templates" / "pxe"
     folder.mkdir(parents=True)
     (folder / "pxelinux.j2").write_text("# ours\nDEFAULT {{ boots }}\n")
-    asked = request(loader("pxelinux"), config_dir=str(tmp_path))
+    asked = sources(loader("pxelinux"), config_dir=str(tmp_path))
     assert render(asked, "deployed", NODE) == "# ours\nDEFAULT disk\n"
