@@ -13,7 +13,7 @@ from typing import NamedTuple
 from kadeploy.errors import OptionError
 
 
-class Caller(NamedTuple):
+class Account(NamedTuple):
     """A user of this machine."""
 
     name: str
@@ -22,7 +22,7 @@ class Caller(NamedTuple):
     home: Path
 
 
-def caller(environment: Mapping[str, str] | None = None) -> Caller:
+def caller(environment: Mapping[str, str] | None = None) -> Account:
     """The real user of this process; under sudo, who called sudo.
 
     ``SUDO_UID`` counts for root alone: only root could have been put there by sudo, and root may claim anything anyway.
@@ -39,14 +39,14 @@ def caller(environment: Mapping[str, str] | None = None) -> Caller:
         raise OptionError(
             f"The user number {uid} has no account on this machine: run as a user who has one."
         ) from error
-    return Caller(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
 
 
 _changing = threading.RLock()
 
 
 @contextmanager
-def as_user(user: Caller) -> Iterator[None]:
+def as_user(user: Account) -> Iterator[None]:
     """Open files with the rights of *user* rather than root's.
 
     All threads of the process have these rights meanwhile: keep it short, and let no other thread open files.

@@ -21,7 +21,7 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from kadeploy.caller import Caller, as_user
+from kadeploy.caller import Account, as_user
 from kadeploy.errors import FileError
 
 MEGA = 1024 * 1024
@@ -47,7 +47,7 @@ class LocalFile(msgspec.Struct, frozen=True):
 # --- opening ------------------------------------------------------------------------------------------------------
 
 
-def open_as_user(path: str | Path, caller: Caller) -> BinaryIO:
+def open_as_user(path: str | Path, caller: Account) -> BinaryIO:
     """Open a regular file for reading, with the rights of *caller*; ``~/`` is the caller's home.
 
     Raises:
@@ -64,13 +64,13 @@ def open_as_user(path: str | Path, caller: Caller) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def _at_home(path: str | Path, caller: Caller) -> Path:
+def _at_home(path: str | Path, caller: Account) -> Path:
     """*path* with the caller's home in place of ``~``: under sudo, ``$HOME`` may be root's."""
     parts = Path(path).parts
     return caller.home.joinpath(*parts[1:]) if parts[:1] == ("~",) else Path(path)
 
 
-def read_text(source: str, caller: Caller, max_bytes: int = MEGA, content_types: tuple[str, ...] = ()) -> str:
+def read_text(source: str, caller: Account, max_bytes: int = MEGA, content_types: tuple[str, ...] = ()) -> str:
     """Text of a path or http(s) URL, at most *max_bytes* long; ``-`` is standard input.
 
     Raises:
@@ -83,7 +83,7 @@ def read_text(source: str, caller: Caller, max_bytes: int = MEGA, content_types:
         raise FileError(f"{source}: not a text file (UTF-8).") from error
 
 
-def _content(source: str, caller: Caller, max_bytes: int, content_types: tuple[str, ...]) -> bytes:
+def _content(source: str, caller: Account, max_bytes: int, content_types: tuple[str, ...]) -> bytes:
     if is_url(source):
         blocks: list[bytes] = []
         with _download(source, content_types) as response:
@@ -189,7 +189,7 @@ def check_url(url: str) -> None:
         raise FileError(f"{url!r} is not a URL: expected http(s)://HOST/PATH, special characters written as %XX.")
 
 
-def local_path(source: str, caller: Caller | None = None) -> Path:
+def local_path(source: str, caller: Account | None = None) -> Path:
     """The path that ``PATH``, ``file:///PATH``, ``server:///PATH`` or ``local:///PATH`` stands for.
 
     With a *caller* it is absolute, and ``~/`` is the caller's home.
@@ -211,7 +211,7 @@ def local_path(source: str, caller: Caller | None = None) -> Path:
 def fetch(
     source: str,
     into: Path,
-    caller: Caller,
+    caller: Account,
     max_bytes: int = 0,
     content_types: tuple[str, ...] = (),
     cache: Path | None = None,
@@ -235,7 +235,7 @@ def fetch(
     return LocalFile(path, *_measure_path(path, caller, max_bytes, cache))
 
 
-def measure(source: str, caller: Caller, max_bytes: int = 0, cache: Path | None = None) -> tuple[int, str, str]:
+def measure(source: str, caller: Account, max_bytes: int = 0, cache: Path | None = None) -> tuple[int, str, str]:
     """Size in bytes, MD5 and SHA-256 of *source*, as `fetch` finds them, without keeping what comes over http.
 
     Raises:
@@ -247,7 +247,7 @@ def measure(source: str, caller: Caller, max_bytes: int = 0, cache: Path | None 
         return _copy(source, response, lambda _block: None, max_bytes)
 
 
-def _measure_path(path: Path, caller: Caller, max_bytes: int, cache: Path | None) -> tuple[int, str, str]:
+def _measure_path(path: Path, caller: Account, max_bytes: int, cache: Path | None) -> tuple[int, str, str]:
     with open_as_user(path, caller) as stream:
         _check_size(str(path), os.fstat(stream.fileno()).st_size, max_bytes)
         try:
@@ -367,7 +367,7 @@ def looks_like_private_key(text: str) -> bool:
     return bool(_PRIVATE.search(text))
 
 
-def read_keys(source: str, caller: Caller) -> str:
+def read_keys(source: str, caller: Account) -> str:
     """Public keys of ``-k``: a path or URL; empty means the caller's ``~/.ssh/authorized_keys``.
 
     Raises:

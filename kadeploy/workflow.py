@@ -43,13 +43,20 @@ class Outcome:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Implementation:
+class Implementation(Protocol):
     """One way to do a macro-step: ``1 + retries`` tries of at most *timeout* seconds each (0: no limit)."""
 
-    name: str
-    retries: int = 0
-    timeout: int = 0
+    @property
+    def name(self) -> str:
+        """The playbook's name."""
+
+    @property
+    def retries(self) -> int:
+        """Additional tries."""
+
+    @property
+    def timeout(self) -> int:
+        """Seconds that a try may take."""
 
 
 Plan = Sequence[tuple[str, Sequence[Implementation]]]
@@ -68,14 +75,14 @@ class GoesOn:
 
 
 @dataclass(frozen=True)
-class Try:
+class Attempt:
     """One run of one implementation; *number* is unique in the workflow and starts at 1."""
 
     macro_step: str
     implementation: str
-    retry: int
-    timeout: int
-    number: int
+    retry: int = 0
+    timeout: int = 0
+    number: int = 1
     goes_on: GoesOn | None = None
     """For nodes that were LATE in this try."""
 
@@ -84,7 +91,7 @@ class Try:
 class Tried:
     """What a node went through: the attempt, how it ended for this node, and the seconds it took."""
 
-    attempt: Try
+    attempt: Attempt
     verdict: Verdict
     seconds: float
 
@@ -100,17 +107,17 @@ class Final:
     """The workflow was stopped before this node came to an end (its verdict is KO)."""
 
 
-Perform = Callable[[Try, tuple[str, ...]], Mapping[str, Outcome]]
+Perform = Callable[[Attempt, tuple[str, ...]], Mapping[str, Outcome]]
 """Does one attempt on some nodes and answers with their outcomes; it minds the time-out and the stop event itself."""
 
 
 class Observer(Protocol):
     """Who wants to know; called from the thread that runs the automaton, one call at a time."""
 
-    def started(self, attempt: Try, nodes: tuple[str, ...], /) -> None:
+    def started(self, attempt: Attempt, nodes: tuple[str, ...], /) -> None:
         """An attempt begins."""
 
-    def ended(self, attempt: Try, outcomes: Mapping[str, Outcome], seconds: float, /) -> None:
+    def ended(self, attempt: Attempt, outcomes: Mapping[str, Outcome], seconds: float, /) -> None:
         """An attempt is over; every one of its nodes has an outcome."""
 
     def finished(self, nodes: Mapping[str, Final], /) -> None:
@@ -149,7 +156,7 @@ class _End:
     """What a thread reports when its attempt is over."""
 
     place: _Place
-    attempt: Try
+    attempt: Attempt
     nodes: tuple[str, ...]
     outcomes: dict[str, Outcome]
     begun: float
@@ -195,12 +202,12 @@ class _Automaton:
     def _start(self, place: _Place, nodes: tuple[str, ...], goes_on: GoesOn | None = None) -> None:
         macro_step, implementations = self.plan[place.step]
         chosen = implementations[place.choice]
-        attempt = Try(macro_step, chosen.name, place.retry, chosen.timeout, next(self.numbers), goes_on)
+        attempt = Attempt(macro_step, chosen.name, place.retry, chosen.timeout, next(self.numbers), goes_on)
         self.observer.started(attempt, nodes)
         threading.Thread(target=self._attempt, args=(place, attempt, nodes), name=f"try-{attempt.number}").start()
         self.running += 1
 
-    def _attempt(self, place: _Place, attempt: Try, nodes: tuple[str, ...]) -> None:
+    def _attempt(self, place: _Place, attempt: Attempt, nodes: tuple[str, ...]) -> None:
         start = time.monotonic()
         missing = Outcome(Verdict.KO, f"{attempt.implementation}: no verdict")
         try:

@@ -22,7 +22,7 @@ from typing import BinaryIO, Literal, cast
 
 from kadeploy.boot import uploads
 from kadeploy.boot.profile import FILES_FOLDER
-from kadeploy.config.site import Boot
+from kadeploy.config.site import BootFolders
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import EnvironmentRefused, FileError
 from kadeploy.files import MEGA
@@ -65,7 +65,7 @@ def wanted(environment: Environment, method: Literal["chainload", "pure_pxe"]) -
 
 
 def provide(
-    environment: Environment, sha256: str, method: Literal["chainload", "pure_pxe"], boot: Boot, image: Image
+    environment: Environment, sha256: str, method: Literal["chainload", "pure_pxe"], boot: BootFolders, image: Image
 ) -> dict[str, str]:
     """Paths under *http_root* of the files that are `wanted`; they are taken out of *image* unless they are there.
 
@@ -123,7 +123,7 @@ def _take_out(
         aside.rmdir()
 
 
-def _forget_unused(boot: Boot, folder: Path) -> None:
+def _forget_unused(boot: BootFolders, folder: Path) -> None:
     """Remove boot files that no profile of any node mentions any more."""
     old = [path for path in folder.glob(f"{PREFIX}*") if time.time() - path.lstat().st_mtime > KEPT]
     if not old:

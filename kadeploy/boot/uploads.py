@@ -19,8 +19,8 @@ from typing import BinaryIO
 
 from kadeploy import files
 from kadeploy.boot.profile import FILES_FOLDER
-from kadeploy.caller import Caller
-from kadeploy.config.site import Boot
+from kadeploy.caller import Account
+from kadeploy.config.site import BootFolders
 from kadeploy.errors import ConfigError, FileError, OptionError
 from kadeploy.files import MEGA
 
@@ -30,7 +30,7 @@ IN_USE = 3600.0
 _NAME = re.compile(r"[A-Za-z0-9._+@=~-]{1,150}")
 
 
-def store(sources: Sequence[str], boot: Boot, caller: Caller, into: Path) -> list[str]:
+def store(sources: Sequence[str], boot: BootFolders, caller: Account, into: Path) -> list[str]:
     """Put *sources* (paths opened as *caller*, or http URLs, fetched into the folder *into*) where loaders find them.
 
     Returns their names under *http_root* and *tftp_root*. A file of the same name, the user's own, is replaced.
@@ -51,7 +51,7 @@ def store(sources: Sequence[str], boot: Boot, caller: Caller, into: Path) -> lis
     return [f"{FILES_FOLDER}/{name}" for name in names]
 
 
-def name_of(source: str, caller: Caller) -> str:
+def name_of(source: str, caller: Account) -> str:
     """Name of an uploaded file, as the wiki page has it (Kadeploy, use case 6).
 
     Raises:
@@ -66,7 +66,7 @@ def name_of(source: str, caller: Caller) -> str:
 
 
 @contextmanager
-def _opened(source: str, boot: Boot, caller: Caller, into: Path) -> Iterator[BinaryIO]:
+def _opened(source: str, boot: BootFolders, caller: Account, into: Path) -> Iterator[BinaryIO]:
     if files.is_url(source):
         local = files.fetch(source, into, caller, boot.uploads_max_mb * MEGA)
         with local.path.open("rb") as stream:
@@ -80,7 +80,7 @@ def _opened(source: str, boot: Boot, caller: Caller, into: Path) -> Iterator[Bin
 
 
 @contextmanager
-def locked(boot: Boot) -> Iterator[Path]:
+def locked(boot: BootFolders) -> Iterator[Path]:
     """The folder of boot files under *http_root*, for this process alone.
 
     Raises:
@@ -144,7 +144,7 @@ def _link(path: Path, other: Path) -> None:
     temporary.unlink(missing_ok=True)  # rename(2) leaves it when both are links to one file
 
 
-def _make_room(boot: Boot, folder: Path, name: str, source: str, size: int) -> None:
+def _make_room(boot: BootFolders, folder: Path, name: str, source: str, size: int) -> None:
     """Remove files that nobody used for long until *size* bytes more fit."""
     limit = boot.uploads_max_mb * MEGA
     others = [(path, path.lstat()) for path in folder.glob(f"{PREFIX}*") if path.name != name]

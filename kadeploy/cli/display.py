@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from kadeploy.nodeset import fold, natural_key
-from kadeploy.workflow import Final, Outcome, Plan, Try, Verdict
+from kadeploy.workflow import Attempt, Final, Outcome, Plan, Verdict
 
 TITLES = {"deploy": "Deployment", "reboot": "Reboot", "power": "Power operation"}
 DONE = {"deploy": "deployed", "reboot": "rebooted", "power": "switched"}
@@ -56,7 +56,7 @@ class Shown(Protocol):
 class _Set:
     """Nodes that go through an attempt together."""
 
-    attempt: Try
+    attempt: Attempt
     nodes: tuple[str, ...]
     begun: float
     step: str = ""
@@ -103,13 +103,13 @@ class Display:
         for reason, names in _by_word(reasons).items():
             self.say(0, f"left out: {fold(names)}: {reason}")
 
-    def attempt_started(self, attempt: Try, names: tuple[str, ...]) -> None:
+    def attempt_started(self, attempt: Attempt, names: tuple[str, ...]) -> None:
         """A macro-step begins."""
         with self._lock:
             self._sets[attempt.number] = _Set(attempt, names, time.monotonic())
         self.say(1, f"{_title(attempt)} {'continues' if attempt.goes_on else 'begins'} on {fold(names)}")
 
-    def attempt_ended(self, attempt: Try, outcomes: Mapping[str, Outcome], seconds: float) -> None:
+    def attempt_ended(self, attempt: Attempt, outcomes: Mapping[str, Outcome], seconds: float) -> None:
         """A macro-step is over: its nodes part."""
         with self._lock:
             self._end_step(attempt)
@@ -125,7 +125,7 @@ class Display:
             for reason, names in _by_word(said).items():
                 self.say(1, f"{_title(attempt)} {word} {fold(names)}: {reason}")
 
-    def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+    def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
         """A micro-step begins."""
         with self._lock:
             self._end_step(attempt)
@@ -133,7 +133,7 @@ class Display:
                 group.step, group.step_begun = micro_step, time.monotonic()
         self.say(3, f"{attempt.implementation}: {micro_step} on {fold(names)}")
 
-    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
+    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
         """A task of a micro-step has ended."""
         bad = {name: outcome for name, outcome in outcomes.items() if outcome.verdict is not Verdict.OK}
         with self._lock:
@@ -186,7 +186,7 @@ class Display:
             ended = {name: words[final.verdict] for name, final in self._finals.items()}
         return lines + [f"{word}: {fold(names)}" for word, names in _by_word(ended).items()]
 
-    def _end_step(self, attempt: Try) -> None:
+    def _end_step(self, attempt: Attempt) -> None:
         group = self._sets.get(attempt.number)
         if group and group.step:
             seconds = time.monotonic() - group.step_begun
@@ -250,7 +250,7 @@ class Display:
         return table
 
 
-def progress(folder: Path, attempt: Try) -> float | None:
+def progress(folder: Path, attempt: Attempt) -> float | None:
     """How much of the image has arrived, 0 to 1, from the attempt's ``progress.json``; None when nobody tells."""
     for path in folder.glob(f"{attempt.number:02d}-*/progress.json"):
         try:
@@ -303,7 +303,7 @@ def report_lines(
     return lines
 
 
-def _title(attempt: Try) -> str:
+def _title(attempt: Attempt) -> str:
     return f"{attempt.implementation} (retry {attempt.retry})" if attempt.retry else attempt.implementation
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kadeploy import files
-from kadeploy.caller import Caller, caller
+from kadeploy.caller import Account, caller
 from kadeploy.cli import completion, operation, shell
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import Configuration, load_configuration
@@ -195,7 +195,7 @@ def kadeploy3(
 
 
 def _environment(
-    site: Site, who: Caller, *, file: str | None, name: str | None, version: int | None, owner: str | None
+    site: Site, who: Account, *, file: str | None, name: str | None, version: int | None, owner: str | None
 ) -> Environment:
     """The environment of ``-a`` or ``-e``."""
     if file is not None and name is not None:
@@ -217,7 +217,7 @@ def _whole_device(block_device: str | None, partition: int | None, boot_partitio
     return bool(block_device) and partition is None and boot_partition is not None
 
 
-def _custom_operations(path: str | None, who: Caller, configuration: Configuration) -> tuple[CustomOperation, ...]:
+def _custom_operations(path: str | None, who: Account, configuration: Configuration) -> tuple[CustomOperation, ...]:
     return custom.load(path, who, configuration.folder) if path else ()
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, cast
 import typer
 
 from kadeploy import files
-from kadeploy.caller import Caller, caller
+from kadeploy.caller import Account, caller
 from kadeploy.cli import completion, operation, shell
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import Configuration, load_configuration
@@ -180,7 +180,7 @@ def _require_use(kind: RebootKind, given: dict[str, object]) -> None:
 
 
 def _environment(
-    site: Site, who: Caller, name: str | None, version: int | None, owner: str | None
+    site: Site, who: Account, name: str | None, version: int | None, owner: str | None
 ) -> Environment | None:
     return environments.find(site, who.name, name, version, owner) if name else None
 

@@ -20,17 +20,18 @@ import typer
 from kadeploy import files
 from kadeploy.boot import profile
 from kadeploy.boot.profile import NODE_PATTERN
-from kadeploy.caller import Caller, as_user, caller
+from kadeploy.caller import Account, as_user, caller
 from kadeploy.cli import shell
 from kadeploy.cli.display import Display, Shown, plan_lines, report_lines
+from kadeploy.config.cluster import address
 from kadeploy.errors import FileError, Interrupted, KadeployError, NodeListError, OptionError
 from kadeploy.nodeset import fold
 from kadeploy.operations import staging
 from kadeploy.operations.admission import Work
 from kadeploy.operations.launch import Report, launch
 from kadeploy.remote import hostkeys
-from kadeploy.runner import inventory, playbooks, player
-from kadeploy.runner.request import Request, profile_sources
+from kadeploy.runner import playbooks, player
+from kadeploy.runner.request import Assignment, profile_sources
 from kadeploy.state import database
 from kadeploy.workflow import Plan
 
@@ -137,7 +138,7 @@ def nodes(machines: Sequence[str] | None, lists: Sequence[str] | None) -> tuple[
     return tuple(names)
 
 
-def singularities(path: str | None, who: Caller) -> dict[str, str]:
+def singularities(path: str | None, who: Account) -> dict[str, str]:
     """Value by node of ``--set-pxe-pattern``: lines ``node,value``; blank lines and ``#`` comments do not count.
 
     Raises:
@@ -155,7 +156,7 @@ def singularities(path: str | None, who: Caller) -> dict[str, str]:
     return values
 
 
-def check_script(path: str, who: Caller) -> None:
+def check_script(path: str, who: Account) -> None:
     """Refuse a script of ``-s`` that the caller cannot run.
 
     Raises:
@@ -166,7 +167,7 @@ def check_script(path: str, who: Caller) -> None:
             raise FileError(f"-s {path}: not a file that you can read and execute. Try chmod +x {path}.")
 
 
-def run_script(path: str, who: Caller) -> None:
+def run_script(path: str, who: Account) -> None:
     """Run the script of ``-s`` as the caller; how it ends is told and changes nothing."""
     command = [os.path.abspath(path)]  # noqa: PTH100 - the name as the caller gave it, links not resolved
     try:
@@ -181,7 +182,7 @@ def run_script(path: str, who: Caller) -> None:
         print(f"The script {path} ended with status {done.returncode}")
 
 
-def boot_profile(path: str, who: Caller) -> str:
+def boot_profile(path: str, who: Account) -> str:
     """Text of the boot profile of ``-w``.
 
     Raises:
@@ -210,7 +211,7 @@ def write_host_keys(path: str, work: Work, report: Report) -> None:
     """Fill the file of ``--known-hosts`` with the keys of the nodes that run their new system."""
     ready = set(report.ok) - set(report.at_breakpoint)
     addresses = {
-        node.name: node.vlan_address or inventory.address(request, node)
+        node.name: node.vlan_address or address(request.site, node)
         for request in work.requests.values()
         for node in request.nodes
         if node.name in ready
@@ -236,7 +237,7 @@ def show(work: Work) -> int:
     return 0
 
 
-def _profile_lines(request: Request, plan: Plan) -> list[str]:
+def _profile_lines(request: Assignment, plan: Plan) -> list[str]:
     """The boot profiles that *plan* would write, nodes with the same text together."""
     known = (player.find(way.name, Path(request.config_dir)) for _, ways in plan for way in ways)
     boots = dict.fromkeys(boot for path in known if path for boot in playbooks.boots(path))

@@ -9,6 +9,7 @@ import msgspec
 
 from kadeploy.config.file import Struct
 from kadeploy.config.partition import Partition
+from kadeploy.config.site import Site
 from kadeploy.errors import NodeListError
 from kadeploy.nodeset import expand
 
@@ -93,10 +94,11 @@ class AdminArchive(Struct, frozen=True, kw_only=True):
     script: str = "none"
 
 
-class Implementation(Struct, frozen=True, kw_only=True):
+class Implementation(Struct, frozen=True, kw_only=True, rename={"name": "implementation"}):
     """One way to do a macro-step: tried ``1 + retries`` times, each at most *timeout* seconds (0: no limit)."""
 
-    implementation: str
+    name: str
+    """Its playbook's; the key in the file is ``implementation``."""
     retries: int = 0
     timeout: int = 0
 
@@ -121,11 +123,11 @@ class Node(Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_MACRO_STEPS: dict[str, tuple[Implementation, ...]] = {
-    "SetDeploymentEnv": (Implementation(implementation="SetDeploymentEnvUntrusted", retries=1, timeout=600),),
-    "BroadcastEnv": (Implementation(implementation="BroadcastEnvChain", retries=1, timeout=900),),
+    "SetDeploymentEnv": (Implementation(name="SetDeploymentEnvUntrusted", retries=1, timeout=600),),
+    "BroadcastEnv": (Implementation(name="BroadcastEnvChain", retries=1, timeout=900),),
     "BootNewEnv": (
-        Implementation(implementation="BootNewEnvClassical", retries=0, timeout=600),
-        Implementation(implementation="BootNewEnvHardReboot", retries=1, timeout=600),
+        Implementation(name="BootNewEnvClassical", retries=0, timeout=600),
+        Implementation(name="BootNewEnvHardReboot", retries=1, timeout=600),
     ),
 }
 
@@ -178,6 +180,11 @@ class Cluster(Struct, frozen=True, kw_only=True):
     def members(self) -> dict[str, Node]:
         """Nodes by name."""
         return {node.name: node for part in self.nodes for node in _members(part, self.power)}
+
+
+def address(site: Site, node: Node) -> str:
+    """Where *node* answers: its address, or its name when the site resolves names."""
+    return node.address if site.use_address and node.address else node.name
 
 
 def _members(part: NodeRange, power: Power) -> list[Node]:

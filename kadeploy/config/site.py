@@ -22,7 +22,7 @@ class Ssh(Struct, frozen=True, kw_only=True):
     """Seconds until a connection attempt is given up."""
 
 
-class Boot(Struct, frozen=True, kw_only=True):
+class BootFolders(Struct, frozen=True, kw_only=True):
     """Where loaders find their files."""
 
     tftp_root: str
@@ -83,7 +83,7 @@ class Site(Struct, frozen=True, kw_only=True):
     server_address: str
     """Address of the controller as nodes reach it."""
     ssh: Ssh
-    boot: Boot
+    boot: BootFolders
     database: str = ""
     """``sqlite:///PATH``, ``postgresql://…`` or ``mysql://…``; empty means SQLite in *state_dir*."""
     rights: Literal["db", "dummy"] = "db"

@@ -15,7 +15,7 @@ import msgspec
 import yaml
 
 from kadeploy import files
-from kadeploy.caller import Caller
+from kadeploy.caller import Account
 from kadeploy.environments.environment import Archive, ArchiveKind, Environment, ImageKind, Struct
 from kadeploy.errors import EnvironmentRefused, FileError
 
@@ -44,7 +44,7 @@ _CONTENT_TYPES = (
 """What a web server may call a description; ``text/html`` would be an error page."""
 
 
-def load(source: str, who: Caller) -> list[Environment]:
+def load(source: str, who: Account) -> list[Environment]:
     """Read the environments described in a file or at a URL, with the rights of *who*; ``-`` is standard input.
 
     Raises:

@@ -36,7 +36,7 @@ OPERATIONS: Mapping[str, Callable[[Machine], Awaitable[None]]] = {
 """What can be done to a machine."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct, frozen=True):
     """One line on the socket."""
 
     operation: str
@@ -94,7 +94,7 @@ class Supervisor:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            answer = await self._answer(msgspec.json.decode(await reader.readline(), type=Request))
+            answer = await self._answer(msgspec.json.decode(await reader.readline(), type=Call))
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
         except (msgspec.MsgspecError, ValueError) as error:
@@ -104,8 +104,8 @@ class Supervisor:
         finally:
             writer.close()
 
-    async def _answer(self, request: Request) -> dict[str, Any]:
-        operation, name = request.operation, request.node
+    async def _answer(self, call: Call) -> dict[str, Any]:
+        operation, name = call.operation, call.node
         if operation == "status" and not name:
             return self._status()
         machine = self._machines.get(name)
@@ -118,7 +118,7 @@ class Supervisor:
                 except MachineError as error:
                     say(f"{name}: {operation} failed: {error}")
                     return {"ok": False, "error": f"{name}: {operation}: {error}"}
-            say(f"{name}: {operation} (asked by {request.by})")
+            say(f"{name}: {operation} (asked by {call.by})")
         return {"ok": True, "on": machine.running}
 
     def _status(self) -> dict[str, Any]:

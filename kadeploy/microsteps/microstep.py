@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kadeploy.config.cluster import address
 from kadeploy.errors import KadeployError
 from kadeploy.microsteps.memory import Begun, Memory
 from kadeploy.remote.fanout import Remote, Target, on_all
-from kadeploy.runner.inventory import address
 from kadeploy.runner.request import CustomOperation, Request
 from kadeploy.workflow import Outcome, Verdict
 
@@ -48,7 +48,7 @@ class MicroStep:
         """The members' ssh servers."""
         port = self.request.site.ssh.port
         known = {node.name: node for node in self.request.nodes}
-        return [Target(name, address(self.request, known[name]), port, pinned) for name in self.members]
+        return [Target(name, address(self.request.site, known[name]), port, pinned) for name in self.members]
 
     def only(self, members: tuple[str, ...]) -> MicroStep:
         """The same for fewer nodes."""

@@ -15,8 +15,8 @@ from typing import Literal
 import msgspec
 
 from kadeploy.boot.profile import NODE_PATTERN
-from kadeploy.caller import Caller
-from kadeploy.config.cluster import Cluster
+from kadeploy.caller import Account
+from kadeploy.config.cluster import Cluster, Implementation
 from kadeploy.config.folder import Configuration
 from kadeploy.config.partition import split_partition
 from kadeploy.config.site import Site
@@ -27,10 +27,10 @@ from kadeploy.nodeset import fold
 from kadeploy.operations import plan
 from kadeploy.operations.plan import Steps
 from kadeploy.runner import playbooks
-from kadeploy.runner.request import Attempt, Boot, Options, Request, RequestNode
+from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode
 from kadeploy.state import journal, rights
 from kadeploy.state.nodes import NO_ENVIRONMENT, Named, State
-from kadeploy.workflow import Implementation, Plan
+from kadeploy.workflow import Plan
 
 RebootKind = Literal["simple_reboot", "set_pxe", "deploy_env", "env_recorded"]
 Level = Literal["soft", "hard", "very_hard"]
@@ -44,7 +44,7 @@ PowerOperation = Literal["on", "off", "status"]
 class DeployRequest:
     """What ``kadeploy3`` asks for."""
 
-    caller: Caller
+    caller: Account
     nodes: tuple[str, ...]
     environment: Environment
     anonymous: bool = False
@@ -61,7 +61,7 @@ class DeployRequest:
 class RebootRequest:
     """What ``kareboot3`` asks for."""
 
-    caller: Caller
+    caller: Account
     nodes: tuple[str, ...]
     kind: RebootKind
     level: Level = "soft"
@@ -77,7 +77,7 @@ class RebootRequest:
 class PowerRequest:
     """What ``kapower3`` asks for."""
 
-    caller: Caller
+    caller: Account
     nodes: tuple[str, ...]
     operation: PowerOperation
     level: Level = "soft"
@@ -108,13 +108,13 @@ class Work:
 
     wid: str
     operation: journal.Operation
-    caller: Caller
+    caller: Account
     configuration: Configuration
     groups: Mapping[str, tuple[str, ...]]
     """Nodes by cluster."""
     plans: Mapping[str, Plan]
     """By cluster."""
-    requests: Mapping[str, Request]
+    requests: Mapping[str, Assignment]
     """By cluster: what all its attempts have in common."""
     states: States
     environment: Environment | None = None
@@ -175,10 +175,10 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         _fits(each)
         chosen, changes = plan.deployment(each.cluster, environment, options.no_kexec, request.force_steps)
         for way in (way for ways in chosen.values() for way in ways):
-            playbooks.require_implementation(way.implementation, configuration.folder)
+            playbooks.require_implementation(way.name, configuration.folder)
         if options.breakpoint:
             plan.check_breakpoint(options.breakpoint, chosen, configuration.folder)
-        plans[name] = plan.for_automaton(chosen)
+        plans[name] = tuple(chosen.items())
         notes += [f"{name}: {change}" for change in changes]
     _singular(options, request.nodes)
     kept = NO_ENVIRONMENT if request.anonymous else environment
@@ -203,7 +203,7 @@ def _on_default_partition(options: Options, environment: Environment) -> Options
     return msgspec.structs.replace(options, block_device=device, partition=number, whole_device=number is None)
 
 
-def _fits(request: Request) -> None:
+def _fits(request: Assignment) -> None:
     """Refuse options that make no sense on this cluster."""
     options, cluster, environment = request.options, request.cluster, request.environment
     for expression in filter(None, (options.reboot_timeout, options.kexec_timeout)):
@@ -236,11 +236,11 @@ def _singular(options: Options, names: Sequence[str]) -> None:
 
 # --- reboot and power -----------------------------------------------------------------------------------------------
 
-REBOOTS: Mapping[RebootKind, tuple[str, Boot]] = {
-    "simple_reboot": ("RebootSimple", Boot(kind="none", target="user")),
-    "set_pxe": ("RebootSetPxe", Boot(kind="custom", target="user")),
-    "deploy_env": ("RebootDeployEnv", Boot(kind="deploy", target="deploy")),
-    "env_recorded": ("RebootRecordedEnv", Boot(kind="deployed", target="user")),
+REBOOTS: Mapping[RebootKind, tuple[str, NextBoot]] = {
+    "simple_reboot": ("RebootSimple", NextBoot(kind="none", target="user")),
+    "set_pxe": ("RebootSetPxe", NextBoot(kind="custom", target="user")),
+    "deploy_env": ("RebootDeployEnv", NextBoot(kind="deploy", target="deploy")),
+    "env_recorded": ("RebootRecordedEnv", NextBoot(kind="deployed", target="user")),
 }
 """Playbook and boot of each kind of reboot."""
 
@@ -265,7 +265,7 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
     )
 
 
-def _reboot_states(request: RebootRequest, requests: Mapping[str, Request]) -> States:
+def _reboot_states(request: RebootRequest, requests: Mapping[str, Assignment]) -> States:
     if request.kind == "deploy_env":
         return States("rebooting", "deploy_env", "reboot_failed", ok_environment=NO_ENVIRONMENT)
     if request.kind == "env_recorded":
@@ -279,7 +279,7 @@ def power(request: PowerRequest, configuration: Configuration) -> Work:
     """Admit a power operation; raises as `deploy` does."""
     options = Options(debug=request.debug or request.operation == "status")
     parts = _Parts(configuration, request.caller, request.nodes, options)
-    boot = Boot(level=request.level, wait=request.wait)
+    boot = NextBoot(level=request.level, wait=request.wait)
     requests = parts.requests("power", boot=boot, power=request.operation)
     states = (
         States(None, None, None) if request.operation == "status" else States("powering", "powered", "power_failed")
@@ -294,7 +294,7 @@ def power(request: PowerRequest, configuration: Configuration) -> Work:
 
 def _single(macro_step: str, implementation: str) -> Plan:
     """One macro-step, tried once, without a limit of its own."""
-    return ((macro_step, (Implementation(implementation),)),)
+    return ((macro_step, (Implementation(name=implementation),)),)
 
 
 # --- what all requests have in common -------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def _single(macro_step: str, implementation: str) -> Plan:
 class _Parts:
     """Nodes by cluster, and what requests and work are made of; refuses unknown nodes."""
 
-    def __init__(self, configuration: Configuration, caller: Caller, nodes: Sequence[str], options: Options) -> None:
+    def __init__(self, configuration: Configuration, caller: Account, nodes: Sequence[str], options: Options) -> None:
         self.configuration = configuration
         self.caller = caller
         self.options = options
@@ -313,21 +313,19 @@ class _Parts:
         self,
         operation: journal.Operation,
         environment: Environment | None = None,
-        boot: Boot = Boot(),  # noqa: B008 - frozen
+        boot: NextBoot = NextBoot(),  # noqa: B008 - frozen
         power: str = "",
-    ) -> dict[str, Request]:
+    ) -> dict[str, Assignment]:
         """A request per cluster, once the caller's rights on its partition have been checked."""
         site = self.configuration.site
         wid = journal.new_workflow_id(operation)
         made = {
-            name: Request(
-                workflow=wid,
+            name: Assignment(
+                wid=wid,
                 operation=operation,
                 user=self.caller.name,
                 config_dir=str(self.configuration.folder.resolve()),
-                run_dir="",
                 workflow_dir=str(run_folder(site, wid)),
-                attempt=Attempt(macro_step="", implementation=""),
                 site=msgspec.structs.replace(site, database=""),
                 cluster=self.configuration.clusters[name],
                 environment=environment,
@@ -342,11 +340,13 @@ class _Parts:
             rights.require(site, self.caller.name, self.groups[name], request.deploy_part)
         return made
 
-    def work(self, requests: Mapping[str, Request], plans: Mapping[str, Plan], states: States, **more: object) -> Work:
+    def work(
+        self, requests: Mapping[str, Assignment], plans: Mapping[str, Plan], states: States, **more: object
+    ) -> Work:
         """All of it together."""
         first = next(iter(requests.values()))
         return Work(
-            wid=first.workflow,
+            wid=first.wid,
             operation=first.operation,
             caller=self.caller,
             configuration=self.configuration,

@@ -18,7 +18,7 @@ import msgspec
 import yaml
 
 from kadeploy import files
-from kadeploy.caller import Caller
+from kadeploy.caller import Account
 from kadeploy.config.file import Struct
 from kadeploy.config.timeouts import MAX_SECONDS
 from kadeploy.errors import FileError, OptionError
@@ -36,7 +36,7 @@ ALIASES: Mapping[tuple[str, str], str] = {("BootNewEnvKexec", "reboot"): "kexec"
 When = Literal["pre", "substitute", "post"]
 
 
-def load(path: str, who: Caller, config_dir: Path) -> tuple[CustomOperation, ...]:
+def load(path: str, who: Account, config_dir: Path) -> tuple[CustomOperation, ...]:
     """Read the operations in the file *path*; it and the files that it names are opened with the rights of *who*.
 
     Raises:
@@ -47,19 +47,19 @@ def load(path: str, who: Caller, config_dir: Path) -> tuple[CustomOperation, ...
     return parse(files.read_text(path, who), source=source, who=who, config_dir=config_dir)
 
 
-def parse(text: str, *, source: str, who: Caller, config_dir: Path) -> tuple[CustomOperation, ...]:
+def parse(text: str, *, source: str, who: Account, config_dir: Path) -> tuple[CustomOperation, ...]:
     """The operations that *text* describes, in its order; *source* is where it came from (see `load`)."""
     content = text.removeprefix("\ufeff")
-    desk = _Desk(source, who, config_dir)
-    return tuple(_from_lines(content, desk) if _LINES.search(content) else _from_yaml(content, desk))
+    checks = _Checks(source, who, config_dir)
+    return tuple(_from_lines(content, checks) if _LINES.search(content) else _from_yaml(content, checks))
 
 
 @dataclass(frozen=True)
-class _Desk:
+class _Checks:
     """Checks what both forms have in common."""
 
     source: str
-    who: Caller
+    who: Account
     config_dir: Path
 
     @cached_property
@@ -133,31 +133,31 @@ _NEXT = re.compile(r",\s*(?=(?:send|exec)%)")
 """A comma that another operation follows; other commas belong to a command."""
 
 
-def _from_lines(text: str, desk: _Desk) -> Iterator[CustomOperation]:
+def _from_lines(text: str, checks: _Checks) -> Iterator[CustomOperation]:
     for number, line in enumerate(text.split("\n"), start=1):
         content = line.strip()
         if not content or content.startswith("#"):
             continue
         match = _LINE.match(content)
         if not match:
-            raise desk.refusal(number, "expected Macro,micro@send%file%folder,exec%command%.")
-        implementation, micro_step = desk.step(number, match[1], match[2])
+            raise checks.refusal(number, "expected Macro,micro@send%file%folder,exec%command%.")
+        implementation, micro_step = checks.step(number, match[1], match[2])
         for part in _NEXT.split(match[3]):
-            fields = _fields(part.strip(), number, desk)
+            fields = _fields(part.strip(), number, checks)
             operation = CustomOperation(implementation=implementation, micro_step=micro_step, **fields)
-            yield desk.check(number, operation)
+            yield checks.check(number, operation)
 
 
-def _fields(part: str, line: int, desk: _Desk) -> dict[str, Any]:
+def _fields(part: str, line: int, checks: _Checks) -> dict[str, Any]:
     """The command of exec may hold percent signs: its end is the last one."""
     action, _, rest = part.partition("%")
     argument, percent, folder = rest.rpartition("%")
     if action not in ("send", "exec") or not percent:
-        raise desk.refusal(line, f"expected send%file%folder or exec%command%, found {part!r}.")
+        raise checks.refusal(line, f"expected send%file%folder or exec%command%, found {part!r}.")
     if action == "send":
         return {"action": "send", "file": argument.strip(), "destination": folder.strip()}
     if folder.strip():
-        raise desk.refusal(line, f"exec%command% ends with a percent sign, found {folder!r} behind it.")
+        raise checks.refusal(line, f"exec%command% ends with a percent sign, found {folder!r} behind it.")
     return {"action": "exec", "command": argument}
 
 
@@ -188,26 +188,26 @@ class _MicroStep(Struct, frozen=True, kw_only=True, rename={"pre": "pre-ops", "p
 _WHEN: tuple[When, ...] = ("pre", "substitute", "post")
 
 
-def _from_yaml(text: str, desk: _Desk) -> Iterator[CustomOperation]:
+def _from_yaml(text: str, checks: _Checks) -> Iterator[CustomOperation]:
     try:
         lines = _key_lines(yaml.compose(text, Loader=SafeLoader))
         found = msgspec.convert(yaml.load(text, Loader=SafeLoader), dict[str, dict[str, _MicroStep]])
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise OptionError(
-            f"{desk.source}: neither lines Macro,micro@exec%command% nor YAML of custom operations: {reason}."
+            f"{checks.source}: neither lines Macro,micro@exec%command% nor YAML of custom operations: {reason}."
         ) from error
     for macro, micros in found.items():
         for micro, operations in micros.items():
             line = lines.get((macro, micro), 1)
-            implementation, micro_step = desk.step(line, macro, micro)
+            implementation, micro_step = checks.step(line, macro, micro)
             for when in _WHEN:
                 for each in getattr(operations, when):
                     fields = {name: getattr(each, name) for name in _COMMON}
                     operation = CustomOperation(
                         implementation=implementation, micro_step=micro_step, when=when, **fields
                     )
-                    yield desk.check(line, operation)
+                    yield checks.check(line, operation)
 
 
 _COMMON = tuple(name for name in _Operation.__struct_fields__ if name in CustomOperation.__struct_fields__)

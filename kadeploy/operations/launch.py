@@ -28,7 +28,7 @@ from kadeploy.runner.player import Player, end_processes
 from kadeploy.state import journal, nodes
 from kadeploy.state.journal import LogRow
 from kadeploy.state.nodes import NO_ENVIRONMENT, Named, State
-from kadeploy.workflow import Final, Outcome, Try, Verdict
+from kadeploy.workflow import Attempt, Final, Outcome, Verdict
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class Listener(Protocol):
     def left_out(self, reasons: Mapping[str, str]) -> None:
         """Nodes that take no part, and why."""
 
-    def attempt_started(self, attempt: Try, names: tuple[str, ...]) -> None:
+    def attempt_started(self, attempt: Attempt, names: tuple[str, ...]) -> None:
         """A macro-step begins for these nodes."""
 
-    def attempt_ended(self, attempt: Try, outcomes: Mapping[str, Outcome], seconds: float) -> None:
+    def attempt_ended(self, attempt: Attempt, outcomes: Mapping[str, Outcome], seconds: float) -> None:
         """A macro-step is over for these nodes."""
 
-    def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+    def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
         """A micro-step begins for these nodes."""
 
-    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
+    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
         """A task of a micro-step has ended."""
 
     def finished(self, finals: Mapping[str, Final]) -> None:
@@ -246,13 +246,13 @@ class _Desk:
         self._set_state(work.names, work.states.begun, work.states.environment)
         self.listener.began(work)
 
-    def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+    def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
         journal.micro_step(self.work.wid, names, attempt.implementation, micro_step)
         if micro_step in _REBOOTING:
             journal.node_state(self.work.wid, names, "reboot_in_progress")
         self.listener.step_started(attempt, micro_step, names)
 
-    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
+    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
         ko = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.KO]
         if micro_step == "wait_reboot":
             there = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.OK]
@@ -315,19 +315,19 @@ class _Reporter:
 
     desk: _Desk
 
-    def started(self, attempt: Try, names: tuple[str, ...]) -> None:
+    def started(self, attempt: Attempt, names: tuple[str, ...]) -> None:
         self.desk.put(lambda: self.desk.listener.attempt_started(attempt, names))
 
-    def ended(self, attempt: Try, outcomes: Mapping[str, Outcome], seconds: float) -> None:
+    def ended(self, attempt: Attempt, outcomes: Mapping[str, Outcome], seconds: float) -> None:
         self.desk.put(lambda: self.desk.listener.attempt_ended(attempt, outcomes, seconds))
 
     def finished(self, finals: Mapping[str, Final]) -> None:
         self.desk.put(lambda: self.desk.finished(finals))
 
-    def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+    def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
         self.desk.put(lambda: self.desk.step_started(attempt, micro_step, names))
 
-    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
+    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
         self.desk.put(lambda: self.desk.step_result(attempt, micro_step, outcomes))
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from kadeploy import workflow
 from kadeploy.config.cluster import Cluster, Implementation
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
@@ -51,14 +50,6 @@ def deployment(
     return steps, notes
 
 
-def for_automaton(steps: Steps) -> workflow.Plan:
-    """*steps* as the automaton takes them."""
-    return tuple(
-        (name, tuple(workflow.Implementation(way.implementation, way.retries, way.timeout) for way in ways))
-        for name, ways in steps.items()
-    )
-
-
 def _why_no_kexec(cluster: Cluster, environment: Environment, asked: bool) -> str:
     """Why kexec is out of the question; empty when it is not."""
     if asked:
@@ -76,18 +67,18 @@ def _with(steps: Mapping[str, Ways], name: str, change: Callable[[Ways], Ways]) 
 
 def _without(ways: Ways, unwanted: str, substitute: str) -> Ways:
     """*ways* with *substitute* where *unwanted* was, or simply without it when *substitute* is among them anyway."""
-    if any(way.implementation == substitute for way in ways):
-        return tuple(way for way in ways if way.implementation != unwanted)
-    return tuple(_slower(way, substitute) if way.implementation == unwanted else way for way in ways)
+    if any(way.name == substitute for way in ways):
+        return tuple(way for way in ways if way.name != unwanted)
+    return tuple(_slower(way, substitute) if way.name == unwanted else way for way in ways)
 
 
 def _slower(way: Implementation, name: str) -> Implementation:
     timeout = way.timeout + FIRMWARE if way.timeout else 0
-    return msgspec.structs.replace(way, implementation=name, timeout=timeout)
+    return msgspec.structs.replace(way, name=name, timeout=timeout)
 
 
 def _renamed(way: Implementation, name: str) -> Implementation:
-    return msgspec.structs.replace(way, implementation=name)
+    return msgspec.structs.replace(way, name=name)
 
 
 # --- --force-steps ------------------------------------------------------------------------------------------------
@@ -123,7 +114,7 @@ def _forced(way: str, step: str, config_dir: Path) -> Implementation:
     playbooks.require_implementation(name, config_dir)
     if playbooks.generic(name) != step:
         raise OptionError(f"--force-steps: {name} is not an implementation of {step}.")
-    return Implementation(implementation=name, retries=int(match[2]), timeout=int(match[3]))
+    return Implementation(name=name, retries=int(match[2]), timeout=int(match[3]))
 
 
 # --- --breakpoint -------------------------------------------------------------------------------------------------
@@ -139,9 +130,9 @@ def check_breakpoint(text: str, plan: Mapping[str, Sequence[Implementation]], co
     known = playbooks.implementations(config_dir)
     if macro not in known and macro not in MACRO_STEPS:
         playbooks.require_implementation(macro, config_dir)
-    used = [way.implementation for step, ways in plan.items() for way in ways if macro in (step, way.implementation)]
+    used = [way.name for step, ways in plan.items() for way in ways if macro in (step, way.name)]
     if not used:
-        ways = [way.implementation for ways in plan.values() for way in ways]
+        ways = [way.name for ways in plan.values() for way in ways]
         raise OptionError(f"--breakpoint: {macro} is not used by this deployment, which uses {', '.join(ways)}.")
     steps = dict.fromkeys(name for way in used if way in known for name in playbooks.micro_steps(known[way]))
     if (colon or micro) and micro not in steps:

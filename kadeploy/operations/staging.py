@@ -13,22 +13,22 @@ import msgspec
 
 from kadeploy import files
 from kadeploy.boot import kernels, uploads
-from kadeploy.caller import Caller
+from kadeploy.caller import Account
 from kadeploy.config.cluster import AdminArchive
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment
 from kadeploy.errors import ConfigError, FileError
 from kadeploy.files import MEGA, LocalFile
-from kadeploy.runner.request import LocalArchive, LocalImage, Request
+from kadeploy.runner.request import Assignment, LocalArchive, LocalImage
 from kadeploy.state.environments import require_unchanged
 
-ROOT = Caller("root", 0, 0, Path("/root"))
+ROOT = Account("root", 0, 0, Path("/root"))
 """Whose rights count for the administrator's own archives."""
 
 
 def stage(
-    requests: Mapping[str, Request], folder: Path, caller: Caller, uploaded: Sequence[str] = ()
-) -> dict[str, Request]:
+    requests: Mapping[str, Assignment], folder: Path, caller: Account, uploaded: Sequence[str] = ()
+) -> dict[str, Assignment]:
     """*requests* (by cluster) with the files that nodes will get; what comes over http goes under *folder*.
 
     *uploaded* are paths and URLs of files that the boot loader shall find (``-x``).
@@ -49,7 +49,9 @@ def stage(
     return staged
 
 
-def rehearse(requests: Mapping[str, Request], caller: Caller, uploaded: Sequence[str] = ()) -> dict[str, Request]:
+def rehearse(
+    requests: Mapping[str, Assignment], caller: Account, uploaded: Sequence[str] = ()
+) -> dict[str, Assignment]:
     """What `stage` would answer, with all its checks; of the files nothing is kept.
 
     Raises:
@@ -81,11 +83,11 @@ def _folder_aside(site: Site) -> Iterator[Path]:
 class _Shelf:
     """Fetches each file once."""
 
-    caller: Caller
+    caller: Account
     into: Path
     fetched: dict[str, LocalFile] = field(default_factory=dict)
 
-    def get(self, source: str, request: Request, limit_mb: int = 0, caller: Caller | None = None) -> LocalFile:
+    def get(self, source: str, request: Assignment, limit_mb: int = 0, caller: Account | None = None) -> LocalFile:
         if source not in self.fetched:
             cache = request.site.state / "cache"
             who = caller or self.caller
@@ -93,7 +95,7 @@ class _Shelf:
         return self.fetched[source]
 
 
-def _with_environment(request: Request, shelf: _Shelf) -> Request:
+def _with_environment(request: Assignment, shelf: _Shelf) -> Assignment:
     environment, cluster = request.environment, request.cluster
     if environment is None:
         return request
@@ -109,7 +111,7 @@ def _with_environment(request: Request, shelf: _Shelf) -> Request:
     )
 
 
-def _with_boot_files(request: Request, shelf: _Shelf) -> Request:
+def _with_boot_files(request: Assignment, shelf: _Shelf) -> Assignment:
     """Have kernel and initrd where boot loaders find them, if the deployed system is booted over the network."""
     environment, method = request.environment, request.cluster.loader.method
     deployed = request.operation == "deploy" or request.boot.kind == "deployed"
@@ -128,7 +130,7 @@ def _with_boot_files(request: Request, shelf: _Shelf) -> Request:
     return msgspec.structs.replace(request, boot_files=found)
 
 
-def _preinstall(request: Request, environment: Environment, shelf: _Shelf) -> LocalArchive | None:
+def _preinstall(request: Assignment, environment: Environment, shelf: _Shelf) -> LocalArchive | None:
     archive = environment.preinstall
     if archive is None:
         return None
@@ -137,13 +139,13 @@ def _preinstall(request: Request, environment: Environment, shelf: _Shelf) -> Lo
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)
 
 
-def _postinstall(request: Request, environment: Environment, archive: Archive, shelf: _Shelf) -> LocalArchive:
+def _postinstall(request: Assignment, environment: Environment, archive: Archive, shelf: _Shelf) -> LocalArchive:
     local = shelf.get(archive.file, request, request.site.limits.postinstall)
     require_unchanged(environment, archive, local)
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)
 
 
-def _admin(request: Request, archive: AdminArchive, shelf: _Shelf) -> LocalArchive:
+def _admin(request: Assignment, archive: AdminArchive, shelf: _Shelf) -> LocalArchive:
     """An archive of the site; its path may be relative to the configuration folder."""
     source = str(Path(request.config_dir) / archive.file)
     try:

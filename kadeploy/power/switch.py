@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from kadeploy.config.cluster import Cluster, Node, Power
+from kadeploy.config.cluster import Cluster, Node, Power, address
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError
 from kadeploy.power import bmc, command
@@ -105,8 +105,9 @@ async def _escalate(driver: Driver, target: Target, node: Node, operation: Opera
 
 
 def _target(site: Site, node: Node) -> Target:
-    address = node.address if site.use_address and node.address else node.name
-    return Target(node.name, address, site.ssh.port, pinned=False)  # any system may run: its host key is not known
+    return Target(
+        node.name, address(site, node), site.ssh.port, pinned=False
+    )  # any system may run: its host key is not known
 
 
 def _credentials(site: Site) -> Credentials:

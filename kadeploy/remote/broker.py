@@ -113,11 +113,11 @@ class Forgotten(Message, frozen=True, array_like=True, tag="forgotten"):
     """The connections are closed."""
 
 
-Request = Run | Send | Start | Forget | Cancel
+Call = Run | Send | Start | Forget | Cancel
 Answer = Done | Started | Refused | Line | Ended | Forgotten
 
 _ENCODER = msgspec.msgpack.Encoder()
-_REQUESTS = msgspec.msgpack.Decoder(Request)
+_CALLS = msgspec.msgpack.Decoder(Call)
 _ANSWERS = msgspec.msgpack.Decoder(Answer)
 
 
@@ -239,7 +239,7 @@ class _Client:
         """Until the client ends; then end what it has started."""
         try:
             while text := await _receive(self.reader):
-                request = _REQUESTS.decode(text)
+                request = _CALLS.decode(text)
                 if isinstance(request, Cancel):
                     if task := self.tasks.get(request.number):
                         task.cancel()
@@ -372,7 +372,7 @@ class BrokerClient:
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
 
-    async def _outcome(self, make: Callable[[int], Request]) -> Outcome:
+    async def _outcome(self, make: Callable[[int], Call]) -> Outcome:
         number, answers = self._ask(make)
         try:
             answer = await answers.get()
@@ -383,7 +383,7 @@ class BrokerClient:
             self._answers.pop(number, None)
         return answer.outcome if isinstance(answer, Done) else Outcome(Verdict.KO, _GONE, LOST)
 
-    def _ask(self, make: Callable[[int], Request]) -> tuple[int, asyncio.Queue[Answer | None]]:
+    def _ask(self, make: Callable[[int], Call]) -> tuple[int, asyncio.Queue[Answer | None]]:
         number = next(self._numbers)
         answers = self._answers[number] = asyncio.Queue()
         if self._listening.done():

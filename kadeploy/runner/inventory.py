@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from kadeploy.config.cluster import Node
+from kadeploy.config.cluster import Node, address
 from kadeploy.config.partition import Partition, partition_device
 from kadeploy.runner.request import LocalArchive, Request
 
@@ -54,7 +54,7 @@ def host_variables(request: Request, node: Node) -> dict[str, Any]:
     """Variables of one node: how plain Ansible tasks reach it, with the deployment system's key pinned."""
     known_hosts = Path(request.run_dir) / KNOWN_HOSTS
     return {
-        "ansible_host": address(request, node),
+        "ansible_host": address(request.site, node),
         "ansible_port": request.site.ssh.port,
         "ansible_user": "root",
         "ansible_ssh_private_key_file": request.site.ssh.private_key,
@@ -63,15 +63,10 @@ def host_variables(request: Request, node: Node) -> dict[str, Any]:
     }
 
 
-def address(request: Request, node: Node) -> str:
-    """Where the node answers: its address, or its name when the site resolves names."""
-    return node.address if request.site.use_address and node.address else node.name
-
-
 def known_hosts_lines(request: Request) -> str:
     """A known-hosts file that pins the deployment system's host key for every node."""
     port = request.site.ssh.port
-    names = [address(request, node) for node in request.nodes]
+    names = [address(request.site, node) for node in request.nodes]
     return "".join(f"{name if port == 22 else f'[{name}]:{port}'} {request.site.ssh.host_key}\n" for name in names)
 
 

@@ -23,9 +23,9 @@ import msgspec
 
 from kadeploy.config.folder import collection
 from kadeploy.runner import inventory, playbooks, request
-from kadeploy.runner.request import Attempt, Request, RequestNode
+from kadeploy.runner.request import Assignment, Request, RequestNode
 from kadeploy.runner.results import Reading, StepListener
-from kadeploy.workflow import Outcome, Try, Verdict
+from kadeploy.workflow import Attempt, Outcome, Verdict
 
 MARK = "KADEPLOY_ATTEMPT_DIR"
 """Environment variable that every process of an attempt inherits; those that carry it are ended with the attempt."""
@@ -59,21 +59,21 @@ _CONFIGURATION = """\
 class Player:
     """Performs the attempts of one cluster's nodes.
 
-    *request* is what is common to all attempts, *nodes* what is known about each node; once *stop* is set, running
+    *assignment* is what is common to all attempts, *nodes* what is known about each node; once *stop* is set, running
     playbooks are ended within a second, with every process that they started.
     """
 
-    request: Request
+    assignment: Assignment
     nodes: Mapping[str, RequestNode]
     listener: StepListener
     stop: threading.Event
 
-    def perform(self, attempt: Try, nodes: tuple[str, ...]) -> dict[str, Outcome]:
+    def perform(self, attempt: Attempt, nodes: tuple[str, ...]) -> dict[str, Outcome]:
         """Run *attempt* on *nodes*: an outcome for each node that got to an end.
 
         Messages read ``<Implementation>-<micro-step>: reason``.
         """
-        folder = Path(self.request.workflow_dir) / folder_name(attempt)
+        folder = Path(self.assignment.workflow_dir) / folder_name(attempt)
         folder.mkdir(mode=0o700, parents=True)
         this = self._request(attempt, nodes, folder)
         source = request.write(this)
@@ -93,25 +93,16 @@ class Player:
         end_processes(folder)
         return reading.outcomes(_why(watch, attempt, rc, folder))
 
-    def _request(self, attempt: Try, nodes: tuple[str, ...], folder: Path) -> Request:
-        return msgspec.structs.replace(
-            self.request,
-            run_dir=str(folder),
-            attempt=Attempt(
-                number=attempt.number,
-                macro_step=attempt.macro_step,
-                implementation=attempt.implementation,
-                retry=attempt.retry,
-                goes_on=attempt.goes_on,
-            ),
-            nodes=tuple(self.nodes[node] for node in nodes),
-        )
+    def _request(self, attempt: Attempt, nodes: tuple[str, ...], folder: Path) -> Request:
+        common = msgspec.structs.asdict(self.assignment)
+        members = tuple(self.nodes[node] for node in nodes)
+        return Request(**common | {"nodes": members}, run_dir=str(folder), attempt=attempt)
 
 
-def folder_name(attempt: Try) -> str:
+def folder_name(attempt: Attempt) -> str:
     """Name of an attempt's folder.
 
-    >>> folder_name(Try("BootNewEnv", "BootNewEnvKexec", 1, 60, 3))
+    >>> folder_name(Attempt("BootNewEnv", "BootNewEnvKexec", 1, 60, 3))
     '03-BootNewEnvKexec-retry1'
     """
     retry = f"-retry{attempt.retry}" if attempt.retry else ""
@@ -242,7 +233,7 @@ def _environ(pid: int) -> list[bytes]:
         return []
 
 
-def _why(watch: _Watch, attempt: Try, rc: int, folder: Path) -> str:
+def _why(watch: _Watch, attempt: Attempt, rc: int, folder: Path) -> str:
     """Why nodes may be without a verdict."""
     if watch.stopped:
         return f"{attempt.implementation}: aborted"

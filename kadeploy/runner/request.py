@@ -19,7 +19,7 @@ from kadeploy.config.partition import partition_device
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import ConfigError
-from kadeploy.workflow import GoesOn
+from kadeploy.workflow import Attempt
 
 try:
     from yaml import CSafeDumper as SafeDumper
@@ -92,18 +92,7 @@ class Options(Struct, frozen=True, kw_only=True):
     debug: bool = False
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
-    """One run of one implementation of a macro-step."""
-
-    number: int = 1
-    macro_step: str
-    implementation: str
-    retry: int = 0
-    goes_on: GoesOn | None = None
-    """For nodes that were late in this try."""
-
-
-class Boot(Struct, frozen=True, kw_only=True):
+class NextBoot(Struct, frozen=True, kw_only=True):
     """What the nodes shall boot next, for reboot operations (deployments derive it from the environment)."""
 
     kind: Literal["none", "deploy", "deployed", "custom"] = "none"
@@ -118,19 +107,16 @@ class RequestNode(Node, frozen=True, kw_only=True):
     vlan_address: str = ""
 
 
-class Request(Struct, frozen=True, kw_only=True):
-    """Everything a playbook needs to know."""
+class Assignment(Struct, frozen=True, kw_only=True):
+    """What is to be done on the nodes of one cluster: what all attempts have in common."""
 
     format: Literal[1] = 1
-    workflow: str
+    wid: str
     operation: Literal["deploy", "reboot", "power"]
     user: str
     config_dir: str
-    run_dir: str
-    """Folder of this attempt: inventory, command line, artifacts, verdicts, progress."""
     workflow_dir: str
     """Folder of the whole workflow: broker socket, images extracted for pure PXE boots."""
-    attempt: Attempt
     site: Site
     """Without its database URL, which may hold a password."""
     cluster: Cluster
@@ -140,7 +126,7 @@ class Request(Struct, frozen=True, kw_only=True):
     admin_preinstalls: tuple[LocalArchive, ...] = ()
     postinstalls: tuple[LocalArchive, ...] = ()
     admin_postinstalls: tuple[LocalArchive, ...] = ()
-    boot: Boot = Boot()
+    boot: NextBoot = NextBoot()
     boot_files: dict[str, str] = {}
     """Files for pure PXE boots, URL path under http_root by what they are: kernel, initrd, hypervisor."""
     power: str = ""
@@ -166,7 +152,15 @@ class Request(Struct, frozen=True, kw_only=True):
         return partition_device(self.device, self.partition)
 
 
-def profile_sources(request: Request) -> profile.Sources:
+class Request(Assignment, frozen=True, kw_only=True):
+    """Everything the playbook of one attempt needs to know; made by the player, once."""
+
+    attempt: Attempt
+    run_dir: str
+    """Folder of this attempt: inventory, command line, artifacts, verdicts, progress."""
+
+
+def profile_sources(request: Assignment) -> profile.Sources:
     """What the boot profiles of *request* are made of."""
     return profile.Sources(
         site=request.site,

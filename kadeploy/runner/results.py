@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from kadeploy.workflow import Outcome, Try, Verdict
+from kadeploy.workflow import Attempt, Outcome, Verdict
 
 _SILENT_STEPS = frozenset({"finish", "drop_failed_nodes", ""})
 """Roles that are no micro-step of their own."""
@@ -15,10 +15,10 @@ _SILENT_STEPS = frozenset({"finish", "drop_failed_nodes", ""})
 class StepListener(Protocol):
     """Who wants to know what happens inside an attempt; called from the attempt's thread."""
 
-    def step_started(self, attempt: Try, micro_step: str, nodes: tuple[str, ...], /) -> None:
+    def step_started(self, attempt: Attempt, micro_step: str, nodes: tuple[str, ...], /) -> None:
         """A micro-step begins for *nodes* (those that have no KO or BRK so far)."""
 
-    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome], /) -> None:
+    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome], /) -> None:
         """A task of a micro-step has ended for these nodes (a micro-step may have several tasks)."""
 
 
@@ -26,7 +26,7 @@ class StepListener(Protocol):
 class Reading:
     """Reads the events of one run; the first KO or BRK of a node counts."""
 
-    attempt: Try
+    attempt: Attempt
     nodes: tuple[str, ...]
     left_out: frozenset[str]
     """Micro-steps that will not run."""

@@ -143,7 +143,7 @@ class Claim(Row):
     """A node in the hands of one workflow; the primary key is what makes two claims impossible."""
 
     node = peewee.CharField(255, primary_key=True)
-    workflow = peewee.CharField(64, index=True)
+    wid = peewee.CharField(64, index=True, column_name="workflow")
     user = peewee.CharField(255)
     host = peewee.CharField(255)
     pid = peewee.BigIntegerField()

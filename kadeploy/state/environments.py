@@ -14,7 +14,7 @@ import msgspec
 import peewee
 
 from kadeploy import files
-from kadeploy.caller import Caller
+from kadeploy.caller import Account
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import EnvironmentRefused, OptionError, RightsError
@@ -128,12 +128,12 @@ def _unknown(name: str, version: int | None, owner: str | None, others: Sequence
 # --- adding and taking away ---------------------------------------------------------------------------------------
 
 
-def add(site: Site, environment: Environment, who: Caller) -> Environment:
+def add(site: Site, environment: Environment, who: Account) -> Environment:
     """Record one environment; see `add_all`."""
     return add_all(site, [environment], who)[0]
 
 
-def add_all(site: Site, described: Sequence[Environment], who: Caller) -> list[Environment]:
+def add_all(site: Site, described: Sequence[Environment], who: Account) -> list[Environment]:
     """Record environments for *who*, with the checksums of their files as they are now: all of them, or none.
 
     Raises:
@@ -246,7 +246,7 @@ def _writing(site: Site) -> Any:
 
 
 def update_checksums(
-    site: Site, who: Caller, name: str, part: Part, version: int | None = None, owner: str | None = None
+    site: Site, who: Account, name: str, part: Part, version: int | None = None, owner: str | None = None
 ) -> list[Change]:
     """Record the checksums of one kind of files as they are now; returns those files, changed or not.
 
@@ -311,7 +311,7 @@ def is_demolishing(site: Site, environment: Environment) -> bool:
     return environment.demolishing_env > site.demolishing.threshold
 
 
-def move_files(site: Site, who: Caller, moves: Sequence[tuple[str, str]]) -> list[Change]:
+def move_files(site: Site, who: Account, moves: Sequence[tuple[str, str]]) -> list[Change]:
     """In all environments of all users, replace files and folders (*moves*: from, to), and measure the new files.
 
     The first move that fits a file counts. Nothing is changed when one of the new files cannot be read.
@@ -408,7 +408,7 @@ def _map_files(environment: Environment, change: Any) -> Environment:
     )
 
 
-def _measured(site: Site, environment: Environment, who: Caller, parts: Sequence[Part]) -> Environment:
+def _measured(site: Site, environment: Environment, who: Account, parts: Sequence[Part]) -> Environment:
     """*environment* with the checksums of *parts* as they are now; files are opened with the rights of *who*."""
     limits = {"tarball": 0, "preinstall": site.limits.preinstall, "postinstalls": site.limits.postinstall}
     wanted = {id(file): limits[part] for part in parts for file in _files(environment, (part,))}

@@ -91,15 +91,15 @@ class NodeRow(NamedTuple):
 
 
 def claim(
-    site: Site, nodes: Sequence[str], workflow: str, user: str, force: bool = False
+    site: Site, nodes: Sequence[str], wid: str, user: str, force: bool = False
 ) -> tuple[list[str], dict[str, str]]:
-    """Take *nodes* for *workflow* of this process: those taken, and why each of the others was not.
+    """Take *nodes* for *wid* of this process: those taken, and why each of the others was not.
 
     With *force* (``--ignore-nodes-deploying``) a node is taken from the workflow that holds it. Call :func:`reap`
     before, so that dead controllers hold nothing.
     """
     connect(site)
-    columns = this()._asdict() | {"workflow": workflow, "user": user, "since": int(time.time())}
+    columns = this()._asdict() | {"wid": wid, "user": user, "since": int(time.time())}
     rows = [columns | {"node": node} for node in sorted(set(nodes))]  # one order for all, against deadlocks
     with transaction():
         if force:
@@ -107,7 +107,7 @@ def claim(
                 Claim.delete().where(Claim.node.in_(part)).execute()
         insert(Claim, rows, ignore=True)
         holders = _holders(nodes)
-    refused = {node: _reason(holders.get(node)) for node in nodes if _holder(holders.get(node)) != workflow}
+    refused = {node: _reason(holders.get(node)) for node in nodes if _holder(holders.get(node)) != wid}
     return [node for node in nodes if node not in refused], refused
 
 
@@ -116,19 +116,19 @@ def _holders(nodes: Iterable[str]) -> dict[str, Claim]:
 
 
 def _holder(row: Claim | None) -> str:
-    return "" if row is None else row.workflow
+    return "" if row is None else row.wid
 
 
 def _reason(row: Claim | None) -> str:
     if row is None:
         return "was released at this very moment: try again"
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.since))
-    return f"already used by {row.user} since {since} (workflow {row.workflow} on {row.host})"
+    return f"already used by {row.user} since {since} (workflow {row.wid} on {row.host})"
 
 
-def release(workflow: str) -> None:
-    """Give back the nodes that *workflow* still holds."""
-    Claim.delete().where(Claim.workflow == workflow).execute()
+def release(wid: str) -> None:
+    """Give back the nodes that *wid* still holds."""
+    Claim.delete().where(Claim.wid == wid).execute()
 
 
 def reap(site: Site) -> dict[str, list[str]]:
@@ -151,7 +151,7 @@ def reap(site: Site) -> dict[str, list[str]]:
 def _controllers() -> dict[str, tuple[Controller, int]]:
     """Controller of each workflow that claims nodes or is not closed, and when it last gave a sign of life."""
     columns = ("host", "pid", "process_start", "boot_id")
-    claims = Claim.select(Claim.workflow, *(getattr(Claim, name) for name in columns), Claim.since).distinct()
+    claims = Claim.select(Claim.wid, *(getattr(Claim, name) for name in columns), Claim.since).distinct()
     running = Workflow.select(Workflow.wid, *(getattr(Workflow, name) for name in columns), Workflow.seen)
     found = {wid: (Controller(*who), since) for wid, *who, since in fetch(claims)}
     # A workflow tells more than its claims: it is the one that goes on giving signs of life.
@@ -166,7 +166,7 @@ def _is_dead(who: Controller, seen: int, oldest: float) -> bool:
 
 def _abort(wid: str, who: Controller) -> list[str] | None:
     """Within a transaction; None when another process did it in the meantime."""
-    query = Claim.select(Claim.node).where(Claim.workflow == wid)
+    query = Claim.select(Claim.node).where(Claim.wid == wid)
     if DB.for_update:  # a second reaper waits here, and then finds nothing
         query = query.for_update()
     nodes = [node for (node,) in fetch(query)]
@@ -183,7 +183,7 @@ def _abort(wid: str, who: Controller) -> list[str] | None:
 def _finished(wid: str) -> set[str]:
     """Nodes that the workflow had brought to a good end before its controller died."""
     query = NodeState.select(NodeState.hostname).join(Claim, on=Claim.node == NodeState.hostname)
-    ended = query.where(Claim.workflow == wid, NodeState.state.in_(FINISHED), NodeState.date >= Claim.since)
+    ended = query.where(Claim.wid == wid, NodeState.state.in_(FINISHED), NodeState.date >= Claim.since)
     return {name for (name,) in fetch(ended)}
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from kadeploy import files
-from kadeploy.caller import Caller
+from kadeploy.caller import Account
 from kadeploy.config.folder import load_configuration
 from kadeploy.environments import description
 from kadeploy.lab.lab import saved
@@ -18,13 +18,13 @@ def main(name: str, folder: Path) -> None:
     if lab is None:
         sys.exit(f"There is no lab {name}.")
     configuration = load_configuration(lab.config)
-    (environment,) = description.load(str(lab.environments_folder / "tiny.dsc"), Caller("root", 0, 0, Path("/root")))
+    (environment,) = description.load(str(lab.environments_folder / "tiny.dsc"), Account("root", 0, 0, Path("/root")))
     with Path(environment.image.file).open("rb") as image:
         _, sha256, size = files.checksums(image)
     cluster = configuration.clusters["lab"]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     asked = Request(
-        workflow="molecule",
+        wid="molecule",
         operation="deploy",
         user="root",
         config_dir=str(lab.config),

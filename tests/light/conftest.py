@@ -20,8 +20,8 @@ from kadeploy.lab import network
 from kadeploy.lab.lab import Lab, saved
 from kadeploy.remote import namespace
 from kadeploy.runner.player import Player
-from kadeploy.runner.request import Attempt, Request, RequestNode
-from kadeploy.workflow import Outcome, Try, Verdict
+from kadeploy.runner.request import Assignment, RequestNode
+from kadeploy.workflow import Attempt, Outcome, Verdict
 
 NAME = "kadeploy-roles"
 TOOLS = Path(sys.executable).parent
@@ -86,10 +86,10 @@ class Quiet:
     def __init__(self) -> None:
         self.steps: list[str] = []
 
-    def step_started(self, attempt: Try, micro_step: str, nodes: tuple[str, ...]) -> None:
+    def step_started(self, attempt: Attempt, micro_step: str, nodes: tuple[str, ...]) -> None:
         self.steps.append(micro_step)
 
-    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
+    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
         pass
 
 
@@ -112,22 +112,20 @@ class Cluster:
         work = self.folder / f"w{number}"
         work.mkdir()
         macro_step = next(name for name in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv") if name in implementation)
-        request = Request(
-            workflow=f"W-{number}",
+        assignment = Assignment(
+            wid=f"W-{number}",
             operation="deploy",
             user="root",
             config_dir=str(self.lab.config),
-            run_dir=str(work),
             workflow_dir=str(work),
-            attempt=Attempt(macro_step=macro_step, implementation=implementation),
             nodes=(),
             **{"site": self.configuration.site, "cluster": self.configuration.clusters["lab"], **asked},
         )
         members = {name: RequestNode(name=name, address=node.address) for name, node in self.lab.members.items()}
-        player = Player(request, members, Quiet(), threading.Event())
-        return self._inside(player, Try(macro_step, implementation, 0, 300, 1))
+        player = Player(assignment, members, Quiet(), threading.Event())
+        return self._inside(player, Attempt(macro_step, implementation, 0, 300, 1))
 
-    def _inside(self, player: Player, attempt: Try) -> dict[str, Outcome]:
+    def _inside(self, player: Player, attempt: Attempt) -> dict[str, Outcome]:
         """In a thread of its own, which alone enters the lab's network."""
         answers: list[dict[str, Outcome]] = []
 

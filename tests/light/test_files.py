@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from kadeploy import files
-from kadeploy.caller import Caller
+from kadeploy.caller import Account
 from kadeploy.errors import FileError
 
-NOBODY = Caller("nobody", pwd.getpwnam("nobody").pw_uid, pwd.getpwnam("nobody").pw_gid, Path("/nonexistent"))
+NOBODY = Account("nobody", pwd.getpwnam("nobody").pw_uid, pwd.getpwnam("nobody").pw_gid, Path("/nonexistent"))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_what_is_remembered_for_one_user_is_not_told_to_another(folder: Path) ->
     secret.write_text("root's")
     secret.chmod(0o600)
     while not cache.exists():  # until the file's last change is long enough ago
-        files.fetch(str(secret), folder, Caller("root", 0, 0, Path("/root")), cache=cache)
+        files.fetch(str(secret), folder, Account("root", 0, 0, Path("/root")), cache=cache)
     with pytest.raises(FileError, match="Permission denied"):
         files.fetch(str(secret), folder, NOBODY, cache=cache)
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kadeploy.workflow import Final, GoesOn, Implementation, Outcome, Try, Verdict, run
+from kadeploy.config.cluster import Implementation
+from kadeploy.workflow import Attempt, Final, GoesOn, Outcome, Verdict, run
 
 OK, KO, BRK = Outcome(Verdict.OK), Outcome(Verdict.KO, "no"), Outcome(Verdict.BRK)
 LATE = Outcome(Verdict.LATE, "wait", seconds=7.5)
@@ -26,10 +27,10 @@ class Journal:
 
     lines: list[tuple[str, object, tuple[str, ...]]] = field(default_factory=list)
 
-    def started(self, attempt: Try, nodes: tuple[str, ...]) -> None:
+    def started(self, attempt: Attempt, nodes: tuple[str, ...]) -> None:
         self.lines.append(("started", attempt, nodes))
 
-    def ended(self, attempt: Try, outcomes: Mapping[str, Outcome], seconds: float) -> None:
+    def ended(self, attempt: Attempt, outcomes: Mapping[str, Outcome], seconds: float) -> None:
         self.lines.append(("ended", attempt, tuple(outcomes)))
 
     def finished(self, nodes: Mapping[str, Final]) -> None:
@@ -46,7 +47,7 @@ def plan(*steps: str) -> list[tuple[str, list[Implementation]]]:
     for step in steps:
         name, _, ways = step.partition(":")
         pairs = [way.split(":") for way in ways.split(",")]
-        result.append((name, [Implementation(way, int(retries), 60) for way, retries in pairs]))
+        result.append((name, [Implementation(name=way, retries=int(retries), timeout=60) for way, retries in pairs]))
     return result
 
 
@@ -70,7 +71,7 @@ def test_all_nodes_pass_two_macro_steps_in_order() -> None:
 def test_attempts_are_numbered_from_one_and_carry_their_limit() -> None:
     _, journal = play(plan("A:A1:1", "B:B1:0"), lambda _, nodes: dict.fromkeys(nodes, OK))
     attempts = [attempt for kind, attempt, _ in journal.lines if kind == "started"]
-    assert attempts == [Try("A", "A1", 0, 60, 1), Try("B", "B1", 0, 60, 2)]
+    assert attempts == [Attempt("A", "A1", 0, 60, 1), Attempt("B", "B1", 0, 60, 2)]
 
 
 def test_nodes_that_are_all_ko_never_see_the_next_macro_step() -> None:
@@ -294,7 +295,10 @@ def scenarios(draw: st.DrawFn):
     steps = [
         (
             f"M{step}",
-            [Implementation(f"M{step}I{way}", draw(st.integers(0, 2))) for way in range(draw(st.integers(1, 3)))],
+            [
+                Implementation(name=f"M{step}I{way}", retries=draw(st.integers(0, 2)))
+                for way in range(draw(st.integers(1, 3)))
+            ],
         )
         for step in range(draw(st.integers(1, 3)))
     ]

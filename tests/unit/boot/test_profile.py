@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kadeploy.boot.profile import ProfileRefused, Sources, disk_index, file_name, profiles, render, write
 from kadeploy.config.cluster import Cluster, Disk, Loader, NodeRange
 from kadeploy.config.partition import Partition
-from kadeploy.config.site import Boot, Site, Ssh
+from kadeploy.config.site import BootFolders, Site, Ssh
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import ConfigError, KadeployError, OptionError
 from kadeploy.runner.request import Attempt, Options, Request, RequestNode, profile_sources
@@ -60,7 +60,7 @@ def environment(kind: str = "linux", **changes: object) -> Environment:
 
 def sources(boots: Loader, env: Environment | None = None, tftp: Path = Path("/tftp"), **changes: object) -> Sources:
     base = Request(
-        workflow="D-1",
+        wid="D-1",
         operation="deploy",
         user="ejeanvoine",
         config_dir="/nowhere",
@@ -72,7 +72,7 @@ def sources(boots: Loader, env: Environment | None = None, tftp: Path = Path("/t
             state_dir="/state",
             server_address="10.0.0.1",
             ssh=Ssh(private_key="/keys/id", host_key="ssh-ed25519 AAAA"),
-            boot=Boot(tftp_root=str(tftp), http_root="/http", http_url="http://10.0.0.1/"),
+            boot=BootFolders(tftp_root=str(tftp), http_root="/http", http_url="http://10.0.0.1/"),
         ),
         cluster=Cluster(
             name="gdx",

@@ -16,7 +16,7 @@ import pytest
 PROGRAM = """\
 import sys
 from pathlib import Path
-from kadeploy import console
+from kadeploy.cli import console
 
 def may_stay():
     if Path("broken").exists():

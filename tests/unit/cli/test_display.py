@@ -18,10 +18,11 @@ from typing import TextIO
 import pytest
 
 from kadeploy.cli.display import Display, debug_lines, plan_lines, progress, report_lines
-from kadeploy.workflow import Final, Implementation, Outcome, Plan, Try, Verdict
+from kadeploy.config.cluster import Implementation
+from kadeploy.workflow import Attempt, Final, Outcome, Plan, Verdict
 
-FIRST = Try("SetDeploymentEnv", "SetDeploymentEnvUntrusted", 0, 60, 1)
-RETRY = Try("SetDeploymentEnv", "SetDeploymentEnvUntrusted", 1, 60, 2)
+FIRST = Attempt("SetDeploymentEnv", "SetDeploymentEnvUntrusted", 0, 60, 1)
+RETRY = Attempt("SetDeploymentEnv", "SetDeploymentEnvUntrusted", 1, 60, 2)
 NAMES = ("n-1", "n-2", "n-3")
 OK = Outcome(Verdict.OK)
 KO = Outcome(Verdict.KO, "SetDeploymentEnvUntrusted-reboot: no answer")
@@ -35,7 +36,9 @@ class Work:
     notes: tuple[str, ...] = ("a note",)
     groups: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"gdx": NAMES})
     plans: dict[str, Plan] = field(
-        default_factory=lambda: {"gdx": (("SetDeploymentEnv", (Implementation("SetDeploymentEnvUntrusted", 1, 60),)),)}
+        default_factory=lambda: {
+            "gdx": (("SetDeploymentEnv", (Implementation(name="SetDeploymentEnvUntrusted", retries=1, timeout=60),)),)
+        }
     )
 
 
@@ -130,7 +133,12 @@ def test_the_report_lists_nodes_by_cluster_in_natural_order() -> None:
 
 
 def test_a_plan_tells_tries_and_limits_in_order_of_preference() -> None:
-    plan: Plan = (("BootNewEnv", (Implementation("BootNewEnvKexec", 1, 60), Implementation("BootNewEnvClassical"))),)
+    plan: Plan = (
+        (
+            "BootNewEnv",
+            (Implementation(name="BootNewEnvKexec", retries=1, timeout=60), Implementation(name="BootNewEnvClassical")),
+        ),
+    )
     assert plan_lines(plan) == [
         "BootNewEnv: BootNewEnvKexec (2 tries, 60 s each), then BootNewEnvClassical (1 try, no time limit)"
     ]
@@ -162,8 +170,8 @@ def test_progress_is_what_the_attempt_says_and_nothing_else(tmp_path: Path, cont
     folder = tmp_path / "01-BroadcastEnvChain"
     folder.mkdir()
     (folder / "progress.json").write_text(content, encoding="utf-8")
-    assert progress(tmp_path, Try("BroadcastEnv", "BroadcastEnvChain", 0, 0, 1)) == share
-    assert progress(tmp_path, Try("BroadcastEnv", "BroadcastEnvChain", 0, 0, 2)) is None
+    assert progress(tmp_path, Attempt("BroadcastEnv", "BroadcastEnvChain", 0, 0, 1)) == share
+    assert progress(tmp_path, Attempt("BroadcastEnv", "BroadcastEnvChain", 0, 0, 2)) is None
 
 
 def on_terminal(act: Callable[[TextIO], None]) -> str:

@@ -67,7 +67,7 @@ environment_kind : linux
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """SQLite alone: tests/unit/test_environments.py has both databases."""
+    """SQLite alone: tests/unit/state/test_environments.py has both databases."""
     return f"sqlite://{tmp_path}/site/state/kadeploy.db"
 
 

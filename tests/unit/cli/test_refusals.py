@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kadeploy.caller import Caller, caller
+from kadeploy.caller import Account, caller
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.state import environments, nodes, rights
@@ -134,39 +134,39 @@ ELSEWHERE = {
     10: (
         "test_workflow.py::test_ok_nodes_go_on_while_ko_nodes_are_still_being_retried",
         "test_workflow.py::test_each_fallback_has_its_own_retries_then_nodes_are_ko_for_good",
-        "test_faults.py::test_a_node_that_fails_in_a_micro_step_says_so_and_the_others_go_on",
+        "operations/test_faults.py::test_a_node_that_fails_in_a_micro_step_says_so_and_the_others_go_on",
     ),
     11: (
-        "test_playbook.py::test_a_time_out_ends_every_process",
-        "test_batch.py::test_a_micro_steps_time_out_spares_the_nodes_that_are_done_and_ends_the_others_commands",
+        "runner/test_player.py::test_a_time_out_ends_every_process",
+        "microsteps/test_action.py::test_a_micro_steps_time_out_spares_the_nodes_that_are_done_and_ends_the_others_commands",
     ),
     12: (
         "cli/test_kadeploy3.py::test_nodes_that_are_held_are_left_out_and_in_the_ko_file",
-        "test_nodes.py::test_claims_of_other_machines_expire_after_the_purge_timer",
+        "state/test_nodes.py::test_claims_of_other_machines_expire_after_the_purge_timer",
     ),
     13: ("cli/test_kadeploy3.py::test_one_signal_ends_cleanly",),
     14: (
         "cli/test_kapower3.py::test_a_level_that_fails_or_is_missing_passes_the_node_to_the_next",
-        "test_inventory.py::test_an_attempt_reboots_softly_at_first_and_hard_when_it_is_repeated",
-        "test_power.py::test_operations_side_by_side_never_switch_more_nodes_than_the_window_holds",
+        "runner/test_inventory.py::test_an_attempt_reboots_softly_at_first_and_hard_when_it_is_repeated",
+        "power/test_power.py::test_operations_side_by_side_never_switch_more_nodes_than_the_window_holds",
     ),
     15: (
-        "test_reach.py::test_a_node_that_stays_in_the_deployment_system_is_not_there",
-        "test_reach.py::test_a_node_that_refuses_its_ssh_port_is_alive_but_not_there",
+        "remote/test_reach.py::test_a_node_that_stays_in_the_deployment_system_is_not_there",
+        "remote/test_reach.py::test_a_node_that_refuses_its_ssh_port_is_alive_but_not_there",
     ),
     16: (
-        "test_profile.py::test_a_profile_is_what_its_loader_asks_for",
-        "test_profile.py::test_files_are_named_after_the_address_as_each_loader_searches_them",
-        "test_profile.py::test_a_node_in_a_vlan_has_a_profile_for_either_address",
+        "boot/test_profile.py::test_a_profile_is_what_its_loader_asks_for",
+        "boot/test_profile.py::test_files_are_named_after_the_address_as_each_loader_searches_them",
+        "boot/test_profile.py::test_a_node_in_a_vlan_has_a_profile_for_either_address",
     ),
     18: (
-        "test_inventory.py::test_a_dd_image_is_not_formatted_and_is_mounted_after_the_broadcast",
-        "test_inventory.py::test_a_system_of_another_kind_is_only_copied_and_chainloaded",
+        "runner/test_inventory.py::test_a_dd_image_is_not_formatted_and_is_mounted_after_the_broadcast",
+        "runner/test_inventory.py::test_a_system_of_another_kind_is_only_copied_and_chainloaded",
     ),
     19: (
-        "test_plan.py::test_a_pre_install_replaces_all_ways_with_the_firsts_retries_and_time_out",
-        "test_batch.py::test_a_breakpoint_of_an_archive_stops_after_its_script",
-        "test_inventory.py::test_scripts_get_the_variables_of_the_specification",
+        "operations/test_plan.py::test_a_pre_install_replaces_all_ways_with_the_firsts_retries_and_time_out",
+        "microsteps/test_action.py::test_a_breakpoint_of_an_archive_stops_after_its_script",
+        "runner/test_inventory.py::test_scripts_get_the_variables_of_the_specification",
     ),
 }
 """Cases, or what of them is no refusal: the tests that prove it."""
@@ -177,7 +177,7 @@ def ready(site: Site, tmp_path: Path) -> Site:
     """A site with environments of the caller and of bob; the caller may use a disk of gdx and two of its partitions."""
     connect(site)
     me = caller()
-    bob = Caller("bob", me.uid, me.gid, me.home)
+    bob = Account("bob", me.uid, me.gid, me.home)
     rights.add(site, me.name, ["*"], ["/dev/sda", "/dev/sda2", "/dev/sda3"])
     for name, who, visibility in (
         ("tiny", me, "private"),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kadeploy.caller import Caller, caller
+from kadeploy.caller import Account, caller
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.runner import playbooks, request
@@ -75,7 +75,7 @@ SINGULARITIES = "".join(f"gdx-{5 + rank}.orsay.grid5000.fr,{word}\n" for rank, w
 def home(site: Site, site_folder: Path, tmp_path: Path) -> Path:
     """The folder of a user's files, on a site whose environments are those of the wiki page."""
     me = caller()
-    john = Caller("johnsmith", me.uid, me.gid, me.home)
+    john = Account("johnsmith", me.uid, me.gid, me.home)
     for path in (site_folder / "clusters").iterdir():
         path.unlink()
     reboot = site_folder / "reboot"

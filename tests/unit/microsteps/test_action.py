@@ -18,7 +18,7 @@ import yaml
 
 from kadeploy.config.cluster import Cluster, Disk, NodeRange
 from kadeploy.config.partition import Partition
-from kadeploy.config.site import Boot, Site, Ssh
+from kadeploy.config.site import BootFolders, Site, Ssh
 from kadeploy.microsteps.memory import latest
 from kadeploy.remote.broker import Broker
 from kadeploy.remote.fanout import Target
@@ -54,11 +54,11 @@ class Lab:
                 port=nodes.port,
                 connect_timeout=2,
             ),
-            boot=Boot(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
+            boot=BootFolders(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
         )
         disk = Disk(partitions=(Partition(number=3, role="deploy"),))
         self.request = Request(
-            workflow="W-1",
+            wid="W-1",
             operation="deploy",
             user="tester",
             config_dir=str(folder),

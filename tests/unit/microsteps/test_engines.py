@@ -16,7 +16,7 @@ import pytest
 
 from kadeploy.config.cluster import Cluster, Disk, NodeRange
 from kadeploy.config.partition import Partition
-from kadeploy.config.site import Boot, Site, Ssh, Vlan
+from kadeploy.config.site import BootFolders, Site, Ssh, Vlan
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import ConfigError
 from kadeploy.microsteps import send_image, site_command
@@ -50,13 +50,13 @@ def asked(folder: Path, port: int = 22, **changes: Any) -> Request:
         state_dir=str(folder),
         server_address="127.0.0.1",
         ssh=Ssh(private_key="/none", host_key="", port=port),
-        boot=Boot(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
+        boot=BootFolders(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
         broadcast_port=25310 + os.getpid() % 1000,  # tests may run side by side
         vlan=Vlan(hostname_suffix="-VLAN_ID", set_command="/bin/echo 'a b' -i VLAN_ID USER NODES xNODES"),
     )
     disk = Disk(partitions=(Partition(number=3, role="deploy"),))
     basis = Request(
-        workflow="W-1",
+        wid="W-1",
         operation="deploy",
         user="tester",
         config_dir=str(folder),

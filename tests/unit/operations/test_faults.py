@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kadeploy.boot.profile import file_name
-from kadeploy.config.cluster import Cluster, Disk, Loader, NodeRange, Power, PowerCommands, Timeouts
+from kadeploy.config.cluster import Cluster, Disk, Implementation, Loader, NodeRange, Power, PowerCommands, Timeouts
 from kadeploy.config.partition import Partition
-from kadeploy.config.site import Boot, Site, Ssh, Vlan
+from kadeploy.config.site import BootFolders, Site, Ssh, Vlan
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.remote import broker
 from kadeploy.runner import playbooks
 from kadeploy.runner.player import Player
-from kadeploy.runner.request import Attempt, CustomOperation, LocalArchive, Options, Request, RequestNode
-from kadeploy.runner.request import Boot as NextBoot
-from kadeploy.workflow import Final, Implementation, Verdict, run
+from kadeploy.runner.request import Assignment, CustomOperation, LocalArchive, NextBoot, Options, RequestNode
+from kadeploy.workflow import Final, Verdict, run
 from tests.unit.sshd import serve
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class Stage:
                     stack.enter_context(socket.create_server(address, backlog=64))
             keeper.start()
             stack.callback(keeper.stop)
-            plan = [(request.attempt.macro_step, [Implementation(playbook, retries=0, timeout=300)])]
+            plan = [(operation(playbook), [Implementation(name=playbook, retries=0, timeout=300)])]
             return run(NAMES, plan, player.perform, Silence(), threading.Event())
 
     def entered(self) -> dict[str, list[str]]:
@@ -109,15 +108,15 @@ class Stage:
             found.setdefault(node, []).append(step)
         return found
 
-    def request(self, playbook: str) -> Request:
+    def request(self, playbook: str) -> Assignment:
         """A request that wants every micro-step of *playbook*."""
         folder = self.folder
         macro_step = operation(playbook)
         archive = LocalArchive(path=str(folder / "archive.tgz"), kind="tgz", script="run.sh")
         workflow = folder / "runs" / "D-1"
         workflow.mkdir(parents=True)
-        return Request(
-            workflow="D-1",
+        return Assignment(
+            wid="D-1",
             operation="deploy"
             if playbooks.generic(playbook)
             else "power"
@@ -125,9 +124,7 @@ class Stage:
             else "reboot",
             user="alice",
             config_dir=str(folder),
-            run_dir="",
             workflow_dir=str(workflow),
-            attempt=Attempt(macro_step=macro_step, implementation=playbook),
             site=self.site(),
             cluster=self.cluster(),
             environment=Environment(
@@ -163,7 +160,7 @@ class Stage:
                 host_key=self.nodes.known_key,
                 port=self.nodes.port,
             ),
-            boot=Boot(
+            boot=BootFolders(
                 tftp_root=str(self.folder / "tftp"), http_root=str(self.folder / "http"), http_url="http://127.0.0.1/"
             ),
             vlan=Vlan(hostname_suffix="-vlan-VLAN_ID", set_command=str(self.folder / "set_vlan")),

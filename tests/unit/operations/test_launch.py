@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kadeploy.caller import Caller
+from kadeploy.caller import Account
 from kadeploy.config.cluster import Implementation
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Site
@@ -25,17 +25,14 @@ from kadeploy.runner import player
 from kadeploy.runner.request import Options
 from kadeploy.state import journal, nodes, rights
 from kadeploy.state.database import Claim, Log, Workflow
-from kadeploy.workflow import Final, Outcome, Try
+from kadeploy.workflow import Attempt, Final, Outcome
 from tests.unit.plays import batch, write_play
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
-ALICE = Caller("root", 0, 0, Path("/root"))
+ALICE = Account("root", 0, 0, Path("/root"))
 NAMES = ("gdx-1.site", "gdx-2.site", "nvm-1.site")
-FORCED = {
-    step: (Implementation(implementation=f"{step}Dummy"),)
-    for step in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")
-}
+FORCED = {step: (Implementation(name=f"{step}Dummy"),) for step in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")}
 
 
 @dataclass
@@ -50,16 +47,16 @@ class Ear:
     def left_out(self, reasons: Mapping[str, str]) -> None:
         self.lines.append(f"left out {sorted(reasons)}")
 
-    def attempt_started(self, attempt: Try, names: tuple[str, ...]) -> None:
+    def attempt_started(self, attempt: Attempt, names: tuple[str, ...]) -> None:
         self.lines.append(f"{attempt.implementation} started {sorted(names)}")
 
-    def attempt_ended(self, attempt: Try, outcomes: Mapping[str, Outcome], seconds: float) -> None:
+    def attempt_ended(self, attempt: Attempt, outcomes: Mapping[str, Outcome], seconds: float) -> None:
         self.lines.append(f"{attempt.implementation} ended {sorted(outcomes)}")
 
-    def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+    def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
         self.lines.append(f"step {micro_step}")
 
-    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
+    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
         pass
 
     def finished(self, finals: Mapping[str, Final]) -> None:
@@ -131,8 +128,8 @@ def test_failures_are_retried_fall_back_and_end_up_in_report_and_log(
     write_play(site_folder, "SetDeploymentEnvSecond", f"  tasks:\n{worse}")
     forced = FORCED | {
         "SetDeploymentEnv": (
-            Implementation(implementation="SetDeploymentEnvFirst", retries=1, timeout=60),
-            Implementation(implementation="SetDeploymentEnvSecond", timeout=50),
+            Implementation(name="SetDeploymentEnvFirst", retries=1, timeout=60),
+            Implementation(name="SetDeploymentEnvSecond", timeout=50),
         )
     }
     report, _ = go(deployment(configuration, environment, force_steps=forced))
@@ -183,7 +180,7 @@ def test_stop_aborts_frees_and_writes_it_down(configuration: Configuration, envi
     stop = threading.Event()
 
     class Impatient(Ear):
-        def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+        def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
             stop.set()
 
     work = deployment(configuration, environment)
@@ -199,7 +196,7 @@ def test_a_listener_that_breaks_leaves_no_claim_no_thread_and_a_closed_journal(
     configuration: Configuration, environment: Environment
 ) -> None:
     class Broken(Ear):
-        def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+        def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
             raise OSError("the terminal is gone")
 
     work = deployment(configuration, environment)
@@ -246,7 +243,7 @@ def test_a_dead_controllers_processes_are_ended_before_its_nodes_are_used_again(
 ) -> None:
     """A process that has ended holds a claim and has left a child behind."""
     script = (
-        "from kadeploy import config, journal, nodes; site = config.load_site();"
+        "from kadeploy.config.folder import load_site; from kadeploy.state import journal, nodes; site = load_site();"
         "nodes.claim(site, ['gdx-1.site'], 'D-dead', 'bob');"
         "journal.begin(site, 'D-dead', 'deploy', 'bob', None, {'gdx': ['gdx-1.site']})"
     )
@@ -266,7 +263,7 @@ def test_kanodes_sees_the_micro_step_while_it_runs(configuration: Configuration,
     seen: list[object] = []
 
     class Curious(Ear):
-        def step_started(self, attempt: Try, micro_step: str, names: tuple[str, ...]) -> None:
+        def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
             flows = journal.workflows(configuration.site)
             seen.extend(flow["nodes"]["gdx-1.site"] for flow in flows.values())
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from kadeploy import workflow
 from kadeploy.config.cluster import Cluster, Disk, Implementation, NodeRange
 from kadeploy.config.partition import Partition
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.operations import plan
 
-KEXEC = Implementation(implementation="BootNewEnvKexec", retries=1, timeout=100)
-CLASSICAL = Implementation(implementation="BootNewEnvClassical", retries=0, timeout=500)
-HARD = Implementation(implementation="BootNewEnvHardReboot", retries=2, timeout=600)
+KEXEC = Implementation(name="BootNewEnvKexec", retries=1, timeout=100)
+CLASSICAL = Implementation(name="BootNewEnvClassical", retries=0, timeout=500)
+HARD = Implementation(name="BootNewEnvHardReboot", retries=2, timeout=600)
 SET = (
-    Implementation(implementation="SetDeploymentEnvKexec", retries=3, timeout=50),
-    Implementation(implementation="SetDeploymentEnvProd"),
+    Implementation(name="SetDeploymentEnvKexec", retries=3, timeout=50),
+    Implementation(name="SetDeploymentEnvProd"),
 )
 
 
@@ -24,7 +23,7 @@ def cluster(*boots: Implementation) -> Cluster:
         disk=Disk(partitions=(Partition(number=3, role="deploy"),)),
         macro_steps={
             "BootNewEnv": boots,
-            "BroadcastEnv": (Implementation(implementation="BroadcastEnvChain"),),
+            "BroadcastEnv": (Implementation(name="BroadcastEnvChain"),),
             "SetDeploymentEnv": SET,
         },
     )
@@ -36,7 +35,7 @@ def environment(**fields: object) -> Environment:
 
 
 def names(steps: plan.Steps, step: str) -> list[str]:
-    return [way.implementation for way in steps[step]]
+    return [way.name for way in steps[step]]
 
 
 def test_the_configured_steps_come_in_their_order_whatever_the_files() -> None:
@@ -48,7 +47,7 @@ def test_the_configured_steps_come_in_their_order_whatever_the_files() -> None:
 def test_a_pre_install_replaces_all_ways_with_the_firsts_retries_and_time_out() -> None:
     archive = Archive(file="/pre.tgz", kind="tgz", script="go")
     steps, notes = plan.deployment(cluster(HARD), environment(preinstall=archive))
-    assert steps["SetDeploymentEnv"] == (Implementation(implementation=plan.CUSTOM_PRE_INSTALL, retries=3, timeout=50),)
+    assert steps["SetDeploymentEnv"] == (Implementation(name=plan.CUSTOM_PRE_INSTALL, retries=3, timeout=50),)
     assert len(notes) == 1
 
 
@@ -66,7 +65,7 @@ def test_what_kexec_cannot_start_is_rebooted_with_more_time() -> None:
     for other in (environment(environment_kind="xen"), environment(filesystem="zfs")):
         steps, notes = plan.deployment(cluster(KEXEC, HARD), other)
         assert steps["BootNewEnv"] == (
-            Implementation(implementation="BootNewEnvClassical", retries=1, timeout=100 + plan.FIRMWARE),
+            Implementation(name="BootNewEnvClassical", retries=1, timeout=100 + plan.FIRMWARE),
             HARD,
         )
         assert len(notes) == 1
@@ -78,12 +77,12 @@ def test_kexec_is_left_out_where_a_classical_reboot_is_configured_anyway() -> No
 
 
 def test_no_kexec_counts_for_both_reboots_and_keeps_no_limit_unlimited() -> None:
-    unlimited = Implementation(implementation="BootNewEnvKexec", timeout=0)
+    unlimited = Implementation(name="BootNewEnvKexec", timeout=0)
     steps, _ = plan.deployment(cluster(unlimited), environment(), no_kexec=True)
     assert names(steps, "SetDeploymentEnv") == ["SetDeploymentEnvUntrusted", "SetDeploymentEnvProd"]
-    assert steps["BootNewEnv"] == (Implementation(implementation="BootNewEnvClassical", timeout=0),)
+    assert steps["BootNewEnv"] == (Implementation(name="BootNewEnvClassical", timeout=0),)
 
 
 def test_the_automaton_gets_the_same_in_its_own_words() -> None:
     steps, _ = plan.deployment(cluster(KEXEC), environment())
-    assert plan.for_automaton(steps)[2] == ("BootNewEnv", (workflow.Implementation("BootNewEnvKexec", 1, 100),))
+    assert tuple(steps.items())[2] == ("BootNewEnv", (Implementation(name="BootNewEnvKexec", retries=1, timeout=100),))

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from kadeploy.config.cluster import Cluster, Disk, Node, NodeRange, Power, PowerCommands
 from kadeploy.config.partition import Partition
-from kadeploy.config.site import Boot, Site, Ssh, Windows
+from kadeploy.config.site import BootFolders, Site, Ssh, Windows
 from kadeploy.errors import ConfigError
 from kadeploy.microsteps import power_nodes
 from kadeploy.microsteps.memory import Begun
@@ -51,7 +51,7 @@ def site(tmp_path: Path) -> Site:
         state_dir=str(tmp_path / "state"),
         server_address="127.0.0.1",
         ssh=Ssh(private_key=str(tmp_path / "no key"), host_key=""),
-        boot=Boot(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
+        boot=BootFolders(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
     )
 
 
@@ -478,7 +478,7 @@ def test_a_password_may_be_in_the_environment_or_not_needed(tmp_path: Path) -> N
 def test_the_engine_switches_the_members_of_the_micro_step_only(site: Site, tmp_path: Path) -> None:
     how = commands(hard_reboot=f"touch {tmp_path}/HOSTNAME_FQDN")
     request = Request(
-        workflow="R-1",
+        wid="R-1",
         operation="reboot",
         user="tester",
         config_dir=str(tmp_path),

@@ -21,7 +21,7 @@ from kadeploy.remote.window import window
 WORKER = """\
 import asyncio, os, sys
 from pathlib import Path
-from kadeploy.window import window
+from kadeploy.remote.window import window
 
 folder, log, size, tasks = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -41,7 +41,7 @@ asyncio.run(main())
 HOLDER = """\
 import asyncio, sys
 from pathlib import Path
-from kadeploy.window import window
+from kadeploy.remote.window import window
 
 async def main():
     async with window(Path(sys.argv[1]), 1):

@@ -7,7 +7,7 @@ import pytest
 
 from kadeploy.config.cluster import Cluster, Disk, Loader, NodeRange
 from kadeploy.config.partition import Partition
-from kadeploy.config.site import Boot, Site, Ssh
+from kadeploy.config.site import BootFolders, Site, Ssh
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.runner.inventory import host_variables, partition_table, reboot_level, script_variables, variables, wants
 from kadeploy.runner.request import Attempt, LocalArchive, Options, Request, RequestNode
@@ -22,7 +22,7 @@ LAYOUT = (
 
 def request(**changes: object) -> Request:
     base = Request(
-        workflow="D-1",
+        wid="D-1",
         operation="deploy",
         user="alice",
         config_dir="/etc/kadeploy",
@@ -34,7 +34,7 @@ def request(**changes: object) -> Request:
             state_dir="/var/lib/kadeploy",
             server_address="10.0.0.1",
             ssh=Ssh(private_key="/keys/id", host_key="ssh-ed25519 AAAA"),
-            boot=Boot(tftp_root="/tftp", http_root="/http", http_url="http://10.0.0.1/"),
+            boot=BootFolders(tftp_root="/tftp", http_root="/http", http_url="http://10.0.0.1/"),
             mkfs_options={"ext4": "-O ^64bit"},
         ),
         cluster=Cluster(

@@ -15,7 +15,7 @@ import yaml
 
 from kadeploy.config.cluster import Cluster, Disk, NodeRange
 from kadeploy.config.partition import Partition
-from kadeploy.config.site import Boot, Site, Ssh
+from kadeploy.config.site import BootFolders, Site, Ssh
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.runner import request
 from kadeploy.runner.request import Attempt, Options, Request, RequestNode
@@ -29,11 +29,11 @@ def write(folder: Path, **changes: Any) -> Path:
         state_dir=str(folder),
         server_address="127.0.0.1",
         ssh=Ssh(private_key=f"{folder}/key", host_key="ssh-ed25519 AAAA", port=2222),
-        boot=Boot(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
+        boot=BootFolders(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
     )
     partitions = (Partition(number=3, role="deploy"),)
     asked = Request(
-        workflow="W-1",
+        wid="W-1",
         operation="deploy",
         user="tester",
         config_dir=str(folder),

@@ -96,9 +96,9 @@ def test_our_playbooks_are_found_in_a_checkout_and_roles_lie_beside_them() -> No
 
 def test_the_wiki_pages_forced_plan_is_accepted_with_its_line_ends() -> None:
     assert {
-        "SetDeploymentEnv": (Implementation(implementation="SetDeploymentEnvProd", retries=2, timeout=100),),
-        "BroadcastEnv": (Implementation(implementation="BroadcastEnvKastafior", retries=2, timeout=300),),
-        "BootNewEnv": (Implementation(implementation="BootNewEnvKexec", retries=1, timeout=150),),
+        "SetDeploymentEnv": (Implementation(name="SetDeploymentEnvProd", retries=2, timeout=100),),
+        "BroadcastEnv": (Implementation(name="BroadcastEnvKastafior", retries=2, timeout=300),),
+        "BootNewEnv": (Implementation(name="BootNewEnvKexec", retries=1, timeout=150),),
     } == PLAN
 
 
@@ -109,7 +109,7 @@ def test_blanks_and_backslashes_around_delimiters_change_nothing() -> None:
 def test_a_macro_step_may_have_several_ways() -> None:
     text = WIKI.replace("BootNewEnvKexec:1:150", "BootNewEnvKexec:1:150, BootNewEnvClassical:0:0")
     ways = parse_force_steps(text, NOWHERE)["BootNewEnv"]
-    assert [way.implementation for way in ways] == ["BootNewEnvKexec", "BootNewEnvClassical"]
+    assert [way.name for way in ways] == ["BootNewEnvKexec", "BootNewEnvClassical"]
 
 
 @pytest.mark.parametrize(

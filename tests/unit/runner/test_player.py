@@ -15,11 +15,11 @@ import pytest
 
 from kadeploy.config.cluster import Cluster, Disk, NodeRange
 from kadeploy.config.partition import Partition
-from kadeploy.config.site import Boot, Site, Ssh
+from kadeploy.config.site import BootFolders, Site, Ssh
 from kadeploy.runner import player
 from kadeploy.runner.player import Player, end_processes, folder_name
-from kadeploy.runner.request import Attempt, Request, RequestNode
-from kadeploy.workflow import GoesOn, Outcome, Try, Verdict
+from kadeploy.runner.request import Assignment, RequestNode
+from kadeploy.workflow import Attempt, GoesOn, Outcome, Verdict
 from tests.unit.plays import OUTCOMES, batch, write_play
 
 NAMES = ("n-1", "n-2", "n-3", "n-4")
@@ -33,10 +33,10 @@ class Ear:
     started: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     results: list[tuple[str, Mapping[str, Outcome]]] = field(default_factory=list)
 
-    def step_started(self, attempt: Try, micro_step: str, nodes: tuple[str, ...]) -> None:
+    def step_started(self, attempt: Attempt, micro_step: str, nodes: tuple[str, ...]) -> None:
         self.started.append((micro_step, nodes))
 
-    def step_result(self, attempt: Try, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
+    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
         self.results.append((micro_step, outcomes))
 
 
@@ -53,7 +53,7 @@ class Stage:
         self, text: str, timeout: int = 0, name: str = "Small", nodes: tuple[str, ...] = NAMES
     ) -> dict[str, Outcome]:
         write_play(self.config, name, text)
-        return self.player.perform(Try("Macro", name, 0, timeout, 1), nodes)
+        return self.player.perform(Attempt("Macro", name, 0, timeout, 1), nodes)
 
     @property
     def folder(self) -> Path:
@@ -76,26 +76,24 @@ def stage(tmp_path: Path) -> Stage:
         state_dir=str(tmp_path),
         server_address="127.0.0.1",
         ssh=Ssh(private_key=str(tmp_path / "key"), host_key=KEY),
-        boot=Boot(tftp_root="/srv", http_root="/srv", http_url="http://127.0.0.1/"),
+        boot=BootFolders(tftp_root="/srv", http_root="/srv", http_url="http://127.0.0.1/"),
     )
     cluster = Cluster(
         name="n", nodes=(NodeRange(name="n-[1-4]"),), disk=Disk(partitions=(Partition(number=3, role="deploy"),))
     )
-    request = Request(
-        workflow="D-1",
+    assignment = Assignment(
+        wid="D-1",
         operation="deploy",
         user="alice",
         config_dir=str(config),
-        run_dir="",
         workflow_dir=str(workflow),
-        attempt=Attempt(macro_step="", implementation=""),
         site=site,
         cluster=cluster,
         nodes=(),
     )
     ear = Ear()
     nodes = {name: RequestNode(name=name, address="127.0.0.1") for name in NAMES}
-    return Stage(config, Player(request, nodes, ear, threading.Event()), ear, workflow)
+    return Stage(config, Player(assignment, nodes, ear, threading.Event()), ear, workflow)
 
 
 def test_late_nodes_go_on_at_their_micro_step_and_what_came_before_is_not_done_again(stage: Stage) -> None:
@@ -110,7 +108,7 @@ def test_late_nodes_go_on_at_their_micro_step_and_what_came_before_is_not_done_a
     stage.ear.started.clear()
 
     goes_on = GoesOn("wait", time.monotonic() - 100, 3.0)
-    late = stage.player.perform(Try("Macro", "Small", 1, 200, 2, goes_on), ("n-2",))
+    late = stage.player.perform(Attempt("Macro", "Small", 1, 200, 2, goes_on), ("n-2",))
     assert late["n-2"].message == "wait"
     assert [step for step, _ in stage.ear.started] == ["wait"]
     assert "--skip-tags reboot" in (stage.workflow / "02-Small-retry1-late" / "command").read_text()
@@ -233,7 +231,7 @@ def test_a_batch_action_that_breaks_in_the_last_task_is_everybodys_ko(stage: Sta
 
 def test_a_play_for_other_hosts_deploys_nobody(stage: Stage) -> None:
     (stage.config / "playbooks" / "Other.yml").write_text("- hosts: somebody_else\n  gather_facts: false\n")
-    outcomes = stage.player.perform(Try("Macro", "Other", 0, 0, 1), NAMES)
+    outcomes = stage.player.perform(Attempt("Macro", "Other", 0, 0, 1), NAMES)
     assert all(outcome.verdict is Verdict.KO for outcome in outcomes.values())
 
 
@@ -244,7 +242,7 @@ def test_a_missing_role_is_everybodys_ko_with_ansibles_words(stage: Stage) -> No
 
 
 def test_an_implementation_without_playbook_is_everybodys_ko(stage: Stage) -> None:
-    outcomes = stage.player.perform(Try("Macro", "Nonesuch", 0, 0, 1), NAMES)
+    outcomes = stage.player.perform(Attempt("Macro", "Nonesuch", 0, 0, 1), NAMES)
     assert {outcome.message for outcome in outcomes.values()} == {"Nonesuch: there is no playbook Nonesuch.yml."}
 
 
@@ -312,7 +310,7 @@ def asleep(folder: Path) -> bool:
 
 def test_the_limit_of_late_nodes_is_counted_from_the_beginning_of_their_try(stage: Stage) -> None:
     write_play(stage.config, "Small", "  tasks:\n    - ansible.builtin.command: sleep 1000\n")
-    late = Try("Macro", "Small", 0, 50, 1, GoesOn("wait", time.monotonic() - 100, 3.0))
+    late = Attempt("Macro", "Small", 0, 50, 1, GoesOn("wait", time.monotonic() - 100, 3.0))
     assert stage.player.perform(late, NAMES)["n-2"].message == "Small: time-out of 50 s"
 
 
@@ -378,10 +376,10 @@ def test_an_attempts_folder_can_be_repeated_by_hand(stage: Stage) -> None:
 
 
 def test_command_enters_the_sites_network_namespace(stage: Stage) -> None:
-    request = stage.player.request
-    site = msgspec.structs.replace(request.site, network_namespace="lab")
-    player = Player(msgspec.structs.replace(request, site=site), stage.player.nodes, stage.ear, threading.Event())
-    player.perform(Try("Macro", "Small", 0, 0, 1), NAMES)
+    assignment = stage.player.assignment
+    site = msgspec.structs.replace(assignment.site, network_namespace="lab")
+    player = Player(msgspec.structs.replace(assignment, site=site), stage.player.nodes, stage.ear, threading.Event())
+    player.perform(Attempt("Macro", "Small", 0, 0, 1), NAMES)
     assert "exec ip netns exec lab ansible-playbook" in (stage.folder / "command").read_text(encoding="utf-8")
 
 
@@ -405,5 +403,5 @@ def test_the_folder_is_the_owners_alone_and_no_file_per_event_is_kept(stage: Sta
 
 
 def test_folders_are_named_after_number_implementation_and_retry() -> None:
-    assert folder_name(Try("BootNewEnv", "BootNewEnvKexec", 0, 0, 3)) == "03-BootNewEnvKexec"
-    assert folder_name(Try("BootNewEnv", "BootNewEnvKexec", 2, 0, 12)) == "12-BootNewEnvKexec-retry2"
+    assert folder_name(Attempt("BootNewEnv", "BootNewEnvKexec", 0, 0, 3)) == "03-BootNewEnvKexec"
+    assert folder_name(Attempt("BootNewEnv", "BootNewEnvKexec", 2, 0, 12)) == "12-BootNewEnvKexec-retry2"

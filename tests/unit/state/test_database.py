@@ -72,7 +72,10 @@ def test_a_database_of_a_later_kadeploy_is_refused(site: Site) -> None:
 
 
 def test_processes_that_come_first_together_make_one_database(site: Site) -> None:
-    code = "from kadeploy import config, database; database.connect(config.load_site()); print('ready')"
+    code = (
+        "from kadeploy.config.folder import load_site; from kadeploy.state import database;"
+        " database.connect(load_site()); print('ready')"
+    )
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(4)]
     assert [process.communicate()[0] for process in processes] == [b"ready\n"] * 4
     database.connect(site)
@@ -186,8 +189,9 @@ def test_who_may_not_write_is_told_to_become_root(tmp_path: Path) -> None:
     code = """
 import os, sys
 from pathlib import Path
-from kadeploy import config, database
-site = config.load_site(Path(sys.argv[1]))
+from kadeploy.config.folder import load_site
+from kadeploy.state import database
+site = load_site(Path(sys.argv[1]))
 if os.geteuid() == 0:
     os.seteuid(65534)
 try:
@@ -231,7 +235,10 @@ def test_messages_show_no_password(url: str, shown: str) -> None:
 def test_the_database_is_closed_when_the_process_ends(tmp_path: Path) -> None:
     """SQLite then folds its journal files back, so that a backup is one file."""
     site_with(tmp_path, "")
-    code = "import sys; from pathlib import Path; from kadeploy import config, database\n"
-    done = in_process(code + "database.connect(config.load_site(Path(sys.argv[1])))", str(tmp_path))
+    code = (
+        "import sys; from pathlib import Path; from kadeploy.config.folder import load_site\n"
+        "from kadeploy.state import database\n"
+    )
+    done = in_process(code + "database.connect(load_site(Path(sys.argv[1])))", str(tmp_path))
     assert done.returncode == 0
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["kadeploy.db"]

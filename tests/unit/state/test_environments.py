@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kadeploy.caller import Caller, caller
+from kadeploy.caller import Account, caller
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import EnvironmentRefused, FileError, KadeployError, OptionError, RightsError
@@ -19,7 +19,7 @@ from kadeploy.state import environments
 from kadeploy.state.database import EnvironmentRow, connect, environment_columns
 
 ADMIN = caller()
-ALICE = Caller("alice", os.getuid(), os.getgid(), Path("/"))
+ALICE = Account("alice", os.getuid(), os.getgid(), Path("/"))
 """She may read what this process may, and is no administrator."""
 OTHERS = ("alice", "bob", "carol")
 VISIBILITIES: tuple[environments.Visibility, ...] = ("private", "shared", "public")

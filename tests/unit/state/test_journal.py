@@ -57,7 +57,10 @@ def test_a_running_workflow_is_shown_as_the_wiki_page_says(site: Site) -> None:
 def test_a_micro_step_is_visible_from_another_process_at_once(site: Site) -> None:
     begin(site)
     journal.micro_step("D-1", NAMES[:1], "SetDeploymentEnvUntrusted", "switch_pxe")
-    code = "from kadeploy import config, journal; print(journal.workflows(config.load_site())['D-1'])"
+    code = (
+        "from kadeploy.config.folder import load_site; from kadeploy.state import journal\n"
+        "print(journal.workflows(load_site())['D-1'])"
+    )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "switch_pxe" in seen
 

@@ -23,8 +23,9 @@ DEBIAN = Environment(name="debian", version=12, image=Image(file="/srv/debian.tg
 
 CONTROLLER = """
 import sys, time
-from kadeploy import config, journal, nodes
-site, wid, names = config.load_site(), sys.argv[1], sys.argv[2:]
+from kadeploy.config.folder import load_site
+from kadeploy.state import journal, nodes
+site, wid, names = load_site(), sys.argv[1], sys.argv[2:]
 nodes.claim(site, names, wid, "alice")
 journal.begin(site, wid, "deploy", "alice", None, {"gdx": names})
 nodes.set_state(names, "deploying", None, "alice")
@@ -47,7 +48,7 @@ def living(site: Site) -> Iterator[subprocess.Popen[bytes]]:
 def elsewhere(wid: str, silent_for: float) -> None:
     """Move the workflow and its claims to another machine, from where nothing has come for *silent_for* seconds."""
     then = int(time.time() - silent_for)
-    Claim.update(host="other.site", since=then).where(Claim.workflow == wid).execute()
+    Claim.update(host="other.site", since=then).where(Claim.wid == wid).execute()
     Workflow.update(host="other.site", seen=then).where(Workflow.wid == wid).execute()
 
 
@@ -79,7 +80,7 @@ def test_force_takes_nodes_over_and_the_first_holder_cannot_release_them(site: S
     nodes.claim(site, NAMES, "D-1", "alice")
     assert nodes.claim(site, NAMES[:2], "D-2", "bob", force=True) == (NAMES[:2], {})
     nodes.release("D-1")
-    assert sorted(fetch(Claim.select(Claim.node, Claim.workflow))) == [(name, "D-2") for name in NAMES[:2]]
+    assert sorted(fetch(Claim.select(Claim.node, Claim.wid))) == [(name, "D-2") for name in NAMES[:2]]
 
 
 def test_released_nodes_are_free(site: Site) -> None:
@@ -93,8 +94,9 @@ def test_processes_that_race_for_the_same_nodes_get_each_node_once(site: Site) -
     names = [f"gdx-{rank}.site" for rank in range(300)]
     code = """
 import random, sys
-from kadeploy import config, nodes
-site, names = config.load_site(), [f"gdx-{rank}.site" for rank in range(300)]
+from kadeploy.config.folder import load_site
+from kadeploy.state import nodes
+site, names = load_site(), [f"gdx-{rank}.site" for rank in range(300)]
 random.Random(sys.argv[1]).shuffle(names)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -151,7 +153,7 @@ def test_a_killed_controller_gets_one_failed_log_row_per_node_that_says_why(
 ) -> None:
     living.send_signal(signal.SIGKILL)
     living.wait()
-    code = "from kadeploy import config, nodes; nodes.reap(config.load_site())"
+    code = "from kadeploy.config.folder import load_site; from kadeploy.state import nodes; nodes.reap(load_site())"
     reapers = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [reaper.wait() for reaper in reapers] == [0, 0, 0]
     connect(site)
