@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kadeploy.caller import Account, caller
+from kadeploy.config.folder import collection
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
-from kadeploy.runner import playbooks, request
+from kadeploy.runner import request
 from kadeploy.runner.request import Request
 from kadeploy.state import environments, nodes, rights
 from kadeploy.state.database import Log, connect
@@ -53,7 +54,7 @@ macro_steps:
   BroadcastEnv: [{{implementation: BroadcastEnvKastafior, retries: 2, timeout: 300}}]
   BootNewEnv: [{{implementation: BootNewEnvClassical, retries: 0, timeout: 150}}]
 """
-ON_NODES = {path.name for path in (playbooks.collection() / "roles").iterdir()} - {
+ON_NODES = {path.name for path in (collection() / "roles").iterdir()} - {
     *("switch_pxe", "reboot", "set_vlan", "power"),
     *("dummy", "finish", "drop_failed_nodes"),
 }
@@ -483,7 +484,7 @@ def test_a_sites_own_implementation_is_forced_and_reported_like_ours(
     home: Path, site_folder: Path, nodes_that_answer: Nodes, tool: Run
 ) -> None:
     """The example of docs/workflow.md: one playbook and one role outside the package, and no Python."""
-    text = (playbooks.collection() / "docs" / "workflow.md").read_text(encoding="utf-8")
+    text = (collection() / "docs" / "workflow.md").read_text(encoding="utf-8")
     blocks = dict(re.findall(r"```(?:yaml|sh)\n# /etc/kadeploy/(\S+)\n(.*?)```", text, re.DOTALL))
     assert sorted(blocks) == [
         "playbooks/SetDeploymentEnvBurnIn.yml",

@@ -16,6 +16,7 @@ import pytest
 
 from kadeploy.boot.profile import file_name
 from kadeploy.config.cluster import Cluster, Disk, Implementation, Loader, NodeRange, Power, PowerCommands, Timeouts
+from kadeploy.config.folder import collection
 from kadeploy.config.partition import Partition
 from kadeploy.config.site import BootFolders, Site, Ssh, Vlan
 from kadeploy.environments.environment import Environment, Image
@@ -235,9 +236,7 @@ def operations(playbook: str) -> Iterator[CustomOperation]:
             yield CustomOperation(**where, when="substitute", command="true")
 
 
-PLAYBOOKS = {
-    path.stem: path for path in sorted((playbooks.collection() / "playbooks").glob("*.yml")) if path.stem != "deploy"
-}
+PLAYBOOKS = {path.stem: path for path in sorted((collection() / "playbooks").glob("*.yml")) if path.stem != "deploy"}
 FOR_ALL = {"dummy", "set_vlan"}
 """Micro-steps in which no single node can fail: nothing is done, or one command is run for all nodes together."""
 
@@ -313,7 +312,7 @@ def test_a_vlan_command_that_fails_is_every_nodes_failure(playbook: str, stage: 
 
 
 def test_every_role_of_ours_that_is_a_micro_step_has_its_fault() -> None:
-    roles = {path.name for path in (playbooks.collection() / "roles").iterdir()} - {
+    roles = {path.name for path in (collection() / "roles").iterdir()} - {
         "finish",
         "drop_failed_nodes",
         "dummy",

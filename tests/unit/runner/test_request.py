@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.test_inventory import environment, request
 
 from kadeploy.errors import ConfigError
 from kadeploy.runner.request import FILE_NAME, Request, read, write
+from tests.unit.runner.test_inventory import environment, request
 
 ANY = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=40) | st.sampled_from(
     ["{{ 1 + 1 }}", "$(id)", "'; reboot #", "a\nb: c", "!!python/name:os.system", "yes", "012", "../..", "null", "~"]
