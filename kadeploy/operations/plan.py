@@ -13,6 +13,7 @@ from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.runner import playbooks
 from kadeploy.runner.playbooks import MACRO_STEPS
+from kadeploy.workflow import Plan
 
 Ways = tuple[Implementation, ...]
 Steps = Mapping[str, Ways]
@@ -48,6 +49,18 @@ def deployment(
             notes.append(f"{reason}: nodes are rebooted instead of using kexec")
         steps = changed
     return steps, notes
+
+
+def lines(plan: Plan) -> list[str]:
+    """Macro-steps with their implementations in order of preference, for people."""
+    told = []
+    for macro_step, ways in plan:
+        words = []
+        for way in ways:
+            limit = f"{way.timeout} s each" if way.timeout else "no time limit"
+            words.append(f"{way.name} ({1 + way.retries} {'try' if not way.retries else 'tries'}, {limit})")
+        told.append(f"{macro_step}: {', then '.join(words)}")
+    return told
 
 
 def _why_no_kexec(cluster: Cluster, environment: Environment, asked: bool) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kadeploy.errors import ConfigError
@@ -43,3 +45,10 @@ def _set(path: Path, name: str) -> None:
             )
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """Temporary."""
+    enter(name)
+    yield

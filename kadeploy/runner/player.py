@@ -14,17 +14,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from kadeploy.broadcast import progress
+from kadeploy.broadcast.progress import Transfer
 from kadeploy.config.folder import collection
+from kadeploy.events import Listener, Progress
 from kadeploy.runner import inventory, playbooks, request
 from kadeploy.runner.request import Assignment, Request, RequestNode
-from kadeploy.runner.results import Reading, StepListener
+from kadeploy.runner.results import Reading
 from kadeploy.workflow import Attempt, Outcome, Verdict
 
 MARK = "KADEPLOY_ATTEMPT_DIR"
@@ -65,7 +68,7 @@ class Player:
 
     assignment: Assignment
     nodes: Mapping[str, RequestNode]
-    listener: StepListener
+    tell: Listener
     stop: threading.Event
 
     def perform(self, attempt: Attempt, nodes: tuple[str, ...]) -> dict[str, Outcome]:
@@ -86,9 +89,9 @@ class Player:
         done = playbooks.before(playbook, attempt.goes_on.micro_step) if attempt.goes_on else ()
         _write_command(folder, settings, source, playbook, done, this.site.network_namespace)
         left_out = playbooks.left_out(playbook, inventory.wants(this)) | set(done)
-        reading = Reading(attempt, nodes, left_out, self.listener)
+        reading = Reading(attempt, nodes, left_out, self.tell)
         begun = attempt.goes_on.begun if attempt.goes_on else time.monotonic()
-        watch = _Watch(folder, attempt.timeout, self.stop, begun)
+        watch = _Watch(folder, attempt.timeout, self.stop, begun, _Spy(folder, attempt, reading, self.tell))
         rc = _run(settings, source, playbook, done, reading, watch)
         end_processes(folder)
         return reading.outcomes(_why(watch, attempt, rc, folder))
@@ -197,15 +200,35 @@ class _Watch:
     timeout: int
     stop: threading.Event
     begun: float
+    look: Callable[[], None]
+    """Called at each look at the clock."""
     timed_out: bool = False
     stopped: bool = False
 
     def enough(self) -> bool:
+        self.look()
         self.stopped = self.stop.is_set()
         self.timed_out = bool(self.timeout) and time.monotonic() - self.begun > self.timeout
         if self.stopped or self.timed_out:
             end_processes(self.folder)  # workers of ansible have left the process group that the runner kills
         return self.stopped or self.timed_out
+
+
+@dataclass
+class _Spy:
+    """Tells how far the attempt's broadcast is, whenever that has changed."""
+
+    folder: Path
+    attempt: Attempt
+    reading: Reading
+    tell: Listener
+    last: Transfer | None = None
+
+    def __call__(self) -> None:
+        transfer = progress.read(self.folder)
+        if transfer is not None and transfer != self.last:
+            self.last = transfer
+            self.tell(Progress(attempt=self.attempt, nodes=self.reading.going(), transfer=transfer))
 
 
 def end_processes(folder: Path) -> None:

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from kadeploy.events import Listener, StepResult, StepStarted
 from kadeploy.workflow import Attempt, Outcome, Verdict
 
 _SILENT_STEPS = frozenset({"finish", "drop_failed_nodes", ""})
 """Roles that are no micro-step of their own."""
-
-
-class StepListener(Protocol):
-    """Who wants to know what happens inside an attempt; called from the attempt's thread."""
-
-    def step_started(self, attempt: Attempt, micro_step: str, nodes: tuple[str, ...], /) -> None:
-        """A micro-step begins for *nodes* (those that have no KO or BRK so far)."""
-
-    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome], /) -> None:
-        """A task of a micro-step has ended for these nodes (a micro-step may have several tasks)."""
 
 
 @dataclass
@@ -30,7 +21,7 @@ class Reading:
     nodes: tuple[str, ...]
     left_out: frozenset[str]
     """Micro-steps that will not run."""
-    listener: StepListener
+    tell: Listener
     step: str = ""
     announced: str = ""
     ended: dict[str, Outcome] = field(default_factory=dict)
@@ -61,6 +52,10 @@ class Reading:
             case "playbook_on_stats":
                 self.stats = data
         return False
+
+    def going(self) -> tuple[str, ...]:
+        """Nodes that are neither KO nor at a breakpoint so far."""
+        return tuple(node for node in self.nodes if node not in self.ended and node not in self.failed)
 
     def outcomes(self, otherwise: str) -> dict[str, Outcome]:
         """Every node's outcome; *otherwise* tells why there is none when the play did not end normally."""
@@ -98,9 +93,9 @@ class Reading:
     def _announce(self, step: str) -> None:
         if step not in _SILENT_STEPS and step != self.announced:
             self.announced = step
-            going = tuple(node for node in self.nodes if node not in self.ended and node not in self.failed)
+            going = self.going()
             if going:
-                self.listener.step_started(self.attempt, step, going)
+                self.tell(StepStarted(attempt=self.attempt, micro_step=step, nodes=going))
 
     def _batch(self, data: Mapping[str, Any]) -> None:
         """A task for all nodes has ended: its result holds an outcome per node."""
@@ -120,7 +115,7 @@ class Reading:
                 self.ended.setdefault(node, outcome)
         silent = step in _SILENT_STEPS and not any(map(_worth_telling, results.values()))
         if results and not silent:
-            self.listener.step_result(self.attempt, step, results)
+            self.tell(StepResult(attempt=self.attempt, micro_step=step, outcomes=results))
 
     def _outcome(self, step: str, entry: Mapping[str, Any]) -> Outcome:
         verdict = Verdict(entry["verdict"])
@@ -155,7 +150,7 @@ class Reading:
         if node in self.nodes and node not in self.failed and node not in self.ended:
             self.failed[node] = outcome
             self.failed_tasks[node] = str(data.get("task_uuid"))
-            self.listener.step_result(self.attempt, self.step, {node: outcome})
+            self.tell(StepResult(attempt=self.attempt, micro_step=self.step, outcomes={node: outcome}))
 
     def _reason(self, step: str, reason: str) -> str:
         where, text = f"{self.attempt.implementation}-{step}: ", " ".join(reason.split())

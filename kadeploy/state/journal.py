@@ -19,8 +19,8 @@ from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
 from kadeploy.state.database import Log, Progress, Workflow, chunked, connect, fetch, insert, transaction
+from kadeploy.workflow import Operation
 
-Operation = Literal["deploy", "reboot", "power"]
 NodeProgress = Literal["ok", "ko", "reboot_in_progress", "rebooted", "discarded"]
 
 KEPT_DAYS = 30
@@ -93,6 +93,10 @@ def micro_step(wid: str, nodes: Iterable[str], macro_step: str, micro_step: str)
 def node_state(wid: str, nodes: Iterable[str], state: NodeProgress) -> None:
     """*nodes* of the workflow are now in *state*, within the micro-step they are in."""
     _update(wid, nodes, state=state)
+
+
+def told(wid: str, nodes: Iterable[str], text: str) -> None:
+    """Temporary."""
 
 
 def keep_alive(wid: str) -> None:

@@ -80,19 +80,6 @@ def deploy_profile(lab: Lab, node: str) -> None:
     (folder / name).write_text("KERNEL http://10.177.0.1/deploy-vmlinuz\n")
 
 
-class Quiet:
-    """A listener that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.steps: list[str] = []
-
-    def step_started(self, attempt: Attempt, micro_step: str, nodes: tuple[str, ...]) -> None:
-        self.steps.append(micro_step)
-
-    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
-        pass
-
-
 @dataclass
 class Cluster:
     """Nodes that are in the deployment system."""
@@ -122,7 +109,7 @@ class Cluster:
             **{"site": self.configuration.site, "cluster": self.configuration.clusters["lab"], **asked},
         )
         members = {name: RequestNode(name=name, address=node.address) for name, node in self.lab.members.items()}
-        player = Player(assignment, members, Quiet(), threading.Event())
+        player = Player(assignment, members, lambda _event: None, threading.Event())
         return self._inside(player, Attempt(macro_step, implementation, 0, 300, 1))
 
     def _inside(self, player: Player, attempt: Attempt) -> dict[str, Outcome]:

@@ -16,6 +16,7 @@ import pytest
 from kadeploy.config.cluster import Cluster, Disk, NodeRange
 from kadeploy.config.partition import Partition
 from kadeploy.config.site import BootFolders, Site, Ssh
+from kadeploy.events import Event, StepResult, StepStarted
 from kadeploy.runner import player
 from kadeploy.runner.player import Player, end_processes, folder_name
 from kadeploy.runner.request import Assignment, RequestNode
@@ -33,11 +34,12 @@ class Ear:
     started: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     results: list[tuple[str, Mapping[str, Outcome]]] = field(default_factory=list)
 
-    def step_started(self, attempt: Attempt, micro_step: str, nodes: tuple[str, ...]) -> None:
-        self.started.append((micro_step, nodes))
-
-    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
-        self.results.append((micro_step, outcomes))
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StepStarted():
+                self.started.append((event.micro_step, event.nodes))
+            case StepResult():
+                self.results.append((event.micro_step, event.outcomes))
 
 
 @dataclass
