@@ -29,7 +29,7 @@ from kadeploy.nodeset import fold
 from kadeploy.operations import staging
 from kadeploy.operations.admission import Work
 from kadeploy.operations.launch import Report, launch
-from kadeploy.remote import hostkeys
+from kadeploy.remote import hostkeys, namespace
 from kadeploy.runner import playbooks, player
 from kadeploy.runner.request import Assignment, profile_sources
 from kadeploy.state import database
@@ -216,7 +216,8 @@ def write_host_keys(path: str, work: Work, report: Report) -> None:
         for node in request.nodes
         if node.name in ready
     }
-    lines = hostkeys.collect(addresses, work.site.ssh.port)
+    with namespace.inside(work.site.network_namespace):
+        lines = hostkeys.collect(addresses, work.site.ssh.port)
     try:
         with as_user(caller()), Path(path).open("w", encoding="utf-8") as stream:
             stream.writelines(f"{line}\n" for line in lines)

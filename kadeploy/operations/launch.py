@@ -111,7 +111,11 @@ def launch(work: Work, listener: Listener, stop: threading.Event) -> Report:
     Raises:
         KadeployError: the request is refused after all (a file has changed or cannot be fetched); no node was touched.
     """
-    namespace.enter(work.site.network_namespace)
+    with namespace.inside(work.site.network_namespace):
+        return _claim_and_run(work, listener, stop)
+
+
+def _claim_and_run(work: Work, listener: Listener, stop: threading.Event) -> Report:
     for wid, names in nodes.reap(work.site).items():
         end_processes(admission.run_folder(work.site, wid))
         listener.note(f"workflow {wid} was left by a controller that died; its nodes are free again: {fold(names)}")
