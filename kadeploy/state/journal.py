@@ -18,7 +18,8 @@ from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
-from kadeploy.state.database import Log, Progress, Workflow, chunked, connect, fetch, insert, transaction
+from kadeploy.state.database import chunked, connect, fetch, insert, transaction
+from kadeploy.state.tables import Log, Progress, Workflow
 
 Operation = Literal["deploy", "reboot", "power"]
 NodeProgress = Literal["ok", "ko", "reboot_in_progress", "rebooted", "discarded"]

@@ -13,19 +13,8 @@ from typing import Literal, NamedTuple, Protocol
 from kadeploy.config.site import Site
 from kadeploy.process import Controller, is_alive, is_here, this
 from kadeploy.state import journal
-from kadeploy.state.database import (
-    DB,
-    Claim,
-    NodeState,
-    Workflow,
-    chunked,
-    connect,
-    fetch,
-    insert,
-    stream,
-    transaction,
-    upsert,
-)
+from kadeploy.state.database import DB, chunked, connect, fetch, insert, stream, transaction, upsert
+from kadeploy.state.tables import Claim, NodeState, Workflow
 
 State = Literal[
     "prod_env",

@@ -24,7 +24,7 @@ from kadeploy.operations.admission import DeployRequest, PowerRequest, RebootReq
 from kadeploy.runner import player
 from kadeploy.runner.request import Options
 from kadeploy.state import journal, nodes, rights
-from kadeploy.state.database import Claim, Log, Workflow
+from kadeploy.state.tables import Claim, Log, Workflow
 from kadeploy.workflow import Attempt, Final, Outcome
 from tests.unit.plays import batch, write_play
 

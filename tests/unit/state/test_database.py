@@ -15,8 +15,9 @@ from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import DatabaseError
-from kadeploy.state import database
-from kadeploy.state.database import DB, EnvironmentRow, Log, NodeState, Right, SchemaVersion
+from kadeploy.state import database, tables
+from kadeploy.state.database import DB
+from kadeploy.state.tables import EnvironmentRow, Log, NodeState, Right, SchemaVersion
 
 VERSION_1 = Path(__file__).parents[2] / "golden" / "schema-1.sql"
 
@@ -42,7 +43,7 @@ def in_process(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_new_database_has_the_current_schema(site: Site) -> None:
     database.connect(site)
     assert [row.version for row in SchemaVersion.select()] == [database.SCHEMA_VERSION]
-    assert all(table.table_exists() for table in database.TABLES)
+    assert all(table.table_exists() for table in tables.TABLES)
 
 
 def test_connecting_again_gives_the_same_database(site: Site) -> None:
@@ -119,7 +120,7 @@ def test_an_environment_comes_back_as_it_was_recorded(site: Site) -> None:
         part="/dev/sda3",
         user="alice",
     )
-    EnvironmentRow.insert(**database.environment_columns(recorded)).execute()
+    EnvironmentRow.insert(**tables.environment_columns(recorded)).execute()
     assert EnvironmentRow.get().environment == recorded
 
 
