@@ -3,15 +3,22 @@
 SQLite in WAL mode by default (``state_dir/kadeploy.db``), PostgreSQL (psycopg 3) or MySQL (PyMySQL) by URL. Every
 writing transaction is short and, on SQLite, takes the write lock at its start, so that a check and the write that
 depends on it are one.
+
+A thread (or an asyncio task) works for one site at a time, the one it connected to last: :func:`connect` chooses the
+database that all queries of this thread go to, so that threads of one process can serve different sites. What
+``asyncio.to_thread`` runs works for the site of its task; a new thread works for none until it connects. Every thread
+has connections of its own.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -28,8 +35,33 @@ BUSY_SECONDS = 30
 CHUNK = 500
 """Rows per statement: below the variable limits of all three databases."""
 
-DB = peewee.DatabaseProxy()
-"""What the tables are bound to; :func:`connect` sets it."""
+_chosen: ContextVar[Any] = ContextVar("kadeploy_database", default=None)
+
+
+class _Chosen(peewee.DatabaseProxy):
+    """Stands for the database that the calling thread has chosen."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    @property
+    def obj(self) -> Any:
+        """Peewee's name for what a proxy stands for; None when nothing was chosen."""
+        return _chosen.get()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_here(), name)
+
+
+def _here() -> Any:
+    database = _chosen.get()
+    if database is None:
+        raise DatabaseError("This thread works for no site: call kadeploy.state.database.connect(site) in it first.")
+    return database
+
+
+DB = _Chosen()
+"""What the tables are bound to: the database of the calling thread, see :func:`connect`."""
 for _table in TABLES:
     _table.bind(DB)
 
@@ -69,6 +101,11 @@ class _Refusing:
 
 
 class _SQLite(_Refusing, peewee.SqliteDatabase):
+    def connect(self, *args: Any, **kwargs: Any) -> Any:
+        with suppress(OSError):  # connecting says why
+            Path(self.database).touch(mode=0o600)
+        return super().connect(*args, **kwargs)
+
     def advice(self, error: Exception) -> str:
         text, path = _text(error), Path(self.database)
         if "locked" in text:
@@ -107,8 +144,6 @@ def _sqlite(path: Path) -> _SQLite:
     pragmas = {"journal_mode": "wal", "foreign_keys": 1, "synchronous": "normal"}
     database = _SQLite(str(path), pragmas=pragmas, timeout=BUSY_SECONDS, lock_type="IMMEDIATE")
     database.label = str(path)
-    with suppress(OSError):  # connecting says why
-        path.touch(mode=0o600)
     return database
 
 
@@ -158,38 +193,55 @@ def _without_password(url: str) -> str:
     return re.sub(r"(?<=password=)[^&]*", "…", re.sub(r"(://[^:/@]*):[^/]*@", r"\1@", url))
 
 
-_current: tuple[str, Any] | None = None
-_connecting = threading.Lock()
+_known: dict[str, Any] = {}
+"""Databases by URL, for all threads; each of them holds a connection per thread."""
+_knowing = threading.Lock()
 
 
 def connect(site: Site) -> Any:
-    """The database of *site* (a ``peewee.Database``), its tables bound and up to date.
+    """Choose the database of *site* for this thread (a ``peewee.Database``), its tables bound and up to date.
 
-    The same object while the URL stays the same; every thread gets a connection of its own at its first query.
+    The same object for the same URL in all threads. Call it as often as you like, and :func:`disconnect` when done.
 
     Raises:
-        DatabaseError: it cannot be opened, or a later Kadeploy made it; the text says what to do.
+        DatabaseError: it cannot be opened, or a later Kadeploy made it; the text says what to do. The thread stays
+            with the site it had.
     """
-    global _current  # noqa: PLW0603 - one process serves one site
-    url = site.database or f"sqlite://{site.state / 'kadeploy.db'}"
-    with _connecting:
-        if _current is None or _current[0] != url:
-            disconnect()
-            if not site.database:
-                _create_folder(site.state)
-            database = _open(url)
-            DB.initialize(database)
-            migrate()
-            _current = (url, database)
-        return _current[1]
+    database = _database(site.database or f"sqlite://{site.state / 'kadeploy.db'}")
+    before = _chosen.set(database)
+    if database.is_closed():
+        try:
+            _prepare(site)
+        except BaseException:
+            database.close()
+            _chosen.reset(before)
+            raise
+    return database
+
+
+def _database(url: str) -> Any:
+    with _knowing:
+        if url not in _known:
+            _known[url] = _open(url)
+        return _known[url]
+
+
+def _prepare(site: Site) -> None:
+    if not site.database:
+        _create_folder(site.state)
+    migrate()
 
 
 def disconnect() -> None:
-    """Close this thread's connection, if there is one."""
-    global _current  # noqa: PLW0603
-    if _current is not None:
-        _current[1].close()
-        _current = None
+    """Close the connections of this thread, to whatever databases; it works for no site until it connects again."""
+    with _knowing:
+        databases = list(_known.values())
+    for database in databases:
+        database.close()
+    _chosen.set(None)
+
+
+atexit.register(disconnect)  # SQLite then folds its journal back into one file
 
 
 # --- schema versions --------------------------------------------------------------------------------------------
@@ -271,8 +323,8 @@ def _migrating_alone() -> Iterator[None]:
 
 
 def transaction() -> Any:
-    """Context manager: all or nothing, and on SQLite the only writer meanwhile. Keep it short."""
-    return DB.atomic()
+    """Context manager: all or nothing, and on SQLite the only writer meanwhile. Keep it short, and at one site."""
+    return _here().atomic()
 
 
 def chunked(items: Iterable[ItemT], size: int = CHUNK) -> Iterator[list[ItemT]]:
@@ -307,21 +359,29 @@ def fetch(query: Any) -> list[tuple[Any, ...]]:
 
 
 def stream(query: Any) -> Iterator[tuple[Any, ...]]:
-    """Rows of *query* as tuples, as the database finds them: memory does not grow with their number."""
-    sql, parameters = query.sql()
-    if isinstance(DB.obj, peewee.PostgresqlDatabase):
-        with DB.connection().cursor(name="kadeploy", withhold=True) as cursor:
+    """Rows of *query* as tuples, as the database finds them: memory does not grow with their number.
+
+    They come from the site that this thread has chosen now, whatever it chooses before it has read them all.
+    """
+    return _rows(_here(), *query.sql())
+
+
+def _rows(database: Any, sql: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    connection = database.connection()
+    if isinstance(database, peewee.PostgresqlDatabase):
+        with connection.cursor(name="kadeploy", withhold=True) as cursor:
             cursor.itersize = 1000
             yield from cursor.execute(sql, parameters)
         return
-    cursor = _unbuffered_cursor()
+    cursor = connection.cursor(*_unbuffered(database))
     cursor.execute(sql, parameters)
     yield from cursor
 
 
-def _unbuffered_cursor() -> Any:
-    if isinstance(DB.obj, peewee.MySQLDatabase):
-        from pymysql.cursors import SSCursor  # type: ignore[import-untyped]  # noqa: PLC0415 - MySQL sites only
+def _unbuffered(database: Any) -> tuple[Any, ...]:
+    """The kind of cursor, where the usual one would fetch all rows at once."""
+    if not isinstance(database, peewee.MySQLDatabase):
+        return ()
+    from pymysql.cursors import SSCursor  # type: ignore[import-untyped]  # noqa: PLC0415 - MySQL sites only
 
-        return DB.connection().cursor(SSCursor)
-    return DB.connection().cursor()
+    return (SSCursor,)
