@@ -59,9 +59,9 @@ def kaconsole3(
     words = command.words(cluster.console, node)
     if not console.is_terminal():
         raise OptionError("A console needs a terminal: run the command in one (over ssh: ssh -t).")
-    namespace.enter(site.network_namespace)
-    print(f"Console of {node}; ESC typed four times leaves it.", flush=True)
-    end = console.attach(words, partial(_may_stay, site, who.name, node, part))
+    with namespace.inside(site.network_namespace):
+        print(f"Console of {node}; ESC typed four times leaves it.", flush=True)
+        end = console.attach(words, partial(_may_stay, site, who.name, node, part))
     print()
     if end.reason == "revoked":
         raise RightsError(f"Console closed: {who.name} does not have the right to use {part} of {node} any more.")

@@ -1,7 +1,8 @@
 """What workflows do, written down while they do it, so that ``kanodes3 -y`` and kastat3 work from other processes.
 
 Every call is one short transaction over many nodes. A controller that is killed leaves its journal behind; see
-:func:`kadeploy.state.nodes.reap`.
+:func:`kadeploy.state.nodes.reap`. What takes a workflow id but no site works for the site that the calling thread
+connected to last (`begin` connects it): another thread has to call :func:`kadeploy.state.database.connect` first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
-from kadeploy.state.database import Log, Progress, Workflow, chunked, connect, fetch, insert, transaction
+from kadeploy.state.database import chunked, connect, fetch, insert, transaction
+from kadeploy.state.tables import Log, Progress, Workflow
 from kadeploy.workflow import Operation
 
 NodeProgress = Literal["ok", "ko", "reboot_in_progress", "rebooted", "discarded"]

@@ -110,20 +110,8 @@ class Cluster:
         )
         members = {name: RequestNode(name=name, address=node.address) for name, node in self.lab.members.items()}
         player = Player(assignment, members, lambda _event: None, threading.Event())
-        return self._inside(player, Attempt(macro_step, implementation, 0, 300, 1))
-
-    def _inside(self, player: Player, attempt: Attempt) -> dict[str, Outcome]:
-        """In a thread of its own, which alone enters the lab's network."""
-        answers: list[dict[str, Outcome]] = []
-
-        def run() -> None:
-            namespace.enter(self.lab.name)
-            answers.append(player.perform(attempt, self.nodes))
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
-        return answers[0]
+        with namespace.inside(self.lab.name):
+            return player.perform(Attempt(macro_step, implementation, 0, 300, 1), self.nodes)
 
     def on(self, node: str, script: str) -> str:
         """Output of *script* on a node, which succeeds there."""

@@ -18,7 +18,8 @@ from kadeploy.cli.display import Display
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.state import environments, nodes, rights
-from kadeploy.state.database import Claim, Workflow, connect
+from kadeploy.state.database import connect
+from kadeploy.state.tables import Claim, Workflow
 from tests.unit.plays import batch, write_play
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -13,7 +13,8 @@ import pytest
 from kadeploy.caller import caller
 from kadeploy.config.site import Site
 from kadeploy.state import nodes, rights
-from kadeploy.state.database import Claim, Workflow, connect
+from kadeploy.state.database import connect
+from kadeploy.state.tables import Claim, Workflow
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -38,7 +38,7 @@ from kadeploy.operations.work import Work, run_folder
 from kadeploy.runner import player
 from kadeploy.runner.request import Options
 from kadeploy.state import environments, journal, nodes, rights
-from kadeploy.state.database import Claim, Log, Workflow
+from kadeploy.state.tables import Claim, Log, Workflow
 from tests.unit.plays import batch, write_play
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -13,8 +13,9 @@ from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import OptionError
 from kadeploy.state import journal
-from kadeploy.state.database import Log, Progress, Workflow, fetch
+from kadeploy.state.database import fetch
 from kadeploy.state.journal import LogRow
+from kadeploy.state.tables import Log, Progress, Workflow
 
 NAMES = ["gdx-1.site", "gdx-2.site", "gdx-10.site"]
 DEBIAN = Environment(name="debian", version=12, image=Image(file="/srv/debian.tgz", kind="tgz"), user="root")

@@ -15,8 +15,9 @@ from kadeploy import process
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.state import journal, nodes
-from kadeploy.state.database import Claim, Log, Workflow, connect, fetch
+from kadeploy.state.database import connect, fetch
 from kadeploy.state.nodes import NO_ENVIRONMENT, NodeRow
+from kadeploy.state.tables import Claim, Log, Workflow
 
 NAMES = [f"gdx-{rank}.site" for rank in range(1, 6)]
 DEBIAN = Environment(name="debian", version=12, image=Image(file="/srv/debian.tgz", kind="tgz"), user="root")
