@@ -239,8 +239,9 @@ def show(work: Work) -> int:
 
 def _profile_lines(request: Assignment, plan: Plan) -> list[str]:
     """The boot profiles that *plan* would write, nodes with the same text together."""
-    known = (player.find(way.name, Path(request.config_dir)) for _, ways in plan for way in ways)
-    boots = dict.fromkeys(boot for path in known if path for boot in playbooks.boots(path))
+    config_dir = Path(request.config_dir)
+    known = (player.find(way.name, config_dir) for _, ways in plan for way in ways)
+    boots = dict.fromkeys(boot for path in known if path for boot in playbooks.boots(path, config_dir))
     return [
         line
         for boot in boots

@@ -24,6 +24,7 @@ from kadeploy.operations import admission, hooks, staging
 from kadeploy.operations.admission import DeployRequest, PowerRequest, RebootRequest, Work
 from kadeploy.remote import broker, namespace
 from kadeploy.remote.fanout import Credentials
+from kadeploy.runner import roles
 from kadeploy.runner.player import Player, end_processes
 from kadeploy.state import journal, nodes
 from kadeploy.state.journal import LogRow
@@ -196,9 +197,6 @@ def _kept_connections(work: Work) -> Iterator[None]:
 
 # --- what is written down on the way --------------------------------------------------------------------------------
 
-_REBOOTING = frozenset({"reboot", "reboot_from_deploy_env", "kexec"})
-"""Micro-steps after whose beginning a node counts as rebooting, until wait_reboot has seen it."""
-
 
 class _Desk:
     """Writes down what happens and passes it on to the listener; automata leave their messages in a queue.
@@ -248,13 +246,13 @@ class _Desk:
 
     def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
         journal.micro_step(self.work.wid, names, attempt.implementation, micro_step)
-        if micro_step in _REBOOTING:
+        if roles.find(micro_step, self.work.configuration.folder).reboots:
             journal.node_state(self.work.wid, names, "reboot_in_progress")
         self.listener.step_started(attempt, micro_step, names)
 
     def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
         ko = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.KO]
-        if micro_step == "wait_reboot":
+        if roles.find(micro_step, self.work.configuration.folder).booted:
             there = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.OK]
             journal.node_state(self.work.wid, there, "rebooted")
         if ko:

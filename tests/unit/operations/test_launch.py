@@ -26,7 +26,7 @@ from kadeploy.runner.request import Options
 from kadeploy.state import journal, nodes, rights
 from kadeploy.state.database import Claim, Log, Workflow
 from kadeploy.workflow import Attempt, Final, Outcome
-from tests.unit.plays import batch, write_play
+from tests.unit.plays import batch, write_play, write_role
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -269,6 +269,59 @@ def test_kanodes_sees_the_micro_step_while_it_runs(configuration: Configuration,
 
     go(deployment(configuration, environment, nodes=("gdx-1.site",)), ear=Curious())
     assert seen[0] == [{"macro-step": "SetDeploymentEnvDummy"}, {"micro-step": "dummy"}, {"state": "ok"}]
+
+
+DAWDLE = '''
+import asyncio
+
+from kadeploy.microsteps.action import BatchAction
+from kadeploy.workflow import Outcome, Verdict
+
+
+async def dawdle(step):
+    """gdx-1 is done at once, gdx-2 never."""
+    step.report("gdx-1.site", Outcome(Verdict.OK))
+    await asyncio.sleep(600)
+
+
+class ActionModule(BatchAction):
+    engine = staticmethod(dawdle)
+'''
+
+
+def test_what_a_sites_own_roles_say_of_themselves_counts_as_it_does_for_ours(
+    configuration: Configuration, environment: Environment, site_folder: Path
+) -> None:
+    """A role that reboots nodes and has a time-out, one that sees them back, and one that is no micro-step."""
+    says = {"cycle_pdu": "reboots: true\ntimeout: 1", "greet": "booted: true", "tidy": "silent: true"}
+    acts = {"cycle_pdu": "dawdle", "greet": "finish_step", "tidy": "finish_step"}
+    write_play(site_folder, "SetDeploymentEnvPdu", "  roles: [tidy, cycle_pdu, tidy, greet, finish]\n")
+    (site_folder / "action_plugins" / "dawdle.py").write_text(DAWDLE)
+    for name, action in acts.items():
+        write_role(site_folder, name, f"- {{{action}: , run_once: true}}\n", says.get(name, ""))
+    seen: list[tuple[str, list[str]]] = []
+
+    class Curious(Ear):
+        def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
+            flow = next(iter(journal.workflows(configuration.site).values()))
+            if attempt.macro_step == "SetDeploymentEnv":
+                seen.append((micro_step, [flow["nodes"][name][2]["state"] for name in NAMES[:2]]))
+
+        def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
+            if micro_step == "greet":
+                self.step_started(attempt, "greeted", ())
+
+    forced = FORCED | {"SetDeploymentEnv": (Implementation(name="SetDeploymentEnvPdu", timeout=60),)}
+    report, _ = go(deployment(configuration, environment, nodes=NAMES[:2], force_steps=forced), ear=Curious())
+    assert (report.ok, dict(report.ko)) == (
+        NAMES[:1],
+        {NAMES[1]: "SetDeploymentEnvPdu-cycle_pdu: Timeout in the cycle_pdu step"},
+    )
+    assert seen == [
+        ("cycle_pdu", ["reboot_in_progress", "reboot_in_progress"]),
+        ("greet", ["ok", "ko"]),
+        ("greeted", ["rebooted", "ko"]),
+    ]
 
 
 def test_reboots_and_power_operations_run_the_playbook_of_their_kind(
