@@ -39,8 +39,9 @@ def _details(assignment: Assignment, steps: Plan) -> list[str]:
 
 def _profiles(assignment: Assignment, steps: Plan) -> list[str]:
     """The boot profiles that *steps* would write, nodes with the same text together."""
-    known = (find(way.name, Path(assignment.config_dir)) for _, ways in steps for way in ways)
-    kinds = dict.fromkeys(kind for path in known if path for kind in playbooks.boots(path))
+    config_dir = Path(assignment.config_dir)
+    known = (find(way.name, config_dir) for _, ways in steps for way in ways)
+    kinds = dict.fromkeys(kind for path in known if path for kind in playbooks.boots(path, config_dir))
     sources = profile_sources(assignment)
     return [
         line

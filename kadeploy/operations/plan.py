@@ -147,6 +147,7 @@ def check_breakpoint(text: str, plan: Mapping[str, Sequence[Implementation]], co
     if not used:
         ways = [way.name for ways in plan.values() for way in ways]
         raise OptionError(f"--breakpoint: {macro} is not used by this deployment, which uses {', '.join(ways)}.")
-    steps = dict.fromkeys(name for way in used if way in known for name in playbooks.micro_steps(known[way]))
+    paths = [known[way] for way in used if way in known]
+    steps = dict.fromkeys(name for path in paths for name in playbooks.micro_steps(path, config_dir))
     if (colon or micro) and micro not in steps:
         raise OptionError(f"--breakpoint: {macro} has no micro-step {micro!r}; it has {', '.join(steps)}.")

@@ -20,13 +20,12 @@ from kadeploy.events import (
     StepStarted,
 )
 from kadeploy.operations.work import Work
+from kadeploy.runner import roles
+from kadeploy.runner.roles import Role
 from kadeploy.state import journal, nodes
 from kadeploy.state.journal import LogRow
 from kadeploy.state.nodes import NO_ENVIRONMENT, Named, State
 from kadeploy.workflow import Final, Outcome, Verdict
-
-_REBOOTING = frozenset({"reboot", "reboot_from_deploy_env", "kexec"})
-"""Micro-steps after whose beginning a node counts as rebooting, until wait_reboot has seen it."""
 
 
 class Recorder:
@@ -93,15 +92,18 @@ class Recorder:
 
     def _step_started(self, implementation: str, micro_step: str, names: Iterable[str]) -> None:
         journal.micro_step(self.work.wid, names, implementation, micro_step)
-        if micro_step in _REBOOTING:
+        if self._role(micro_step).reboots:
             journal.node_state(self.work.wid, names, "reboot_in_progress")
 
     def _step_result(self, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
-        if micro_step == "wait_reboot":
+        if self._role(micro_step).booted:
             journal.node_state(self.work.wid, _with(outcomes, Verdict.OK), "rebooted")
         if ko := _with(outcomes, Verdict.KO):
             journal.node_state(self.work.wid, ko, "ko")
         self.answers |= {name: outcome.stdout.strip() or outcome.message for name, outcome in outcomes.items()}
+
+    def _role(self, micro_step: str) -> Role:
+        return roles.find(micro_step, self.work.configuration.folder)
 
     def _finished(self, finals: Mapping[str, Final]) -> None:
         self.finals |= finals

@@ -25,7 +25,7 @@ from kadeploy.broadcast import progress
 from kadeploy.broadcast.progress import Transfer
 from kadeploy.config.folder import collection
 from kadeploy.events import Listener, Progress
-from kadeploy.runner import inventory, playbooks, request
+from kadeploy.runner import inventory, playbooks, request, roles
 from kadeploy.runner.request import Assignment, Request, RequestNode
 from kadeploy.runner.results import Reading
 from kadeploy.workflow import Attempt, Outcome, Verdict
@@ -81,20 +81,24 @@ class Player:
         this = self._request(attempt, nodes, folder)
         source = request.write(this)
         (folder / inventory.KNOWN_HOSTS).write_text(inventory.known_hosts_lines(this), encoding="utf-8")
-        playbook = find(attempt.implementation, Path(this.config_dir))
+        config_dir = Path(this.config_dir)
+        playbook = find(attempt.implementation, config_dir)
         if playbook is None:
             return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
         (folder / "ansible.cfg").write_text(_CONFIGURATION, encoding="utf-8")
         settings = environment(this)
-        done = playbooks.before(playbook, attempt.goes_on.micro_step) if attempt.goes_on else ()
+        done = playbooks.before(playbook, attempt.goes_on.micro_step, config_dir) if attempt.goes_on else ()
         _write_command(folder, settings, source, playbook, done, this.site.network_namespace)
         left_out = playbooks.left_out(playbook, inventory.wants(this)) | set(done)
-        reading = Reading(attempt, nodes, left_out, self.tell)
+        reading = Reading(attempt, nodes, left_out, self.tell, self._silent)
         begun = attempt.goes_on.begun if attempt.goes_on else time.monotonic()
         watch = _Watch(folder, attempt.timeout, self.stop, begun, _Spy(folder, attempt, reading, self.tell))
         rc = _run(settings, source, playbook, done, reading, watch)
         end_processes(folder)
         return reading.outcomes(_why(watch, attempt, rc, folder))
+
+    def _silent(self, role: str) -> bool:
+        return not role or roles.find(role, Path(self.assignment.config_dir)).silent
 
     def _request(self, attempt: Attempt, nodes: tuple[str, ...], folder: Path) -> Request:
         common = msgspec.structs.asdict(self.assignment)
@@ -130,7 +134,7 @@ def environment(this: Request) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
         "ANSIBLE_CONFIG": str(Path(this.run_dir) / "ansible.cfg"),
         "ANSIBLE_HOME": str(Path(this.workflow_dir) / "ansible"),
-        "ANSIBLE_ROLES_PATH": f"{site / 'roles'}:{ours / 'roles'}",
+        "ANSIBLE_ROLES_PATH": ":".join(map(str, roles.folders(site))),
         "ANSIBLE_ACTION_PLUGINS": f"{site / 'action_plugins'}:{plugins['action']}",
         "ANSIBLE_INVENTORY_PLUGINS": str(plugins["inventory"]),
         "ANSIBLE_INVENTORY_ENABLED": "kadeploy",

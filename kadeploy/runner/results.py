@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kadeploy.events import Listener, StepResult, StepStarted
 from kadeploy.workflow import Attempt, Outcome, Verdict
-
-_SILENT_STEPS = frozenset({"finish", "drop_failed_nodes", ""})
-"""Roles that are no micro-step of their own."""
 
 
 @dataclass
@@ -22,6 +19,8 @@ class Reading:
     left_out: frozenset[str]
     """Micro-steps that will not run."""
     tell: Listener
+    silent: Callable[[str], bool]
+    """Whether a role is no micro-step of its own; the role of a task without one is empty."""
     step: str = ""
     announced: str = ""
     ended: dict[str, Outcome] = field(default_factory=dict)
@@ -91,7 +90,7 @@ class Reading:
             self._announce(self.step)
 
     def _announce(self, step: str) -> None:
-        if step not in _SILENT_STEPS and step != self.announced:
+        if step != self.announced and not self.silent(step):
             self.announced = step
             going = self.going()
             if going:
@@ -113,7 +112,7 @@ class Reading:
         for node, outcome in results.items():
             if outcome.verdict is not Verdict.OK:
                 self.ended.setdefault(node, outcome)
-        silent = step in _SILENT_STEPS and not any(map(_worth_telling, results.values()))
+        silent = self.silent(step) and not any(map(_worth_telling, results.values()))
         if results and not silent:
             self.tell(StepResult(attempt=self.attempt, micro_step=step, outcomes=results))
 

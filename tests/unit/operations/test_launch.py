@@ -28,8 +28,10 @@ from kadeploy.events import (
     Event,
     Finished,
     LeftOut,
+    Listener,
     Note,
     Report,
+    StepResult,
     StepStarted,
 )
 from kadeploy.operations import admission, launch, staging
@@ -39,7 +41,8 @@ from kadeploy.runner import player
 from kadeploy.runner.request import Options
 from kadeploy.state import environments, journal, nodes, rights
 from kadeploy.state.tables import Claim, Log, Workflow
-from tests.unit.plays import batch, write_play
+from kadeploy.workflow import Attempt
+from tests.unit.plays import batch, write_play, write_role
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -95,9 +98,11 @@ def deployment(configuration: Configuration, environment: Environment, **changes
     return admission.deploy(DeployRequest(**request), configuration)  # type: ignore[arg-type]
 
 
-def go(work: Work, stop: threading.Event | None = None, ear: Ear | None = None) -> tuple[Report, Ear]:
-    listener = ear or Ear()
-    return launch.launch(work, ALICE, listener, stop or threading.Event()), listener
+def go(
+    work: Work, stop: threading.Event | None = None, ear: Ear | None = None, listener: Listener | None = None
+) -> tuple[Report, Ear]:
+    ear = ear or Ear()
+    return launch.launch(work, ALICE, listener or ear, stop or threading.Event()), ear
 
 
 def states(site: Site) -> dict[str, tuple[str, str]]:
@@ -272,6 +277,60 @@ def test_kanodes_sees_the_micro_step_while_it_runs(configuration: Configuration,
 
     go(deployment(configuration, environment, nodes=("gdx-1.site",)), ear=Ear(look))
     assert seen[0] == [{"macro-step": "SetDeploymentEnvDummy"}, {"micro-step": "dummy"}, {"state": "ok"}]
+
+
+DAWDLE = '''
+import asyncio
+
+from kadeploy.microsteps.action import BatchAction
+from kadeploy.workflow import Outcome, Verdict
+
+
+async def dawdle(step):
+    """gdx-1 is done at once, gdx-2 never."""
+    step.report("gdx-1.site", Outcome(Verdict.OK))
+    await asyncio.sleep(600)
+
+
+class ActionModule(BatchAction):
+    engine = staticmethod(dawdle)
+'''
+
+
+def test_what_a_sites_own_roles_say_of_themselves_counts_as_it_does_for_ours(
+    configuration: Configuration, environment: Environment, site_folder: Path
+) -> None:
+    """A role that reboots nodes and has a time-out, one that sees them back, and one that is no micro-step."""
+    says = {"cycle_pdu": "reboots: true\ntimeout: 1", "greet": "booted: true", "tidy": "silent: true"}
+    acts = {"cycle_pdu": "dawdle", "greet": "finish_step", "tidy": "finish_step"}
+    write_play(site_folder, "SetDeploymentEnvPdu", "  roles: [tidy, cycle_pdu, tidy, greet, finish]\n")
+    (site_folder / "action_plugins" / "dawdle.py").write_text(DAWDLE)
+    for name, action in acts.items():
+        write_role(site_folder, name, f"- {{{action}: , run_once: true}}\n", says.get(name, ""))
+    seen: list[tuple[str, list[str]]] = []
+
+    def look(micro_step: str) -> None:
+        flow = next(iter(journal.workflows(configuration.site).values()))
+        seen.append((micro_step, [flow["nodes"][name][2]["state"] for name in NAMES[:2]]))
+
+    def curious(event: Event) -> None:
+        match event:
+            case StepStarted(attempt=Attempt(macro_step="SetDeploymentEnv")):
+                look(event.micro_step)
+            case StepResult(micro_step="greet"):
+                look("greeted")
+
+    forced = FORCED | {"SetDeploymentEnv": (Implementation(name="SetDeploymentEnvPdu", timeout=60),)}
+    report, _ = go(deployment(configuration, environment, nodes=NAMES[:2], force_steps=forced), listener=curious)
+    assert (report.ok, dict(report.ko)) == (
+        NAMES[:1],
+        {NAMES[1]: "SetDeploymentEnvPdu-cycle_pdu: Timeout in the cycle_pdu step"},
+    )
+    assert seen == [
+        ("cycle_pdu", ["reboot_in_progress", "reboot_in_progress"]),
+        ("greet", ["ok", "ko"]),
+        ("greeted", ["rebooted", "ko"]),
+    ]
 
 
 def test_reboots_and_power_operations_run_the_playbook_of_their_kind(
