@@ -29,7 +29,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import DatabaseError
 from kadeploy.state.tables import TABLES, Row, SchemaVersion
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 30
 """How long a process waits for another one's write before it gives up."""
 CHUNK = 500
@@ -248,6 +248,7 @@ atexit.register(disconnect)  # SQLite then folds its journal back into one file
 
 MIGRATIONS: Mapping[int, Sequence[str]] = {
     2: ("ALTER TABLE rights ADD COLUMN until BIGINT",),
+    3: ("ALTER TABLE progress ADD COLUMN told VARCHAR(64) NOT NULL DEFAULT ''",),
 }
 """SQL that leads from the version before to this one; understood by all three databases."""
 

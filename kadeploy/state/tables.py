@@ -159,6 +159,8 @@ class Progress(Row):
     macro_step = peewee.CharField(255, default="")
     micro_step = peewee.CharField(255, default="")
     state = peewee.CharField(32, default="ok")
+    told = peewee.CharField(64, default="")
+    """How far the micro-step is, for people: ``42 %, 118 MB/s, 12 s left``."""
 
     class Meta:
         """One row per workflow and node."""

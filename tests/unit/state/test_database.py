@@ -24,20 +24,23 @@ from kadeploy.state import database, journal, tables
 from kadeploy.state.database import DB
 from kadeploy.state.tables import EnvironmentRow, Log, NodeState, Progress, Right, SchemaVersion
 
-VERSION_1 = Path(__file__).parents[2] / "golden" / "schema-1.sql"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-def make_version_1(site: Site) -> None:
-    """Leave the database as the first schema had it, with one right and one node."""
+def make_version(site: Site, version: int, *statements: str) -> None:
+    """Leave the database as that version had it, with the rows that the file of that version holds.
+
+    Where the file's SQL is not understood, *statements* lead there from the present version.
+    """
     if site.database.startswith("sqlite"):
         with sqlite3.connect(site.state / "kadeploy.db") as connection:
-            connection.executescript(VERSION_1.read_text(encoding="utf-8"))
+            connection.executescript((GOLDEN / f"schema-{version}.sql").read_text(encoding="utf-8"))
         connection.close()
         return
     database.connect(site)
-    Right.insert(user="alice", node="gdx-1.site", part="/dev/sda3").execute()
-    DB.execute_sql("ALTER TABLE rights DROP COLUMN until")
-    DB.execute_sql("UPDATE schema_version SET version = 1")
+    for statement in statements:
+        DB.execute_sql(statement)
+    SchemaVersion.update(version=version).execute()
     database.disconnect()
 
 
@@ -56,12 +59,35 @@ def test_connecting_again_gives_the_same_database(site: Site) -> None:
 
 
 def test_a_database_of_version_1_is_migrated_and_keeps_its_rows(site: Site) -> None:
-    make_version_1(site)
+    make_version(
+        site,
+        1,
+        "ALTER TABLE progress DROP COLUMN told",
+        "ALTER TABLE rights DROP COLUMN until",
+        "INSERT INTO rights (\"user\", node, part) VALUES ('alice', 'gdx-1.site', '/dev/sda3')",
+    )
     database.connect(site)
     [right] = Right.select()
     assert (right.user, right.node, right.part, right.until) == ("alice", "gdx-1.site", "/dev/sda3", None)
     Right.update(until=1700000000).execute()
     assert [row.until for row in Right.select()] == [1700000000]
+    assert SchemaVersion.get().version == database.SCHEMA_VERSION
+
+
+def test_a_workflow_that_runs_under_version_2_is_migrated_and_goes_on(site: Site) -> None:
+    make_version(
+        site,
+        2,
+        "ALTER TABLE progress DROP COLUMN told",
+        "INSERT INTO workflows VALUES"
+        " ('D-1', 'deploy', 'alice', '', NULL, '', false, 1600000000, NULL, 'running', 'old', 1, '1', 'x', 1600000000)",
+        "INSERT INTO progress VALUES ('D-1', 'gdx-1.site', 'gdx', 'BroadcastEnvChain', 'send_environment', 'ok')",
+    )
+    database.connect(site)
+    [progress] = Progress.select()
+    assert (progress.node, progress.micro_step, progress.told) == ("gdx-1.site", "send_environment", "")
+    journal.told("D-1", ["gdx-1.site"], "42 %")
+    assert [row.told for row in Progress.select()] == ["42 %"]
     assert SchemaVersion.get().version == database.SCHEMA_VERSION
 
 

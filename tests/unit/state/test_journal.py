@@ -76,6 +76,28 @@ def test_a_state_keeps_the_step_and_a_new_step_makes_the_node_ok_again(site: Sit
     assert fetch(query) == [("wait_reboot", "ok")]
 
 
+def shown(site: Site, node: str) -> list[dict[str, str]]:
+    """What ``kanodes3 -y`` shows of a node, after the three words that it shows of all nodes."""
+    found: list[dict[str, str]] = journal.workflows(site)["D-1"]["nodes"][node]
+    return found[3:]
+
+
+def test_how_far_the_image_is_is_shown_for_the_nodes_it_was_told_of_until_the_next_micro_step(site: Site) -> None:
+    begin(site)
+    journal.micro_step("D-1", NAMES, "BroadcastEnvChain", "send_environment")
+    journal.told("D-1", NAMES[:2], "42 %, 118 MB/s, 12 s left")
+    journal.node_state("D-1", NAMES[:1], "ko")
+    assert [shown(site, name) for name in NAMES] == [[{"progress": "42 %, 118 MB/s, 12 s left"}]] * 2 + [[]]
+    journal.micro_step("D-1", NAMES, "BroadcastEnvChain", "manage_user_post_install")
+    assert [shown(site, name) for name in NAMES] == [[], [], []]
+
+
+def test_of_a_long_tale_of_progress_what_fits_is_kept(site: Site) -> None:
+    begin(site)
+    journal.told("D-1", NAMES[:1], "x" * 65)
+    assert shown(site, NAMES[0]) == [{"progress": "x" * 64}]
+
+
 def test_thousands_of_nodes_advance_in_one_call(site: Site) -> None:
     names = [f"n-{rank}" for rank in range(6001)]
     journal.begin(site, "D-1", "deploy", "alice", DEBIAN, {"big": names})
