@@ -23,6 +23,8 @@ from kadeploy.runner.player import Player
 from kadeploy.runner.request import Assignment, RequestNode
 from kadeploy.workflow import Attempt, Outcome, Verdict
 
+LIMIT = 1800
+"""Seconds for one test of this folder, the start of its lab included."""
 NAME = "kadeploy-roles"
 TOOLS = Path(sys.executable).parent
 DISK_PLAY = "SetDeploymentEnvDisk"
@@ -41,6 +43,13 @@ _DISK_PLAYBOOK = f"""\
     - {{ role: format_swap_part, when: kadeploy_wants.format_swap_part }}
     - {{ role: finish }}
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder their own limit."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(LIMIT))
 
 
 def lab_command(*arguments: str) -> str:
