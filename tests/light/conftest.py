@@ -20,8 +20,9 @@ from kadeploy.lab import network
 from kadeploy.lab.lab import Lab, saved
 from kadeploy.remote import namespace
 from kadeploy.runner.player import Player
-from kadeploy.runner.request import Assignment, RequestNode
+from kadeploy.runner.request import RequestNode
 from kadeploy.workflow import Attempt, Outcome, Verdict
+from tests.unit import build
 
 LIMIT = 1800
 """Seconds for one test of this folder, the start of its lab included."""
@@ -121,13 +122,11 @@ class Cluster:
         work = self.folder / f"w{number}"
         work.mkdir()
         macro_step = next(name for name in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv") if name in implementation)
-        assignment = Assignment(
+        assignment = build.assignment(
+            work,
             wid=f"W-{number}",
-            operation="deploy",
             user="root",
             config_dir=str(self.lab.config),
-            workflow_dir=str(work),
-            nodes=(),
             **{"site": self.configuration.site, "cluster": self.configuration.clusters["lab"], **asked},
         )
         members = {name: RequestNode(name=name, address=node.address) for name, node in self.lab.members.items()}
