@@ -263,6 +263,21 @@ def test_with_a_broker_the_steps_share_one_connection_per_node(lab: Lab, nodes: 
         assert nodes.log.read_text().count("Accepted publickey") - before == connections
 
 
+def test_nodes_that_were_told_to_reboot_are_entered_anew(lab: Lab, nodes: Nodes) -> None:
+    """The broker keeps no connection to a system that is about to go, even if the command ended before it went."""
+    lab.role("reboot", "true", disconnect_ok=True)
+    lab.role("next", "true")
+    before = nodes.log.read_text().count("Accepted publickey")
+    broker = Broker(lab.folder, nodes.credentials)
+    broker.start()
+    try:
+        status, output = lab.run()
+    finally:
+        broker.stop()
+    assert status == 0, output
+    assert nodes.log.read_text().count("Accepted publickey") - before == 6
+
+
 def test_a_micro_steps_time_out_spares_the_nodes_that_are_done_and_ends_the_others_commands(lab: Lab) -> None:
     mark = f"3333.{os.getpid()}"
     lab.cluster(micro_timeouts={"slow": 2})
