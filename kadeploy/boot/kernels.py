@@ -49,7 +49,7 @@ _DECOMPRESS = {
     "tgz": ("gzip", "-dc"),
     "tbz2": ("bzip2", "-dc"),
     "txz": ("xz", "-dc", "--memlimit=1GiB"),
-    "tar.zst": ("zstd", "-dcq", "--memory=1GB"),
+    "tar.zst": ("zstd", "-dcq", "--memory=1024MiB"),
 }
 
 

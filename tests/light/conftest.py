@@ -20,9 +20,12 @@ from kadeploy.lab import network
 from kadeploy.lab.lab import Lab, saved
 from kadeploy.remote import namespace
 from kadeploy.runner.player import Player
-from kadeploy.runner.request import Assignment, RequestNode
+from kadeploy.runner.request import RequestNode
 from kadeploy.workflow import Attempt, Outcome, Verdict
+from tests.unit import build
 
+LIMIT = 1800
+"""Seconds for one test of this folder, the start of its lab included."""
 NAME = "kadeploy-roles"
 TOOLS = Path(sys.executable).parent
 DISK_PLAY = "SetDeploymentEnvDisk"
@@ -41,6 +44,13 @@ _DISK_PLAYBOOK = f"""\
     - {{ role: format_swap_part, when: kadeploy_wants.format_swap_part }}
     - {{ role: finish }}
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder their own limit."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(LIMIT))
 
 
 def lab_command(*arguments: str) -> str:
@@ -99,13 +109,11 @@ class Cluster:
         work = self.folder / f"w{number}"
         work.mkdir()
         macro_step = next(name for name in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv") if name in implementation)
-        assignment = Assignment(
+        assignment = build.assignment(
+            work,
             wid=f"W-{number}",
-            operation="deploy",
             user="root",
             config_dir=str(self.lab.config),
-            workflow_dir=str(work),
-            nodes=(),
             **{"site": self.configuration.site, "cluster": self.configuration.clusters["lab"], **asked},
         )
         members = {name: RequestNode(name=name, address=node.address) for name, node in self.lab.members.items()}

@@ -20,6 +20,8 @@ import pytest
 from kadeploy.lab import control, network
 from kadeploy.lab.lab import Lab, saved
 
+LIMIT = 7200
+"""Seconds for one test of this folder; the first one builds images and starts the cluster."""
 NAME = "kadeploy-test"
 HEALTHY = ["node-1", "node-2", "node-3", "node-4"]
 FAULTY = {"dead": "node-5", "mute": "node-6", "bad-disk": "node-7", "small-disk": "node-8"}
@@ -28,6 +30,13 @@ STARTS = 3
 
 _TOOLS = Path(sys.executable).parent
 _LINES_SHOWN = 60
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder their own limit."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(LIMIT))
 
 
 def tool(name: str, *arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:

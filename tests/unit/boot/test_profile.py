@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy.boot.profile import ProfileRefused, Sources, disk_index, file_name, profiles, render, write
-from kadeploy.config.cluster import Cluster, Disk, Loader, NodeRange
+from kadeploy.config.cluster import Disk, Loader, NodeRange
 from kadeploy.config.partition import Partition
-from kadeploy.config.site import BootFolders, Site, Ssh
-from kadeploy.environments.environment import Environment, Image
+from kadeploy.config.site import BootFolders
+from kadeploy.environments.environment import Environment
 from kadeploy.errors import ConfigError, KadeployError, OptionError
-from kadeploy.runner.request import Attempt, Options, Request, RequestNode, profile_sources
+from kadeploy.runner.request import Options, RequestNode, profile_sources
 from kadeploy.workflow import Verdict
+from tests.unit import build
 
 NODE = RequestNode(name="gdx-1", address="10.0.66.7")
 HEADERS = {
@@ -44,45 +45,30 @@ def loader(profiles: str, firmware: str = "bios", **changes: object) -> Loader:
 
 
 def environment(kind: str = "linux", **changes: object) -> Environment:
-    base = Environment(
-        name="tiny",
-        image=Image(file="/tiny.tgz", kind="tgz"),
+    base = build.environment(
         kernel="/boot/vmlinuz",
         initrd="/boot/initrd.img",
         hypervisor="/boot/xen.gz",
         hypervisor_params="dom0_mem=1000000",
         kernel_params="quiet nosmp",
-        filesystem="ext4",
-        environment_kind=kind,  # type: ignore[arg-type]
+        environment_kind=kind,
     )
     return msgspec.structs.replace(base, **changes)
 
 
 def sources(boots: Loader, env: Environment | None = None, tftp: Path = Path("/tftp"), **changes: object) -> Sources:
-    base = Request(
-        wid="D-1",
-        operation="deploy",
+    boot = BootFolders(tftp_root=str(tftp), http_root="/http", http_url="http://10.0.0.1/")
+    base = build.assignment(
+        "/nowhere",
         user="ejeanvoine",
-        config_dir="/nowhere",
-        run_dir="/run",
-        workflow_dir="/run",
-        attempt=Attempt(macro_step="BootNewEnv", implementation="BootNewEnvClassical"),
-        site=Site(
-            name="lab",
-            state_dir="/state",
-            server_address="10.0.0.1",
-            ssh=Ssh(private_key="/keys/id", host_key="ssh-ed25519 AAAA"),
-            boot=BootFolders(tftp_root=str(tftp), http_root="/http", http_url="http://10.0.0.1/"),
-        ),
-        cluster=Cluster(
-            name="gdx",
+        site=build.site("/nowhere", server_address="10.0.0.1", boot=boot),
+        cluster=build.cluster(
             nodes=(NodeRange(name="gdx-1", address="10.0.66.7"),),
-            disk=Disk(partitions=(Partition(number=3, role="deploy"), Partition(number=4, role="efi"))),
+            disk=Disk(partitions=(*build.DEPLOY, Partition(number=4, role="efi"))),
             loader=boots,
         ),
         environment=env or environment(),
         boot_files=FILES,
-        nodes=(NODE,),
     )
     return profile_sources(msgspec.structs.replace(base, **changes))
 

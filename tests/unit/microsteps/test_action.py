@@ -16,15 +16,14 @@ import msgspec
 import pytest
 import yaml
 
-from kadeploy.config.cluster import Cluster, Disk, NodeRange
-from kadeploy.config.partition import Partition
-from kadeploy.config.site import BootFolders, Site, Ssh
+from kadeploy.config.site import Ssh
 from kadeploy.microsteps.memory import latest
 from kadeploy.remote.broker import Broker
 from kadeploy.remote.fanout import Target
 from kadeploy.runner import request
-from kadeploy.runner.request import Attempt, CustomOperation, Options, Request, RequestNode
+from kadeploy.runner.request import CustomOperation, Options, RequestNode
 from kadeploy.workflow import Verdict
+from tests.unit import build
 
 if TYPE_CHECKING:
     from tests.unit.sshd import Nodes
@@ -44,32 +43,13 @@ class Lab:
         self.run_dir = folder / "run"
         self.run_dir.mkdir()
         self.roles: list[str] = []
-        site = Site(
-            name="test",
-            state_dir=str(folder),
-            server_address="127.0.0.1",
-            ssh=Ssh(
-                private_key=str(nodes.credentials.private_key),
-                host_key=nodes.known_key,
-                port=nodes.port,
-                connect_timeout=2,
-            ),
-            boot=BootFolders(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
+        ssh = Ssh(
+            private_key=str(nodes.credentials.private_key),
+            host_key=nodes.known_key,
+            port=nodes.port,
+            connect_timeout=2,
         )
-        disk = Disk(partitions=(Partition(number=3, role="deploy"),))
-        self.request = Request(
-            wid="W-1",
-            operation="deploy",
-            user="tester",
-            config_dir=str(folder),
-            run_dir=str(self.run_dir),
-            workflow_dir=str(folder),
-            attempt=Attempt(macro_step="SetDeploymentEnv", implementation="SetDeploymentEnvTest"),
-            site=site,
-            cluster=Cluster(name="gdx", nodes=(NodeRange(name="node-1"),), disk=disk),
-            nodes=(),
-        )
-        self.members(*(nodes.target(f"node-{number}") for number in (1, 2, 3)))
+        self.request = build.request(folder, run_dir=str(self.run_dir), site=build.site(folder, ssh=ssh))
 
     def members(self, *targets: Target) -> None:
         listed = tuple(RequestNode(name=target.name, address=target.address) for target in targets)
@@ -281,6 +261,21 @@ def test_with_a_broker_the_steps_share_one_connection_per_node(lab: Lab, nodes: 
                 broker.stop()
         assert status == 0, output
         assert nodes.log.read_text().count("Accepted publickey") - before == connections
+
+
+def test_nodes_that_were_told_to_reboot_are_entered_anew(lab: Lab, nodes: Nodes) -> None:
+    """The broker keeps no connection to a system that is about to go, even if the command ended before it went."""
+    lab.role("reboot", "true", disconnect_ok=True)
+    lab.role("next", "true")
+    before = nodes.log.read_text().count("Accepted publickey")
+    broker = Broker(lab.folder, nodes.credentials)
+    broker.start()
+    try:
+        status, output = lab.run()
+    finally:
+        broker.stop()
+    assert status == 0, output
+    assert nodes.log.read_text().count("Accepted publickey") - before == 6
 
 
 def test_a_micro_steps_time_out_spares_the_nodes_that_are_done_and_ends_the_others_commands(lab: Lab) -> None:

@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from kadeploy.config.cluster import Cluster, Disk, NodeRange
-from kadeploy.config.partition import Partition
-from kadeploy.config.site import BootFolders, Site, Ssh, Vlan
-from kadeploy.environments.environment import Environment, Image
+from kadeploy.config.site import Ssh, Vlan
+from kadeploy.environments.environment import Image
 from kadeploy.errors import ConfigError
 from kadeploy.microsteps import send_image, site_command
 from kadeploy.microsteps.memory import Begun
 from kadeploy.microsteps.microstep import Engine, MicroStep, perform
 from kadeploy.remote.connections import Connections
 from kadeploy.remote.fanout import Credentials
-from kadeploy.runner.request import Attempt, LocalImage, Options, Request, RequestNode
-from kadeploy.workflow import Outcome, Verdict
+from kadeploy.runner.request import LocalImage, Options, Request, RequestNode
+from kadeploy.workflow import Attempt, Outcome, Verdict
+from tests.unit import build
 
 if TYPE_CHECKING:
     from tests.unit.sshd import Nodes
@@ -45,29 +44,14 @@ COMPRESSORS = {
 
 
 def asked(folder: Path, port: int = 22, **changes: Any) -> Request:
-    site = Site(
-        name="test",
-        state_dir=str(folder),
-        server_address="127.0.0.1",
+    site = build.site(
+        folder,
         ssh=Ssh(private_key="/none", host_key="", port=port),
-        boot=BootFolders(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
         broadcast_port=25310 + os.getpid() % 1000,  # tests may run side by side
         vlan=Vlan(hostname_suffix="-VLAN_ID", set_command="/bin/echo 'a b' -i VLAN_ID USER NODES xNODES"),
     )
-    disk = Disk(partitions=(Partition(number=3, role="deploy"),))
-    basis = Request(
-        wid="W-1",
-        operation="deploy",
-        user="tester",
-        config_dir=str(folder),
-        run_dir=str(folder),
-        workflow_dir=str(folder),
-        attempt=Attempt(macro_step="BroadcastEnv", implementation="BroadcastEnvChain"),
-        site=site,
-        cluster=Cluster(name="gdx", nodes=(NodeRange(name="node-1"),), disk=disk),
-        nodes=tuple(RequestNode(name=f"node-{n}", address=f"127.9.0.{n}") for n in (1, 2, 3)),
-    )
-    return msgspec.structs.replace(basis, **changes)
+    attempt = Attempt(macro_step="BroadcastEnv", implementation="BroadcastEnvChain")
+    return build.request(folder, attempt=attempt, site=site, **changes)
 
 
 def outcomes(
@@ -142,7 +126,7 @@ def described(folder: Path) -> dict[str, Any]:
     path = folder / "image.tgz"
     path.write_bytes(data)
     return {
-        "environment": Environment(name="test", image=Image(file=str(path), kind="tgz"), filesystem="ext4"),
+        "environment": build.environment(image=Image(file=str(path), kind="tgz")),
         "image": LocalImage(path=str(path), size=len(data), sha256=hashlib.sha256(data).hexdigest()),
     }
 
@@ -203,7 +187,7 @@ def test_a_vlan_is_set_by_the_sites_command_without_a_shell(tmp_path: Path, argu
     request = asked(tmp_path, options=Options(vlan="4; touch x"))
     found = outcomes(site_command.run, request, {"command": "set_vlan", "vlan": argument})
     assert {outcome.stdout for outcome in found.values()} == {
-        f"a b -i {vlan} tester -m node-1 -m node-2 -m node-3 xNODES\n"
+        f"a b -i {vlan} alice -m node-1 -m node-2 -m node-3 xNODES\n"
     }
     assert {outcome.verdict for outcome in found.values()} == {Verdict.OK}
 

@@ -18,13 +18,14 @@ from kadeploy.boot.profile import file_name
 from kadeploy.config.cluster import Cluster, Disk, Implementation, Loader, NodeRange, Power, PowerCommands, Timeouts
 from kadeploy.config.folder import collection
 from kadeploy.config.partition import Partition
-from kadeploy.config.site import BootFolders, Site, Ssh, Vlan
-from kadeploy.environments.environment import Environment, Image
+from kadeploy.config.site import Site, Ssh, Vlan
+from kadeploy.environments.environment import Image
 from kadeploy.remote import broker
 from kadeploy.runner import playbooks
 from kadeploy.runner.player import Player
-from kadeploy.runner.request import Assignment, CustomOperation, LocalArchive, NextBoot, Options, RequestNode
+from kadeploy.runner.request import Assignment, CustomOperation, LocalArchive, NextBoot, Options
 from kadeploy.workflow import Final, Verdict, run
+from tests.unit import build
 from tests.unit.sshd import serve
 
 if TYPE_CHECKING:
@@ -116,23 +117,18 @@ class Stage:
         archive = LocalArchive(path=str(folder / "archive.tgz"), kind="tgz", script="run.sh")
         workflow = folder / "runs" / "D-1"
         workflow.mkdir(parents=True)
-        return Assignment(
-            wid="D-1",
+        return build.assignment(
+            folder,
             operation="deploy"
             if playbooks.generic(playbook)
             else "power"
             if playbook.startswith("Power")
             else "reboot",
-            user="alice",
-            config_dir=str(folder),
             workflow_dir=str(workflow),
             site=self.site(),
             cluster=self.cluster(),
-            environment=Environment(
-                name="debian",
-                image=Image(file="/image", kind="ddgz" if macro_step == "BroadcastEnv" else "tgz"),
-                kernel="/vmlinuz",
-                filesystem="ext4",
+            environment=build.environment(
+                image=Image(file="/image", kind="ddgz" if macro_step == "BroadcastEnv" else "tgz")
             ),
             preinstall=archive,
             postinstalls=(archive,),
@@ -147,31 +143,25 @@ class Stage:
                 pxe_profile="DEFAULT mine\n",
                 custom_operations=tuple(operations(playbook)),
             ),
-            nodes=tuple(RequestNode(name=name, address=self.nodes.target(name).address) for name in NAMES),
         )
 
     def site(self) -> Site:
-        return Site(
-            name="paris",
-            state_dir=str(self.folder / "state"),
-            server_address="127.0.0.1",
+        return build.site(
+            self.folder,
             marker_port=self.marker_port,
             ssh=Ssh(
                 private_key=str(self.nodes.credentials.private_key),
                 host_key=self.nodes.known_key,
                 port=self.nodes.port,
             ),
-            boot=BootFolders(
-                tftp_root=str(self.folder / "tftp"), http_root=str(self.folder / "http"), http_url="http://127.0.0.1/"
-            ),
             vlan=Vlan(hostname_suffix="-vlan-VLAN_ID", set_command=str(self.folder / "set_vlan")),
         )
 
     def cluster(self) -> Cluster:
         command = f"{self.acts.parent}/node HOSTNAME_FQDN"
-        return Cluster(
+        return build.cluster(
             name="node",
-            nodes=(NodeRange(name="node-[1-8]"),),
+            nodes=(NodeRange(name="node-[1-8]", address="127.9.0.[1-8]"),),
             disk=Disk(
                 partitions=(
                     Partition(number=1, size="1GiB", role="swap"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from kadeploy.config.cluster import Cluster, Disk, Implementation, NodeRange
-from kadeploy.config.partition import Partition
-from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.config.cluster import Cluster, Implementation
+from kadeploy.environments.environment import Archive
 from kadeploy.operations import plan
+from tests.unit import build
+from tests.unit.build import environment
 
 KEXEC = Implementation(name="BootNewEnvKexec", retries=1, timeout=100)
 CLASSICAL = Implementation(name="BootNewEnvClassical", retries=0, timeout=500)
@@ -17,21 +18,13 @@ SET = (
 
 
 def cluster(*boots: Implementation) -> Cluster:
-    return Cluster(
-        name="gdx",
-        nodes=(NodeRange(name="n-1"),),
-        disk=Disk(partitions=(Partition(number=3, role="deploy"),)),
+    return build.cluster(
         macro_steps={
             "BootNewEnv": boots,
             "BroadcastEnv": (Implementation(name="BroadcastEnvChain"),),
             "SetDeploymentEnv": SET,
-        },
+        }
     )
-
-
-def environment(**fields: object) -> Environment:
-    defaults = {"name": "tiny", "image": Image(file="/i.tgz", kind="tgz"), "filesystem": "ext4", "kernel": "/vmlinuz"}
-    return Environment(**(defaults | fields))  # type: ignore[arg-type]
 
 
 def names(steps: plan.Steps, step: str) -> list[str]:

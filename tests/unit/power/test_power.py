@@ -19,9 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kadeploy.config.cluster import Cluster, Disk, Node, NodeRange, Power, PowerCommands
-from kadeploy.config.partition import Partition
-from kadeploy.config.site import BootFolders, Site, Ssh, Windows
+from kadeploy.config.cluster import Node, NodeRange, Power, PowerCommands
+from kadeploy.config.site import Site, Windows
 from kadeploy.errors import ConfigError
 from kadeploy.microsteps import power_nodes
 from kadeploy.microsteps.memory import Begun
@@ -29,8 +28,8 @@ from kadeploy.microsteps.microstep import MicroStep, perform
 from kadeploy.power import bmc, command, switch
 from kadeploy.remote.connections import Connections
 from kadeploy.remote.fanout import Credentials
-from kadeploy.runner.request import Attempt, Request, RequestNode
-from kadeploy.workflow import Outcome, Verdict
+from kadeploy.workflow import Attempt, Outcome, Verdict
+from tests.unit import build
 
 if TYPE_CHECKING:
     from tests.unit.bmc import Bmc
@@ -40,19 +39,12 @@ pytest_plugins = ["tests.unit.bmc", "tests.unit.sshd"]
 USER, PASSWORD, ADDRESS = "kadeploy", "s3cret-words", "127.9.8.1"
 """What the BMCs of the tests take."""
 OK, KO = Verdict.OK, Verdict.KO
-DISK = Disk(partitions=(Partition(number=3, role="deploy"),))
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     """A site that no ssh server lets in."""
-    return Site(
-        name="test",
-        state_dir=str(tmp_path / "state"),
-        server_address="127.0.0.1",
-        ssh=Ssh(private_key=str(tmp_path / "no key"), host_key=""),
-        boot=BootFolders(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
-    )
+    return build.site(tmp_path)
 
 
 @pytest.fixture
@@ -79,7 +71,7 @@ def switched(
     level: switch.Level = "hard",
     **more: Any,
 ) -> dict[str, Outcome]:
-    cluster = Cluster(name="gdx", nodes=(NodeRange(name="n-1"),), disk=DISK, power=how)
+    cluster = build.cluster(power=how)
     config = site.state.parent
     return asyncio.run(switch.switch(site, cluster, nodes, operation, level, config_dir=config, **more))
 
@@ -195,7 +187,7 @@ def test_the_password_is_in_no_argument_and_no_environment(
 ) -> None:
     monkeypatch.setenv("BMC_PASSWORD", PASSWORD)
     how = msgspec.structs.replace(ipmi, password_file="", password_env="BMC_PASSWORD", timeout=2)
-    cluster = Cluster(name="gdx", nodes=(NodeRange(name="n-1"),), disk=DISK, power=how)
+    cluster = build.cluster(power=how)
     seen: list[bytes] = []
 
     async def main() -> None:
@@ -429,7 +421,7 @@ ALONE = "sh -c 'mkdir {0}/lock || touch {0}/overlap; sleep 0.1; rmdir {0}/lock'"
 def test_operations_side_by_side_never_switch_more_nodes_than_the_window_holds(site: Site, tmp_path: Path) -> None:
     site = msgspec.structs.replace(site, windows=Windows(reboot=1))
     how = commands(hard_reboot=ALONE.format(tmp_path))
-    cluster = Cluster(name="gdx", nodes=(NodeRange(name="n-1"),), disk=DISK, power=how)
+    cluster = build.cluster(power=how)
 
     async def main() -> list[dict[str, Outcome]]:
         work = [
@@ -477,17 +469,12 @@ def test_a_password_may_be_in_the_environment_or_not_needed(tmp_path: Path) -> N
 
 def test_the_engine_switches_the_members_of_the_micro_step_only(site: Site, tmp_path: Path) -> None:
     how = commands(hard_reboot=f"touch {tmp_path}/HOSTNAME_FQDN")
-    request = Request(
-        wid="R-1",
+    request = build.request(
+        tmp_path,
         operation="reboot",
-        user="tester",
-        config_dir=str(tmp_path),
-        run_dir=str(tmp_path),
-        workflow_dir=str(tmp_path),
         attempt=Attempt(macro_step="Reboot", implementation="RebootSimple"),
         site=site,
-        cluster=Cluster(name="gdx", nodes=(NodeRange(name="n-[1-3]"),), disk=DISK, power=how),
-        nodes=tuple(RequestNode(name=f"n-{number}") for number in (1, 2, 3)),
+        cluster=build.cluster(nodes=(NodeRange(name="n-[1-3]"),), power=how),
     )
 
     async def main() -> dict[str, Outcome]:

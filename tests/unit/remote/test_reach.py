@@ -14,7 +14,7 @@ import pytest
 
 from kadeploy.remote.connections import Connections
 from kadeploy.remote.fanout import Target
-from kadeploy.remote.reach import Port, booted_after, first_process_age, probe, process_start, wait
+from kadeploy.remote.reach import PROBE_LIMIT, Port, booted_after, first_process_age, probe, process_start, wait
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -45,20 +45,27 @@ async def listening(port: int = 0, address: str = "127.0.0.1") -> AsyncIterator[
 
 
 @contextmanager
-def silent(address: str = "127.0.0.1") -> Iterator[int]:
-    """A port that does not answer: its queue is full, so that the kernel drops what comes."""
-    with socket.socket() as full:
-        full.bind((address, 0))
-        full.listen(0)
+def full(address: str = "127.0.0.1") -> Iterator[socket.socket]:
+    """A port that does not answer: its queue is full, so that the kernel drops what comes, until ``listen(64)``."""
+    with socket.socket() as listener:
+        listener.bind((address, 0))
+        listener.listen(0)
         callers = [socket.socket() for _ in range(4)]
         for caller in callers:
             caller.setblocking(False)
-            caller.connect_ex(full.getsockname())
+            caller.connect_ex(listener.getsockname())
         try:
-            yield full.getsockname()[1]
+            yield listener
         finally:
             for caller in callers:
                 caller.close()
+
+
+@contextmanager
+def silent(address: str = "127.0.0.1") -> Iterator[int]:
+    """The number of a port that does not answer."""
+    with full(address) as listener:
+        yield listener.getsockname()[1]
 
 
 def node(name: str = "node-1", address: str = "127.0.0.1") -> Target:
@@ -193,6 +200,44 @@ def test_a_node_that_did_not_change_is_asked_until_it_confirms() -> None:
 
     assert asyncio.run(main()).verdict is Verdict.OK
     assert answers == []
+
+
+def test_one_lost_packet_is_no_reboot() -> None:
+    """A node that was silent once, and then answers, is asked like one that never was."""
+    asked = 0
+
+    async def main() -> Outcome:
+        with full() as listener:
+            port = listener.getsockname()[1]
+
+            async def confirm(_target: Target) -> str:
+                nonlocal asked
+                asked += 1
+                if asked == 2:
+                    listener.listen(64)  # from now on it answers
+                return "" if asked == 3 else "it still runs the old system"
+
+            target = Target("node-1", "127.0.0.1", port)
+            return only(await within(wait([target], [port], [], timeout=30, window=5, poll=0.05, confirm=confirm)))
+
+    assert asyncio.run(main()).verdict is Verdict.OK
+    assert asked == 3
+
+
+def test_a_silence_that_lasts_is_a_reboot() -> None:
+    """The node counts at once when it answers again: nobody has to be asked."""
+
+    async def main() -> Outcome:
+        with full() as listener:
+            port = listener.getsockname()[1]
+            task = asyncio.create_task(
+                wait([node()], [port], [], timeout=60, window=5, poll=0.05, settle=NEVER),
+            )
+            await asyncio.sleep(2 * PROBE_LIMIT + 1)
+            listener.listen(64)
+            return only(await within(task))
+
+    assert asyncio.run(main()).verdict is Verdict.OK
 
 
 def test_a_node_that_never_confirms_is_ko_and_the_message_says_why() -> None:

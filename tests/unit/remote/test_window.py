@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +33,29 @@ async def one():
 
 async def main():
     await asyncio.gather(*(one() for _ in range(tasks)))
+
+asyncio.run(main())
+"""
+
+WAITER = """\
+import asyncio, sys
+from pathlib import Path
+from kadeploy.remote.window import window
+
+log = Path(sys.argv[2])
+log.touch()
+
+async def one():
+    async with window(Path(sys.argv[1]), 1):
+        log.write_bytes(b"+")
+        await asyncio.sleep(0.003)
+        log.write_bytes(b"+-")
+
+async def main():
+    waiting = asyncio.create_task(one())
+    await asyncio.sleep(0)  # it has found the slot taken
+    print("waiting", flush=True)
+    await waiting
 
 asyncio.run(main())
 """
@@ -149,24 +171,16 @@ def test_who_waits_in_vain_can_be_cancelled_and_leaves_nothing_behind(tmp_path: 
         assert descriptors() == before
 
 
-def test_a_neighbour_that_waits_is_not_overtaken_for_ever(tmp_path: Path) -> None:
-    """A process that takes the only slot again and again lets another one in."""
-    entered = tmp_path / "log"
-
+def test_a_neighbour_that_waits_comes_before_who_had_the_slot_and_wants_it_again(tmp_path: Path) -> None:
     async def main() -> bytes:
         async with window(tmp_path / "w", 1):
-            other = worker(tmp_path / "w", entered, 1, 1)
-            while not entered.exists():  # it is about to wait
-                await asyncio.sleep(0.01)
-        limit = time.monotonic() + 60
-        while time.monotonic() < limit:
-            async with window(tmp_path / "w", 1):
-                if found := entered.read_bytes():
-                    other.wait(60)
-                    return found
-                await asyncio.sleep(0.002)
-        other.kill()
-        raise AssertionError("starved")
+            command = [sys.executable, "-c", WAITER, tmp_path / "w", tmp_path / "log"]
+            other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            assert other.stdout is not None
+            assert other.stdout.readline() == "waiting\n"
+        with other:
+            async with asyncio.timeout(60), window(tmp_path / "w", 1):
+                return (tmp_path / "log").read_bytes()
 
     assert asyncio.run(main()) == b"+-"
 

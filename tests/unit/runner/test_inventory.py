@@ -5,12 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from kadeploy.config.cluster import Cluster, Disk, Loader, NodeRange
+from kadeploy.config.cluster import Disk, Loader, NodeRange
 from kadeploy.config.partition import Partition
-from kadeploy.config.site import BootFolders, Site, Ssh
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.runner.inventory import host_variables, partition_table, reboot_level, script_variables, variables, wants
-from kadeploy.runner.request import Attempt, LocalArchive, Options, Request, RequestNode
+from kadeploy.runner.request import LocalArchive, Options, Request
+from kadeploy.workflow import Attempt
+from tests.unit import build
 
 LAYOUT = (
     Partition(number=1, size="256MiB", role="swap"),
@@ -21,37 +22,17 @@ LAYOUT = (
 
 
 def request(**changes: object) -> Request:
-    base = Request(
-        wid="D-1",
-        operation="deploy",
-        user="alice",
-        config_dir="/etc/kadeploy",
+    base = build.request(
+        "/run",
         run_dir="/run/a b",
-        workflow_dir="/run",
         attempt=Attempt(macro_step="SetDeploymentEnv", implementation="SetDeploymentEnvUntrusted"),
-        site=Site(
-            name="lab",
-            state_dir="/var/lib/kadeploy",
-            server_address="10.0.0.1",
-            ssh=Ssh(private_key="/keys/id", host_key="ssh-ed25519 AAAA"),
-            boot=BootFolders(tftp_root="/tftp", http_root="/http", http_url="http://10.0.0.1/"),
-            mkfs_options={"ext4": "-O ^64bit"},
-        ),
-        cluster=Cluster(
-            name="gdx",
+        site=build.site("/var/lib/kadeploy", mkfs_options={"ext4": "-O ^64bit"}),
+        cluster=build.cluster(
             nodes=(NodeRange(name="gdx-[1-2]", address="10.0.1.[1-2]"),),
             disk=Disk(device="/dev/sda", partitions=LAYOUT),
             loader=Loader(user_params="quiet"),
         ),
-        environment=Environment(
-            name="tiny",
-            image=Image(file="/tiny.tgz", kind="tgz"),
-            kernel="/boot/vmlinuz",
-            initrd="/boot/initrd.img",
-            kernel_params="console=ttyS0",
-            filesystem="ext4",
-        ),
-        nodes=(RequestNode(name="gdx-1", address="10.0.1.1"), RequestNode(name="gdx-2", address="10.0.1.2")),
+        environment=build.environment(kernel="/boot/vmlinuz", initrd="/boot/initrd.img", kernel_params="console=ttyS0"),
     )
     return msgspec.structs.replace(base, **changes)
 

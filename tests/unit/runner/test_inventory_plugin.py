@@ -9,49 +9,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import yaml
 
-from kadeploy.config.cluster import Cluster, Disk, NodeRange
-from kadeploy.config.partition import Partition
-from kadeploy.config.site import BootFolders, Site, Ssh
-from kadeploy.environments.environment import Environment, Image
+from kadeploy.config.cluster import NodeRange
+from kadeploy.config.site import Ssh
 from kadeploy.runner import request
-from kadeploy.runner.request import Attempt, Options, Request, RequestNode
+from kadeploy.runner.request import Options
+from tests.unit import build
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    site = Site(
-        name="test",
-        state_dir=str(folder),
-        server_address="127.0.0.1",
-        ssh=Ssh(private_key=f"{folder}/key", host_key="ssh-ed25519 AAAA", port=2222),
-        boot=BootFolders(tftp_root="/none", http_root="/none", http_url="http://127.0.0.1/"),
-    )
-    partitions = (Partition(number=3, role="deploy"),)
-    asked = Request(
-        wid="W-1",
-        operation="deploy",
-        user="tester",
-        config_dir=str(folder),
-        run_dir=str(folder),
-        workflow_dir=str(folder),
-        attempt=Attempt(macro_step="SetDeploymentEnv", implementation="SetDeploymentEnvTest"),
-        site=site,
-        cluster=Cluster(name="gdx", nodes=(NodeRange(name="gdx-[1-2]"),), disk=Disk(partitions=partitions)),
-        nodes=(
-            RequestNode(name="gdx-1.site", address="127.0.0.1"),
-            RequestNode(name="gdx-2.site", address="127.0.0.2"),
-        ),
-    )
-    return request.write(msgspec.structs.replace(asked, **changes))
-
-
-def environment(**fields: Any) -> Environment:
-    return Environment(name="test", image=Image(file="/image.tgz", kind="tgz"), filesystem="ext4", **fields)
+    ssh = Ssh(private_key=f"{folder}/key", host_key=build.HOST_KEY, port=2222)
+    cluster = build.cluster(nodes=(NodeRange(name="gdx-[1-2].site", address="127.0.0.[1-2]"),))
+    return request.write(build.request(folder, site=build.site(folder, ssh=ssh), cluster=cluster, **changes))
 
 
 def tool(folder: Path, name: str, *arguments: str | Path) -> str:
@@ -70,7 +43,7 @@ def listed(folder: Path, source: Path) -> dict[str, Any]:
 
 
 def test_nodes_are_in_their_groups_with_the_variables_to_reach_them(tmp_path: Path) -> None:
-    source = write(tmp_path, environment=environment())
+    source = write(tmp_path, environment=build.environment())
     shown = listed(tmp_path, source)
     names = ["gdx-1.site", "gdx-2.site"]
     assert {group: shown[group]["hosts"] for group in ("kadeploy_nodes", "cluster_gdx", "os_linux")} == {
@@ -104,7 +77,7 @@ def test_what_users_wrote_is_never_evaluated_and_arrives_as_it_was(tmp_path: Pat
     """Read by ansible-inventory, and used as a task's argument by ansible-playbook."""
     file = tmp_path / "evaluated"
     text = text.replace("FILE", str(file))
-    source = write(tmp_path, environment=environment(kernel_params=text), options=Options(authorized_keys=text))
+    source = write(tmp_path, environment=build.environment(kernel_params=text), options=Options(authorized_keys=text))
     seen = listed(tmp_path, source)["_meta"]["hostvars"]["gdx-1.site"]["kadeploy_env"]
     assert seen["KADEPLOY_AUTHORIZED_KEYS"] == text
     assert seen["KADEPLOY_ENV_KERNEL_PARAMS"] == text.strip()

@@ -13,18 +13,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kadeploy.config.cluster import Cluster, Disk, NodeRange
-from kadeploy.config.partition import Partition
-from kadeploy.config.site import BootFolders, Site, Ssh
+from kadeploy.config.cluster import NodeRange
 from kadeploy.events import Event, StepResult, StepStarted
 from kadeploy.runner import player
 from kadeploy.runner.player import Player, end_processes, folder_name
-from kadeploy.runner.request import Assignment, RequestNode
 from kadeploy.workflow import Attempt, GoesOn, Outcome, Verdict
+from tests.unit import build
 from tests.unit.plays import OUTCOMES, batch, write_play
 
 NAMES = ("n-1", "n-2", "n-3", "n-4")
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHaq7bhOPDK1mHvvcHQ0LvgcVxuPyG2ja9pXQQ8UIwPf"
 
 
 @dataclass
@@ -73,28 +70,10 @@ def stage(tmp_path: Path) -> Stage:
     config.mkdir()
     write_play(config, "Small", "")
     workflow = tmp_path / "runs" / "D-1"
-    site = Site(
-        name="paris",
-        state_dir=str(tmp_path),
-        server_address="127.0.0.1",
-        ssh=Ssh(private_key=str(tmp_path / "key"), host_key=KEY),
-        boot=BootFolders(tftp_root="/srv", http_root="/srv", http_url="http://127.0.0.1/"),
-    )
-    cluster = Cluster(
-        name="n", nodes=(NodeRange(name="n-[1-4]"),), disk=Disk(partitions=(Partition(number=3, role="deploy"),))
-    )
-    assignment = Assignment(
-        wid="D-1",
-        operation="deploy",
-        user="alice",
-        config_dir=str(config),
-        workflow_dir=str(workflow),
-        site=site,
-        cluster=cluster,
-        nodes=(),
-    )
+    cluster = build.cluster(name="n", nodes=(NodeRange(name="n-[1-4]"),))
+    assignment = build.assignment(tmp_path, config_dir=str(config), workflow_dir=str(workflow), cluster=cluster)
     ear = Ear()
-    nodes = {name: RequestNode(name=name, address="127.0.0.1") for name in NAMES}
+    nodes = {node.name: node for node in assignment.nodes}
     return Stage(config, Player(assignment, nodes, ear, threading.Event()), ear, workflow)
 
 
