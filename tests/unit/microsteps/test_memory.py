@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kadeploy.microsteps.memory import Begun, Memory, latest, memory
+from kadeploy.microsteps.memory import Begun, Memory, latest, memory_of
 from kadeploy.workflow import Outcome, Verdict
 
 STEP = Begun("key", "format_tmp_part", "SetDeploymentEnvUntrusted", "SetDeploymentEnv")
@@ -61,9 +61,9 @@ def _note(path: Path, number: int) -> None:
 
 def test_each_process_has_a_memory_of_its_own_and_the_last_one_is_found(tmp_path: Path) -> None:
     assert latest(tmp_path) is None
-    mine, others = memory(tmp_path, os.getpid()), memory(tmp_path, os.getppid())
+    mine, others = memory_of(tmp_path, os.getpid()), memory_of(tmp_path, os.getppid())
     assert mine.path != others.path
-    assert memory(tmp_path, os.getpid()) == mine
+    assert memory_of(tmp_path, os.getpid()) == mine
     others.begin(STEP)
     os.utime(others.path, (1, 1))
     mine.begin(STEP)
