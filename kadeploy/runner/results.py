@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from kadeploy.commands import last_line
 from kadeploy.workflow import Attempt, Outcome, Verdict
 
 _SILENT_STEPS = frozenset({"finish", "drop_failed_nodes", ""})
@@ -169,7 +170,6 @@ def _worth_telling(outcome: Outcome) -> bool:
 def _last_line(result: Mapping[str, Any]) -> str:
     """The last line that a command said."""
     for stream in ("stderr", "stdout"):
-        lines = str(result.get(stream) or "").strip().splitlines()
-        if lines:
-            return lines[-1].strip()
+        if line := last_line(str(result.get(stream) or "")):
+            return line
     return ""

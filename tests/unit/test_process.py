@@ -179,12 +179,12 @@ def test_a_child_that_does_not_end_in_time_is_killed(script: str, status: int) -
 # --- one home ---------------------------------------------------------------------------------------------------
 
 
-def test_nobody_else_reads_the_start_of_a_process() -> None:
+def test_nobody_else_reads_the_start_of_a_process_or_kills_a_group() -> None:
     alone = SOURCES / "broadcast" / "relay.py"  # one file on purpose: it runs on nodes
     elsewhere = [
         path.relative_to(SOURCES)
         for path in SOURCES.rglob("*.py")
         if path not in (SOURCES / "process.py", alone)
-        and re.search(r"\[19\]|fields\[18\]|/proc/\{.*\}/(stat|environ)", path.read_text())
+        and re.search(r"os\.killpg|\[19\]|fields\[18\]|/proc/\{.*\}/(stat|environ)", path.read_text())
     ]
     assert elsewhere == []
