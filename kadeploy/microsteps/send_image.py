@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from kadeploy import commands
 from kadeploy.broadcast import chain
 from kadeploy.broadcast.progress import ProgressFile
 from kadeploy.errors import ConfigError
@@ -141,8 +142,9 @@ async def _custom(step: MicroStep, image: LocalImage, _: str) -> Mapping[str, Ou
     with tempfile.NamedTemporaryFile("w", prefix="nodes-", dir=step.request.run_dir) as file:
         file.write("".join(f"{name}\n" for name in step.members))
         file.flush()
-        words = site_command.words(command, {"ENVFILE": [image.path], "NODEFILE": [file.name]})
-        return dict.fromkeys(step.members, await site_command.execute(words))
+        where = f"broadcast_command in clusters/{step.request.cluster.name}.yml"
+        arguments = commands.words(command, {"ENVFILE": [image.path], "NODEFILE": [file.name]}, where)
+        return dict.fromkeys(step.members, await site_command.execute(arguments))
 
 
 _METHODS: dict[str, Callable[[MicroStep, LocalImage, str], Awaitable[Mapping[str, Outcome]]]] = {

@@ -7,10 +7,8 @@ nodes' outcomes from the events of its tasks. Each attempt has a folder that hol
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
-import signal
 import sys
 import threading
 import time
@@ -21,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from kadeploy import process
 from kadeploy.broadcast import progress
 from kadeploy.broadcast.progress import Transfer
 from kadeploy.config.folder import collection
@@ -237,27 +236,7 @@ class _Spy:
 
 def end_processes(folder: Path) -> None:
     """Kill every process of the attempt in *folder*, or of all attempts beneath it, whoever its parent is by now."""
-    exactly, beneath = f"{MARK}={folder}".encode(), f"{MARK}={folder}/".encode()
-    for _ in range(10):  # one that forked while we looked is found by the next look
-        pids = [pid for pid in _pids() if any(e == exactly or e.startswith(beneath) for e in _environ(pid))]
-        if not pids:
-            return
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]  # noqa: PTH208
-
-
-def _environ(pid: int) -> list[bytes]:
-    """Environment of a process; empty when it is not ours, or no more than a zombie."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+    process.end_marked(MARK, lambda value: f"{value}/".startswith(f"{folder}/"))
 
 
 def _why(watch: _Watch, attempt: Attempt, rc: int, folder: Path) -> str:

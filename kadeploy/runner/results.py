@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kadeploy.commands import last_line
 from kadeploy.events import Listener, StepResult, StepStarted
 from kadeploy.workflow import Attempt, Outcome, Verdict
 
@@ -163,7 +164,6 @@ def _worth_telling(outcome: Outcome) -> bool:
 def _last_line(result: Mapping[str, Any]) -> str:
     """The last line that a command said."""
     for stream in ("stderr", "stdout"):
-        lines = str(result.get(stream) or "").strip().splitlines()
-        if lines:
-            return lines[-1].strip()
+        if line := last_line(str(result.get(stream) or "")):
+            return line
     return ""

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kadeploy.commands import OUTPUT_LIMIT
 from kadeploy.remote import connections
 from kadeploy.remote.connections import Connections, program
-from kadeploy.remote.fanout import LOST, OUTPUT_LIMIT, TIMED_OUT, Capture, Credentials, Target, Unreachable, on_all
+from kadeploy.remote.fanout import LOST, TIMED_OUT, Credentials, Target, Unreachable, on_all
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -154,20 +155,6 @@ def test_head_and_tail_of_a_long_output_are_kept(nodes: Nodes) -> None:
     assert outcome.stdout.startswith("1\n2\n")
     assert outcome.stdout.endswith("199999\n200000\n")
     assert "bytes left out" in outcome.stdout
-
-
-@given(st.lists(st.binary(max_size=40)), st.integers(1, 30))
-def test_capture_keeps_what_fits_however_it_is_cut(pieces: list[bytes], half: int) -> None:
-    capture = Capture(2 * half)
-    for piece in pieces:
-        capture.add(piece)
-    whole = b"".join(pieces)
-    if len(whole) <= 2 * half:
-        wanted = whole[:half].decode(errors="replace") + whole[half:].decode(errors="replace")
-    else:
-        left_out = f"\n[{len(whole) - 2 * half} bytes left out]\n"
-        wanted = whole[:half].decode(errors="replace") + left_out + whole[-half:].decode(errors="replace")
-    assert capture.text() == wanted
 
 
 # --- nodes that do not play along -------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from kadeploy import process
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.state import journal, nodes
@@ -217,12 +216,6 @@ def test_a_claim_whose_workflow_has_ended_is_freed_without_harm(site: Site) -> N
     assert set(states(site).values()) == {"deployed"}
     assert Log.select().where(Log.success).count() == Log.select().count() == len(NAMES)
     assert Claim.select().count() == 0
-
-
-def test_this_process_is_alive_and_here() -> None:
-    assert process.is_here(process.this())
-    assert process.is_alive(process.this())
-    assert not process.is_alive(process.this()._replace(pid=2**22 + 1))
 
 
 # --- states -----------------------------------------------------------------------------------------------------
