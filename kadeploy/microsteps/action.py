@@ -1,8 +1,8 @@
 """The shell around every batch action: Ansible's one home.
 
 A batch action is one ``run_once`` task for all nodes of the play. It asks the request what to do, lets an engine do it
-(`microstep.play`), and answers with ``nodes: {host: {verdict, rc, stdout, stderr, msg, seconds}}``. The task itself
-succeeds; a node that is KO takes no part in what follows. In check mode nothing is done.
+(`microstep.play`), and answers with an outcome per node (`answers`). The task itself succeeds; a node that is KO takes
+no part in what follows. In check mode nothing is done.
 """
 
 from __future__ import annotations
@@ -28,15 +28,12 @@ from kadeploy.microsteps.microstep import Engine, MicroStep, play
 from kadeploy.nodeset import fold
 from kadeploy.remote import broker
 from kadeploy.remote.fanout import Credentials
-from kadeploy.runner import playbooks, request
+from kadeploy.runner import answers, playbooks, request
 from kadeploy.runner.request import Request
 from kadeploy.workflow import Outcome, Verdict
 
 GRACE = 3.0
 """Seconds to end what runs on nodes, once the controller or ansible-playbook is gone."""
-
-STDERR_LIMIT = 4096
-"""Characters of a failed node's standard error in the result, but in debug mode."""
 
 
 class BatchAction(ActionBase):  # type: ignore[misc]
@@ -80,8 +77,7 @@ class BatchAction(ActionBase):  # type: ignore[misc]
         if os.environ.get("KADEPLOY_RUN") != "1":
             for line in folded(outcomes, asked.options.debug):
                 self._display.display(line)
-        answer: dict[str, Any] = {"changed": bool(outcomes), "step": begun.step}
-        answer["nodes"] = {node: _row(outcome, asked.options.debug) for node, outcome in outcomes.items()}
+        answer = {"changed": bool(outcomes), **answers.write(begun.step, outcomes, asked.options.debug)}
         if found := self.facts(memory):
             answer["ansible_facts"] = found
         return answer
@@ -123,18 +119,6 @@ def folded(outcomes: Mapping[str, Outcome], debug: bool = False) -> list[str]:
         lines.append(f"{fold(nodes)}: {said}")
         lines += [f"    {line}" for line in output.splitlines()]
     return lines
-
-
-def _row(outcome: Outcome, debug: bool) -> dict[str, Any]:
-    failed = outcome.verdict is Verdict.KO
-    return {
-        "verdict": outcome.verdict.value,
-        "rc": outcome.rc,
-        "stdout": outcome.stdout if debug else "",
-        "stderr": outcome.stderr if debug else outcome.stderr[-STDERR_LIMIT:] if failed else "",
-        "msg": outcome.message,
-        "seconds": outcome.seconds,
-    }
 
 
 def _plain(value: Any) -> Any:

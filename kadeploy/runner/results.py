@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kadeploy.commands import last_line
 from kadeploy.events import Listener, StepResult, StepStarted
+from kadeploy.runner import answers
 from kadeploy.workflow import Attempt, Outcome, Verdict
 
 
@@ -99,17 +100,12 @@ class Reading:
 
     def _batch(self, data: Mapping[str, Any]) -> None:
         """A task for all nodes has ended: its result holds an outcome per node."""
-        result = data.get("res") or {}
-        found = result.get("nodes")
-        if not isinstance(found, dict):
+        step, answer = answers.read(data.get("res") or {})
+        step = step or self.step
+        if not answer:
             return
-        step = str(result.get("step") or self.step)
         self._announce(step)
-        results = {
-            node: self._outcome(step, entry)
-            for node, entry in found.items()
-            if node in self.nodes and isinstance(entry, dict) and "verdict" in entry
-        }
+        results = {node: self._outcome(step, outcome) for node, outcome in answer.items() if node in self.nodes}
         for node, outcome in results.items():
             if outcome.verdict is not Verdict.OK:
                 self.ended.setdefault(node, outcome)
@@ -117,21 +113,13 @@ class Reading:
         if results and not silent:
             self.tell(StepResult(attempt=self.attempt, micro_step=step, outcomes=results))
 
-    def _outcome(self, step: str, entry: Mapping[str, Any]) -> Outcome:
-        verdict = Verdict(entry["verdict"])
-        message = str(entry.get("msg") or "")
-        if verdict is Verdict.KO:
-            message = self._reason(step, message or _last_line(entry) or f"exit status {entry.get('rc', 'unknown')}")
-        if verdict is Verdict.LATE:
-            message = step
-        return Outcome(
-            verdict,
-            message,
-            int(entry.get("rc") or 0),
-            str(entry.get("stdout") or ""),
-            str(entry.get("stderr") or ""),
-            float(entry.get("seconds") or 0.0),
-        )
+    def _outcome(self, step: str, told: Outcome) -> Outcome:
+        if told.verdict is Verdict.LATE:
+            return replace(told, message=step)
+        if told.verdict is not Verdict.KO:
+            return told
+        said = told.message or _last_line({"stderr": told.stderr, "stdout": told.stdout})
+        return replace(told, message=self._reason(step, said or f"exit status {told.rc or 'unknown'}"))
 
     def _failure(self, data: Mapping[str, Any]) -> None:
         """A task has failed on a host."""
