@@ -104,6 +104,32 @@ def _why(error: object) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A stream whose content takes the place of *path* at its end, whole or not at all.
+
+    Who reads *path* meanwhile reads the old content. A link of that name is replaced, not followed.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as target:
+            yield target
+            os.fchmod(target.fileno(), mode)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write *content* to *path*, as `replacing` does."""
+    with replacing(path, mode) as target:
+        target.write(content)
+
+
 # --- checksums ----------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +174,7 @@ def _local_checksums(stream: BinaryIO, path: Path, cache: Path | None) -> tuple[
     if note and begun - identity[-1] / 1e9 > _SETTLED:
         with contextlib.suppress(OSError):  # a cache is a convenience, and only root may write it
             note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _replace(note, msgspec.json.encode(_Known(identity, md5, sha256)))
+            replace_file(note, msgspec.json.encode(_Known(identity, md5, sha256)))
     return md5, sha256, size
 
 
@@ -156,12 +182,6 @@ def _known(note: Path) -> _Known | None:
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         return msgspec.json.decode(note.read_bytes(), type=_Known)
     return None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
-        part.write(content)
-    Path(part.name).replace(path)
 
 
 # --- fetching -----------------------------------------------------------------------------------------------------

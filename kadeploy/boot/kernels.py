@@ -24,6 +24,7 @@ from kadeploy.boot import uploads
 from kadeploy.boot.profile import FILES_FOLDER
 from kadeploy.config.site import BootFolders
 from kadeploy.environments.environment import Environment
+from kadeploy.environments.image import KINDS
 from kadeploy.errors import EnvironmentRefused, FileError
 from kadeploy.files import MEGA
 
@@ -45,12 +46,6 @@ HOPS = 40
 KEPT = 86400.0
 """Seconds for which boot files that no profile mentions are kept."""
 _HEADER_LIMIT = 4 * MEGA
-_DECOMPRESS = {
-    "tgz": ("gzip", "-dc"),
-    "tbz2": ("bzip2", "-dc"),
-    "txz": ("xz", "-dc", "--memlimit=1GiB"),
-    "tar.zst": ("zstd", "-dcq", "--memory=1024MiB"),
-}
 
 
 def wanted(environment: Environment, method: Literal["chainload", "pure_pxe"]) -> dict[What, str]:
@@ -262,7 +257,11 @@ def _members(stream: _Forward) -> Iterator[tarfile.TarInfo]:
 def _unpacked(image: Image, kind: str) -> Iterator[_Forward]:
     with image() as packed:
         process = subprocess.Popen(
-            _DECOMPRESS[kind], stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={"PATH": os.defpath}
+            KINDS[kind].compression.unpack_here,
+            stdin=packed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.defpath},
         )
     try:
         yield _Forward(cast("BinaryIO", process.stdout))

@@ -16,12 +16,9 @@ them as values only, and a value can neither end its line nor be taken for a com
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import socket
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -36,6 +33,7 @@ from kadeploy.config.partition import partition_device
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import ConfigError, KadeployError, OptionError
+from kadeploy.files import replace_file
 from kadeploy.workflow import Outcome, Verdict
 
 ProfileKind = Literal["deploy", "deployed", "nfsroot", "custom"]
@@ -92,27 +90,14 @@ def write(sources: Sources, kind: ProfileKind, nodes: Sequence[Node]) -> dict[st
 def _written(sources: Sources, kind: ProfileKind, node: Node) -> Outcome:
     try:
         for name, text in profiles(sources, kind, node).items():
-            _replace(Path(sources.site.boot.tftp_root) / name, text)
+            path = Path(sources.site.boot.tftp_root) / name
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            replace_file(path, text.encode(), 0o644)
     except KadeployError as error:
         return Outcome(Verdict.KO, f"No boot profile: {error}", 1)
     except OSError as error:
         return Outcome(Verdict.KO, f"No boot profile: {error.filename}: {error.strerror}: check boot.tftp_root.", 1)
     return Outcome(Verdict.OK)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Put *text* in place at once: a loader reads the old file or the new one; a link of that name is not followed."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    descriptor, temporary = tempfile.mkstemp(prefix=".profile-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
 
 
 # --- which files ------------------------------------------------------------------------------------------------

@@ -10,10 +10,9 @@ import fcntl
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -110,23 +109,11 @@ def place(stream: BinaryIO, path: Path, limit: int) -> None:
     Raises:
         FileError: more than *limit* bytes came.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as target:
-            _copy(stream, target, limit, path.name)
-            os.fchmod(target.fileno(), 0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
-
-
-def _copy(stream: BinaryIO, target: BinaryIO, limit: int, name: str) -> None:
-    while piece := stream.read(MEGA):
-        target.write(piece)
-        if target.tell() > limit:
-            raise FileError(f"{name}: more than {limit / MEGA:g} MB.")
+    with files.replacing(path, 0o644) as target:
+        while piece := stream.read(MEGA):
+            target.write(piece)
+            if target.tell() > limit:
+                raise FileError(f"{path.name}: more than {limit / MEGA:g} MB.")
 
 
 def _link(path: Path, other: Path) -> None:
@@ -138,8 +125,9 @@ def _link(path: Path, other: Path) -> None:
     try:
         os.link(path, temporary)
     except OSError:
-        shutil.copyfile(path, temporary)
-        temporary.chmod(0o644)
+        with path.open("rb") as stream, files.replacing(other, 0o644) as target:
+            shutil.copyfileobj(stream, target)
+        return
     temporary.replace(other)
     temporary.unlink(missing_ok=True)  # rename(2) leaves it when both are links to one file
 

@@ -10,6 +10,7 @@ import msgspec
 from kadeploy.config.file import Struct
 from kadeploy.config.partition import Partition
 from kadeploy.config.site import Site
+from kadeploy.environments.image import ArchiveKind
 from kadeploy.errors import NodeListError
 from kadeploy.nodeset import expand
 
@@ -90,7 +91,7 @@ class AdminArchive(Struct, frozen=True, kw_only=True):
     """An archive of the administrator unpacked in *rambin_dir*, and the script in it that is run."""
 
     file: str
-    kind: Literal["tgz", "tbz2", "txz"] = "tgz"
+    kind: ArchiveKind = "tgz"
     script: str = "none"
 
 

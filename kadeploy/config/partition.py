@@ -29,11 +29,11 @@ def partition_device(device: str, number: int | None) -> str:
 
 
 def split_partition(part: str) -> tuple[str, int | None]:
-    """Disk and number of a partition's device file, as Linux names them.
+    """Disk and number of a partition's device file, as Linux names them; mmcblk0 is a disk.
 
     >>> split_partition("/dev/sda3"), split_partition("/dev/nvme0n1p3"), split_partition("/dev/sdb")
     (('/dev/sda', 3), ('/dev/nvme0n1', 3), ('/dev/sdb', None))
     """
-    if found := re.fullmatch(r"(.*\d)p(\d+)|(.*/[a-z]*[a-z])(\d+)", part):
+    if found := re.fullmatch(r"(.*\d)p(\d+)|(.*/(?:s|h|v|xv|das)d[a-z]+)(\d+)", part):
         return found[1] or found[3], int(found[2] or found[4])
     return part, None

@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 import yaml
 
 from kadeploy import files
 from kadeploy.caller import Account
-from kadeploy.environments.environment import Archive, ArchiveKind, Environment, ImageKind, Struct
+from kadeploy.environments.environment import Archive, Environment, Struct
+from kadeploy.environments.image import ARCHIVE_KINDS, COMPRESSIONS, IMAGE_KINDS, KINDS
 from kadeploy.errors import EnvironmentRefused, FileError
 
 try:
@@ -177,14 +178,14 @@ def _image(text: str) -> dict[str, str]:
     file, bar, kind = (part.strip() for part in text.partition("|"))
     if not bar or not file:
         raise ValueError(f"expected file|kind, found {_short(text)}")
-    return {"file": file, "kind": _one_of(kind, get_args(ImageKind), "kind")}
+    return {"file": file, "kind": _one_of(kind, IMAGE_KINDS, "kind")}
 
 
 def _archive(text: str) -> dict[str, str]:
     parts = [part.strip() for part in text.split("|")]
     if len(parts) != 3 or not all(parts):
         raise ValueError(f"expected file|kind|script (script: none to only unpack), found {_short(text)}")
-    return {"file": parts[0], "kind": _one_of(parts[1], get_args(ArchiveKind), "kind"), "script": parts[2]}
+    return {"file": parts[0], "kind": _one_of(parts[1], ARCHIVE_KINDS, "kind"), "script": parts[2]}
 
 
 def _archives(text: str) -> list[dict[str, str]]:
@@ -246,17 +247,8 @@ def _archive_text(archive: Archive) -> str:
 
 # --- YAML and JSON ----------------------------------------------------------------------------------------------
 
-_COMPRESSIONS: Mapping[str, ArchiveKind] = {"gzip": "tgz", "bzip2": "tbz2", "xz": "txz"}
-_IMAGES: Mapping[tuple[str, str], ImageKind] = {
-    ("tar", "gzip"): "tgz",
-    ("tar", "bzip2"): "tbz2",
-    ("tar", "xz"): "txz",
-    ("tar", "zstd"): "tar.zst",
-    ("dd", "gzip"): "ddgz",
-    ("dd", "bzip2"): "ddbz2",
-    ("dd", "xz"): "ddxz",
-    ("dd", "zstd"): "dd.zst",
-}
+_COMPRESSIONS = {each.name: each.tar for each in COMPRESSIONS if each.archives}
+_IMAGES: Mapping[tuple[str, str], str] = {(kind.form, kind.compression.name): name for name, kind in KINDS.items()}
 
 
 class _Image(Struct, frozen=True, kw_only=True):
@@ -363,8 +355,7 @@ def _archive_of(archive: _Archive, source: str, key: str) -> dict[str, str]:
 
 
 def _document(environment: Environment) -> dict[str, Any]:
-    kinds = {kind: pair for pair, kind in _IMAGES.items()}
-    kind, compression = kinds[environment.image.kind]
+    kind = KINDS[environment.image.kind]
     counter = environment.demolishing_env
     boot = {name: getattr(environment, name) for name in _Boot.__struct_fields__}
     document = _Document(
@@ -375,7 +366,7 @@ def _document(environment: Environment) -> dict[str, Any]:
         visibility=environment.visibility,
         destructive=bool(counter) if counter in (0, ALWAYS) else counter,
         os=environment.environment_kind,
-        image=_Image(file=environment.image.file, kind=kind, compression=compression),
+        image=_Image(file=environment.image.file, kind=kind.form, compression=kind.compression.name),
         preinstall=_document_archive(environment.preinstall) if environment.preinstall else None,
         postinstalls=[_document_archive(archive) for archive in environment.postinstalls] or None,
         boot=_Boot(**boot) if any(boot.values()) else None,
@@ -390,8 +381,7 @@ def _document(environment: Environment) -> dict[str, Any]:
 
 
 def _document_archive(archive: Archive) -> _Archive:
-    names = {kind: compression for compression, kind in _COMPRESSIONS.items()}
-    return _Archive(archive=archive.file, compression=names[archive.kind], script=archive.script)
+    return _Archive(archive=archive.file, compression=KINDS[archive.kind].compression.name, script=archive.script)
 
 
 def _to_yaml(environments: list[Environment]) -> str:

@@ -6,8 +6,7 @@ from typing import Literal
 
 import msgspec
 
-ArchiveKind = Literal["tgz", "tbz2", "txz"]
-ImageKind = Literal["tgz", "tbz2", "txz", "tar.zst", "ddgz", "ddbz2", "ddxz", "dd.zst"]
+from kadeploy.environments.image import KINDS, ArchiveKind, ImageKind
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,7 +25,7 @@ class Image(Struct, frozen=True, kw_only=True):
     @property
     def is_dd(self) -> bool:
         """A disk or partition image rather than an archive."""
-        return self.kind.startswith("dd")
+        return KINDS[self.kind].form == "dd"
 
 
 class Archive(Struct, frozen=True, kw_only=True):

@@ -6,12 +6,13 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from kadeploy.environments import description
-from kadeploy.environments.environment import Archive, ArchiveKind, Environment, Image, ImageKind
+from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.environments.image import ARCHIVE_KINDS, IMAGE_KINDS, suffixes
 from kadeploy.errors import EnvironmentRefused, OptionError
 
 Kind = Literal["linux", "xen", "other"]
@@ -47,7 +48,7 @@ def translate(text: str, kind: Kind, source: str) -> Translated:
         version=_version(old.get("version") or "1", source),
         description=old.get("description", ""),
         author=old.get("author", ""),
-        image=Image(file=old["filebase"], kind=cast("ImageKind", _kind("filebase", old, get_args(ImageKind), source))),
+        image=Image(file=old["filebase"], kind=_kind("filebase", old, IMAGE_KINDS, source)),
         postinstalls=_postinstalls(old, source),
         fdisktype=old["fdisktype"],
         filesystem=old.get("filesystem", ""),
@@ -154,27 +155,16 @@ def _xen_boot(old: Mapping[str, str], source: str) -> dict[str, str]:
 def _postinstalls(old: Mapping[str, str], source: str) -> tuple[Archive, ...]:
     if not old.get("filesite"):
         return ()
-    kind = cast("ArchiveKind", _kind("filesite", old, get_args(ArchiveKind), source))
+    kind = _kind("filesite", old, ARCHIVE_KINDS, source)
     return (Archive(file=old["filesite"], kind=kind, script=POSTINSTALL),)
 
 
-_SUFFIXES = {
-    ".tar.gz": "tgz",
-    ".tgz": "tgz",
-    ".tar.bz2": "tbz2",
-    ".tbz2": "tbz2",
-    ".tar.xz": "txz",
-    ".txz": "txz",
-    ".dd.gz": "ddgz",
-    ".dd.bz2": "ddbz2",
-    ".dd.xz": "ddxz",
-}
-
-
-def _kind(key: str, old: Mapping[str, str], kinds: Sequence[Any], source: str) -> str:
+def _kind(key: str, old: Mapping[str, str], kinds: Sequence[str], source: str) -> str:
     name = PurePosixPath(old[key]).name
-    kind = next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix) and kind in kinds), None)
+    known = {suffix: kind for suffix, kind in suffixes().items() if kind in kinds}
+    kind = next((kind for suffix, kind in known.items() if name.endswith(suffix)), None)
     if kind is None:
-        known = ", ".join(suffix for suffix, kind in _SUFFIXES.items() if kind in kinds)
-        raise EnvironmentRefused(f"{source}: {key}: the kind of {name!r} is not in its name: end it in one of {known}.")
+        raise EnvironmentRefused(
+            f"{source}: {key}: the kind of {name!r} is not in its name: end it in one of {', '.join(known)}."
+        )
     return kind

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-COMPRESSION = {"tgz": "gzip -6", "tbz2": "bzip2", "txz": "xz -T0 -3", "tar.zst": "zstd -q -T0 -12"}
+from kadeploy.environments.image import COMPRESSIONS
+
+COMPRESSION = {each.tar: each.pack for each in COMPRESSIONS}
 """How each kind of environment image is compressed."""
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from kadeploy.images.archive import COMPRESSION
 from kadeploy.images.bootstrap import Say, bootstrap, require_programs
 from kadeploy.images.environment import CONSOLE, BuiltEnvironment, Recipe, check_kind, finish, found
 from kadeploy.images.store import HERE, built, delete, fingerprint, install, words
@@ -21,7 +22,7 @@ def build_debian(cache: Path, *, kind: str = "tar.zst", say: Say = print) -> Bui
     require_programs()
     check_kind(kind)
     sources = ("debian.py", "environment.py", "archive.py", "bootstrap.py", "files/debian", "files/tiny/shadow")
-    name = f"debian12-min-{fingerprint(sources, kind)}"
+    name = f"debian12-min-{fingerprint(sources, kind, COMPRESSION[kind])}"
 
     def build(work: Path) -> None:
         tree = work / "tree"

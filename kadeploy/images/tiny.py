@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from kadeploy.images import modules
-from kadeploy.images.archive import pack_initrd
+from kadeploy.images.archive import COMPRESSION, pack_initrd
 from kadeploy.images.bootstrap import Say, bootstrap, require_programs
 from kadeploy.images.environment import BuiltEnvironment, Recipe, check_kind, finish, found
 from kadeploy.images.store import HERE, built, fingerprint, install, words
@@ -48,7 +48,7 @@ def build_tiny(cache: Path, *, kind: str = "tgz", say: Say = print) -> BuiltEnvi
     require_programs()
     check_kind(kind)
     sources = ("tiny.py", "environment.py", "modules.py", "archive.py", "bootstrap.py", "files/tiny", "files/shared")
-    name = f"tiny-{fingerprint(sources, kind)}"
+    name = f"tiny-{fingerprint(sources, kind, COMPRESSION[kind])}"
 
     def build(work: Path) -> None:
         tree = work / "tree"

@@ -10,6 +10,7 @@ from pathlib import Path
 from kadeploy import commands
 from kadeploy.broadcast import chain
 from kadeploy.broadcast.progress import ProgressFile
+from kadeploy.environments.image import KINDS
 from kadeploy.errors import ConfigError
 from kadeploy.microsteps import site_command
 from kadeploy.microsteps.microstep import MicroStep
@@ -26,17 +27,6 @@ _START = b"exec python3 -IS -"
 """Without `site`, which costs as much as the interpreter itself: the relay needs the standard library alone."""
 TREE_FANOUT = 2
 """Successors of each node in a tree."""
-
-_DECOMPRESSORS = {
-    "tgz": "gzip -dc",
-    "tbz2": "bzip2 -dc",
-    "txz": "xz -dc",
-    "tar.zst": "zstd -dcq",
-    "ddgz": "gzip -dc",
-    "ddbz2": "bzip2 -dc",
-    "ddxz": "xz -dc",
-    "dd.zst": "zstd -dcq",
-}
 
 # What follows the archive's end mark is read too, else the decompressor would fail on a closed pipe. Where tar was cut
 # off in the middle of a block it does not say that the disk is full.
@@ -57,8 +47,8 @@ def sink(kind: str) -> str:
 
     It works on ``$KADEPLOY_ENV_EXTRACTION_DIR`` (archives) or ``$KADEPLOY_DEPLOY_PART`` (disk and partition images).
     """
-    decompress = _DECOMPRESSORS[kind]
-    if kind.startswith("dd"):
+    decompress = KINDS[kind].compression.unpack_on_node
+    if KINDS[kind].form == "dd":
         return f"set -o pipefail\n{decompress} |{_DD}"
     setup, unpack = _TAR.rsplit("\n", 1)
     return f"set -o pipefail -o noglob{setup}\n{decompress} | {unpack}"

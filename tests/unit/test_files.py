@@ -6,6 +6,8 @@ import hashlib
 import http.server
 import io
 import os
+import re
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -18,8 +20,10 @@ from hypothesis import strategies as st
 from kadeploy import files
 from kadeploy.caller import caller
 from kadeploy.errors import FileError
+from kadeploy.files import replace_file, replacing
 
 WHO = caller()
+SOURCES = Path(files.__file__).parent
 CONTENT = bytes(range(256)) * 5000
 
 
@@ -347,3 +351,58 @@ def test_without_a_file_the_callers_own_authorized_keys_are_read(tmp_path: Path)
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "authorized_keys").write_text("ssh-ed25519 AAAA me\n")
     assert files.read_keys("", WHO._replace(home=tmp_path)) == "ssh-ed25519 AAAA me\n"
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_with_the_mode_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    replace_file(path, b"new", 0o640)
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    replace_file(path, b"secret")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_who_reads_meanwhile_reads_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with replacing(path) as target:
+        target.write(b"new")
+        target.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_what_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(error):
+        _half_written(path, error)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _half_written(path: Path, error: type[BaseException]) -> None:
+    with replacing(path) as target:
+        target.write(b"half")
+        raise error
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    meant, link = tmp_path / "meant", tmp_path / "link"
+    meant.write_bytes(b"somebody's")
+    link.symlink_to(meant)
+    replace_file(link, b"new")
+    assert not link.is_symlink()
+    assert (meant.read_bytes(), link.read_bytes()) == (b"somebody's", b"new")
+
+
+def test_nobody_else_writes_beside_a_file_and_replaces_it() -> None:
+    by_hand = re.compile(r"mkstemp|Path\(temporary\)\.replace|delete=False")
+    found = {path for path in SOURCES.rglob("*.py") if by_hand.search(path.read_text())}
+    assert found == {SOURCES / "files.py"}

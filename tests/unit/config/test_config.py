@@ -13,7 +13,7 @@ from kadeploy.config import partition, site
 from kadeploy.config.cluster import Disk
 from kadeploy.config.file import Struct
 from kadeploy.config.folder import Configuration, load_configuration, load_site
-from kadeploy.config.partition import Partition, partition_device
+from kadeploy.config.partition import Partition
 from kadeploy.errors import ConfigError, NodeListError
 
 SITE: dict[str, Any] = {
@@ -112,19 +112,6 @@ def test_nodes_are_grouped_by_cluster_and_unknown_ones_are_named(tmp_path: Path)
     assert found.cluster_nodes(["b-1", "gdx-2.site"]) == {"b": ["b-1"], "a": ["gdx-2.site"]}
     with pytest.raises(NodeListError, match="nobody"):
         found.cluster_nodes(["gdx-2.site", "nobody"])
-
-
-@pytest.mark.parametrize(
-    ("device", "number", "path"),
-    [
-        ("/dev/sda", 3, "/dev/sda3"),
-        ("/dev/nvme0n1", 3, "/dev/nvme0n1p3"),
-        ("/dev/mmcblk0", 3, "/dev/mmcblk0p3"),
-        ("/dev/sda", None, "/dev/sda"),
-    ],
-)
-def test_disk_and_number_are_joined_as_linux_does(device: str, number: int | None, path: str) -> None:
-    assert partition_device(device, number) == path
 
 
 def test_a_layout_knows_its_partitions_by_role() -> None:
