@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -214,26 +213,6 @@ def test_nothing_to_draw_is_said_and_no_file_is_made(
     assert run("--plot", str(tmp_path / "past.png"), "-y", "2001-01-01") == 0
     assert capsys.readouterr().out == "No information is available\n"
     assert not (tmp_path / "past.png").exists()
-
-
-def test_of_many_nodes_the_worst_are_drawn_and_the_others_counted(past: Site, tmp_path: Path) -> None:
-    good = [row(f"nvm-{rank}.site", NINE, (0, 0, 0), True, "") for rank in range(1, 50)]
-    database.insert(Log, [*good, row("nvm-50.site", NINE, (0, 0, 0), False, "")])
-    assert run("--plot", str(tmp_path / "past.svg"), "-m", "nvm-[1-50].site") == 0
-    text = (tmp_path / "past.svg").read_text(encoding="utf-8")
-    assert "the 40 worst of 50 nodes" in text
-    assert "nvm-50.site" in text
-    assert "nvm-49.site" not in text
-
-
-def test_a_single_operation_is_drawn_in_its_hour(past: Site, tmp_path: Path) -> None:
-    database.insert(Log, [row("nvm-50.site", NINE, (10, 20, 30), True, "")])
-    assert run("--plot", str(tmp_path / "past.svg"), "-m", "nvm-50.site") == 0
-    text = (tmp_path / "past.svg").read_text(encoding="utf-8")
-    assert "Failure rate, 1 node -->" in text
-    ticks = re.findall(r"<!-- (\d\d) \d\d:\d\d -->", text)
-    assert len(ticks) > 1
-    assert len(set(ticks)) == 1
 
 
 def test_without_matplotlib_a_plot_says_what_to_install_and_the_rest_works(
