@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kadeploy.remote.fanout import Capture, Target, on_all
+from kadeploy.commands import Capture
+from kadeploy.remote.fanout import Target, on_all
 from kadeploy.workflow import Outcome, Verdict
 
 
