@@ -30,7 +30,7 @@ class Verdict(Enum):
     BRK = "brk"
     """Stopped at a breakpoint, on purpose."""
     LATE = "late"
-    """Not through a micro-step, while most others are: the outcome's message names it, its seconds count from there."""
+    """Not through a micro-step, while most others are: the outcome names it, its seconds count from there."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class Outcome:
     stdout: str = ""
     stderr: str = ""
     seconds: float = 0.0
+    answer: str = ""
+    """What was asked for, where a step asks: ``on`` or ``off``."""
+    micro_step: str = ""
+    """Where it waits, when it is LATE."""
 
 
 class Implementation(Protocol):
@@ -241,7 +245,7 @@ class _Automaton:
         """Let late nodes go on where they are; each node is late once in a try."""
         sets: dict[GoesOn, list[str]] = {}
         for node, outcome in late.items():
-            sets.setdefault(GoesOn(outcome.message, end.begun, outcome.seconds), []).append(node)
+            sets.setdefault(GoesOn(outcome.micro_step, end.begun, outcome.seconds), []).append(node)
         for goes_on, nodes in sets.items():
             self._start(end.place, tuple(nodes), goes_on)
 

@@ -24,7 +24,7 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     request = step.request
     members = set(step.members)
     nodes = [node for node in request.nodes if node.name in members]
-    operation: switch.Operation = step.args["operation"]
+    operation: switch.PowerCommand = step.args["operation"]
     if operation != "status":
         await step.remote.forget(step.targets())
         await step.remote.forget(step.targets(pinned=False))

@@ -213,7 +213,7 @@ def _reboot_states(kind: RebootKind, environment: Environment | None, assignment
 
 def power(request: PowerRequest, configuration: Configuration) -> Work:
     """Admit a power operation; raises as `deploy` does."""
-    options = Options(debug=request.debug or request.operation == "status")
+    options = Options(debug=request.debug)
     parts = _Parts(configuration, request.user, request.nodes, options)
     boot = NextBoot(level=request.level, wait=request.wait)
     assignments = parts.assignments("power", boot=boot, power=request.operation)

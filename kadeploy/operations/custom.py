@@ -165,7 +165,7 @@ def _fields(part: str, line: int, checks: _Checks) -> dict[str, Any]:
 # --- YAML ---------------------------------------------------------------------------------------------------------
 
 
-class _Operation(Struct, frozen=True, kw_only=True):
+class _Entry(Struct, frozen=True, kw_only=True):
     action: Literal["exec", "send", "run"]
     name: str = ""
     command: str = ""
@@ -179,9 +179,9 @@ class _Operation(Struct, frozen=True, kw_only=True):
 
 
 class _MicroStep(Struct, frozen=True, kw_only=True, rename={"pre": "pre-ops", "post": "post-ops"}):
-    pre: tuple[_Operation, ...] = ()
-    substitute: tuple[_Operation, ...] = ()
-    post: tuple[_Operation, ...] = ()
+    pre: tuple[_Entry, ...] = ()
+    substitute: tuple[_Entry, ...] = ()
+    post: tuple[_Entry, ...] = ()
     override: bool = False
     """Accepted for old files: there are no operations of the site that could be overridden."""
 
@@ -211,7 +211,7 @@ def _from_yaml(text: str, checks: _Checks) -> Iterator[CustomOperation]:
                     yield checks.check(line, operation)
 
 
-_COMMON = tuple(name for name in _Operation.__struct_fields__ if name in CustomOperation.__struct_fields__)
+_COMMON = tuple(name for name in _Entry.__struct_fields__ if name in CustomOperation.__struct_fields__)
 
 
 def _key_lines(root: Any) -> dict[tuple[str, str], int]:

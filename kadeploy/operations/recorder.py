@@ -100,7 +100,7 @@ class Recorder:
             journal.node_state(self.work.wid, _with(outcomes, Verdict.OK), "rebooted")
         if ko := _with(outcomes, Verdict.KO):
             journal.node_state(self.work.wid, ko, "ko")
-        self.answers |= {name: outcome.stdout.strip() or outcome.message for name, outcome in outcomes.items()}
+        self.answers |= {name: outcome.answer for name, outcome in outcomes.items() if outcome.answer}
 
     def _role(self, micro_step: str) -> Role:
         return roles.find(micro_step, self.work.configuration.folder)

@@ -36,7 +36,7 @@ from kadeploy.remote.fanout import Credentials, Remote, Target, on_all
 from kadeploy.remote.window import window
 from kadeploy.workflow import Outcome, Verdict
 
-Operation = Literal["on", "off", "reboot", "status"]
+PowerCommand = Literal["on", "off", "reboot", "status"]
 Level = Literal["soft", "hard", "very_hard"]
 LEVELS: tuple[Level, ...] = ("soft", "hard", "very_hard")
 
@@ -52,7 +52,7 @@ async def switch(
     site: Site,
     cluster: Cluster,
     nodes: Sequence[Node],
-    operation: Operation,
+    operation: PowerCommand,
     level: Level = "soft",
     *,
     config_dir: Path,
@@ -63,7 +63,7 @@ async def switch(
 ) -> dict[str, Outcome]:
     """Do *operation* on each of *nodes*, starting at *level*; outcomes by name.
 
-    ``status`` answers OK for a node that is on and KO for one that is off, with ``on`` or ``off`` as its output. The
+    ``status`` answers OK for a node that is on and KO for one that is off, with ``on`` or ``off`` as its answer. The
     other operations' output tells which level did it. *remote* carries the commands over ssh (default: connections of
     our own), *window_folder* is where the slots of the reboot window are (default: in the site's *state_dir*). Without
     *wait*, commands of the site that switch nodes on or off are given the word ``--no-wait`` (wiki page, Kapower).
@@ -93,7 +93,7 @@ async def switch(
         return await on_all(targets, job, site.windows.reboot, on_outcome)
 
 
-async def _escalate(driver: Driver, target: Target, node: Node, operation: Operation, level: Level) -> Outcome:
+async def _escalate(driver: Driver, target: Target, node: Node, operation: PowerCommand, level: Level) -> Outcome:
     reasons: list[str] = []
     for each in LEVELS[LEVELS.index(level) :]:
         outcome = await driver.do(target, node, operation, each)
@@ -120,7 +120,7 @@ def _credentials(site: Site) -> Credentials:
 class Driver(Protocol):
     """How the nodes of a cluster are switched."""
 
-    async def do(self, target: Target, node: Node, operation: Operation, level: Level) -> Outcome:
+    async def do(self, target: Target, node: Node, operation: PowerCommand, level: Level) -> Outcome:
         """One level of one operation on one node; KO when it fails and when there is no such level."""
 
 
@@ -141,7 +141,7 @@ class _Commands:
     power: Power
     wait: bool
 
-    async def do(self, target: Target, node: Node, operation: Operation, level: Level) -> Outcome:  # noqa: ARG002
+    async def do(self, target: Target, node: Node, operation: PowerCommand, level: Level) -> Outcome:  # noqa: ARG002
         name = "status" if operation == "status" else f"{level}_{operation}"
         text = str(getattr(self.power.commands, name))
         if not text:
@@ -149,12 +149,13 @@ class _Commands:
         if not self.wait and operation in ("on", "off"):
             text += " --no-wait"
         outcome = await command.run(text, node.name, self.power.timeout)
-        if operation == "status" and not outcome.stdout.strip():
-            return replace(outcome, stdout="on" if outcome.verdict is Verdict.OK else outcome.message)
+        if operation == "status":
+            said = outcome.stdout.strip()
+            return replace(outcome, answer=said or ("on" if outcome.verdict is Verdict.OK else outcome.message))
         return outcome
 
 
-_ORDERS: dict[tuple[Operation, Level], Order] = {
+_ORDERS: dict[tuple[PowerCommand, Level], Order] = {
     ("reboot", "hard"): "reset",
     ("on", "soft"): "on",
     ("on", "hard"): "on",
@@ -172,7 +173,7 @@ class _Machines:
     bmcs: Bmcs
     remote: Remote
 
-    async def do(self, target: Target, node: Node, operation: Operation, level: Level) -> Outcome:
+    async def do(self, target: Target, node: Node, operation: PowerCommand, level: Level) -> Outcome:
         if (operation, level) == ("reboot", "soft"):
             return await self._ssh(target, "reboot")
         if not node.bmc:
@@ -187,8 +188,8 @@ class _Machines:
     async def _status(self, node: Node) -> Outcome:
         answer = await self._order(node, "status")
         if answer.state == "on":
-            return Outcome(Verdict.OK, stdout="on")
-        return Outcome(Verdict.KO, answer.reason or "off", 1, stdout=answer.state or "")
+            return Outcome(Verdict.OK, answer="on")
+        return Outcome(Verdict.KO, answer.reason or "off", 1, answer=answer.state or "")
 
     async def _bmc(self, node: Node, order: Order, limit: float = 0) -> Outcome:
         answer = await self._order(node, order, limit)

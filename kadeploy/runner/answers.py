@@ -15,6 +15,8 @@ import msgspec
 
 from kadeploy.workflow import Outcome, Verdict
 
+_SELDOM = frozenset({"answer", "micro_step"})
+"""Left out where they are empty."""
 STDERR_LIMIT = 4096
 """Characters of a failed node's standard error in an answer, but in debug mode."""
 
@@ -41,7 +43,7 @@ def _terse(outcome: Outcome) -> Outcome:
 def _row(outcome: Outcome) -> dict[str, Any]:
     row: dict[str, Any] = msgspec.to_builtins(outcome)
     row["msg"] = row.pop("message")
-    return row
+    return {name: value for name, value in row.items() if value != "" or name not in _SELDOM}
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:

@@ -115,7 +115,7 @@ class Reading:
 
     def _outcome(self, step: str, told: Outcome) -> Outcome:
         if told.verdict is Verdict.LATE:
-            return replace(told, message=step)
+            return replace(told, micro_step=step)
         if told.verdict is not Verdict.KO:
             return told
         said = told.message or _last_line({"stderr": told.stderr, "stdout": told.stdout})

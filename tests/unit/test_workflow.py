@@ -15,7 +15,7 @@ from kadeploy.config.cluster import Implementation
 from kadeploy.workflow import Attempt, Final, GoesOn, Outcome, Verdict, run
 
 OK, KO, BRK = Outcome(Verdict.OK), Outcome(Verdict.KO, "no"), Outcome(Verdict.BRK)
-LATE = Outcome(Verdict.LATE, "wait", seconds=7.5)
+LATE = Outcome(Verdict.LATE, seconds=7.5, micro_step="wait")
 NODES = tuple(f"node-{number}" for number in range(16))
 WAIT = 20
 """Seconds after which a rendezvous counts as missed; never spent when the test passes."""

@@ -65,7 +65,7 @@ def switched(
     site: Site,
     how: Power,
     nodes: Sequence[Node],
-    operation: switch.Operation,
+    operation: switch.PowerCommand,
     level: switch.Level = "hard",
     **more: Any,
 ) -> dict[str, Outcome]:
@@ -87,7 +87,7 @@ def test_status_is_ok_for_a_node_that_is_on_and_ko_for_one_that_is_off(
     bmcs[1].turn(on=False)
     outcomes = switched(site, ipmi, addresses(*bmcs), "status")
     assert verdicts(outcomes) == [OK, KO, OK]
-    assert [outcome.stdout for outcome in outcomes.values()] == ["on", "off", "on"]
+    assert [outcome.answer for outcome in outcomes.values()] == ["on", "off", "on"]
     assert [each.done for each in bmcs] == [[], [], []]
 
 
@@ -329,7 +329,7 @@ def test_redfish_switches_and_tells(site: Site, ipmi: Power, redfish: str) -> No
     nodes = addresses(redfish, f"{redfish}/redfish/v1/Systems/{UUIDS[1]}")
     assert verdicts(switched(site, how, nodes[1:], "off")) == [OK]
     outcomes = switched(site, how, nodes[1:], "status")
-    assert [(outcome.verdict, outcome.stdout) for outcome in outcomes.values()] == [(KO, "off")]
+    assert [(outcome.verdict, outcome.answer) for outcome in outcomes.values()] == [(KO, "off")]
     assert verdicts(switched(site, how, nodes[1:], "reboot")) == [OK]
     assert verdicts(switched(site, how, nodes[1:], "on")) == [OK]
     assert verdicts(switched(site, how, nodes[1:], "status")) == [OK]

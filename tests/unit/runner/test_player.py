@@ -84,7 +84,7 @@ def test_late_nodes_go_on_at_their_micro_step_and_what_came_before_is_not_done_a
         )
     text = "  roles: [{role: reboot, tags: reboot}, {role: wait, tags: wait}]\n"
     first = stage.play(text)
-    assert first["n-2"] == Outcome(Verdict.LATE, "reboot", seconds=3.0)
+    assert first["n-2"] == Outcome(Verdict.LATE, seconds=3.0, micro_step="reboot")
     assert first["n-1"].verdict is Verdict.OK
     stage.ear.started.clear()
 
