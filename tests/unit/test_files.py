@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import io
 import os
 import re
+import ssl
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -232,16 +235,42 @@ class Server(http.server.ThreadingHTTPServer):
         """Be quiet."""
 
 
+@contextlib.contextmanager
+def serving(server: Server) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.fixture
+def https(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The same server behind TLS, with a certificate that this process trusts."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=127.0.0.1"
+    files_of_it = ["-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key]
+    subprocess.run([*command.split(), *files_of_it], check=True, capture_output=True)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server = Server(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with serving(server):
+        yield f"https://127.0.0.1:{server.server_port}"
 
 
 def test_a_url_is_downloaded_with_its_checksums(url: str, tmp_path: Path) -> None:
@@ -264,6 +293,16 @@ def test_a_url_is_measured_without_being_kept(url: str) -> None:
 
 def test_a_few_redirects_are_followed(url: str, tmp_path: Path) -> None:
     assert files.fetch(f"{url}/to/to/file/i.tgz", tmp_path, WHO).size == len(CONTENT)
+
+
+def test_a_redirect_from_https_to_http_is_refused_and_what_stays_protected_is_fetched(
+    url: str, https: str, tmp_path: Path
+) -> None:
+    assert files.fetch(f"{https}/to/file/i.tgz", tmp_path, WHO).size == len(CONTENT)
+    assert files.fetch(f"{url}/to/{https}/file/i.tgz", tmp_path, WHO).size == len(CONTENT)
+    for path in (f"/to/{url}/file/i.tgz", f"/to/{https}/to/{url}/file/i.tgz"):
+        with pytest.raises(FileError, match="not protected as https is"):
+            files.fetch(f"{https}{path}", tmp_path, WHO)
 
 
 @pytest.mark.parametrize(

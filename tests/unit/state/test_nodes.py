@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.state import journal, nodes
-from kadeploy.state.database import connect, fetch
+from kadeploy.state.database import connect, disconnect, fetch
 from kadeploy.state.nodes import NO_ENVIRONMENT, NodeRow
 from kadeploy.state.tables import Claim, Log, Workflow
 
@@ -173,6 +175,56 @@ def test_nodes_that_had_arrived_before_their_controller_died_stay_deployed(
     nodes.reap(site)
     assert states(site) == dict.fromkeys(NAMES[:2], "deployed") | dict.fromkeys(NAMES[2:], "aborted")
     assert sorted(fetch(Log.select(Log.hostname).where(Log.success))) == [(name,) for name in NAMES[:2]]
+
+
+@pytest.mark.parametrize(("since_the_claim", "success"), [(-3600, False), (0, True), (3600, True)])
+def test_a_node_counts_as_done_only_if_its_state_is_not_from_before_the_claim(
+    site: Site, since_the_claim: int, success: bool
+) -> None:
+    """A node that an earlier workflow deployed is well in the table, and yet this one has not finished it."""
+    nodes.claim(site, NAMES[:1], "D-1", "alice")
+    journal.begin(site, "D-1", "deploy", "alice", None, {"gdx": NAMES[:1]})
+    [(since,)] = fetch(Claim.select(Claim.since))
+    nodes.set_state(NAMES[:1], "deployed", DEBIAN, "bob", date=since + since_the_claim)
+    Claim.update(boot_id="before").execute()
+    Workflow.update(boot_id="before").execute()
+    assert nodes.reap(site) == {"D-1": NAMES[:1]}
+    assert fetch(Log.select(Log.success)) == [(success,)]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_of_two_reapers_at_once_the_second_waits_and_finds_nothing(site: Site, living: subprocess.Popen[bytes]) -> None:
+    """The first is stopped by a lock after it has read whose nodes they are; on SQLite there is one writer anyway."""
+    living.send_signal(signal.SIGKILL)
+    living.wait()
+
+    def reap() -> dict[str, list[str]]:
+        reaped = nodes.reap(site)
+        disconnect()
+        return reaped
+
+    connect(site)
+    with ThreadPoolExecutor(2) as pool:
+        with psycopg.connect(site.database) as held:
+            held.execute("SELECT * FROM workflows FOR UPDATE")
+            reapers = [pool.submit(reap) for _ in range(2)]
+            wait_until_blocked(site.database, 2)
+        found = [reaper.result(timeout=60) for reaper in reapers]
+    assert sorted(len(reaped) for reaped in found) == [0, 1]
+    assert Log.select().count() == len(NAMES)
+
+
+def wait_until_blocked(url: str, count: int) -> None:
+    """Until that many sessions that use our table of claims wait for a lock."""
+    blocked = """
+    SELECT count(DISTINCT waits.pid) FROM pg_locks waits JOIN pg_locks ours ON ours.pid = waits.pid
+    WHERE NOT waits.granted AND ours.relation = 'claims'::regclass
+    """
+    deadline = time.monotonic() + 20
+    with psycopg.connect(url, autocommit=True) as connection:
+        while connection.execute(blocked).fetchone() != (count,):
+            assert time.monotonic() < deadline, f"not {count} sessions wait for a lock"
+            time.sleep(0.02)
 
 
 def test_another_process_with_the_same_number_does_not_count_as_the_controller(site: Site) -> None:
