@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy.commands import OUTPUT_LIMIT
+from kadeploy.config.site import BootFolders, Site, Ssh
 from kadeploy.remote import connections
 from kadeploy.remote.connections import Connections, program
 from kadeploy.remote.fanout import LOST, TIMED_OUT, Credentials, Target, Unreachable, on_all
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.unit.sshd"]
 
 T = TypeVar("T")
+SOURCES = Path(connections.__file__).parents[1]
 
 
 def use(credentials: Credentials, work: Callable[[Connections], Awaitable[T]]) -> T:
@@ -192,6 +194,15 @@ def test_a_key_that_the_node_does_not_know_is_told(nodes: Nodes, tmp_path: Path)
     )
     assert outcome.verdict is Verdict.KO
     assert f"refuses the key {tmp_path}/stranger" in outcome.message
+
+
+def test_a_site_says_how_its_nodes_are_entered_and_nobody_else_puts_it_together() -> None:
+    ssh = Ssh(private_key="/etc/key", host_key="ssh-ed25519 AAAA", port=2222, connect_timeout=7)
+    boot = BootFolders(tftp_root="/t", http_root="/h", http_url="http://h/")
+    site = Site(name="here", state_dir="/s", server_address="127.0.0.1", ssh=ssh, boot=boot)
+    assert Credentials.of(site) == Credentials(Path("/etc/key"), "ssh-ed25519 AAAA", "root", 7)
+    by_hand = [path for path in SOURCES.rglob("*.py") if "Credentials(Path" in path.read_text()]
+    assert by_hand == []
 
 
 def test_a_private_key_that_is_missing_is_told_with_the_setting(nodes: Nodes, tmp_path: Path) -> None:
