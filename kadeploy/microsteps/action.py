@@ -83,7 +83,7 @@ class BatchAction(ActionBase):  # type: ignore[misc]
         return answer
 
     async def _play(self, asked: Request, step: Callable[..., MicroStep], memory: Memory) -> dict[str, Outcome]:
-        remote = await broker.connect(Path(asked.workflow_dir), credentials(asked))
+        remote = await broker.connect(Path(asked.workflow_dir), Credentials.of(asked.site))
         try:
             return await play(step(remote=remote), type(self).engine, memory)
         finally:
@@ -99,12 +99,6 @@ class BatchAction(ActionBase):  # type: ignore[misc]
         if known := playbooks.generic(played):
             macro, implementation = known, played
         return Begun(f"{name}#{id(role)}", name, implementation, macro)
-
-
-def credentials(asked: Request) -> Credentials:
-    """How this request's nodes are entered."""
-    ssh = asked.site.ssh
-    return Credentials(Path(ssh.private_key), ssh.host_key, connect_timeout=ssh.connect_timeout)
 
 
 def folded(outcomes: Mapping[str, Outcome], debug: bool = False) -> list[str]:

@@ -162,10 +162,7 @@ def _run_cluster(work: Work, cluster: str, numbers: Iterator[int], channel: _Cha
 @contextmanager
 def _kept_connections(work: Work) -> Iterator[None]:
     """Keep the ssh connections of the workflow from one micro-step to the next."""
-    ssh = work.site.ssh
-    keeper = broker.Broker(
-        work.folder, Credentials(Path(ssh.private_key), ssh.host_key, connect_timeout=ssh.connect_timeout)
-    )
+    keeper = broker.Broker(work.folder, Credentials.of(work.site))
     keeper.start()
     try:
         yield

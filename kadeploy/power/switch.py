@@ -77,7 +77,7 @@ async def switch(
         if remote is None:
             from kadeploy.remote.connections import Connections  # noqa: PLC0415 - only where nobody keeps connections already
 
-            remote = Connections(_credentials(site))
+            remote = Connections(Credentials.of(site))
             stack.push_async_callback(remote.close)
         driver = await stack.enter_async_context(_driver(cluster.power, config_dir, remote, wait))
 
@@ -105,13 +105,8 @@ async def _escalate(driver: Driver, target: Target, node: Node, operation: Power
 
 
 def _target(site: Site, node: Node) -> Target:
-    return Target(
-        node.name, address(site, node), site.ssh.port, pinned=False
-    )  # any system may run: its host key is not known
-
-
-def _credentials(site: Site) -> Credentials:
-    return Credentials(Path(site.ssh.private_key), connect_timeout=site.ssh.connect_timeout)
+    where = address(site, node)
+    return Target(node.name, where, site.ssh.port, pinned=False)  # any system may run: its host key is not known
 
 
 # --- drivers ----------------------------------------------------------------------------------------------------

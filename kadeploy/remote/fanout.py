@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from kadeploy.config.site import Site
 from kadeploy.workflow import Outcome, Verdict
 
 LOST = 255
@@ -46,6 +47,12 @@ class Credentials:
     user: str = "root"
     connect_timeout: float = 10.0
     """Seconds for the whole way from TCP to the authenticated session."""
+
+    @classmethod
+    def of(cls, site: Site) -> Credentials:
+        """Those of a site; targets that are not pinned show any host key."""
+        ssh = site.ssh
+        return cls(Path(ssh.private_key), ssh.host_key, connect_timeout=ssh.connect_timeout)
 
 
 class Unreachable(OSError):

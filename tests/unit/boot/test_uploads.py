@@ -165,3 +165,26 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_settings(tmp_path: Path,
     (tmp_path / "http").write_text("in the way")
     with pytest.raises(ConfigError, match=r"boot\.http_root and boot\.tftp_root"):
         store(boot, source(tmp_path, "vmlinuz"))
+
+
+@pytest.mark.parametrize("linkable", [True, False])
+def test_the_file_for_tftp_is_a_link_or_else_a_copy(
+    linkable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "http" / "name", tmp_path / "tftp" / "name"
+    for each in (path, other):
+        each.parent.mkdir()
+    path.write_bytes(b"kernel")
+    other.write_bytes(b"before")
+    if not linkable:
+        monkeypatch.setattr(os, "link", _refuse)
+    for _ in range(2):  # the second time both are the same file already
+        uploads._link(path, other)
+        assert other.read_bytes() == b"kernel"
+        assert other.samefile(path) == linkable
+        assert stat.S_IMODE(other.stat().st_mode) == 0o644
+    assert list(other.parent.iterdir()) == [other]
+
+
+def _refuse(_source: Path, _target: Path) -> None:
+    raise OSError(18, "Invalid cross-device link")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy.commands import Capture
-from kadeploy.remote.fanout import Target, on_all
+from kadeploy.config.site import Ssh
+from kadeploy.remote import fanout
+from kadeploy.remote.fanout import Credentials, Target, on_all
 from kadeploy.workflow import Outcome, Verdict
+from tests.unit import build
 
 
 def test_at_most_a_window_of_jobs_is_under_way_and_a_hung_one_holds_nobody_back() -> None:
@@ -67,3 +71,13 @@ def test_capture_keeps_what_fits_however_it_is_cut(pieces: list[bytes], half: in
         left_out = f"\n[{len(whole) - 2 * half} bytes left out]\n"
         wanted = whole[:half].decode(errors="replace") + left_out + whole[-half:].decode(errors="replace")
     assert capture.text() == wanted
+
+
+# --- how nodes are entered --------------------------------------------------------------------------------------
+
+
+def test_a_site_says_how_its_nodes_are_entered_and_nobody_else_puts_it_together(tmp_path: Path) -> None:
+    site = build.site(tmp_path, ssh=Ssh(private_key="/etc/key", host_key="ssh-ed25519 AAAA", connect_timeout=7))
+    assert Credentials.of(site) == Credentials(Path("/etc/key"), "ssh-ed25519 AAAA", "root", 7)
+    sources = Path(fanout.__file__).parents[1]
+    assert [path for path in sources.rglob("*.py") if "Credentials(Path" in path.read_text()] == []
