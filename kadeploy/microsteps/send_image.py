@@ -23,8 +23,8 @@ ARGUMENTS = {
 }
 """As an Ansible argument specification."""
 
-_START = b"exec python3 -IS -"
-"""Without `site`, which costs as much as the interpreter itself: the relay needs the standard library alone."""
+RELAY = b"exec python3 -IS -"
+"""What reads a relay's program; without `site`, which costs as much as Python itself: the relay needs no more."""
 TREE_FANOUT = 2
 """Successors of each node in a tree."""
 
@@ -70,7 +70,7 @@ async def _chain(step: MicroStep, image: LocalImage, into: str, fanout: int = 1)
     targets = {target.name: target for target in step.targets()}
 
     async def start_relay(member: chain.Member, program: bytes) -> Process:
-        return await step.remote.start(targets[member.name], _START, program)
+        return await step.remote.start(targets[member.name], RELAY, program)
 
     members = _members(step)
     progress = ProgressFile(Path(step.request.run_dir), image.size, len(members))

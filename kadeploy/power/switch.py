@@ -212,13 +212,16 @@ class _Machines:
             return off
         return replace(off, message=f"{told.message}; {off.message}")
 
-    async def _ssh(self, target: Target, order: Literal["reboot", "poweroff"]) -> Outcome:
+    async def _ssh(self, target: Target, word: Literal["reboot", "poweroff"]) -> Outcome:
         """Detached: the session ends before the node goes down."""
-        outcome = await self.remote.run(
-            target, _SCRIPT.replace(b"ORDER", order.encode()), timeout=SSH_LIMIT, disconnect_ok=True
-        )
+        outcome = await self.remote.run(target, order(word), timeout=SSH_LIMIT, disconnect_ok=True)
         await self.remote.forget([target])
         return outcome
+
+
+def order(word: Literal["reboot", "poweroff"]) -> bytes:
+    """The script by which a node is told to go down."""
+    return _SCRIPT.replace(b"ORDER", word.encode())
 
 
 _SCRIPT = b"""\

@@ -40,7 +40,7 @@ _TAKE = (
 _START = f"test -n \"$BASH_VERSION\" || exec bash -c '{_TAKE}'; eval '{_TAKE}'"
 _STARTED = re.compile(rb"\x1e(\d+)\n")
 _KILL = "kill -TERM -{0} && sleep 1; kill -KILL -{0} || kill -KILL {0}"  # without `--`: dash and busybox refuse it
-_RECEIVE = rb"""
+RECEIVE = rb"""
 if [ -d "$KADEPLOY_SEND_TO" ]; then KADEPLOY_SEND_TO=${KADEPLOY_SEND_TO%/}/$KADEPLOY_SEND_NAME; fi
 mkdir -p -- "$(dirname -- "$KADEPLOY_SEND_TO")" || exit
 part=$KADEPLOY_SEND_TO.part.$$
@@ -53,6 +53,7 @@ if [ "$received" -ne "$KADEPLOY_SEND_SIZE" ]; then
 fi
 chmod -- "$KADEPLOY_SEND_MODE" "$part" && mv -f -- "$part" "$KADEPLOY_SEND_TO"
 """
+"""The script behind `Connections.send`: the file is its standard input."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 # Cheap and safe algorithms first; the others are for old deployment systems.
@@ -224,7 +225,7 @@ class Connections:
             "KADEPLOY_SEND_SIZE": str(size),
             "KADEPLOY_SEND_MODE": f"{mode:o}",
         }
-        return await self.run(target, _RECEIVE, env, timeout, stdin_file=local)
+        return await self.run(target, RECEIVE, env, timeout, stdin_file=local)
 
     async def start(
         self, target: Target, command: bytes, stdin: bytes = b"", env: Mapping[str, str] | None = None

@@ -213,6 +213,10 @@ async def probe(address: str, port: int, limit: float = PROBE_LIMIT) -> Port:
     return Port.OPEN
 
 
+AGE = b"cat /proc/uptime /proc/1/stat"
+"""What a node is asked for `first_process_age`."""
+
+
 def booted_after(remote: Remote, begun: float) -> Confirm:
     """Confirms that a node's system was started after *begun* (`time.monotonic`), by the age of its first process.
 
@@ -220,7 +224,7 @@ def booted_after(remote: Remote, begun: float) -> Confirm:
     """
 
     async def confirm(target: Target) -> str:
-        outcome = await remote.run(target, b"cat /proc/uptime /proc/1/stat", timeout=CONFIRM_LIMIT)
+        outcome = await remote.run(target, AGE, timeout=CONFIRM_LIMIT)
         if outcome.verdict is not Verdict.OK:
             return f"its marker port answers, but {outcome.message}"
         try:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from kadeploy.config import cluster as clusters
-from kadeploy.config.folder import Configuration, collection, load_configuration
+from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.lab import network
 from kadeploy.lab.lab import Lab, saved
 from kadeploy.remote import namespace
@@ -152,7 +152,6 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         playbooks = lab.config / "playbooks"
         playbooks.mkdir()
         (playbooks / f"{DISK_PLAY}.yml").write_text(_DISK_PLAYBOOK)
-        (playbooks / "files").symlink_to(collection() / "playbooks" / "files")
         for node in lab.members:
             deploy_profile(lab, node)
             lab_command("power", "--name", NAME, "on", node)

@@ -1,6 +1,6 @@
 """Nodes by the thousand: one asyncssh server for all of them, that acts what a shell would do.
 
-A node believes every script and answers that it has succeeded; what it really understands is `SCRIPTS`, the broadcast,
+A node believes every script and answers that it has succeeded; what it really understands is `_ACTS`, the broadcast,
 and files that are sent to it. The broadcast's relay is the real program (see `relays`).
 """
 
@@ -13,13 +13,15 @@ import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 
 from kadeploy.lab.lab import Lab, LabNode
-from kadeploy.lab.sim import tree
+from kadeploy.lab.sim import scripts, tree
+from kadeploy.lab.sim.machine import KEXEC_FOLDER
 from kadeploy.lab.sim.relays import Relays
 from kadeploy.process import end_group
 
@@ -96,18 +98,16 @@ class Light:
             process.exit(0)
 
     async def _script(self, process: Process, node: LabNode, up: _Up, length: int) -> None:
-        script = await process.stdin.readexactly(length)
+        program = await process.stdin.readexactly(length)
+        script = scripts.name_of(program)
         if node.fault == "slow":
             await asyncio.sleep(_SECOND)
-        if node.fault == "hang" and b"sfdisk" in script:
-            process.stderr.write(b"\x1e%d\n" % next(self._numbers))
-            await asyncio.Event().wait()
-        if script.endswith(b"exec python3 -IS -"):
+        if script == "relay":
             await self._relay(process, node, up)
             return
         process.stderr.write(b"\x1e%d\n" % next(self._numbers))
-        acted = next((act for words, act in _SCRIPTS.items() if words in script), _believe)
-        process.exit(await acted(process, node, up))
+        act = _ACTS.get(script, _believe)
+        process.exit(await act(_Command(process, node, up, program)))
 
     async def _relay(self, process: Process, node: LabNode, up: _Up) -> None:
         program = await process.stdin.read()
@@ -136,57 +136,70 @@ class _Up:
         self.relays: set[int] = set()
 
 
-async def _believe(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001 - as the others
+@dataclass(frozen=True)
+class _Command:
+    """One script on a node."""
+
+    process: Process
+    node: LabNode
+    up: _Up
+    program: bytes
+    """With the exports in front."""
+
+
+async def _believe(_: _Command) -> int:
     return 0
 
 
-async def _age(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
-    process.stdout.write(f"{tree.now():.2f} 0.00\n{tree.first_process(up.begun)}".encode())
+async def _age(command: _Command) -> int:
+    command.process.stdout.write(f"{tree.now():.2f} 0.00\n{tree.first_process(command.up.begun)}".encode())
     return 0
 
 
-async def _reboot(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
-    asyncio.get_running_loop().call_later(_SECOND, up.power, "reboot")
+async def _reboot(command: _Command) -> int:
+    asyncio.get_running_loop().call_later(_SECOND, command.up.power, "reboot")
     return 0
 
 
-async def _kexec(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
-    deploy = b"KADEPLOY_KEXEC_TARGET=deploy" in await process.stdin.read()
-    asyncio.get_running_loop().call_later(_SECOND, up.power, "kexec /dev/shm/kexec/kernel" if deploy else "kexec disk")
+async def _kexec(command: _Command) -> int:
+    kernel = f"{KEXEC_FOLDER}kernel" if b"KADEPLOY_KEXEC_TARGET=deploy\n" in command.program else "disk"
+    asyncio.get_running_loop().call_later(_SECOND, command.up.power, f"kexec {kernel}")
     return 0
 
 
-async def _receive(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
-    while await process.stdin.read(1 << 16):
+async def _receive(command: _Command) -> int:
+    while await command.process.stdin.read(1 << 16):
         pass
     return 0
 
 
-async def _no_space(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
-    if node.fault != "small-disk":
+async def _partition(command: _Command) -> int:
+    if command.node.fault == "hang":
+        await asyncio.Event().wait()
+    return _fail_if("small-disk", command, b"sfdisk: /dev/sda: not enough space for the partitions\n")
+
+
+async def _format(command: _Command) -> int:
+    return _fail_if("bad-disk", command, b"mkfs: Input/output error while writing\n")
+
+
+def _fail_if(fault: str, command: _Command, words: bytes) -> int:
+    if command.node.fault != fault:
         return 0
-    process.stderr.write(b"sfdisk: /dev/sda: not enough space for the partitions\n")
+    command.process.stderr.write(words)
     return 1
 
 
-async def _format(process: Process, node: LabNode, up: _Up) -> int:  # noqa: ARG001
-    if node.fault != "bad-disk":
-        return 0
-    process.stderr.write(b"mkfs: Input/output error while writing\n")
-    return 1
-
-
-Act = Callable[[Process, LabNode, _Up], Awaitable[int]]
-
-_SCRIPTS: Mapping[bytes, Act] = {
-    b"cat /proc/uptime /proc/1/stat": _age,
-    b"kexec -e": _kexec,
-    b"reboot -f": _reboot,
-    b"KADEPLOY_SEND_TO": _receive,
-    b"sfdisk ": _no_space,
-    b'"mkfs.$KADEPLOY_FORMAT_TYPE"': _format,
+_ACTS: Mapping[str, Callable[[_Command], Awaitable[int]]] = {
+    "age": _age,
+    "kexec": _kexec,
+    "reboot": _reboot,
+    "reboot_from_deploy_env": _reboot,
+    "receive": _receive,
+    "create_partition_table": _partition,
+    "format_partition": _format,
 }
-"""Words of a script → what is acted."""
+"""Script (see `scripts`) → what is acted; any other one has succeeded."""
 
 
 async def _copy(source: int, target: Any) -> None:

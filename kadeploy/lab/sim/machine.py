@@ -20,7 +20,7 @@ CONNECTIONS_LOG = "connections"
 """Log of connections to ssh ports, one line each: seconds since 1970, node, what it was: ``ssh`` or a ``probe``."""
 
 _BACKLOG = 64
-_KEXEC_FOLDER = "/dev/shm/kexec/"  # noqa: S108 - on the node, where the deployment kernel is sent
+KEXEC_FOLDER = "/dev/shm/kexec/"  # noqa: S108 - on the node, where the deployment kernel is sent
 
 
 class Backend(Protocol):
@@ -82,7 +82,7 @@ class SimMachine:
             self._down()
             self._booting = None
         elif verb == "kexec":
-            self._boot("deploy" if kernel.startswith(_KEXEC_FOLDER) else "the deployed kernel")
+            self._boot("deploy" if kernel.startswith(KEXEC_FOLDER) else "the deployed kernel")
         else:
             self._boot()
 

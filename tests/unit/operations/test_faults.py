@@ -5,6 +5,7 @@ Playbooks, roles and engines are the real ones, ssh too; the far side takes what
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -141,7 +142,7 @@ class Stage:
                 partition=2 if playbook.startswith("Reboot") else 3,
                 vlan="7",
                 pxe_profile="DEFAULT mine\n",
-                custom_operations=tuple(operations(playbook)),
+                custom_operations=tuple(operations(playbook, folder)),
             ),
         )
 
@@ -217,9 +218,10 @@ def acted(playbook: str, step: str) -> bool:
     return step != "send_environment" and not to_user
 
 
-def operations(playbook: str) -> Iterator[CustomOperation]:
+def operations(playbook: str, site: Path) -> Iterator[CustomOperation]:
     """What tells the nodes in which micro-step they are, and takes the place of what is not `acted`."""
-    for step in PLAYBOOKS[playbook]:
+    own = site / "playbooks" / f"{playbook}.yml"
+    for step in playbooks.micro_steps(own, site) if own.is_file() else PLAYBOOKS[playbook]:
         where = {"implementation": playbook, "micro_step": step, "action": "exec"}
         yield CustomOperation(**where, command=f": enter micro-step {step}")
         if not acted(playbook, step):
@@ -291,6 +293,28 @@ def test_a_node_that_fails_in_a_micro_step_says_so_and_the_others_go_on(
     assert entered[HEALTHY] == wanted
     for node, step in faults.items():
         assert entered[node] == wanted[: wanted.index(step) + 1]
+
+
+EXAMPLE = re.compile(r"^```\w+\n# /etc/kadeploy/(\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+"""A file of the documentation's example: where it lies in the site's folder, and what is in it."""
+
+
+def test_the_documentations_own_implementation_runs_with_roles_of_ours(stage: Stage) -> None:
+    """Copied into a site's folder, word for word: scripts of our roles are found although the playbook is not ours."""
+    files = dict(EXAMPLE.findall((collection() / "docs" / "workflow.md").read_text()))
+    for name, text in files.items():
+        path = stage.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    outcomes = stage.perform("SetDeploymentEnvBurnIn", {"node-2": "burn_in"})
+    assert {node for node, outcome in outcomes.items() if outcome.verdict is Verdict.OK} == set(NAMES) - {"node-2"}
+    assert outcomes["node-2"].message == "SetDeploymentEnvBurnIn-burn_in: the burn_in of node-2 broke"
+    entered = stage.entered()
+    assert entered[HEALTHY] == [
+        *("switch_pxe", "reboot", "wait_reboot", "burn_in"),
+        *("create_partition_table", "format_deploy_part", "mount_deploy_part"),
+    ]
+    assert entered["node-2"][-1] == "burn_in"
 
 
 WITH_VLAN = {operation(name): name for name, steps in PLAYBOOKS.items() if "set_vlan" in steps}

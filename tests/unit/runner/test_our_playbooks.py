@@ -107,3 +107,17 @@ def test_every_condition_is_computed_and_every_one_computed_is_used() -> None:
 
 def test_every_variable_for_playbooks_is_used_by_one() -> None:
     assert [name for name in variables(request()) if not re.search(rf"\b{name}\b", TEXT)] == []
+
+
+def test_every_role_carries_the_scripts_that_it_runs() -> None:
+    """So that it can be used in a playbook of a site, or copied and changed there."""
+    for role in sorted((OURS / "roles").iterdir()):
+        tasks = (role / "tasks" / "main.yml").read_text()
+        assert {path.name for path in role.glob("files/*")} == set(re.findall(r"script: (\S+\.sh)", tasks)), role.name
+
+
+def test_scripts_of_one_name_are_one_script() -> None:
+    texts: dict[str, set[str]] = {}
+    for path in OURS.glob("roles/*/files/*"):
+        texts.setdefault(path.name, set()).add(path.read_text())
+    assert [name for name, different in texts.items() if len(different) > 1] == []

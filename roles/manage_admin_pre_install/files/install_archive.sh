@@ -1,0 +1,16 @@
+# Unpack the archive that arrives on standard input, then run what the user chose from it.
+set -eu
+rambin=$KADEPLOY_PREPOST_EXTRACTION_DIR
+mkdir -p "$rambin"
+case $KADEPLOY_ARCHIVE_KIND in
+  tgz) unpack=-z ;;
+  tbz2) unpack=-j ;;
+  txz) unpack=-J ;;
+  *) echo "unknown kind of archive: $KADEPLOY_ARCHIVE_KIND" >&2; exit 1 ;;
+esac
+tar -x "$unpack" -f - -C "$rambin"
+case $KADEPLOY_ARCHIVE_SCRIPT in
+  none | breakpoint) exit 0 ;;
+esac
+cd "$rambin"
+exec bash -c "exec $rambin/$KADEPLOY_ARCHIVE_SCRIPT" < /dev/null
