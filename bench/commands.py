@@ -21,7 +21,7 @@ from pathlib import Path
 
 from kadeploy.config.folder import load_site
 from kadeploy.state import database
-from kadeploy.state.database import EnvironmentRow, NodeState
+from kadeploy.state.tables import EnvironmentRow, NodeState
 
 IMPORTS = "import typer, peewee"
 GROUP_BY = "SELECT hostname, COUNT(*), SUM(success) FROM log GROUP BY hostname"

@@ -1,11 +1,17 @@
-"""Who calls: the person whose files are opened and whose rights count."""
+"""Who calls: the person whose files are opened and whose rights count.
+
+The kernel keeps user and groups per thread; it is the C library that changes all threads alike (nptl(7)). `as_user`
+asks the kernel itself, so that threads can work for different users at once.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import pwd
-import threading
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -42,26 +48,89 @@ def caller(environment: Mapping[str, str] | None = None) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
 
 
-_changing = threading.RLock()
+# --- the user of one thread -----------------------------------------------------------------------------------------
+
+
+class _Numbers(NamedTuple):
+    """System calls of a machine (``asm/unistd.h``)."""
+
+    setgroups: int
+    setresuid: int
+    setresgid: int
+    capget: int
+
+
+_MACHINES = {"x86_64": _Numbers(116, 117, 119, 125), "aarch64": _Numbers(159, 147, 149, 90)}
+_SAME = -1
+"""Leaves a user or group as it is (setresuid(2))."""
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+class _Rights(NamedTuple):
+    """What the kernel looks at when a thread opens a file."""
+
+    uid: int
+    gid: int
+    groups: Sequence[int]
 
 
 @contextmanager
 def as_user(user: Account) -> Iterator[None]:
-    """Open files with the rights of *user* rather than root's.
+    """Let the calling thread open and make files with exactly the rights of *user*, and no other thread.
 
-    All threads of the process have these rights meanwhile: keep it short, and let no other thread open files.
+    Blocks may be nested: the innermost user counts. A thread or process started inside has these rights for good, and
+    an ``await`` inside would lend them to other tasks of the thread: keep the block short. A process that is not
+    root's stays who it is when asked for root.
+
+    Raises:
+        OSError: this process may not change its user, or the kernel did not take root's privileges away.
     """
-    with _changing:
-        if os.geteuid() != 0 or user.uid == 0:
-            yield
-            return
-        groups, group = os.getgroups(), os.getegid()
-        try:
-            os.setgroups(os.getgrouplist(user.name, user.gid))
-            os.setegid(user.gid)
-            os.seteuid(user.uid)
-            yield
-        finally:
-            os.seteuid(0)
-            os.setegid(group)
-            os.setgroups(groups)
+    if os.geteuid() == user.uid or (user.uid == 0 and os.getuid() != 0):
+        yield
+        return
+    before = _Rights(os.geteuid(), os.getegid(), os.getgroups())
+    wanted = _Rights(user.uid, user.gid, os.getgrouplist(user.name, user.gid))
+    try:
+        _take(wanted)
+        yield
+    finally:
+        _take(before)
+
+
+def _take(rights: _Rights) -> None:
+    """Change the calling thread; as root first, for only root may choose its groups."""
+    numbers = _numbers()
+    _call(numbers.setresuid, _SAME, 0, _SAME)
+    groups = (ctypes.c_uint32 * len(rights.groups))(*rights.groups)
+    _call(numbers.setgroups, len(rights.groups), groups)
+    _call(numbers.setresgid, _SAME, rights.gid, _SAME)
+    _call(numbers.setresuid, _SAME, rights.uid, _SAME)
+    if rights.uid != 0 and _is_privileged(numbers):
+        raise PermissionError(errno.EPERM, "this process keeps root's privileges whoever it is (securebits)")
+
+
+def _is_privileged(numbers: _Numbers) -> bool:
+    """Whether the thread has any effective capability, for instance to pass over permissions (capget(2))."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the same for capabilities from 32 on
+    _call(numbers.capget, header, sets)
+    return bool(sets[0] or sets[3])
+
+
+def _numbers() -> _Numbers:
+    machine = os.uname().machine
+    if machine not in _MACHINES or sys.maxsize < 2**32:
+        raise OSError(errno.ENOSYS, f"the user of a thread cannot be changed on this kind of machine ({machine})")
+    return _MACHINES[machine]
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _call(number: int, *arguments: int | ctypes.Array[ctypes.c_uint32]) -> None:
+    """syscall(2); whole words, since it takes any number of arguments."""
+    words = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    if _libc.syscall(ctypes.c_long(number), *words) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

@@ -16,7 +16,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol
+
+Operation = Literal["deploy", "reboot", "power"]
+"""What a workflow does to nodes."""
 
 
 class Verdict(Enum):

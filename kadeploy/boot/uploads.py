@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from kadeploy import files
 from kadeploy.boot.profile import FILES_FOLDER
@@ -144,25 +144,34 @@ def _link(path: Path, other: Path) -> None:
     temporary.unlink(missing_ok=True)  # rename(2) leaves it when both are links to one file
 
 
+class _Stored(NamedTuple):
+    """A file of the folder; *places* are its path and that for TFTP, which may be a file of its own."""
+
+    places: tuple[Path, Path]
+    size: int
+    last_use: float
+
+    @classmethod
+    def at(cls, path: Path, boot: BootFolders) -> _Stored:
+        """As it is now."""
+        places = (path, Path(boot.tftp_root) / FILES_FOLDER / path.name)
+        found = [place.lstat() for place in places if os.path.lexists(place)]
+        return cls(places, found[0].st_size, max(max(each.st_atime, each.st_mtime) for each in found))
+
+
 def _make_room(boot: BootFolders, folder: Path, name: str, source: str, size: int) -> None:
     """Remove files that nobody used for long until *size* bytes more fit."""
     limit = boot.uploads_max_mb * MEGA
-    others = [(path, path.lstat()) for path in folder.glob(f"{PREFIX}*") if path.name != name]
-    total = size + sum(status.st_size for _, status in others)
-    for path, status in sorted(others, key=lambda other: _last_use(other[1])):
-        if total <= limit:
+    others = [_Stored.at(path, boot) for path in folder.glob(f"{PREFIX}*") if path.name != name]
+    total = size + sum(each.size for each in others)
+    for each in sorted(others, key=lambda other: other.last_use):
+        if total <= limit or time.time() - each.last_use < IN_USE:
             break
-        if time.time() - _last_use(status) < IN_USE:
-            continue
-        for each in (path, Path(boot.tftp_root) / FILES_FOLDER / path.name):
-            each.unlink(missing_ok=True)
-        total -= status.st_size
+        for path in each.places:
+            path.unlink(missing_ok=True)
+        total -= each.size
     if total > limit:
         raise FileError(
             f"-x {source}: no room: with the files of the last hour it makes {total / MEGA:.1f} MB, and "
             f"boot.uploads_max_mb is {boot.uploads_max_mb}. Try later, or ask an administrator."
         )
-
-
-def _last_use(status: os.stat_result) -> float:
-    return max(status.st_atime, status.st_mtime)

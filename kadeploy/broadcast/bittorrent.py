@@ -225,25 +225,6 @@ def script(broadcast: Broadcast, name: str, torrent: bytes, stall: int) -> bytes
     return "".join(values.get(piece, piece) for piece in pieces).encode()
 
 
-async def run_local(_: Member, program: bytes) -> Outcome:
-    """Run a node's script on this machine."""
-    process = await asyncio.create_subprocess_exec(
-        "/bin/bash",
-        "-s",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        stdout, stderr = await process.communicate(program)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-    status = process.returncode or 0
-    verdict = Verdict.KO if status else Verdict.OK
-    return Outcome(verdict, rc=status, stdout=stdout.decode(errors="replace"), stderr=stderr.decode(errors="replace"))
-
-
 async def send(
     broadcast: Broadcast,
     members: Sequence[Member],

@@ -17,12 +17,13 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Literal, NoReturn
 
 from kadeploy.errors import Interrupted
+from kadeploy.process import end_group
 
 ESCAPE = b"\x1b" * 4
 """ESC typed four times leaves."""
@@ -95,8 +96,7 @@ def _end(program: int) -> int:
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
         if time.monotonic() >= deadline:
-            with suppress(ProcessLookupError):
-                os.killpg(program, signal.SIGKILL)  # it leads its session, and so its group
+            end_group(program)  # it leads its session, and so its group
             os.waitpid(program, 0)
             return 128 + signal.SIGKILL
         time.sleep(0.02)

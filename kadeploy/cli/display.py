@@ -6,61 +6,48 @@ Levels: 0 beginning, end, nodes left out and final lists; 1 macro-steps, failure
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
+from kadeploy.broadcast.progress import Transfer
+from kadeploy.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Began,
+    Ended,
+    Event,
+    Finished,
+    LeftOut,
+    Note,
+    Progress,
+    StepResult,
+    StepStarted,
+)
 from kadeploy.nodeset import fold, natural_key
-from kadeploy.workflow import Attempt, Final, Outcome, Plan, Verdict
+from kadeploy.operations.plan import lines as plan_lines
+from kadeploy.workflow import Attempt, Final, Outcome, Verdict
 
 TITLES = {"deploy": "Deployment", "reboot": "Reboot", "power": "Power operation"}
 DONE = {"deploy": "deployed", "reboot": "rebooted", "power": "switched"}
 
 
-class Shown(Protocol):
-    """The parts of an operation that are shown; `kadeploy.operations.admission.Work` has them."""
-
-    @property
-    def wid(self) -> str:
-        """Workflow id."""
-
-    @property
-    def operation(self) -> str:
-        """deploy, reboot or power."""
-
-    @property
-    def groups(self) -> Mapping[str, tuple[str, ...]]:
-        """Nodes by cluster."""
-
-    @property
-    def plans(self) -> Mapping[str, Plan]:
-        """Plan by cluster."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What people should know."""
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the workflow."""
-
-
 @dataclass
 class _Set:
-    """Nodes that go through an attempt together."""
+    """Nodes that go through an attempt together; times are Unix seconds."""
 
     attempt: Attempt
     nodes: tuple[str, ...]
     begun: float
     step: str = ""
     step_begun: float = 0.0
+    transfer: Transfer | None = None
+    """How far the broadcast of this micro-step is."""
     gone: set[str] = field(default_factory=set)
     """Nodes with a KO or at a breakpoint."""
 
@@ -69,54 +56,84 @@ class _Set:
 
 
 class Display:
-    """A listener of `kadeploy.operations.launch` that prints.
+    """A listener of an operation that prints what happens, with the time at which it happened.
 
     *stream* gets plain lines; on a terminal they scroll above a live view while the display is entered as a context.
+    *final* makes the last lines of what has ended.
     """
 
-    def __init__(self, verbosity: int, debug: bool = False, stream: IO[str] | None = None) -> None:
+    def __init__(
+        self,
+        verbosity: int,
+        debug: bool = False,
+        stream: IO[str] | None = None,
+        final: Callable[[Ended], list[str]] | None = None,
+    ) -> None:
         self.verbosity = verbosity
         self.debug = debug
         self.stream = sys.stdout if stream is None else stream
+        self._final = final or report_lines
         self._sets: dict[int, _Set] = {}
         self._finals: dict[str, Final] = {}
-        self._folder = Path()
-        self._begun = time.monotonic()
+        self._begun = time.time()
+        self._now = self._begun
         self._lock = threading.RLock()
         self._live: Any = None
 
     # --- a listener -------------------------------------------------------------------------------------------------
 
-    def began(self, work: Shown) -> None:
-        """The operation begins."""
-        self._folder = work.folder
-        names = [name for group in work.groups.values() for name in group]
-        self.say(0, f"{TITLES[work.operation]} {work.wid} started on {_count(names)}: {fold(names)}")
-        for note in work.notes:
+    def __call__(self, event: Event) -> None:
+        """Show *event*."""
+        with self._lock:
+            self._now = event.at
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
+        match event:
+            case Began():
+                self._began(event)
+            case LeftOut():
+                for reason, names in _by_word(event.reasons).items():
+                    self.say(0, f"left out: {fold(names)}: {reason}")
+            case AttemptStarted():
+                self._attempt_started(event)
+            case AttemptEnded():
+                self._attempt_ended(event)
+            case StepStarted():
+                self._step_started(event)
+            case StepResult():
+                self._step_result(event)
+            case Progress():
+                if group := self._sets.get(event.attempt.number):
+                    group.transfer = event.transfer
+            case Finished():
+                self._finals |= event.finals
+            case Note():
+                self.say(0, event.text)
+            case Ended():
+                self._ended(event)
+
+    def _began(self, event: Began) -> None:
+        self._begun = event.at
+        names = [name for group in event.groups.values() for name in group]
+        self.say(0, f"{TITLES[event.operation]} {event.wid} started on {_count(names)}: {fold(names)}")
+        for note in event.notes:
             self.say(0, note)
-        for cluster, plan in work.plans.items():
-            if cluster in work.groups:
-                self.say(3, f"plan of cluster {cluster}:", *(f"    {line}" for line in plan_lines(plan)))
+        for cluster, plan in event.plans.items():
+            self.say(3, f"plan of cluster {cluster}:", *(f"    {line}" for line in plan_lines(plan)))
 
-    def left_out(self, reasons: Mapping[str, str]) -> None:
-        """Nodes that take no part."""
-        for reason, names in _by_word(reasons).items():
-            self.say(0, f"left out: {fold(names)}: {reason}")
+    def _attempt_started(self, event: AttemptStarted) -> None:
+        attempt = event.attempt
+        self._sets[attempt.number] = _Set(attempt, event.nodes, event.at)
+        self.say(1, f"{_title(attempt)} {'continues' if attempt.goes_on else 'begins'} on {fold(event.nodes)}")
 
-    def attempt_started(self, attempt: Attempt, names: tuple[str, ...]) -> None:
-        """A macro-step begins."""
-        with self._lock:
-            self._sets[attempt.number] = _Set(attempt, names, time.monotonic())
-        self.say(1, f"{_title(attempt)} {'continues' if attempt.goes_on else 'begins'} on {fold(names)}")
-
-    def attempt_ended(self, attempt: Attempt, outcomes: Mapping[str, Outcome], seconds: float) -> None:
-        """A macro-step is over: its nodes part."""
-        with self._lock:
-            self._end_step(attempt)
-            self._sets.pop(attempt.number, None)
+    def _attempt_ended(self, event: AttemptEnded) -> None:
+        attempt, outcomes = event.attempt, event.outcomes
+        self._end_step(attempt)
+        self._sets.pop(attempt.number, None)
         ok = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.OK]
         if ok:
-            self.say(1, f"{_title(attempt)} done in {seconds:.0f} s on {fold(ok)}")
+            self.say(1, f"{_title(attempt)} done in {event.seconds:.0f} s on {fold(ok)}")
         late = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.LATE]
         if late:
             self.say(1, f"{_title(attempt)} is late on {fold(late)}: the other nodes go on without waiting for them")
@@ -125,38 +142,28 @@ class Display:
             for reason, names in _by_word(said).items():
                 self.say(1, f"{_title(attempt)} {word} {fold(names)}: {reason}")
 
-    def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
-        """A micro-step begins."""
-        with self._lock:
-            self._end_step(attempt)
-            if group := self._sets.get(attempt.number):
-                group.step, group.step_begun = micro_step, time.monotonic()
-        self.say(3, f"{attempt.implementation}: {micro_step} on {fold(names)}")
+    def _step_started(self, event: StepStarted) -> None:
+        self._end_step(event.attempt)
+        if group := self._sets.get(event.attempt.number):
+            group.step, group.step_begun, group.transfer = event.micro_step, event.at, None
+        self.say(3, f"{event.attempt.implementation}: {event.micro_step} on {fold(event.nodes)}")
 
-    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
-        """A task of a micro-step has ended."""
-        bad = {name: outcome for name, outcome in outcomes.items() if outcome.verdict is not Verdict.OK}
-        with self._lock:
-            if group := self._sets.get(attempt.number):
-                group.gone |= bad.keys()
-        bad = {name: outcome for name, outcome in bad.items() if outcome.verdict is not Verdict.LATE}
-        for reason, names in _by_word({name: outcome.message for name, outcome in bad.items()}).items():
+    def _step_result(self, event: StepResult) -> None:
+        bad = {name: outcome for name, outcome in event.outcomes.items() if outcome.verdict is not Verdict.OK}
+        if group := self._sets.get(event.attempt.number):
+            group.gone |= bad.keys()
+        reasons = {name: outcome.message for name, outcome in bad.items() if outcome.verdict is not Verdict.LATE}
+        for reason, names in _by_word(reasons).items():
             self.say(2, f"{fold(names)}: {reason}")
         if self.debug:
-            self.say(0, *debug_lines(micro_step, outcomes))
+            self.say(0, *debug_lines(event.micro_step, event.outcomes))
 
-    def finished(self, finals: Mapping[str, Final]) -> None:
-        """Nodes have come to their end."""
-        with self._lock:
-            self._finals |= finals
-
-    def ended(self, operation: str, wid: str, ok: int, ko: int) -> None:
-        """The operation is over."""
-        self.say(0, f"{TITLES[operation]} {wid} ended after {time.monotonic() - self._begun:.0f} s: {ok} OK, {ko} KO")
-
-    def note(self, text: str) -> None:
-        """Something that people should know."""
-        self.say(0, text)
+    def _ended(self, event: Ended) -> None:
+        report = event.report
+        seconds = event.at - self._begun
+        counts = f"{len(report.ok)} OK, {len(report.ko)} KO"
+        self.say(0, f"{TITLES[event.operation]} {report.wid} ended after {seconds:.0f} s: {counts}")
+        self.print(*self._final(event))
 
     # --- words ------------------------------------------------------------------------------------------------------
 
@@ -164,7 +171,7 @@ class Display:
         """Print *lines* with the time in front, when the display is that talkative."""
         if level > self.verbosity or not lines:
             return
-        stamp = time.strftime("%H:%M:%S")
+        stamp = time.strftime("%H:%M:%S", time.localtime(self._now))
         self.print(*(f"{stamp} {line}" for line in lines))
 
     def print(self, *lines: str) -> None:
@@ -178,10 +185,12 @@ class Display:
 
     def status_lines(self) -> list[str]:
         """Where every node is, for ENTER."""
-        now = time.monotonic()
+        now = time.time()
         with self._lock:
             lines = [f"--- after {now - self._begun:.0f} s"]
-            lines += [f"{where} ~{seconds:.0f} s: {fold(names)}" for where, seconds, names, _ in self._where(now)]
+            for where, seconds, names, group in self._where(now):
+                far = f" ({group.transfer})" if group.transfer else ""
+                lines.append(f"{where} ~{seconds:.0f} s{far}: {fold(names)}")
             words = {Verdict.OK: "OK", Verdict.KO: "KO", Verdict.BRK: "at the breakpoint"}
             ended = {name: words[final.verdict] for name, final in self._finals.items()}
         return lines + [f"{word}: {fold(names)}" for word, names in _by_word(ended).items()]
@@ -189,7 +198,7 @@ class Display:
     def _end_step(self, attempt: Attempt) -> None:
         group = self._sets.get(attempt.number)
         if group and group.step:
-            seconds = time.monotonic() - group.step_begun
+            seconds = self._now - group.step_begun
             self.say(4, f"{attempt.implementation}: {group.step} took {seconds:.1f} s")
             group.step = ""
 
@@ -204,7 +213,6 @@ class Display:
     @contextmanager
     def live(self, stdin: IO[str] | None = None) -> Iterator[None]:
         """While it lasts: a live view where the stream is a terminal; ENTER shows the state where *stdin* is one."""
-        self._begun = time.monotonic()
         source = sys.stdin if stdin is None else stdin
         if source is not None and source.isatty():
             threading.Thread(target=self._answer_enter, args=(source,), daemon=True, name="enter").start()
@@ -236,42 +244,18 @@ class Display:
         from rich.text import Text  # noqa: PLC0415
 
         table = Table.grid(padding=(0, 1), expand=True)
-        for width in (None, None, 1, None):  # names give way first
+        for width in (None, None, 1, None, None):  # names give way first
             table.add_column(no_wrap=True, overflow="ellipsis", ratio=width)
-        now = time.monotonic()
         with self._lock:
-            for where, seconds, names, group in self._where(now):
-                share = progress(self._folder, group.attempt)
-                bar = ProgressBar(total=1.0, completed=share, width=24) if share is not None else ""
-                table.add_row(Text(f"{seconds:4.0f} s", style="dim"), Text(where, style="cyan"), Text(fold(names)), bar)
+            for where, seconds, names, group in self._where(time.time()):
+                far = group.transfer
+                bar = ProgressBar(total=1.0, completed=far.share, width=20) if far else ""
+                cells = (Text(f"{seconds:4.0f} s", style="dim"), Text(where, style="cyan"), Text(fold(names)))
+                table.add_row(*cells, bar, Text(str(far) if far else ""))
             counts = [sum(f.verdict is verdict for f in self._finals.values()) for verdict in (Verdict.OK, Verdict.KO)]
         if any(counts):
-            table.add_row("", Text("ended"), Text(f"{counts[0]} OK, {counts[1]} KO"), "")
+            table.add_row("", Text("ended"), Text(f"{counts[0]} OK, {counts[1]} KO"), "", "")
         return table
-
-
-def progress(folder: Path, attempt: Attempt) -> float | None:
-    """How much of the image has arrived, 0 to 1, from the attempt's ``progress.json``; None when nobody tells."""
-    for path in folder.glob(f"{attempt.number:02d}-*/progress.json"):
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            total = float(told["total"])
-            return min(1.0, float(told["done"]) / total) if total else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-    return None
-
-
-def plan_lines(plan: Plan) -> list[str]:
-    """Macro-steps with their implementations in order of preference."""
-    lines = []
-    for macro_step, ways in plan:
-        told = []
-        for way in ways:
-            limit = f"{way.timeout} s each" if way.timeout else "no time limit"
-            told.append(f"{way.name} ({1 + way.retries} {'try' if not way.retries else 'tries'}, {limit})")
-        lines.append(f"{macro_step}: {', then '.join(told)}")
-    return lines
 
 
 def debug_lines(micro_step: str, outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -287,12 +271,10 @@ def debug_lines(micro_step: str, outcomes: Mapping[str, Outcome]) -> list[str]:
     return lines
 
 
-def report_lines(
-    operation: str, groups: Mapping[str, Sequence[str]], ok: Iterable[str], ko: Mapping[str, str]
-) -> list[str]:
+def report_lines(event: Ended) -> list[str]:
     """The final lists, cluster by cluster: one node per line, with the reason where it failed."""
-    done, good, lines = DONE[operation], set(ok), []
-    for cluster, names in groups.items():
+    done, good, ko, lines = DONE[event.operation], set(event.report.ok), event.report.ko, []
+    for cluster, names in event.groups.items():
         ordered = sorted(names, key=natural_key)
         fine = [name for name in ordered if name in good]
         bad = [name for name in ordered if name in ko]

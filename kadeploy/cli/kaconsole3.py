@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kadeploy import commands
 from kadeploy.caller import caller
 from kadeploy.cli import completion, console, shell
 from kadeploy.config.folder import load_configuration
@@ -14,7 +15,6 @@ from kadeploy.config.partition import partition_device
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, KadeployError, NodeListError, OptionError, RightsError
 from kadeploy.nodeset import expand
-from kadeploy.power import command
 from kadeploy.remote import namespace
 from kadeploy.state import rights
 
@@ -56,12 +56,12 @@ def kaconsole3(
     rights.require(site, who.name, [node], part)
     if not cluster.console:
         raise ConfigError(f"clusters/{name}.yml: console is not set: the command that opens a node's console.")
-    words = command.words(cluster.console, node)
+    words = commands.words(cluster.console, commands.node_values(node), f"console in clusters/{name}.yml")
     if not console.is_terminal():
         raise OptionError("A console needs a terminal: run the command in one (over ssh: ssh -t).")
-    namespace.enter(site.network_namespace)
-    print(f"Console of {node}; ESC typed four times leaves it.", flush=True)
-    end = console.attach(words, partial(_may_stay, site, who.name, node, part))
+    with namespace.inside(site.network_namespace):
+        print(f"Console of {node}; ESC typed four times leaves it.", flush=True)
+        end = console.attach(words, partial(_may_stay, site, who.name, node, part))
     print()
     if end.reason == "revoked":
         raise RightsError(f"Console closed: {who.name} does not have the right to use {part} of {node} any more.")

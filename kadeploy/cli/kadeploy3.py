@@ -11,14 +11,11 @@ from kadeploy.caller import Account, caller
 from kadeploy.cli import completion, operation, shell
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import Configuration, load_configuration
-from kadeploy.config.site import Site
 from kadeploy.environments import description
-from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.operations import admission, custom, plan
-from kadeploy.operations.admission import DeployRequest
+from kadeploy.operations.requests import DeployRequest, Described, Recorded
 from kadeploy.runner.request import CustomOperation, Options
-from kadeploy.state import environments
 
 NAME = "kadeploy3"
 
@@ -148,12 +145,10 @@ def kadeploy3(
         raise OptionError("--no-wait: -o, -n, -s and --known-hosts need the end of the deployment. Leave them out.")
     if script:
         operation.check_script(script, who)
-    environment = _environment(configuration.site, who, file=env_file, name=env_name, version=env_version, owner=user)
     request = DeployRequest(
-        caller=who,
+        user=who.name,
         nodes=names,
-        environment=environment,
-        anonymous=env_file is not None,
+        environment=_environment(who, file=env_file, name=env_name, version=env_version, owner=user),
         options=Options(
             authorized_keys=files.read_keys(key, who) if key is not None else "",
             reformat_tmp=reformat_tmp,
@@ -178,15 +173,16 @@ def kadeploy3(
         ignore_nodes_deploying=force,
         hook=hook,
     )
+    outputs = operation.Outputs(ok_file, ko_file, wid_file)
+    if not wait and not dry_run:
+        outputs.create()
+        return operation.in_background(request, configuration.folder, who, outputs)
     work = admission.deploy(request, configuration)
     if dry_run:
-        return operation.show(work)
-    outputs = operation.Outputs(ok_file, ko_file, wid_file)
+        return operation.show(work, who)
     outputs.create()
     level = configuration.site.verbosity if verbosity is None else verbosity
-    if not wait:
-        return operation.in_background(work, level, outputs, debug)
-    report = operation.carry_out(work, Display(level, debug), outputs)
+    report = operation.carry_out(work, who, Display(level, debug), outputs)
     if known_hosts:
         operation.write_host_keys(known_hosts, work, report)
     if script:
@@ -195,8 +191,8 @@ def kadeploy3(
 
 
 def _environment(
-    site: Site, who: Account, *, file: str | None, name: str | None, version: int | None, owner: str | None
-) -> Environment:
+    who: Account, *, file: str | None, name: str | None, version: int | None, owner: str | None
+) -> Recorded | Described:
     """The environment of ``-a`` or ``-e``."""
     if file is not None and name is not None:
         raise OptionError("-a and -e name two environments: choose one.")
@@ -206,10 +202,10 @@ def _environment(
         found = description.load(file, who)
         if len(found) != 1:
             raise OptionError(f"-a {file}: it describes {len(found)} environments; keep one in the file.")
-        return found[0]
+        return Described(environment=found[0])
     if name is None:
         raise OptionError("No environment: name a recorded one with -e NAME, or give a description with -a FILE.")
-    return environments.find(site, who.name, name, version, owner)
+    return Recorded(name=name, version=version, owner=owner)
 
 
 def _whole_device(block_device: str | None, partition: int | None, boot_partition: int | None) -> bool:

@@ -29,7 +29,8 @@ app = shell.Tool(
         "kanodes3 -y --watch": "Follow all running workflows until Ctrl-C.",
         "kanodes3 -y -w D-3hq7a2": "One workflow, running or ended, by the id of --write-workflow-id.",
     },
-    about="The states are prod_env, deployed, deploy_env, recorded_env, deploying, deploy_failed and aborted.",
+    about="The states are prod_env, deployed, deploy_env, recorded_env, deploying, deploy_failed and aborted. While an "
+    "image is sent, -y also tells how far it is on each node.",
 )
 
 

@@ -11,10 +11,10 @@ from kadeploy.cli import operation, shell
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import load_configuration
 from kadeploy.errors import OptionError
+from kadeploy.events import Ended, Report
 from kadeploy.nodeset import natural_key
 from kadeploy.operations import admission
-from kadeploy.operations.admission import PowerOperation, PowerRequest, Work
-from kadeploy.operations.launch import Report
+from kadeploy.operations.requests import PowerOperation, PowerRequest
 
 NAME = "kapower3"
 
@@ -69,20 +69,21 @@ def kapower3(
         raise OptionError("--no-wait: -o and -n need the end of the operation. Leave them out.")
     configuration = load_configuration()
     request = PowerRequest(
-        caller=who, nodes=names, operation=chosen, level=level or "soft", wait=wait, debug=debug, hook=hook
+        user=who.name, nodes=names, operation=chosen, level=level or "soft", wait=wait, debug=debug, hook=hook
     )
+    outputs = operation.Outputs(ok_file, ko_file, wid_file)
+    if not wait and not dry_run:
+        outputs.create()
+        return operation.in_background(request, configuration.folder, who, outputs)
     work = admission.power(request, configuration)
     if dry_run:
-        return operation.show(work)
-    outputs = operation.Outputs(ok_file, ko_file, wid_file)
+        return operation.show(work, who)
     outputs.create()
-    shown = configuration.site.verbosity if verbosity is None else verbosity
-    if not wait:
-        return operation.in_background(work, shown, outputs, debug)
     if chosen == "status":  # how it was found out is of interest only when asked for
-        display = Display(verbosity or 0, debug)
-        return operation.status(operation.carry_out(work, display, outputs, status_lines))
-    return operation.status(operation.carry_out(work, Display(shown, debug), outputs))
+        display = Display(verbosity or 0, debug, final=status_lines)
+    else:
+        display = Display(configuration.site.verbosity if verbosity is None else verbosity, debug)
+    return operation.status(operation.carry_out(work, who, display, outputs))
 
 
 def _operation(given: dict[PowerOperation, bool]) -> PowerOperation:
@@ -93,23 +94,26 @@ def _operation(given: dict[PowerOperation, bool]) -> PowerOperation:
     return chosen[0]
 
 
-def status_lines(work: Work, report: Report) -> list[str]:
+def status_lines(event: Ended) -> list[str]:
     """Cluster by cluster the nodes that are on, then the others, each with what its BMC or the site's command said."""
     lines = []
-    on = set(report.ok)
-    for cluster, names in work.groups.items():
+    on = set(event.report.ok)
+    for cluster, names in event.groups.items():
         ordered = sorted(names, key=natural_key)
         for title, listed in (
             ("Nodes up", [name for name in ordered if name in on]),
             ("Nodes down or silent", [name for name in ordered if name not in on]),
         ):
             if listed:
-                lines += [f"{title} on cluster {cluster}", *(f"{name} ({_word(report, name)})" for name in listed)]
+                lines += [
+                    f"{title} on cluster {cluster}",
+                    *(f"{name} ({_answer(event.report, name)})" for name in listed),
+                ]
     return lines
 
 
-def _word(report: Report, name: str) -> str:
-    return report.words.get(name) or report.ko.get(name, "on")
+def _answer(report: Report, name: str) -> str:
+    return report.answers.get(name) or report.ko.get(name, "on")
 
 
 def main() -> int:

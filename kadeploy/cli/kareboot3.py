@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Literal, cast
 
 import typer
 
 from kadeploy import files
-from kadeploy.caller import Account, caller
+from kadeploy.caller import caller
 from kadeploy.cli import completion, operation, shell
 from kadeploy.cli.display import Display
-from kadeploy.config.folder import Configuration, load_configuration
-from kadeploy.config.site import Site
-from kadeploy.environments.environment import Environment
-from kadeploy.errors import DestructiveEnvironment, Interrupted, OptionError
-from kadeploy.nodeset import fold
+from kadeploy.config.folder import load_configuration
+from kadeploy.errors import DestructiveEnvironment, OptionError
 from kadeploy.operations import admission
-from kadeploy.operations.admission import RebootKind, RebootRequest
-from kadeploy.operations.launch import Report
+from kadeploy.operations.requests import RebootKind, RebootRequest, Recorded
 from kadeploy.runner.request import Options
-from kadeploy.state import environments, nodes
 
 NAME = "kareboot3"
 PRODUCTION_LOST = 1
@@ -119,21 +113,19 @@ def kareboot3(
         raise OptionError("No kind of reboot: choose one with -r: simple_reboot, set_pxe, deploy_env, env_recorded.")
     chosen = ALIASES.get(kind, cast("RebootKind", kind))
     outputs = operation.Outputs(ok_file, ko_file, wid_file)
-    _require_use(chosen, {"-k": key, "-e": env_name, "-u": user, "--env-version": env_version, "-w": profile})
-    if not wait and (check or ok_file or ko_file or key is not None):
-        raise OptionError("--no-wait: -c, -o, -n and -k need the end of the reboot. Leave them out.")
-    if check and chosen != "env_recorded":
-        raise OptionError("-c goes with -r env_recorded, the reboot on the production environment.")
-    if chosen == "env_recorded" and (env_name is None or partition is None):
-        raise OptionError("-r env_recorded needs the environment and its partition: -e NAME -p NUMBER.")
+    if env_name is None and (user is not None or env_version is not None):
+        raise OptionError("-u and --env-version go with -e, the name of a recorded environment.")
+    if not wait and (ok_file or ko_file):
+        raise OptionError("--no-wait: -o and -n need the end of the reboot. Leave them out.")
     configuration = load_configuration()
     request = RebootRequest(
-        caller=who,
+        user=who.name,
         nodes=names,
         kind=chosen,
         level=level,
         wait=wait,
-        environment=_environment(configuration.site, who, env_name, env_version, user),
+        environment=Recorded(name=env_name, version=env_version, owner=user) if env_name else None,
+        check_production=check,
         options=Options(
             authorized_keys=files.read_keys(key, who) if key is not None else "",
             block_device=block_device or "",
@@ -148,82 +140,12 @@ def kareboot3(
         hook=hook,
     )
     work = admission.reboot(request, configuration)
-    before: dict[str, Environment] = {}
-    if check:
-        _require_production(configuration, names, partition)
-        before = _last_environments(configuration.site, names)
-        _require_harmless(configuration.site, before)
     if dry_run:
-        return operation.show(work)
+        return operation.show(work, who)
     outputs.create()
     display = Display(configuration.site.verbosity if verbosity is None else verbosity, debug)
-    report = operation.carry_out(work, display, outputs)
-    return _checked(configuration.site, report, before) if check else operation.status(report)
-
-
-_USES: dict[str, RebootKind] = {
-    "-k": "deploy_env",
-    "-e": "env_recorded",
-    "-u": "env_recorded",
-    "--env-version": "env_recorded",
-    "-w": "set_pxe",
-}
-"""The only kind of reboot that each of these options makes sense for."""
-
-
-def _require_use(kind: RebootKind, given: dict[str, object]) -> None:
-    for option, value in given.items():
-        if value is not None and _USES[option] != kind:
-            raise OptionError(f"{option} goes with -r {_USES[option]}, not with {kind}.")
-    if kind == "set_pxe" and not given["-w"]:
-        raise OptionError("-r set_pxe needs the PXE profile: -w FILE.")
-
-
-def _environment(
-    site: Site, who: Account, name: str | None, version: int | None, owner: str | None
-) -> Environment | None:
-    return environments.find(site, who.name, name, version, owner) if name else None
-
-
-# --- -c ---------------------------------------------------------------------------------------------------------
-
-
-def _require_production(configuration: Configuration, names: Iterable[str], partition: int | None) -> None:
-    """Refuse ``-c`` for a partition that does not hold the production system."""
-    for cluster in configuration.cluster_nodes(list(names)):
-        number = configuration.clusters[cluster].disk.number("prod")
-        if number != partition:
-            where = f"partition {number}" if number else "no partition at all (disk.partitions)"
-            raise OptionError(f"-c: the production environment of cluster {cluster} is on {where}, not on {partition}.")
-
-
-def _last_environments(site: Site, names: Iterable[str]) -> dict[str, Environment]:
-    """The recorded environment on each node that has one."""
-    found = {}
-    for row in nodes.states(site, list(names)):
-        if row.env_name and row.env_version is not None:
-            environment = environments.recorded(site, row.env_name, row.env_version, row.env_owner)
-            if environment is not None:
-                found[row.hostname] = environment
-    return found
-
-
-def _require_harmless(site: Site, before: dict[str, Environment]) -> None:
-    bad = [name for name, environment in before.items() if environments.is_demolishing(site, environment)]
-    if bad:
-        which = ", ".join(sorted({before[name].name for name in bad}))
-        raise DestructiveEnvironment(
-            f"{fold(bad)}: the environment deployed there ({which}) is demolishing. Deploy the production system again."
-        )
-
-
-def _checked(site: Site, report: Report, before: dict[str, Environment]) -> int:
-    """Exit status of ``-c``; failures are counted against the environments that were on the nodes."""
-    if report.aborted:
-        return Interrupted.exit_code
-    if report.ko and site.demolishing.auto_tag:
-        environments.add_failure(site, [before[name] for name in report.ko if name in before])
-    return PRODUCTION_LOST if report.ko else 0
+    report = operation.carry_out(work, who, display, outputs)
+    return PRODUCTION_LOST if check and report.ko and not report.aborted else operation.status(report)
 
 
 def main() -> int:

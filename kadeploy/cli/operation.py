@@ -5,35 +5,28 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import textwrap
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Annotated, cast
+from typing import Annotated
 
 import typer
 
 from kadeploy import files
-from kadeploy.boot import profile
 from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Account, as_user, caller
 from kadeploy.cli import shell
-from kadeploy.cli.display import Display, Shown, plan_lines, report_lines
-from kadeploy.config.cluster import address
-from kadeploy.errors import FileError, Interrupted, KadeployError, NodeListError, OptionError
-from kadeploy.nodeset import fold
-from kadeploy.operations import staging
-from kadeploy.operations.admission import Work
-from kadeploy.operations.launch import Report, launch
-from kadeploy.remote import hostkeys
-from kadeploy.runner import playbooks, player
-from kadeploy.runner.request import Assignment, profile_sources
-from kadeploy.state import database
-from kadeploy.workflow import Plan
+from kadeploy.cli.display import Display
+from kadeploy.errors import FileError, Interrupted, NodeListError, OptionError
+from kadeploy.events import Report
+from kadeploy.operations import background, dry_run, hostkeys
+from kadeploy.operations.launch import launch
+from kadeploy.operations.requests import Wish
+from kadeploy.operations.work import Work
+from kadeploy.runner import player
 
 SOME_KO = 3
 """Exit status of an operation that has finished with nodes KO."""
@@ -208,15 +201,8 @@ def uploads(given: str | None, profile: str | None) -> tuple[str, ...]:
 
 
 def write_host_keys(path: str, work: Work, report: Report) -> None:
-    """Fill the file of ``--known-hosts`` with the keys of the nodes that run their new system."""
-    ready = set(report.ok) - set(report.at_breakpoint)
-    addresses = {
-        node.name: node.vlan_address or address(request.site, node)
-        for request in work.requests.values()
-        for node in request.nodes
-        if node.name in ready
-    }
-    lines = hostkeys.collect(addresses, work.site.ssh.port)
+    """Fill the caller's file of ``--known-hosts`` with the keys of the nodes that run their new system."""
+    lines = hostkeys.lines(work, report)
     try:
         with as_user(caller()), Path(path).open("w", encoding="utf-8") as stream:
             stream.writelines(f"{line}\n" for line in lines)
@@ -224,114 +210,30 @@ def write_host_keys(path: str, work: Work, report: Report) -> None:
         raise FileError(f"--known-hosts {path}: {error.strerror}. Name a file that you can write.") from error
 
 
-def show(work: Work) -> int:
-    """``--dry-run``: print what would be done, once the files of the request are found good too."""
-    requests = staging.rehearse(work.requests, work.caller, work.uploads)
-    lines: list[str] = []
-    for cluster, names in work.groups.items():
-        request, plan = requests[cluster], work.plans[cluster]
-        target = [f"to {request.deploy_part}"] if request.environment else []
-        details = (*target, *plan_lines(plan), *_profile_lines(request, plan))
-        lines += [f"cluster {cluster}: {', '.join(names)}", *(f"    {line}".rstrip() for line in details)]
-    print(*lines, *work.notes, "Nothing was done (--dry-run).", sep="\n")
+def show(work: Work, who: Account) -> int:
+    """``--dry-run``: print what would be done."""
+    print(*dry_run.lines(work, who), sep="\n")
     return 0
 
 
-def _profile_lines(request: Assignment, plan: Plan) -> list[str]:
-    """The boot profiles that *plan* would write, nodes with the same text together."""
-    known = (player.find(way.name, Path(request.config_dir)) for _, ways in plan for way in ways)
-    boots = dict.fromkeys(boot for path in known if path for boot in playbooks.boots(path))
-    return [
-        line
-        for boot in boots
-        for text, names in profile.alike(
-            profile_sources(request), cast("profile.ProfileKind", boot), request.nodes
-        ).items()
-        for line in (f"boot profile ({boot}) of {fold(names)}:", *textwrap.indent(text, "    ").splitlines())
-    ]
-
-
-def lists(work: Work, report: Report) -> list[str]:
-    """The final lists of nodes that are OK and of those that are not."""
-    return report_lines(work.operation, work.groups, report.ok, report.ko)
-
-
-def carry_out(
-    work: Work, display: Display, outputs: Outputs, lines: Callable[[Work, Report], list[str]] = lists
-) -> Report:
-    """Launch *work* in the foreground: signals end it cleanly, files and final lists are written whatever happens."""
+def carry_out(work: Work, who: Account, display: Display, outputs: Outputs) -> Report:
+    """Launch *work* in the foreground: signals end it cleanly, and the files are written whatever happens."""
     if outputs.wid:
         shell.write_names(outputs.wid, [work.wid])
     stop = threading.Event()
     with _signals(stop, work), display.live():
-        report = launch(work, display, stop)
+        report = launch(work, who, display, stop)
     outputs.fill(report)
-    display.ended(work.operation, work.wid, len(report.ok), len(report.ko))
-    display.print(*lines(work, report))
     return report
 
 
-def in_background(work: Work, verbosity: int, outputs: Outputs, debug: bool) -> int:
-    """``--no-wait``: go on as a process of its own, whose lines end up in the workflow's folder.
-
-    The caller's process ends as soon as the operation has begun, and prints its id; or with the refusal.
-    """
-    database.disconnect()  # a connection must not be shared with another process
-    reader, writer = os.pipe()
-    sys.stdout.flush()
-    if os.fork():
-        os.close(writer)
-        with os.fdopen(reader, encoding="utf-8") as stream:
-            refusal = stream.read()
-        if refusal:
-            raise KadeployError(refusal)
-        if outputs.wid:
-            shell.write_names(outputs.wid, [work.wid])
-        print(work.wid)
-        return 0
-    os.setsid()
-    os.close(reader)
-    os._exit(_detached(work, verbosity, debug, writer))
-
-
-class _Announcing(Display):
-    """Closes a descriptor when the operation has begun: somebody waits for that at its other end."""
-
-    def __init__(self, verbosity: int, debug: bool, stream: IO[str], count: int, writer: int) -> None:
-        super().__init__(verbosity, debug, stream)
-        self.count = count
-        self.writer = writer
-
-    def began(self, work: Shown) -> None:
-        """Let the caller go."""
-        super().began(work)
-        os.close(self.writer)
-
-    def left_out(self, reasons: Mapping[str, str]) -> None:
-        """Tell the caller when that is all of them."""
-        super().left_out(reasons)
-        if len(reasons) == self.count:
-            os.write(self.writer, "".join(f"{name}: {reason}\n" for name, reason in reasons.items()).encode())
-
-
-def _detached(work: Work, verbosity: int, debug: bool, writer: int) -> int:
-    """What the process in the background does; its exit status."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)
-    stop = threading.Event()
-    work.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with work.folder.with_suffix(".log").open("x", encoding="utf-8") as lines:
-        display = _Announcing(verbosity, debug, lines, len(work.names), writer)
-        try:
-            with _signals(stop, work):
-                report = launch(work, display, stop)
-        except Exception as error:
-            with suppress(OSError):  # when it has begun, nobody listens any more; the journal tells the rest
-                os.write(writer, str(error).encode())
-            return KadeployError.exit_code
-        display.print(*lists(work, report))
-    return status(report)
+def in_background(request: Wish, folder: Path, who: Account, outputs: Outputs) -> int:
+    """``--no-wait``: print the workflow id as soon as the operation has begun."""
+    wid = background.start(request, folder, who)
+    if outputs.wid:
+        shell.write_names(outputs.wid, [wid])
+    print(wid)
+    return 0
 
 
 def status(report: Report) -> int:

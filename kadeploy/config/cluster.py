@@ -131,21 +131,6 @@ DEFAULT_MACRO_STEPS: dict[str, tuple[Implementation, ...]] = {
     ),
 }
 
-MICRO_TIMEOUTS = {
-    "send_key_in_deploy_env": 60,
-    "create_partition_table": 120,
-    "format_deploy_part": 300,
-    "format_tmp_part": 300,
-    "format_swap_part": 120,
-    "mount_deploy_part": 120,
-    "mount_tmp_part": 120,
-    "check_kernel_files": 60,
-    "send_key": 60,
-    "install_bootloader": 180,
-    "umount_deploy_part": 120,
-}
-"""Seconds within which micro-steps end on every sound node: one that hangs shall not take the others with it."""
-
 
 class Cluster(Struct, frozen=True, kw_only=True):
     """``clusters/NAME.yml``: nodes that are alike."""
@@ -163,7 +148,7 @@ class Cluster(Struct, frozen=True, kw_only=True):
         default_factory=lambda: dict(DEFAULT_MACRO_STEPS)
     )
     micro_timeouts: dict[str, int] = {}
-    """Seconds per micro-step (by role name) in place of *MICRO_TIMEOUTS*, 0 for no limit; see `micro_timeout`."""
+    """Seconds per micro-step (by role name) in place of what the role says itself, 0 for no limit."""
     micro_retries: dict[str, int] = {}
     pre_installs: tuple[AdminArchive, ...] = ()
     post_installs: tuple[AdminArchive, ...] = ()
@@ -171,10 +156,6 @@ class Cluster(Struct, frozen=True, kw_only=True):
     kexec_dir: str = "/dev/shm/kexec"  # noqa: S108 - a folder on the nodes
     broadcast_command: str = ""
     """Site command of BroadcastEnvCustom (``ENVFILE``, ``NODEFILE`` are replaced)."""
-
-    def micro_timeout(self, micro_step: str) -> int | None:
-        """Seconds after which the nodes that are still busy with *micro_step* are KO; None for no limit."""
-        return self.micro_timeouts.get(micro_step, MICRO_TIMEOUTS.get(micro_step)) or None
 
     @cached_property
     def members(self) -> dict[str, Node]:

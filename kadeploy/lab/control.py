@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kadeploy import process
 from kadeploy.errors import KadeployError
-from kadeploy.lab import chassis, process
+from kadeploy.lab import chassis
 from kadeploy.lab.lab import Lab
 
 

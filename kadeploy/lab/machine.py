@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from kadeploy.lab import disk
 from kadeploy.lab.lab import Lab, LabNode
 from kadeploy.lab.network import tap
+from kadeploy.process import reap
 
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
@@ -125,11 +126,7 @@ class VirtualMachine:
             if process is None or process.returncode is not None:
                 return
             process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), _PATIENCE)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+            await reap(process, _PATIENCE)
 
     async def reset(self) -> None:
         """Reset the machine: the firmware runs again."""

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from kadeploy import process
 from kadeploy.errors import KadeployError
-from kadeploy.lab import process
 from kadeploy.lab.lab import CONTROLLER, PREFIX, Lab
 
 BRIDGE = "br0"

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from kadeploy.lab import process
+from kadeploy import process
 from kadeploy.lab.kinds import KINDS, Kind
 from kadeploy.lab.lab import Lab, saved
 from kadeploy.lab.machine import DIE_WITH_PARENT, Machine, MachineError

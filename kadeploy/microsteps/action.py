@@ -12,9 +12,8 @@ import os
 import select
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -22,6 +21,7 @@ from typing import Any, ClassVar, NoReturn
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from kadeploy import process
 from kadeploy.errors import KadeployError
 from kadeploy.microsteps.memory import Begun, Memory, memory_of
 from kadeploy.microsteps.microstep import Engine, MicroStep, play
@@ -175,7 +175,7 @@ def _drive(work: Any) -> dict[str, Outcome]:
 
 def _end() -> NoReturn:
     """End this worker and the processes it started; it leads its process group."""
-    os.killpg(os.getpgid(0), signal.SIGKILL)
+    process.end_group(os.getpgid(0))
     os._exit(1)
 
 
@@ -211,10 +211,7 @@ def _watch(watched: list[int], over: int, cancel: Any) -> None:
     ended = select.poll()
     ended.register(over, select.POLLHUP)
     ended.poll(int(GRACE * 1000))
-    parent = os.getppid()
-    if parent in watched:  # the controller is gone, ansible-playbook is not
-        with suppress(ProcessLookupError):
-            os.kill(parent, signal.SIGTERM)
-            time.sleep(1)
-            os.kill(parent, signal.SIGKILL)
+    playbook = process.find(os.getppid())
+    if playbook and playbook.pid in watched:  # the controller is gone, ansible-playbook is not
+        playbook.end(patience=1)
     _end()

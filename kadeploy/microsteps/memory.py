@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from kadeploy import process
 from kadeploy.workflow import Outcome, Verdict
 
 
@@ -99,9 +100,7 @@ class Memory:
 
 def memory_of(run_dir: Path, pid: int) -> Memory:
     """The memory of the ansible-playbook process *pid*; pids are used again, so its start time is part of the name."""
-    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    started = stat.rsplit(")", 1)[1].split()[19]  # proc(5): field 22, the name in field 2 may hold blanks
-    return Memory(run_dir / f"verdicts-{pid}-{started}.jsonl")
+    return Memory(run_dir / f"verdicts-{pid}-{process.read_stat(pid).started}.jsonl")
 
 
 def latest(run_dir: Path) -> Memory | None:

@@ -1,8 +1,8 @@
 """One micro-step on all its nodes: what is the same for every engine, without Ansible.
 
 `play` is the order of things: operations asked for after the previous micro-step, the breakpoint, operations before
-(or instead of) this one, and the engine itself with the cluster's time-out and retries. Whatever an engine does, each
-member gets an outcome.
+(or instead of) this one, and the engine itself with its time-out and the cluster's retries. Whatever an engine does,
+each member gets an outcome.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from kadeploy.config.cluster import address
 from kadeploy.errors import KadeployError
 from kadeploy.microsteps.memory import Begun, Memory
 from kadeploy.remote.fanout import Remote, Target, on_all
+from kadeploy.runner import roles
 from kadeploy.runner.request import CustomOperation, Request
 from kadeploy.workflow import Outcome, Verdict
 
@@ -43,6 +44,12 @@ class MicroStep:
     def name(self) -> str:
         """The micro-step's name."""
         return self.begun.step
+
+    @property
+    def limit(self) -> int | None:
+        """Seconds after which members still busy are KO, None for no limit: the cluster's, else the role's own."""
+        own = roles.find(self.name, Path(self.request.config_dir)).timeout
+        return self.request.cluster.micro_timeouts.get(self.name, own) or None
 
     def targets(self, pinned: bool = True) -> list[Target]:
         """The members' ssh servers."""
@@ -138,7 +145,7 @@ class _Perform:
 
 
 async def perform(step: MicroStep, engine: Engine) -> dict[str, Outcome]:
-    """Run *engine* with the time-out and the retries that the cluster has for this micro-step.
+    """Run *engine* with the micro-step's time-out, and the retries that the cluster has for it.
 
     Retries are additional tries for the nodes that are KO. A time-out makes the nodes still busy KO, the others keep
     their outcome; so does an engine that raises.
@@ -155,7 +162,7 @@ async def perform(step: MicroStep, engine: Engine) -> dict[str, Outcome]:
 async def _once(step: MicroStep, engine: Engine) -> dict[str, Outcome]:
     heard: dict[str, Outcome] = {}
     missing = "no verdict"
-    limit = asyncio.timeout(step.request.cluster.micro_timeout(step.name))
+    limit = asyncio.timeout(step.limit)
     try:
         async with limit:
             heard |= await engine(replace(step, report=heard.__setitem__))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-import msgspec
-
+from kadeploy import commands
 from kadeploy.broadcast import chain
+from kadeploy.broadcast.progress import ProgressFile
 from kadeploy.errors import ConfigError
 from kadeploy.microsteps import site_command
 from kadeploy.microsteps.microstep import MicroStep
@@ -23,7 +22,6 @@ ARGUMENTS = {
 }
 """As an Ansible argument specification."""
 
-PROGRESS = "progress.json"
 _START = b"exec python3 -IS -"
 """Without `site`, which costs as much as the interpreter itself: the relay needs the standard library alone."""
 TREE_FANOUT = 2
@@ -67,7 +65,7 @@ def sink(kind: str) -> str:
 
 
 async def run(step: MicroStep) -> Mapping[str, Outcome]:
-    """Send it by ``method``; ``progress.json`` in the run folder tells how far it is.
+    """Send it by ``method``; a file in the run folder tells how far it is.
 
     Raises:
         ConfigError: the request has no image, or the site no command for ``custom``.
@@ -85,7 +83,7 @@ async def _chain(step: MicroStep, image: LocalImage, into: str, fanout: int = 1)
         return await step.remote.start(targets[member.name], _START, program)
 
     members = _members(step)
-    progress = Progress(Path(step.request.run_dir), step.name, image.size, len(members))
+    progress = ProgressFile(Path(step.request.run_dir), image.size, len(members))
     broadcast = _broadcast(step, image, into, fanout)
     return _outcomes(await chain.send(broadcast, members, start_relay, progress))
 
@@ -101,7 +99,7 @@ async def _bittorrent(step: MicroStep, image: LocalImage, into: str) -> Mapping[
         return await step.remote.run(targets[member.name], program)
 
     members, site = _members(step), step.request.site
-    progress = Progress(Path(step.request.run_dir), step.name, image.size, len(members))
+    progress = ProgressFile(Path(step.request.run_dir), image.size, len(members))
     broadcast = _broadcast(step, image, into)
     return _outcomes(await bittorrent.send(broadcast, members, run_on, site.server_address, progress=progress))
 
@@ -144,8 +142,9 @@ async def _custom(step: MicroStep, image: LocalImage, _: str) -> Mapping[str, Ou
     with tempfile.NamedTemporaryFile("w", prefix="nodes-", dir=step.request.run_dir) as file:
         file.write("".join(f"{name}\n" for name in step.members))
         file.flush()
-        words = site_command.words(command, {"ENVFILE": [image.path], "NODEFILE": [file.name]})
-        return dict.fromkeys(step.members, await site_command.execute(words))
+        where = f"broadcast_command in clusters/{step.request.cluster.name}.yml"
+        arguments = commands.words(command, {"ENVFILE": [image.path], "NODEFILE": [file.name]}, where)
+        return dict.fromkeys(step.members, await site_command.execute(arguments))
 
 
 _METHODS: dict[str, Callable[[MicroStep, LocalImage, str], Awaitable[Mapping[str, Outcome]]]] = {
@@ -155,23 +154,3 @@ _METHODS: dict[str, Callable[[MicroStep, LocalImage, str], Awaitable[Mapping[str
     "bittorrent": _bittorrent,
     "custom": _custom,
 }
-
-
-class Progress:
-    """Tells how far a broadcast is, in a file that is replaced at most twice a second."""
-
-    def __init__(self, folder: Path, step: str, total: int, nodes: int) -> None:
-        self._path = folder / PROGRESS
-        self._total = total
-        self._facts = {"step": step, "total": total, "nodes": nodes}
-        self._next = 0.0
-
-    def __call__(self, sent: int, acknowledged: int) -> None:
-        """Take note of the bytes that have left us, and of those that the first nodes have acknowledged."""
-        now = time.monotonic()
-        if now < self._next and acknowledged < self._total:
-            return
-        self._next = now + 0.5
-        part = self._path.with_suffix(".part")
-        part.write_bytes(msgspec.json.encode({**self._facts, "bytes": acknowledged, "sent": sent}))
-        part.replace(self._path)

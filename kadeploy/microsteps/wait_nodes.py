@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+from kadeploy import process
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.microsteps.microstep import MicroStep
 from kadeploy.remote import reach
@@ -43,7 +44,7 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
         expression = options.reboot_timeout or limits.reboot
     timeout = evaluate_timeout(expression, len(step.members))
     goes_on = request.attempt.goes_on
-    begun = goes_on.begun if goes_on else reach.process_start(os.getppid())
+    begun = goes_on.begun if goes_on else process.began(os.getppid())
     left = round(timeout - goes_on.waited) if goes_on else timeout
     targets = step.targets()
     wait = partial(reach.wait, timeout=left, window=site.windows.check, on_outcome=step.report)

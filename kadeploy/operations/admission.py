@@ -7,15 +7,11 @@ answers with `Work`: who does what to which nodes. A refusal is an exception who
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from kadeploy.boot.profile import NODE_PATTERN
-from kadeploy.caller import Account
 from kadeploy.config.cluster import Cluster, Implementation
 from kadeploy.config.folder import Configuration
 from kadeploy.config.partition import split_partition
@@ -24,134 +20,34 @@ from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import fold
-from kadeploy.operations import plan
-from kadeploy.operations.plan import Steps
+from kadeploy.operations import plan, production
+from kadeploy.operations.requests import (
+    DeployRequest,
+    Described,
+    PowerOperation,
+    PowerRequest,
+    RebootKind,
+    RebootRequest,
+    Recorded,
+    Wish,
+)
+from kadeploy.operations.work import States, Work, run_folder
 from kadeploy.runner import playbooks
 from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode
-from kadeploy.state import journal, rights
-from kadeploy.state.nodes import NO_ENVIRONMENT, Named, State
-from kadeploy.workflow import Plan
-
-RebootKind = Literal["simple_reboot", "set_pxe", "deploy_env", "env_recorded"]
-Level = Literal["soft", "hard", "very_hard"]
-PowerOperation = Literal["on", "off", "status"]
+from kadeploy.state import environments, journal, rights
+from kadeploy.state.nodes import NO_ENVIRONMENT, State
+from kadeploy.workflow import Operation, Plan
 
 
-# --- requests -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeployRequest:
-    """What ``kadeploy3`` asks for."""
-
-    caller: Account
-    nodes: tuple[str, ...]
-    environment: Environment
-    anonymous: bool = False
-    """The environment is not a recorded one."""
-    options: Options = field(default_factory=Options)
-    uploads: tuple[str, ...] = ()
-    """Paths and URLs of ``-x``."""
-    force_steps: Steps | None = None
-    ignore_nodes_deploying: bool = False
-    hook: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class RebootRequest:
-    """What ``kareboot3`` asks for."""
-
-    caller: Account
-    nodes: tuple[str, ...]
-    kind: RebootKind
-    level: Level = "soft"
-    wait: bool = True
-    environment: Environment | None = None
-    """For env_recorded."""
-    options: Options = field(default_factory=Options)
-    uploads: tuple[str, ...] = ()
-    hook: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class PowerRequest:
-    """What ``kapower3`` asks for."""
-
-    caller: Account
-    nodes: tuple[str, ...]
-    operation: PowerOperation
-    level: Level = "soft"
-    wait: bool = True
-    debug: bool = False
-    hook: bool = True
-
-
-# --- work -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class States:
-    """What is recorded of a node while an operation runs and after it; None: nothing, the node is as it was."""
-
-    begun: State | None
-    ok: State | None
-    ko: State | None
-    ok_environment: Named | None = None
-    """Environment on the nodes that are OK; None leaves what is recorded."""
-    environment: Named | None = None
-    """Environment recorded at the beginning and for nodes that are KO."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """A request that was found good: who does what to which nodes. Nothing has been touched yet."""
-
-    wid: str
-    operation: journal.Operation
-    caller: Account
-    configuration: Configuration
-    groups: Mapping[str, tuple[str, ...]]
-    """Nodes by cluster."""
-    plans: Mapping[str, Plan]
-    """By cluster."""
-    requests: Mapping[str, Assignment]
-    """By cluster: what all its attempts have in common."""
-    states: States
-    environment: Environment | None = None
-    anonymous: bool = False
-    uploads: tuple[str, ...] = ()
-    """Paths and URLs of files that the boot loader shall find (``-x``)."""
-    force: bool = False
-    """Take nodes from the workflows that hold them."""
-    hook: str = ""
-    notes: tuple[str, ...] = ()
-    """What people should know: where a plan is not what the configuration says."""
-
-    @property
-    def site(self) -> Site:
-        """The site, database URL included."""
-        return self.configuration.site
-
-    @property
-    def folder(self) -> Path:
-        """Where all there is to know about the workflow is kept."""
-        return run_folder(self.site, self.wid)
-
-    @property
-    def names(self) -> list[str]:
-        """All nodes."""
-        return [name for names in self.groups.values() for name in names]
-
-    @property
-    def members(self) -> dict[str, RequestNode]:
-        """All nodes, with what is known about each."""
-        return {node.name: node for request in self.requests.values() for node in request.nodes}
-
-    def only(self, names: list[str]) -> Work:
-        """The same for fewer nodes."""
-        wanted = set(names)
-        groups = {cluster: tuple(n for n in group if n in wanted) for cluster, group in self.groups.items()}
-        return replace(self, groups={cluster: group for cluster, group in groups.items() if group})
+def admit(request: Wish, configuration: Configuration) -> Work:
+    """Admit a request of any kind; raises as the function for its kind does."""
+    match request:
+        case DeployRequest():
+            return deploy(request, configuration)
+        case RebootRequest():
+            return reboot(request, configuration)
+        case PowerRequest():
+            return power(request, configuration)
 
 
 # --- deploy ---------------------------------------------------------------------------------------------------------
@@ -165,13 +61,14 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         RightsError: names the nodes and the partition on which the caller has no right.
         OptionError: options that do not fit the nodes' clusters, the environment or each other.
     """
-    environment = request.environment
+    environment = _environment(configuration.site, request.user, request.environment)
+    anonymous = isinstance(request.environment, Described)
     options = _on_default_partition(request.options, environment)
-    parts = _Parts(configuration, request.caller, request.nodes, options)
-    requests = parts.requests("deploy", environment=environment)
+    parts = _Parts(configuration, request.user, request.nodes, options)
+    assignments = parts.assignments("deploy", environment=environment)
     notes: list[str] = []
     plans: dict[str, Plan] = {}
-    for name, each in requests.items():
+    for name, each in assignments.items():
         _fits(each)
         chosen, changes = plan.deployment(each.cluster, environment, options.no_kexec, request.force_steps)
         for way in (way for ways in chosen.values() for way in ways):
@@ -181,18 +78,24 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         plans[name] = tuple(chosen.items())
         notes += [f"{name}: {change}" for change in changes]
     _singular(options, request.nodes)
-    kept = NO_ENVIRONMENT if request.anonymous else environment
+    kept = NO_ENVIRONMENT if anonymous else environment
     return parts.work(
-        requests,
+        assignments,
         plans,
         States("deploying", "deployed", "deploy_failed", ok_environment=kept, environment=kept),
         environment=environment,
-        anonymous=request.anonymous,
+        anonymous=anonymous,
         uploads=request.uploads,
         force=request.ignore_nodes_deploying,
         hook=configuration.site.hooks.end_of_deployment if request.hook else "",
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _environment(site: Site, user: str, wanted: Recorded | Described) -> Environment:
+    if isinstance(wanted, Described):
+        return wanted.environment
+    return environments.find(site, user, wanted.name, wanted.version, wanted.owner)
 
 
 def _on_default_partition(options: Options, environment: Environment) -> Options:
@@ -203,21 +106,22 @@ def _on_default_partition(options: Options, environment: Environment) -> Options
     return msgspec.structs.replace(options, block_device=device, partition=number, whole_device=number is None)
 
 
-def _fits(request: Assignment) -> None:
+def _fits(assignment: Assignment) -> None:
     """Refuse options that make no sense on this cluster."""
-    options, cluster, environment = request.options, request.cluster, request.environment
+    options, cluster, environment = assignment.options, assignment.cluster, assignment.environment
     for expression in filter(None, (options.reboot_timeout, options.kexec_timeout)):
-        evaluate_timeout(expression, len(request.nodes))
+        evaluate_timeout(expression, len(assignment.nodes))
     if options.reformat_tmp and options.reformat_tmp not in cluster.supported_filesystems:
         raise OptionError(
             f"-r {options.reformat_tmp}: cluster {cluster.name} formats {', '.join(cluster.supported_filesystems)}."
         )
-    if request.partition is None and environment is not None and not environment.image.is_dd:
+    if assignment.partition is None and environment is not None and not environment.image.is_dd:
         raise OptionError("Without a partition the whole disk is written, which takes a dd image: add -p NUMBER.")
     numbers = [part.number for part in cluster.disk.partitions]
-    if request.partition and request.partition not in numbers and not options.disable_disk_partitioning:
+    if assignment.partition and assignment.partition not in numbers and not options.disable_disk_partitioning:
         raise OptionError(
-            f"-p {request.partition}: the disks of cluster {cluster.name} are cut into {', '.join(map(str, numbers))}. "
+            f"-p {assignment.partition}: the disks of cluster {cluster.name} are cut into "
+            f"{', '.join(map(str, numbers))}. "
             "Choose one of these, or keep the disk as it is with --disable-disk-partitioning."
         )
 
@@ -249,44 +153,76 @@ POWERS: Mapping[PowerOperation, str] = {"on": "PowerOn", "off": "PowerOff", "sta
 
 
 def reboot(request: RebootRequest, configuration: Configuration) -> Work:
-    """Admit a reboot; raises as `deploy` does."""
+    """Admit a reboot; raises as `deploy` does.
+
+    Raises:
+        DestructiveEnvironment: with *check_production*, a node runs an environment that may have destroyed it.
+    """
+    _suits(request)
     _singular(request.options, request.nodes)
+    site = configuration.site
+    environment = _environment(site, request.user, request.environment) if request.environment else None
     name, boot = REBOOTS[request.kind]
     boot = msgspec.structs.replace(boot, level=request.level, wait=request.wait)
-    parts = _Parts(configuration, request.caller, request.nodes, request.options)
-    requests = parts.requests("reboot", environment=request.environment, boot=boot)
+    parts = _Parts(configuration, request.user, request.nodes, request.options)
+    assignments = parts.assignments("reboot", environment=environment, boot=boot)
     return parts.work(
-        requests,
-        dict.fromkeys(requests, _single("Reboot", name)),
-        _reboot_states(request, requests),
-        environment=request.environment,
+        assignments,
+        dict.fromkeys(assignments, _single("Reboot", name)),
+        _reboot_states(request.kind, environment, assignments),
+        environment=environment,
         uploads=request.uploads,
-        hook=configuration.site.hooks.end_of_reboot if request.hook else "",
+        hook=site.hooks.end_of_reboot if request.hook else "",
+        production=production.check(configuration, request.nodes, request.options.partition)
+        if request.check_production
+        else None,
     )
 
 
-def _reboot_states(request: RebootRequest, requests: Mapping[str, Assignment]) -> States:
-    if request.kind == "deploy_env":
+_USES: Mapping[str, tuple[RebootKind, Callable[[RebootRequest], object]]] = {
+    "-k": ("deploy_env", lambda request: request.options.authorized_keys),
+    "-e": ("env_recorded", lambda request: request.environment),
+    "-w": ("set_pxe", lambda request: request.options.pxe_profile),
+    "-c": ("env_recorded", lambda request: request.check_production),
+}
+"""The only kind of reboot that each of these options makes sense for, and how a request has it."""
+
+
+def _suits(request: RebootRequest) -> None:
+    """Refuse options that make no sense for this kind of reboot, or without the end of it."""
+    for option, (kind, given) in _USES.items():
+        if given(request) and kind != request.kind:
+            raise OptionError(f"{option} goes with -r {kind}, not with {request.kind}.")
+    if request.kind == "set_pxe" and not request.options.pxe_profile:
+        raise OptionError("-r set_pxe needs the PXE profile: -w FILE.")
+    if request.kind == "env_recorded" and (request.environment is None or request.options.partition is None):
+        raise OptionError("-r env_recorded needs the environment and its partition: -e NAME -p NUMBER.")
+    if not request.wait and (request.check_production or request.options.authorized_keys):
+        raise OptionError("--no-wait: -c and -k need the end of the reboot. Leave them out.")
+
+
+def _reboot_states(kind: RebootKind, environment: Environment | None, assignments: Mapping[str, Assignment]) -> States:
+    if kind == "deploy_env":
         return States("rebooting", "deploy_env", "reboot_failed", ok_environment=NO_ENVIRONMENT)
-    if request.kind == "env_recorded":
-        production = all(each.partition == each.cluster.disk.number("prod") for each in requests.values())
-        state: State = "prod_env" if production else "recorded_env"
-        return States("rebooting", state, "reboot_failed", ok_environment=request.environment)
+    if kind == "env_recorded":
+        on_production = all(each.partition == each.cluster.disk.number("prod") for each in assignments.values())
+        state: State = "prod_env" if on_production else "recorded_env"
+        return States("rebooting", state, "reboot_failed", ok_environment=environment)
     return States("rebooting", "rebooted", "reboot_failed")
 
 
 def power(request: PowerRequest, configuration: Configuration) -> Work:
     """Admit a power operation; raises as `deploy` does."""
     options = Options(debug=request.debug or request.operation == "status")
-    parts = _Parts(configuration, request.caller, request.nodes, options)
+    parts = _Parts(configuration, request.user, request.nodes, options)
     boot = NextBoot(level=request.level, wait=request.wait)
-    requests = parts.requests("power", boot=boot, power=request.operation)
+    assignments = parts.assignments("power", boot=boot, power=request.operation)
     states = (
         States(None, None, None) if request.operation == "status" else States("powering", "powered", "power_failed")
     )
     return parts.work(
-        requests,
-        dict.fromkeys(requests, _single("Power", POWERS[request.operation])),
+        assignments,
+        dict.fromkeys(assignments, _single("Power", POWERS[request.operation])),
         states,
         hook=configuration.site.hooks.end_of_power if request.hook else "",
     )
@@ -303,27 +239,27 @@ def _single(macro_step: str, implementation: str) -> Plan:
 class _Parts:
     """Nodes by cluster, and what requests and work are made of; refuses unknown nodes."""
 
-    def __init__(self, configuration: Configuration, caller: Account, nodes: Sequence[str], options: Options) -> None:
+    def __init__(self, configuration: Configuration, user: str, nodes: Sequence[str], options: Options) -> None:
         self.configuration = configuration
-        self.caller = caller
+        self.user = user
         self.options = options
         self.groups = configuration.cluster_nodes(list(dict.fromkeys(nodes)))
 
-    def requests(
+    def assignments(
         self,
-        operation: journal.Operation,
+        operation: Operation,
         environment: Environment | None = None,
         boot: NextBoot = NextBoot(),  # noqa: B008 - frozen
         power: str = "",
     ) -> dict[str, Assignment]:
-        """A request per cluster, once the caller's rights on its partition have been checked."""
+        """An assignment per cluster, once the user's rights on its partition have been checked."""
         site = self.configuration.site
         wid = journal.new_workflow_id(operation)
         made = {
             name: Assignment(
                 wid=wid,
                 operation=operation,
-                user=self.caller.name,
+                user=self.user,
                 config_dir=str(self.configuration.folder.resolve()),
                 workflow_dir=str(run_folder(site, wid)),
                 site=msgspec.structs.replace(site, database=""),
@@ -336,23 +272,23 @@ class _Parts:
             )
             for name, names in self.groups.items()
         }
-        for name, request in made.items():
-            rights.require(site, self.caller.name, self.groups[name], request.deploy_part)
+        for name, assignment in made.items():
+            rights.require(site, self.user, self.groups[name], assignment.deploy_part)
         return made
 
     def work(
-        self, requests: Mapping[str, Assignment], plans: Mapping[str, Plan], states: States, **more: object
+        self, assignments: Mapping[str, Assignment], plans: Mapping[str, Plan], states: States, **more: object
     ) -> Work:
         """All of it together."""
-        first = next(iter(requests.values()))
+        first = next(iter(assignments.values()))
         return Work(
             wid=first.wid,
             operation=first.operation,
-            caller=self.caller,
+            user=self.user,
             configuration=self.configuration,
             groups={name: tuple(names) for name, names in self.groups.items()},
             plans=plans,
-            requests=requests,
+            assignments=assignments,
             states=states,
             **more,  # type: ignore[arg-type]
         )
@@ -376,8 +312,3 @@ class _Parts:
             raise OptionError(
                 f"--vlan {self.options.vlan}: {full} cannot be resolved. Is the VLAN number right?"
             ) from error
-
-
-def run_folder(site: Site, wid: str) -> Path:
-    """Where all there is to know about a workflow is kept."""
-    return site.state / "runs" / wid

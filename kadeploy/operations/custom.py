@@ -65,7 +65,8 @@ class _Checks:
     @cached_property
     def known(self) -> dict[str, tuple[str, ...]]:
         """Micro-steps by implementation."""
-        return {name: playbooks.micro_steps(path) for name, path in playbooks.implementations(self.config_dir).items()}
+        known = playbooks.implementations(self.config_dir)
+        return {name: playbooks.micro_steps(path, self.config_dir) for name, path in known.items()}
 
     def refusal(self, line: int, text: str) -> OptionError:
         """What to raise: *text* with file and line in front."""

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
+import asyncio
 
-TOKEN = "WORKFLOW_ID"  # noqa: S105 - a word that is replaced
+from kadeploy import commands
+from kadeploy.errors import ConfigError
 
 
 def run(command: str, wid: str, timeout: int) -> str:
-    """Run *command* (split into words, no shell) with ``WORKFLOW_ID`` replaced; at most *timeout* seconds.
+    """Run *command*, at most *timeout* seconds, with ``WORKFLOW_ID`` replaced.
 
     Answers what went wrong, empty when nothing did: a hook never changes how an operation ended.
     """
     if not command:
         return ""
     try:
-        words = [word.replace(TOKEN, wid) for word in shlex.split(command)]
-    except ValueError as error:
-        return f"the hook {command!r} is malformed: {error}"
-    try:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"the hook {words[0]} was ended after {timeout} s (end_hook_timeout in site.yml)"
+        argv = commands.words(command, {"WORKFLOW_ID": wid}, "hooks in site.yml")
+        ended = asyncio.run(commands.run(argv, timeout))
+    except ConfigError as error:
+        return str(error).rstrip(".")
     except OSError as error:
-        return f"the hook {words[0]} cannot be run: {error.strerror}"
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        return f"the hook {words[0]} ended with status {done.returncode}" + (f": {said[-1]}" if said else "")
-    return ""
+        return f"the hook {argv[0]} cannot be run: {error.strerror}"
+    if ended.rc is None:
+        return f"the hook {argv[0]} was ended after {timeout} s (end_hook_timeout in site.yml)"
+    said = f": {ended.said}" if ended.said else ""
+    return f"the hook {argv[0]} ended with status {ended.rc}{said}" if ended.rc else ""

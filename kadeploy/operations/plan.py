@@ -13,6 +13,7 @@ from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.runner import playbooks
 from kadeploy.runner.playbooks import MACRO_STEPS
+from kadeploy.workflow import Plan
 
 Ways = tuple[Implementation, ...]
 Steps = Mapping[str, Ways]
@@ -48,6 +49,18 @@ def deployment(
             notes.append(f"{reason}: nodes are rebooted instead of using kexec")
         steps = changed
     return steps, notes
+
+
+def lines(plan: Plan) -> list[str]:
+    """Macro-steps with their implementations in order of preference, for people."""
+    told = []
+    for macro_step, ways in plan:
+        words = []
+        for way in ways:
+            limit = f"{way.timeout} s each" if way.timeout else "no time limit"
+            words.append(f"{way.name} ({1 + way.retries} {'try' if not way.retries else 'tries'}, {limit})")
+        told.append(f"{macro_step}: {', then '.join(words)}")
+    return told
 
 
 def _why_no_kexec(cluster: Cluster, environment: Environment, asked: bool) -> str:
@@ -134,6 +147,7 @@ def check_breakpoint(text: str, plan: Mapping[str, Sequence[Implementation]], co
     if not used:
         ways = [way.name for ways in plan.values() for way in ways]
         raise OptionError(f"--breakpoint: {macro} is not used by this deployment, which uses {', '.join(ways)}.")
-    steps = dict.fromkeys(name for way in used if way in known for name in playbooks.micro_steps(known[way]))
+    paths = [known[way] for way in used if way in known]
+    steps = dict.fromkeys(name for path in paths for name in playbooks.micro_steps(path, config_dir))
     if (colon or micro) and micro not in steps:
         raise OptionError(f"--breakpoint: {macro} has no micro-step {micro!r}; it has {', '.join(steps)}.")

@@ -27,30 +27,30 @@ ROOT = Account("root", 0, 0, Path("/root"))
 
 
 def stage(
-    requests: Mapping[str, Assignment], folder: Path, caller: Account, uploaded: Sequence[str] = ()
+    assignments: Mapping[str, Assignment], folder: Path, account: Account, uploaded: Sequence[str] = ()
 ) -> dict[str, Assignment]:
-    """*requests* (by cluster) with the files that nodes will get; what comes over http goes under *folder*.
+    """*assignments* (by cluster) with the files that nodes will get; what comes over http goes under *folder*.
 
-    *uploaded* are paths and URLs of files that the boot loader shall find (``-x``).
+    *uploaded* are paths and URLs of files for the boot loader (``-x``).
 
     Raises:
         FileError: a file cannot be read or fetched, or is too big.
         EnvironmentRefused: a file is no longer what was recorded, or what nodes shall boot is not in the image.
         OptionError: uploaded files whose names do not suit boot loaders.
     """
-    shelf = _Shelf(caller, folder / "files")
+    fetched = _FetchedFiles(account, folder / "files")
     staged = {
-        cluster: _with_environment(request, shelf) if request.operation == "deploy" else request
-        for cluster, request in requests.items()
+        cluster: _with_environment(assignment, fetched) if assignment.operation == "deploy" else assignment
+        for cluster, assignment in assignments.items()
     }
-    staged = {cluster: _with_boot_files(request, shelf) for cluster, request in staged.items()}
-    for boot in {request.site.boot.http_root: request.site.boot for request in staged.values()}.values():
-        uploads.store(uploaded, boot, caller, shelf.into)
+    staged = {cluster: _with_boot_files(assignment, fetched) for cluster, assignment in staged.items()}
+    for boot in {assignment.site.boot.http_root: assignment.site.boot for assignment in staged.values()}.values():
+        uploads.store(uploaded, boot, account, fetched.into)
     return staged
 
 
-def rehearse(
-    requests: Mapping[str, Assignment], caller: Account, uploaded: Sequence[str] = ()
+def dry_run(
+    assignments: Mapping[str, Assignment], account: Account, uploaded: Sequence[str] = ()
 ) -> dict[str, Assignment]:
     """What `stage` would answer, with all its checks; of the files nothing is kept.
 
@@ -58,13 +58,15 @@ def rehearse(
         ConfigError: the site's folder cannot hold them meanwhile.
         KadeployError: as `stage`.
     """
-    site = next(iter(requests.values())).site
+    site = next(iter(assignments.values())).site
     with _folder_aside(site) as folder:
         boot = msgspec.structs.replace(site.boot, http_root=str(folder / "http"), tftp_root=str(folder / "tftp"))
         aside = msgspec.structs.replace(site, boot=boot)
-        moved = {cluster: msgspec.structs.replace(request, site=aside) for cluster, request in requests.items()}
-        staged = stage(moved, folder, caller, uploaded)
-    return {cluster: msgspec.structs.replace(request, site=site) for cluster, request in staged.items()}
+        moved = {
+            cluster: msgspec.structs.replace(assignment, site=aside) for cluster, assignment in assignments.items()
+        }
+        staged = stage(moved, folder, account, uploaded)
+    return {cluster: msgspec.structs.replace(assignment, site=site) for cluster, assignment in staged.items()}
 
 
 @contextmanager
@@ -80,76 +82,78 @@ def _folder_aside(site: Site) -> Iterator[Path]:
 
 
 @dataclass
-class _Shelf:
+class _FetchedFiles:
     """Fetches each file once."""
 
-    caller: Account
+    account: Account
     into: Path
-    fetched: dict[str, LocalFile] = field(default_factory=dict)
+    found: dict[str, LocalFile] = field(default_factory=dict)
 
-    def get(self, source: str, request: Assignment, limit_mb: int = 0, caller: Account | None = None) -> LocalFile:
-        if source not in self.fetched:
-            cache = request.site.state / "cache"
-            who = caller or self.caller
-            self.fetched[source] = files.fetch(source, self.into, who, limit_mb * MEGA, cache=cache)
-        return self.fetched[source]
+    def get(self, source: str, assignment: Assignment, limit_mb: int = 0, account: Account | None = None) -> LocalFile:
+        if source not in self.found:
+            cache = assignment.site.state / "cache"
+            who = account or self.account
+            self.found[source] = files.fetch(source, self.into, who, limit_mb * MEGA, cache=cache)
+        return self.found[source]
 
 
-def _with_environment(request: Assignment, shelf: _Shelf) -> Assignment:
-    environment, cluster = request.environment, request.cluster
+def _with_environment(assignment: Assignment, fetched: _FetchedFiles) -> Assignment:
+    environment, cluster = assignment.environment, assignment.cluster
     if environment is None:
-        return request
-    image = shelf.get(environment.image.file, request)
+        return assignment
+    image = fetched.get(environment.image.file, assignment)
     require_unchanged(environment, environment.image, image)
     return msgspec.structs.replace(
-        request,
+        assignment,
         image=LocalImage(path=str(image.path), size=image.size, sha256=image.sha256),
-        preinstall=_preinstall(request, environment, shelf),
-        postinstalls=tuple(_postinstall(request, environment, each, shelf) for each in environment.postinstalls),
-        admin_preinstalls=tuple(_admin(request, archive, shelf) for archive in cluster.pre_installs),
-        admin_postinstalls=tuple(_admin(request, archive, shelf) for archive in cluster.post_installs),
+        preinstall=_preinstall(assignment, environment, fetched),
+        postinstalls=tuple(_postinstall(assignment, environment, each, fetched) for each in environment.postinstalls),
+        admin_preinstalls=tuple(_admin(assignment, archive, fetched) for archive in cluster.pre_installs),
+        admin_postinstalls=tuple(_admin(assignment, archive, fetched) for archive in cluster.post_installs),
     )
 
 
-def _with_boot_files(request: Assignment, shelf: _Shelf) -> Assignment:
+def _with_boot_files(assignment: Assignment, fetched: _FetchedFiles) -> Assignment:
     """Have kernel and initrd where boot loaders find them, if the deployed system is booted over the network."""
-    environment, method = request.environment, request.cluster.loader.method
-    deployed = request.operation == "deploy" or request.boot.kind == "deployed"
-    if environment is None or not deployed or request.options.pxe_profile:
-        return request
+    environment, method = assignment.environment, assignment.cluster.loader.method
+    deployed = assignment.operation == "deploy" or assignment.boot.kind == "deployed"
+    if environment is None or not deployed or assignment.options.pxe_profile:
+        return assignment
     if not kernels.wanted(environment, method):
-        return request
+        return assignment
 
     def image() -> BinaryIO:
-        local = shelf.get(environment.image.file, request)
+        local = fetched.get(environment.image.file, assignment)
         require_unchanged(environment, environment.image, local)
-        return files.open_as_user(local.path, ROOT if files.is_url(environment.image.file) else shelf.caller)
+        return files.open_as_user(local.path, ROOT if files.is_url(environment.image.file) else fetched.account)
 
-    sha256 = request.image.sha256 if request.image else environment.image.sha256
-    found = kernels.provide(environment, sha256, method, request.site.boot, image)
-    return msgspec.structs.replace(request, boot_files=found)
+    sha256 = assignment.image.sha256 if assignment.image else environment.image.sha256
+    found = kernels.provide(environment, sha256, method, assignment.site.boot, image)
+    return msgspec.structs.replace(assignment, boot_files=found)
 
 
-def _preinstall(request: Assignment, environment: Environment, shelf: _Shelf) -> LocalArchive | None:
+def _preinstall(assignment: Assignment, environment: Environment, fetched: _FetchedFiles) -> LocalArchive | None:
     archive = environment.preinstall
     if archive is None:
         return None
-    local = shelf.get(archive.file, request, request.site.limits.preinstall)
+    local = fetched.get(archive.file, assignment, assignment.site.limits.preinstall)
     require_unchanged(environment, archive, local)
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)
 
 
-def _postinstall(request: Assignment, environment: Environment, archive: Archive, shelf: _Shelf) -> LocalArchive:
-    local = shelf.get(archive.file, request, request.site.limits.postinstall)
+def _postinstall(
+    assignment: Assignment, environment: Environment, archive: Archive, fetched: _FetchedFiles
+) -> LocalArchive:
+    local = fetched.get(archive.file, assignment, assignment.site.limits.postinstall)
     require_unchanged(environment, archive, local)
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)
 
 
-def _admin(request: Assignment, archive: AdminArchive, shelf: _Shelf) -> LocalArchive:
+def _admin(assignment: Assignment, archive: AdminArchive, fetched: _FetchedFiles) -> LocalArchive:
     """An archive of the site; its path may be relative to the configuration folder."""
-    source = str(Path(request.config_dir) / archive.file)
+    source = str(Path(assignment.config_dir) / archive.file)
     try:
-        local = shelf.get(source, request, caller=ROOT)
+        local = fetched.get(source, assignment, account=ROOT)
     except FileError as error:
-        raise FileError(f"clusters/{request.cluster.name}.yml: {error}") from error
+        raise FileError(f"clusters/{assignment.cluster.name}.yml: {error}") from error
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)

@@ -15,12 +15,13 @@ import selectors
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Literal, NoReturn, cast
 
 import msgspec
 
 from kadeploy.config.cluster import Power
+from kadeploy.process import kill, reap
 
 Order = Literal["status", "on", "off", "reset", "shutdown"]
 """``off`` and ``on`` end when the machine is so, ``reset`` of a machine that is off switches it on, ``shutdown`` asks
@@ -84,12 +85,7 @@ async def connect(module: str, credentials: Credentials, hidden: tuple[str, ...]
         yield bmcs
     finally:
         requests.close()  # its children end with it, and it ends with its input
-        try:
-            async with asyncio.timeout(GRACE):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await reap(process, GRACE)
         listening.cancel()
 
 
@@ -215,8 +211,7 @@ class _Server:
 
     def _end(self) -> None:
         for _, child in self.children.values():
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+            kill(child)
 
 
 def _work(act: Act, credentials: Credentials, job: Job, pipe: int) -> NoReturn:

@@ -321,7 +321,6 @@ class BrokerClient:
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Queue[Answer | None]] = {}
         self._listening = asyncio.create_task(self._listen(reader))
-        self._background: set[asyncio.Task[None]] = set()
 
     async def run(
         self,

@@ -25,7 +25,8 @@ from typing import Any
 
 import asyncssh
 
-from kadeploy.remote.fanout import LOST, TIMED_OUT, Capture, Credentials, Target, Unreachable
+from kadeploy.commands import Capture, last_line
+from kadeploy.remote.fanout import LOST, TIMED_OUT, Credentials, Target, Unreachable
 from kadeploy.workflow import Outcome, Verdict
 
 PIECE = 256 << 10
@@ -351,7 +352,7 @@ class Connections:
                 return Outcome(Verdict.OK)
             why = session.reason or "connection lost"
             return Outcome(Verdict.KO, f"ssh to {target}: {why} while it ran: see its console.", LOST)
-        words = _last_words(session.stderr.text()) or _last_words(session.stdout.text())
+        words = last_line(session.stderr.text()) or last_line(session.stdout.text())
         return Outcome(Verdict.KO, session.reason or words or f"exit status {session.rc}", session.rc)
 
     async def _end(self, target: Target, session: _Session, channel: asyncssh.SSHClientChannel[bytes]) -> None:
@@ -442,11 +443,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer on a connection that was open"
     return getattr(error, "strerror", "") or getattr(error, "reason", "") or str(error) or type(error).__name__
-
-
-def _last_words(text: str) -> str:
-    """The last line that says something, for a one-line message."""
-    return next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def _with_output(outcome: Outcome, session: _Session | None, seconds: float) -> Outcome:

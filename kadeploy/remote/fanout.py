@@ -16,8 +16,6 @@ from typing import Protocol
 
 from kadeploy.workflow import Outcome, Verdict
 
-OUTPUT_LIMIT = 64 << 10
-"""Bytes kept of each output stream: as many of its head as of its tail."""
 LOST = 255
 """Exit status of a command whose connection failed, as ssh(1) has it."""
 TIMED_OUT = 124
@@ -99,33 +97,6 @@ class Remote(Protocol):
 
     async def close(self) -> None:
         """Close everything."""
-
-
-class Capture:
-    """Keeps the head and the tail of a stream, at most `limit` bytes."""
-
-    def __init__(self, limit: int = OUTPUT_LIMIT) -> None:
-        self._half = limit // 2
-        self._head = b""
-        self._tail = bytearray()
-        self._dropped = 0
-
-    def add(self, data: bytes) -> None:
-        """Take the next piece."""
-        room = self._half - len(self._head)
-        if room:
-            self._head += data[:room]
-            data = data[room:]
-        self._tail += data
-        surplus = len(self._tail) - self._half
-        if surplus > 0:
-            del self._tail[:surplus]
-            self._dropped += surplus
-
-    def text(self) -> str:
-        """What was kept; a line tells how much is missing in the middle."""
-        middle = f"\n[{self._dropped} bytes left out]\n" if self._dropped else ""
-        return self._head.decode(errors="replace") + middle + self._tail.decode(errors="replace")
 
 
 async def on_all(

@@ -1,9 +1,11 @@
-"""Linux network namespaces: a lab's nodes live in one, and the controller enters it."""
+"""Linux network namespaces: a lab's nodes live in one, and the controller goes in for its traffic."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kadeploy.errors import ConfigError
@@ -14,32 +16,57 @@ FOLDERS = (Path("/run/netns"), Path("/var/run/netns"))
 _CLONE_NEWNET = 0x40000000
 
 
-def enter(name: str) -> None:
-    """Move the calling thread, and what it starts from now on, into the network namespace *name* (empty: stay).
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """Put the calling thread into the network namespace *name* (empty: leave it where it is), and back at the end.
 
-    To be called before any thread starts: threads that exist already stay where they are.
+    Threads and processes started inside are born there and stay; other threads do not move.
 
     Raises:
         ConfigError: there is no such namespace, or this user may not enter it.
     """
     if not name:
+        yield
         return
+    with _opened(Path("/proc/thread-self/ns/net")) as outside:
+        with _opened(_path(name)) as there:
+            _enter(there, name)
+        try:
+            yield
+        finally:
+            _set(outside)
+
+
+def _path(name: str) -> Path:
     path = next((folder / name for folder in FOLDERS if "/" not in name and (folder / name).exists()), None)
     if path is None:
         raise ConfigError(
             f"network_namespace: there is no namespace {name!r}; `ip netns` lists them. Is the lab running?"
         )
-    _set(path, name)
+    return path
 
 
-def _set(path: Path, name: str) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if libc.setns(descriptor, _CLONE_NEWNET) != 0:
-            reason = os.strerror(ctypes.get_errno())
-            raise ConfigError(
-                f"network_namespace: {name!r} cannot be entered: {reason}. Run the command as root (sudo)."
-            )
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _enter(descriptor: int, name: str) -> None:
+    try:
+        _set(descriptor)
+    except OSError as error:
+        raise ConfigError(
+            f"network_namespace: {name!r} cannot be entered: {error.strerror}. Run the command as root (sudo)."
+        ) from error
+
+
+def _set(descriptor: int) -> None:
+    """setns(2), which moves the calling thread alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

@@ -13,14 +13,13 @@ closed. A system that is about to go down answers just like the one that will co
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
-from pathlib import Path
 
+from kadeploy import process
 from kadeploy.remote.fanout import Remote, Target
 from kadeploy.workflow import Outcome, Verdict
 
@@ -244,11 +243,4 @@ def first_process_age(text: str) -> float:
     100.5
     """
     uptime, stat = text.split(maxsplit=1)
-    return float(uptime) - int(stat.rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def process_start(pid: int) -> float:
-    """When process *pid* started, as `time.monotonic` counts: what `booted_after` wants of the running playbook."""
-    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    started = int(stat.rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
-    return time.monotonic() - (time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    return float(uptime) - process.parse_stat(stat).seconds

@@ -35,11 +35,6 @@ def variables(request: Request) -> dict[str, Any]:
     return {
         "kadeploy_wants": wants(request),
         "kadeploy_env": script_variables(request),
-        "kadeploy_attempt": {
-            "macro_step": request.attempt.macro_step,
-            "implementation": request.attempt.implementation,
-            "retry": request.attempt.retry,
-        },
         "kadeploy_boot": {"kind": request.boot.kind, "level": reboot_level(request), "target": request.boot.target},
         "kadeploy_power": {"operation": request.power or "status", "level": request.boot.level},
         "kadeploy_preinstalls": _archives(_preinstalls(request)),
@@ -107,7 +102,6 @@ def wants(request: Request) -> dict[str, bool]:
         "umount_deploy_part": mountable,
         "wait_reboot": request.boot.wait,
         "check_nodes": request.boot.wait and request.partition == disk.number("prod"),
-        "switch_pxe": request.boot.kind != "none" or request.operation == "deploy",
     }
 
 

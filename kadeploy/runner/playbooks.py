@@ -12,15 +12,13 @@ from typing import Any
 from kadeploy.config.file import read_yaml
 from kadeploy.config.folder import collection
 from kadeploy.errors import ConfigError, OptionError
+from kadeploy.runner import roles
 
 MACRO_STEPS = ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")
 """In the order in which a deployment goes through them."""
 
 NEVER_IMPLEMENTED = {"BootNewEnvPivotRoot": "PivotRoot has never been implemented, neither here nor before."}
 """Names that users may know from documentation, and what to tell them."""
-
-_HIDDEN = frozenset({"finish", "drop_failed_nodes"})
-"""Roles that are no micro-step of their own."""
 
 
 def playbook_folders(config_dir: Path) -> list[Path]:
@@ -43,14 +41,14 @@ def generic(implementation: str) -> str:
     return next((step for step in MACRO_STEPS if implementation.startswith(step) and implementation != step), "")
 
 
-def micro_steps(playbook: Path) -> tuple[str, ...]:
+def micro_steps(playbook: Path, config_dir: Path) -> tuple[str, ...]:
     """Names of the micro-steps of a playbook, in order, each once; roles of collections by their last word.
 
     Raises:
-        ConfigError: the file is no playbook.
+        ConfigError: the file is no playbook, or what a role says of itself is malformed.
     """
     names = dict.fromkeys(map(_role, _roles(playbook)))
-    return tuple(name for name in names if name and name not in _HIDDEN)
+    return tuple(name for name in names if name and not roles.find(name, config_dir).silent)
 
 
 def left_out(playbook: Path, wants: Mapping[str, bool]) -> frozenset[str]:
@@ -67,24 +65,25 @@ def left_out(playbook: Path, wants: Mapping[str, bool]) -> frozenset[str]:
     return frozenset(role for role, condition in conditions.items() if not wants.get(condition, True))
 
 
-def before(playbook: Path, micro_step: str) -> tuple[str, ...]:
+def before(playbook: Path, micro_step: str, config_dir: Path) -> tuple[str, ...]:
     """Micro-steps of a playbook in front of *micro_step*; none when it is empty.
 
     Raises:
-        ConfigError: the file is no playbook.
+        ConfigError: see `micro_steps`.
     """
-    names = micro_steps(playbook)
+    names = micro_steps(playbook, config_dir)
     return names[: names.index(micro_step)] if micro_step in names else ()
 
 
-def boots(playbook: Path) -> tuple[str, ...]:
-    """What the boot profiles that a playbook writes make nodes boot (*switch_pxe_boot* of the role ``switch_pxe``).
+def boots(playbook: Path, config_dir: Path) -> tuple[str, ...]:
+    """What the boot profiles that a playbook writes make nodes boot: a variable of the role that writes them.
 
     Raises:
-        ConfigError: the file is no playbook.
+        ConfigError: see `micro_steps`.
     """
-    written = (entry for entry in _roles(playbook) if isinstance(entry, dict) and _role(entry) == "switch_pxe")
-    return tuple(str(entry["switch_pxe_boot"]) for entry in written if "switch_pxe_boot" in entry)
+    entries = [entry for entry in _roles(playbook) if isinstance(entry, dict)]
+    variables = [roles.find(_role(entry), config_dir).boot_profile for entry in entries]
+    return tuple(str(entry[name]) for entry, name in zip(entries, variables, strict=True) if name in entry)
 
 
 def _roles(playbook: Path) -> list[Any]:
@@ -100,9 +99,15 @@ def _role(entry: Any) -> str:
 
 
 def require_implementation(name: str, config_dir: Path) -> None:
-    """Raises OptionError, listing what there is, when *name* is no implementation."""
+    """Check that *name* is an implementation whose playbook and roles can be read.
+
+    Raises:
+        OptionError: it is none; lists those that there are.
+        ConfigError: see `micro_steps`.
+    """
     known = implementations(config_dir)
     if name in known:
+        micro_steps(known[name], config_dir)
         return
     if name in NEVER_IMPLEMENTED:
         raise OptionError(NEVER_IMPLEMENTED[name])

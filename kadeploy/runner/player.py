@@ -7,24 +7,26 @@ nodes' outcomes from the events of its tasks. Each attempt has a folder that hol
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from kadeploy import process
+from kadeploy.broadcast import progress
+from kadeploy.broadcast.progress import Transfer
 from kadeploy.config.folder import collection
-from kadeploy.runner import inventory, playbooks, request
+from kadeploy.events import Listener, Progress
+from kadeploy.runner import inventory, playbooks, request, roles
 from kadeploy.runner.request import Assignment, Request, RequestNode
-from kadeploy.runner.results import Reading, StepListener
+from kadeploy.runner.results import Reading
 from kadeploy.workflow import Attempt, Outcome, Verdict
 
 MARK = "KADEPLOY_ATTEMPT_DIR"
@@ -65,7 +67,7 @@ class Player:
 
     assignment: Assignment
     nodes: Mapping[str, RequestNode]
-    listener: StepListener
+    tell: Listener
     stop: threading.Event
 
     def perform(self, attempt: Attempt, nodes: tuple[str, ...]) -> dict[str, Outcome]:
@@ -78,20 +80,24 @@ class Player:
         this = self._request(attempt, nodes, folder)
         source = request.write(this)
         (folder / inventory.KNOWN_HOSTS).write_text(inventory.known_hosts_lines(this), encoding="utf-8")
-        playbook = find(attempt.implementation, Path(this.config_dir))
+        config_dir = Path(this.config_dir)
+        playbook = find(attempt.implementation, config_dir)
         if playbook is None:
             return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
         (folder / "ansible.cfg").write_text(_CONFIGURATION, encoding="utf-8")
         settings = environment(this)
-        done = playbooks.before(playbook, attempt.goes_on.micro_step) if attempt.goes_on else ()
+        done = playbooks.before(playbook, attempt.goes_on.micro_step, config_dir) if attempt.goes_on else ()
         _write_command(folder, settings, source, playbook, done, this.site.network_namespace)
         left_out = playbooks.left_out(playbook, inventory.wants(this)) | set(done)
-        reading = Reading(attempt, nodes, left_out, self.listener)
+        reading = Reading(attempt, nodes, left_out, self.tell, self._silent)
         begun = attempt.goes_on.begun if attempt.goes_on else time.monotonic()
-        watch = _Watch(folder, attempt.timeout, self.stop, begun)
+        watch = _Watch(folder, attempt.timeout, self.stop, begun, _Spy(folder, attempt, reading, self.tell))
         rc = _run(settings, source, playbook, done, reading, watch)
         end_processes(folder)
         return reading.outcomes(_why(watch, attempt, rc, folder))
+
+    def _silent(self, role: str) -> bool:
+        return not role or roles.find(role, Path(self.assignment.config_dir)).silent
 
     def _request(self, attempt: Attempt, nodes: tuple[str, ...], folder: Path) -> Request:
         common = msgspec.structs.asdict(self.assignment)
@@ -127,7 +133,7 @@ def environment(this: Request) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
         "ANSIBLE_CONFIG": str(Path(this.run_dir) / "ansible.cfg"),
         "ANSIBLE_HOME": str(Path(this.workflow_dir) / "ansible"),
-        "ANSIBLE_ROLES_PATH": f"{site / 'roles'}:{ours / 'roles'}",
+        "ANSIBLE_ROLES_PATH": ":".join(map(str, roles.folders(site))),
         "ANSIBLE_ACTION_PLUGINS": f"{site / 'action_plugins'}:{plugins['action']}",
         "ANSIBLE_INVENTORY_PLUGINS": str(plugins["inventory"]),
         "ANSIBLE_INVENTORY_ENABLED": "kadeploy",
@@ -197,10 +203,13 @@ class _Watch:
     timeout: int
     stop: threading.Event
     begun: float
+    look: Callable[[], None]
+    """Called at each look at the clock."""
     timed_out: bool = False
     stopped: bool = False
 
     def enough(self) -> bool:
+        self.look()
         self.stopped = self.stop.is_set()
         self.timed_out = bool(self.timeout) and time.monotonic() - self.begun > self.timeout
         if self.stopped or self.timed_out:
@@ -208,29 +217,26 @@ class _Watch:
         return self.stopped or self.timed_out
 
 
+@dataclass
+class _Spy:
+    """Tells how far the attempt's broadcast is, whenever that has changed."""
+
+    folder: Path
+    attempt: Attempt
+    reading: Reading
+    tell: Listener
+    last: Transfer | None = None
+
+    def __call__(self) -> None:
+        transfer = progress.read(self.folder)
+        if transfer is not None and transfer != self.last:
+            self.last = transfer
+            self.tell(Progress(attempt=self.attempt, nodes=self.reading.going(), transfer=transfer))
+
+
 def end_processes(folder: Path) -> None:
     """Kill every process of the attempt in *folder*, or of all attempts beneath it, whoever its parent is by now."""
-    exactly, beneath = f"{MARK}={folder}".encode(), f"{MARK}={folder}/".encode()
-    for _ in range(10):  # one that forked while we looked is found by the next look
-        pids = [pid for pid in _pids() if any(e == exactly or e.startswith(beneath) for e in _environ(pid))]
-        if not pids:
-            return
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]  # noqa: PTH208
-
-
-def _environ(pid: int) -> list[bytes]:
-    """Environment of a process; empty when it is not ours, or no more than a zombie."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+    process.end_marked(MARK, lambda value: f"{value}/".startswith(f"{folder}/"))
 
 
 def _why(watch: _Watch, attempt: Attempt, rc: int, folder: Path) -> str:

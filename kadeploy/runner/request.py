@@ -19,7 +19,7 @@ from kadeploy.config.partition import partition_device
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import ConfigError
-from kadeploy.workflow import Attempt
+from kadeploy.workflow import Attempt, Operation
 
 try:
     from yaml import CSafeDumper as SafeDumper
@@ -112,7 +112,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
 
     format: Literal[1] = 1
     wid: str
-    operation: Literal["deploy", "reboot", "power"]
+    operation: Operation
     user: str
     config_dir: str
     workflow_dir: str

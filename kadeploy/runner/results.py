@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from kadeploy.commands import last_line
+from kadeploy.events import Listener, StepResult, StepStarted
 from kadeploy.workflow import Attempt, Outcome, Verdict
-
-_SILENT_STEPS = frozenset({"finish", "drop_failed_nodes", ""})
-"""Roles that are no micro-step of their own."""
-
-
-class StepListener(Protocol):
-    """Who wants to know what happens inside an attempt; called from the attempt's thread."""
-
-    def step_started(self, attempt: Attempt, micro_step: str, nodes: tuple[str, ...], /) -> None:
-        """A micro-step begins for *nodes* (those that have no KO or BRK so far)."""
-
-    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome], /) -> None:
-        """A task of a micro-step has ended for these nodes (a micro-step may have several tasks)."""
 
 
 @dataclass
@@ -30,7 +19,9 @@ class Reading:
     nodes: tuple[str, ...]
     left_out: frozenset[str]
     """Micro-steps that will not run."""
-    listener: StepListener
+    tell: Listener
+    silent: Callable[[str], bool]
+    """Whether a role is no micro-step of its own; the role of a task without one is empty."""
     step: str = ""
     announced: str = ""
     ended: dict[str, Outcome] = field(default_factory=dict)
@@ -61,6 +52,10 @@ class Reading:
             case "playbook_on_stats":
                 self.stats = data
         return False
+
+    def going(self) -> tuple[str, ...]:
+        """Nodes that are neither KO nor at a breakpoint so far."""
+        return tuple(node for node in self.nodes if node not in self.ended and node not in self.failed)
 
     def outcomes(self, otherwise: str) -> dict[str, Outcome]:
         """Every node's outcome; *otherwise* tells why there is none when the play did not end normally."""
@@ -96,11 +91,11 @@ class Reading:
             self._announce(self.step)
 
     def _announce(self, step: str) -> None:
-        if step not in _SILENT_STEPS and step != self.announced:
+        if step != self.announced and not self.silent(step):
             self.announced = step
-            going = tuple(node for node in self.nodes if node not in self.ended and node not in self.failed)
+            going = self.going()
             if going:
-                self.listener.step_started(self.attempt, step, going)
+                self.tell(StepStarted(attempt=self.attempt, micro_step=step, nodes=going))
 
     def _batch(self, data: Mapping[str, Any]) -> None:
         """A task for all nodes has ended: its result holds an outcome per node."""
@@ -118,9 +113,9 @@ class Reading:
         for node, outcome in results.items():
             if outcome.verdict is not Verdict.OK:
                 self.ended.setdefault(node, outcome)
-        silent = step in _SILENT_STEPS and not any(map(_worth_telling, results.values()))
+        silent = self.silent(step) and not any(map(_worth_telling, results.values()))
         if results and not silent:
-            self.listener.step_result(self.attempt, step, results)
+            self.tell(StepResult(attempt=self.attempt, micro_step=step, outcomes=results))
 
     def _outcome(self, step: str, entry: Mapping[str, Any]) -> Outcome:
         verdict = Verdict(entry["verdict"])
@@ -155,7 +150,7 @@ class Reading:
         if node in self.nodes and node not in self.failed and node not in self.ended:
             self.failed[node] = outcome
             self.failed_tasks[node] = str(data.get("task_uuid"))
-            self.listener.step_result(self.attempt, self.step, {node: outcome})
+            self.tell(StepResult(attempt=self.attempt, micro_step=self.step, outcomes={node: outcome}))
 
     def _reason(self, step: str, reason: str) -> str:
         where, text = f"{self.attempt.implementation}-{step}: ", " ".join(reason.split())
@@ -169,7 +164,6 @@ def _worth_telling(outcome: Outcome) -> bool:
 def _last_line(result: Mapping[str, Any]) -> str:
     """The last line that a command said."""
     for stream in ("stderr", "stdout"):
-        lines = str(result.get(stream) or "").strip().splitlines()
-        if lines:
-            return lines[-1].strip()
+        if line := last_line(str(result.get(stream) or "")):
+            return line
     return ""

@@ -1,240 +1,71 @@
-"""The state of a site in a database: tables, connection, schema versions. The one home of peewee.
+"""The state of a site in a database: connections, schema versions, and how rows are read and written.
 
 SQLite in WAL mode by default (``state_dir/kadeploy.db``), PostgreSQL (psycopg 3) or MySQL (PyMySQL) by URL. Every
 writing transaction is short and, on SQLite, takes the write lock at its start, so that a check and the write that
 depends on it are one.
+
+A thread (or an asyncio task) works for one site at a time, the one it connected to last: :func:`connect` chooses the
+database that all queries of this thread go to, so that threads of one process can serve different sites. What
+``asyncio.to_thread`` runs works for the site of its task; a new thread works for none until it connects. Every thread
+has connections of its own.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import msgspec
 import peewee
 
 from kadeploy.config.site import Site
-from kadeploy.environments.environment import Environment
 from kadeploy.errors import DatabaseError
+from kadeploy.state.tables import TABLES, Row, SchemaVersion
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 30
 """How long a process waits for another one's write before it gives up."""
 CHUNK = 500
 """Rows per statement: below the variable limits of all three databases."""
 
-DB = peewee.DatabaseProxy()
-"""What the tables are bound to; :func:`connect` sets it."""
-
-ItemT = TypeVar("ItemT")
+_chosen: ContextVar[Any] = ContextVar("kadeploy_database", default=None)
 
 
-# --- tables -----------------------------------------------------------------------------------------------------
+class _Chosen(peewee.DatabaseProxy):
+    """Stands for the database that the calling thread has chosen."""
 
-
-class Row(peewee.Model):
-    """What all tables share."""
-
-    class Meta:
-        """Bound to the site's database at run time."""
-
-        database = DB
-
-
-class SchemaVersion(Row):
-    """One row: which version of these tables the database holds."""
-
-    version = peewee.IntegerField(primary_key=True)
-
-    class Meta:
-        """Table name."""
-
-        table_name = "schema_version"
-
-
-class EnvironmentRow(Row):
-    """A recorded environment; the image and the archives are JSON of their structs."""
-
-    id = peewee.BigAutoField()
-    name = peewee.CharField(255)
-    version = peewee.IntegerField(default=1)
-    user = peewee.CharField(255)
-    description = peewee.TextField(default="")
-    author = peewee.TextField(default="")
-    image = peewee.TextField()
-    preinstall = peewee.TextField(default="null")
-    postinstalls = peewee.TextField(default="[]")
-    kernel = peewee.TextField(default="")
-    kernel_params = peewee.TextField(default="")
-    initrd = peewee.TextField(default="")
-    hypervisor = peewee.TextField(default="")
-    hypervisor_params = peewee.TextField(default="")
-    fdisktype = peewee.CharField(64, default="83")
-    filesystem = peewee.CharField(64, default="")
-    environment_kind = peewee.CharField(16, default="linux")
-    visibility = peewee.CharField(16, default="private")
-    demolishing_env = peewee.IntegerField(default=0)
-    part = peewee.CharField(255, default="")
-
-    class Meta:
-        """A name and a version are unique per owner."""
-
-        table_name = "environments"
-        indexes = ((("name", "version", "user"), True),)
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[Any], None]] = []
 
     @property
-    def environment(self) -> Environment:
-        """The row as the rest of the program knows it."""
-        columns = {name: getattr(self, name) for name in Environment.__struct_fields__}
-        columns.update({name: msgspec.json.decode(columns[name]) for name in _JSON_COLUMNS})
-        return msgspec.convert(columns, Environment)
+    def obj(self) -> Any:
+        """Peewee's name for what a proxy stands for; None when nothing was chosen."""
+        return _chosen.get()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_here(), name)
 
 
-_JSON_COLUMNS = ("image", "preinstall", "postinstalls")
+def _here() -> Any:
+    database = _chosen.get()
+    if database is None:
+        raise DatabaseError("This thread works for no site: call kadeploy.state.database.connect(site) in it first.")
+    return database
 
 
-def environment_columns(environment: Environment) -> dict[str, Any]:
-    """Column values of *environment*, for ``EnvironmentRow.insert``, ``create`` or ``update``."""
-    columns: dict[str, Any] = msgspec.structs.asdict(environment)
-    columns.update({name: msgspec.json.encode(columns[name]).decode() for name in _JSON_COLUMNS})
-    return columns
+DB = _Chosen()
+"""What the tables are bound to: the database of the calling thread, see :func:`connect`."""
+for _table in TABLES:
+    _table.bind(DB)
 
-
-class Right(Row):
-    """*user* may deploy on *part* of *node*; ``*`` stands for any. Over at *until* (Unix seconds), if set."""
-
-    id = peewee.BigAutoField()
-    user = peewee.CharField(255)
-    node = peewee.CharField(255)
-    part = peewee.CharField(255)
-    until = peewee.BigIntegerField(null=True)
-
-    class Meta:
-        """One row per user, node and partition."""
-
-        table_name = "rights"
-        indexes = ((("user", "node", "part"), True), (("node",), False))
-
-
-class NodeState(Row):
-    """What was last done to a node, and with which environment (empty: none, or an anonymous one)."""
-
-    hostname = peewee.CharField(255, primary_key=True)
-    state = peewee.CharField(32)
-    env_name = peewee.CharField(255, default="")
-    env_version = peewee.IntegerField(null=True)
-    env_owner = peewee.CharField(255, default="")
-    date = peewee.BigIntegerField()
-    user = peewee.CharField(255, default="")
-
-    class Meta:
-        """Table name."""
-
-        table_name = "nodes"
-
-
-class Claim(Row):
-    """A node in the hands of one workflow; the primary key is what makes two claims impossible."""
-
-    node = peewee.CharField(255, primary_key=True)
-    wid = peewee.CharField(64, index=True, column_name="workflow")
-    user = peewee.CharField(255)
-    host = peewee.CharField(255)
-    pid = peewee.BigIntegerField()
-    process_start = peewee.CharField(32)
-    boot_id = peewee.CharField(64)
-    since = peewee.BigIntegerField()
-
-    class Meta:
-        """Table name."""
-
-        table_name = "claims"
-
-
-class Workflow(Row):
-    """One operation on a set of nodes, running or ended, and the process that does it."""
-
-    wid = peewee.CharField(64, primary_key=True)
-    operation = peewee.CharField(16)
-    user = peewee.CharField(255)
-    env_name = peewee.CharField(255, default="")
-    env_version = peewee.IntegerField(null=True)
-    env_owner = peewee.CharField(255, default="")
-    anonymous = peewee.BooleanField(default=False)
-    started = peewee.BigIntegerField()
-    ended = peewee.BigIntegerField(null=True, index=True)
-    state = peewee.CharField(16, default="running")
-    host = peewee.CharField(255)
-    pid = peewee.BigIntegerField()
-    process_start = peewee.CharField(32)
-    boot_id = peewee.CharField(64)
-    seen = peewee.BigIntegerField()
-    """When its controller last gave a sign of life."""
-
-    class Meta:
-        """Table name."""
-
-        table_name = "workflows"
-
-
-class Progress(Row):
-    """Where a node stands in a workflow."""
-
-    workflow = peewee.ForeignKeyField(Workflow, column_name="wid", on_delete="CASCADE")
-    node = peewee.CharField(255)
-    cluster = peewee.CharField(255, default="")
-    macro_step = peewee.CharField(255, default="")
-    micro_step = peewee.CharField(255, default="")
-    state = peewee.CharField(32, default="ok")
-
-    class Meta:
-        """One row per workflow and node."""
-
-        table_name = "progress"
-        primary_key = peewee.CompositeKey("workflow", "node")
-
-
-class Log(Row):
-    """What one operation did to one node: what kastat3 counts. Times in seconds, retries are tries minus one."""
-
-    id = peewee.BigAutoField()
-    wid = peewee.CharField(64, index=True)
-    operation = peewee.CharField(16)
-    user = peewee.CharField(255)
-    hostname = peewee.CharField(255)
-    step1 = peewee.CharField(255, default="")
-    step2 = peewee.CharField(255, default="")
-    step3 = peewee.CharField(255, default="")
-    timeout_step1 = peewee.IntegerField(default=0)
-    timeout_step2 = peewee.IntegerField(default=0)
-    timeout_step3 = peewee.IntegerField(default=0)
-    retry_step1 = peewee.IntegerField(default=0)
-    retry_step2 = peewee.IntegerField(default=0)
-    retry_step3 = peewee.IntegerField(default=0)
-    start = peewee.BigIntegerField()
-    step1_duration = peewee.IntegerField(default=0)
-    step2_duration = peewee.IntegerField(default=0)
-    step3_duration = peewee.IntegerField(default=0)
-    env = peewee.CharField(300, default="")
-    anonymous_env = peewee.BooleanField(default=False)
-    md5 = peewee.CharField(64, default="")
-    success = peewee.BooleanField()
-    error = peewee.TextField(default="")
-
-    class Meta:
-        """The first index answers failure rates alone, without a look at the rows; the second gives dates in order."""
-
-        table_name = "log"
-        indexes = ((("operation", "hostname", "start", "success"), False), (("start", "id"), False))
-
-
-TABLES = (SchemaVersion, EnvironmentRow, Right, NodeState, Claim, Workflow, Progress, Log)
+ItemT = TypeVar("ItemT")
 
 
 # --- databases --------------------------------------------------------------------------------------------------
@@ -270,6 +101,11 @@ class _Refusing:
 
 
 class _SQLite(_Refusing, peewee.SqliteDatabase):
+    def connect(self, *args: Any, **kwargs: Any) -> Any:
+        with suppress(OSError):  # connecting says why
+            Path(self.database).touch(mode=0o600)
+        return super().connect(*args, **kwargs)
+
     def advice(self, error: Exception) -> str:
         text, path = _text(error), Path(self.database)
         if "locked" in text:
@@ -308,8 +144,6 @@ def _sqlite(path: Path) -> _SQLite:
     pragmas = {"journal_mode": "wal", "foreign_keys": 1, "synchronous": "normal"}
     database = _SQLite(str(path), pragmas=pragmas, timeout=BUSY_SECONDS, lock_type="IMMEDIATE")
     database.label = str(path)
-    with suppress(OSError):  # connecting says why
-        path.touch(mode=0o600)
     return database
 
 
@@ -359,44 +193,62 @@ def _without_password(url: str) -> str:
     return re.sub(r"(?<=password=)[^&]*", "…", re.sub(r"(://[^:/@]*):[^/]*@", r"\1@", url))
 
 
-_current: tuple[str, Any] | None = None
-_connecting = threading.Lock()
+_known: dict[str, Any] = {}
+"""Databases by URL, for all threads; each of them holds a connection per thread."""
+_knowing = threading.Lock()
 
 
 def connect(site: Site) -> Any:
-    """The database of *site* (a ``peewee.Database``), its tables bound and up to date.
+    """Choose the database of *site* for this thread (a ``peewee.Database``), its tables bound and up to date.
 
-    The same object while the URL stays the same; every thread gets a connection of its own at its first query.
+    The same object for the same URL in all threads. Call it as often as you like, and :func:`disconnect` when done.
 
     Raises:
-        DatabaseError: it cannot be opened, or a later Kadeploy made it; the text says what to do.
+        DatabaseError: it cannot be opened, or a later Kadeploy made it; the text says what to do. The thread stays
+            with the site it had.
     """
-    global _current  # noqa: PLW0603 - one process serves one site
-    url = site.database or f"sqlite://{site.state / 'kadeploy.db'}"
-    with _connecting:
-        if _current is None or _current[0] != url:
-            disconnect()
-            if not site.database:
-                _create_folder(site.state)
-            database = _open(url)
-            DB.initialize(database)
-            migrate()
-            _current = (url, database)
-        return _current[1]
+    database = _database(site.database or f"sqlite://{site.state / 'kadeploy.db'}")
+    before = _chosen.set(database)
+    if database.is_closed():
+        try:
+            _prepare(site)
+        except BaseException:
+            database.close()
+            _chosen.reset(before)
+            raise
+    return database
+
+
+def _database(url: str) -> Any:
+    with _knowing:
+        if url not in _known:
+            _known[url] = _open(url)
+        return _known[url]
+
+
+def _prepare(site: Site) -> None:
+    if not site.database:
+        _create_folder(site.state)
+    migrate()
 
 
 def disconnect() -> None:
-    """Close this thread's connection, if there is one."""
-    global _current  # noqa: PLW0603
-    if _current is not None:
-        _current[1].close()
-        _current = None
+    """Close the connections of this thread, to whatever databases; it works for no site until it connects again."""
+    with _knowing:
+        databases = list(_known.values())
+    for database in databases:
+        database.close()
+    _chosen.set(None)
+
+
+atexit.register(disconnect)  # SQLite then folds its journal back into one file
 
 
 # --- schema versions --------------------------------------------------------------------------------------------
 
 MIGRATIONS: Mapping[int, Sequence[str]] = {
     2: ("ALTER TABLE rights ADD COLUMN until BIGINT",),
+    3: ("ALTER TABLE progress ADD COLUMN told VARCHAR(64) NOT NULL DEFAULT ''",),
 }
 """SQL that leads from the version before to this one; understood by all three databases."""
 
@@ -472,8 +324,8 @@ def _migrating_alone() -> Iterator[None]:
 
 
 def transaction() -> Any:
-    """Context manager: all or nothing, and on SQLite the only writer meanwhile. Keep it short."""
-    return DB.atomic()
+    """Context manager: all or nothing, and on SQLite the only writer meanwhile. Keep it short, and at one site."""
+    return _here().atomic()
 
 
 def chunked(items: Iterable[ItemT], size: int = CHUNK) -> Iterator[list[ItemT]]:
@@ -508,21 +360,29 @@ def fetch(query: Any) -> list[tuple[Any, ...]]:
 
 
 def stream(query: Any) -> Iterator[tuple[Any, ...]]:
-    """Rows of *query* as tuples, as the database finds them: memory does not grow with their number."""
-    sql, parameters = query.sql()
-    if isinstance(DB.obj, peewee.PostgresqlDatabase):
-        with DB.connection().cursor(name="kadeploy", withhold=True) as cursor:
+    """Rows of *query* as tuples, as the database finds them: memory does not grow with their number.
+
+    They come from the site that this thread has chosen now, whatever it chooses before it has read them all.
+    """
+    return _rows(_here(), *query.sql())
+
+
+def _rows(database: Any, sql: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    connection = database.connection()
+    if isinstance(database, peewee.PostgresqlDatabase):
+        with connection.cursor(name="kadeploy", withhold=True) as cursor:
             cursor.itersize = 1000
             yield from cursor.execute(sql, parameters)
         return
-    cursor = _unbuffered_cursor()
+    cursor = connection.cursor(*_unbuffered(database))
     cursor.execute(sql, parameters)
     yield from cursor
 
 
-def _unbuffered_cursor() -> Any:
-    if isinstance(DB.obj, peewee.MySQLDatabase):
-        from pymysql.cursors import SSCursor  # type: ignore[import-untyped]  # noqa: PLC0415 - MySQL sites only
+def _unbuffered(database: Any) -> tuple[Any, ...]:
+    """The kind of cursor, where the usual one would fetch all rows at once."""
+    if not isinstance(database, peewee.MySQLDatabase):
+        return ()
+    from pymysql.cursors import SSCursor  # type: ignore[import-untyped]  # noqa: PLC0415 - MySQL sites only
 
-        return DB.connection().cursor(SSCursor)
-    return DB.connection().cursor()
+    return (SSCursor,)

@@ -19,7 +19,8 @@ from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import EnvironmentRefused, OptionError, RightsError
 from kadeploy.files import MEGA, LocalFile
-from kadeploy.state.database import EnvironmentRow, connect, environment_columns, transaction
+from kadeploy.state.database import connect, transaction
+from kadeploy.state.tables import EnvironmentRow, environment_columns
 
 EVERYBODY = "*"
 Part = Literal["tarball", "preinstall", "postinstalls"]

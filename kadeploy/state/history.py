@@ -11,7 +11,8 @@ from peewee import Case, fn
 
 from kadeploy.config.site import Site
 from kadeploy.nodeset import natural_key
-from kadeploy.state.database import Log, connect, fetch, stream
+from kadeploy.state.database import connect, fetch, stream
+from kadeploy.state.tables import Log
 
 FIELDS = (
     "user",

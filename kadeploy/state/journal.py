@@ -1,7 +1,8 @@
 """What workflows do, written down while they do it, so that ``kanodes3 -y`` and kastat3 work from other processes.
 
 Every call is one short transaction over many nodes. A controller that is killed leaves its journal behind; see
-:func:`kadeploy.state.nodes.reap`.
+:func:`kadeploy.state.nodes.reap`. What takes a workflow id but no site works for the site that the calling thread
+connected to last (`begin` connects it): another thread has to call :func:`kadeploy.state.database.connect` first.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
-from kadeploy.state.database import Log, Progress, Workflow, chunked, connect, fetch, insert, transaction
+from kadeploy.state.database import chunked, connect, fetch, insert, transaction
+from kadeploy.state.tables import Log, Progress, Workflow
+from kadeploy.workflow import Operation
 
-Operation = Literal["deploy", "reboot", "power"]
 NodeProgress = Literal["ok", "ko", "reboot_in_progress", "rebooted", "discarded"]
 
 KEPT_DAYS = 30
@@ -87,12 +89,17 @@ def begin(
 
 def micro_step(wid: str, nodes: Iterable[str], macro_step: str, micro_step: str) -> None:
     """*nodes* of the workflow enter *micro_step* of *macro_step* (the implementation's name)."""
-    _update(wid, nodes, macro_step=macro_step, micro_step=micro_step, state="ok")
+    _update(wid, nodes, macro_step=macro_step, micro_step=micro_step, state="ok", told="")
 
 
 def node_state(wid: str, nodes: Iterable[str], state: NodeProgress) -> None:
     """*nodes* of the workflow are now in *state*, within the micro-step they are in."""
     _update(wid, nodes, state=state)
+
+
+def told(wid: str, nodes: Iterable[str], text: str) -> None:
+    """*nodes* of the workflow are that far in their micro-step: ``42 %, 118 MB/s, 12 s left``; 64 characters count."""
+    _update(wid, nodes, told=text[: Progress.told.max_length])
 
 
 def keep_alive(wid: str) -> None:
@@ -144,7 +151,8 @@ def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = 
     """The running workflows, or the one named *wid* even when it has ended, as ``kanodes3 -y`` shows them.
 
     ``{wid: {user, deploy_id, environment_name, environment_version, environment_user, anonymous_environment, nodes:
-    {host: [{macro-step: …}, {micro-step: …}, {state: …}]}}}``; *nodes* leaves out all other nodes.
+    {host: [{macro-step: …}, {micro-step: …}, {state: …}]}}}``, and ``{progress: …}`` at the end of the list where the
+    micro-step tells it. *nodes* leaves out all other nodes.
 
     Raises:
         OptionError: no workflow is called *wid*.
@@ -160,8 +168,8 @@ def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = 
 
 
 def _dump(flow: Workflow, only: set[str] | None) -> dict[str, Any]:
-    query = Progress.select(Progress.node, Progress.macro_step, Progress.micro_step, Progress.state)
-    rows = fetch(query.where(Progress.workflow == flow.wid))
+    columns = (Progress.node, Progress.macro_step, Progress.micro_step, Progress.state, Progress.told)
+    rows = fetch(Progress.select(*columns).where(Progress.workflow == flow.wid))
     return {
         "user": flow.user,
         "deploy_id": flow.wid,
@@ -170,8 +178,13 @@ def _dump(flow: Workflow, only: set[str] | None) -> dict[str, Any]:
         "environment_user": flow.env_owner,
         "anonymous_environment": flow.anonymous,
         "nodes": {
-            node: [{"macro-step": macro}, {"micro-step": micro}, {"state": state}]
-            for node, macro, micro, state in sorted(rows, key=lambda row: natural_key(row[0]))
+            node: _stand(*stand)
+            for node, *stand in sorted(rows, key=lambda row: natural_key(row[0]))
             if only is None or node in only
         },
     }
+
+
+def _stand(macro_step: str, micro_step: str, state: str, progress: str) -> list[dict[str, str]]:
+    shown = [{"macro-step": macro_step}, {"micro-step": micro_step}, {"state": state}]
+    return [*shown, {"progress": progress}] if progress else shown

@@ -1,7 +1,7 @@
 """The nodes of a site: who holds them, and what was last done to them.
 
 A claim is a row whose key is the node, taken in one transaction: two workflows can never hold a node, not even those of
-two controllers that share a database.
+two controllers that share a database. What takes no site works for the one that the calling thread connected to last.
 """
 
 from __future__ import annotations
@@ -13,19 +13,8 @@ from typing import Literal, NamedTuple, Protocol
 from kadeploy.config.site import Site
 from kadeploy.process import Controller, is_alive, is_here, this
 from kadeploy.state import journal
-from kadeploy.state.database import (
-    DB,
-    Claim,
-    NodeState,
-    Workflow,
-    chunked,
-    connect,
-    fetch,
-    insert,
-    stream,
-    transaction,
-    upsert,
-)
+from kadeploy.state.database import DB, chunked, connect, fetch, insert, stream, transaction, upsert
+from kadeploy.state.tables import Claim, NodeState, Workflow
 
 State = Literal[
     "prod_env",
@@ -211,10 +200,10 @@ def set_state(
 
 def states(site: Site, nodes: Sequence[str] | None = None) -> Iterator[NodeRow]:
     """What is recorded of *nodes* (default: all), in no particular order; nodes never operated on are missing."""
-    connect(site)
     columns = [getattr(NodeState, name) for name in NodeRow._fields]
     parts = [None] if nodes is None else chunked(nodes, _NAMES)
     for part in parts:
+        connect(site)  # whoever reads the rows may turn to another site in between
         query = NodeState.select(*columns)
         rows = stream(query if part is None else query.where(NodeState.hostname.in_(part)))
         yield from map(NodeRow._make, rows)

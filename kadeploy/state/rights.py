@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from kadeploy.config.site import Site
 from kadeploy.errors import RightsError
 from kadeploy.nodeset import fold, natural_key
-from kadeploy.state.database import Right, chunked, connect, fetch, insert, transaction
+from kadeploy.state.database import chunked, connect, fetch, insert, transaction
+from kadeploy.state.tables import Right
 
 ANY = "*"
 _NAMES = 5000

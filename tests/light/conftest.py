@@ -90,19 +90,6 @@ def deploy_profile(lab: Lab, node: str) -> None:
     (folder / name).write_text("KERNEL http://10.177.0.1/deploy-vmlinuz\n")
 
 
-class Quiet:
-    """A listener that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.steps: list[str] = []
-
-    def step_started(self, attempt: Attempt, micro_step: str, nodes: tuple[str, ...]) -> None:
-        self.steps.append(micro_step)
-
-    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
-        pass
-
-
 @dataclass
 class Cluster:
     """Nodes that are in the deployment system."""
@@ -130,21 +117,9 @@ class Cluster:
             **{"site": self.configuration.site, "cluster": self.configuration.clusters["lab"], **asked},
         )
         members = {name: RequestNode(name=name, address=node.address) for name, node in self.lab.members.items()}
-        player = Player(assignment, members, Quiet(), threading.Event())
-        return self._inside(player, Attempt(macro_step, implementation, 0, 300, 1))
-
-    def _inside(self, player: Player, attempt: Attempt) -> dict[str, Outcome]:
-        """In a thread of its own, which alone enters the lab's network."""
-        answers: list[dict[str, Outcome]] = []
-
-        def run() -> None:
-            namespace.enter(self.lab.name)
-            answers.append(player.perform(attempt, self.nodes))
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
-        return answers[0]
+        player = Player(assignment, members, lambda _event: None, threading.Event())
+        with namespace.inside(self.lab.name):
+            return player.perform(Attempt(macro_step, implementation, 0, 300, 1), self.nodes)
 
     def on(self, node: str, script: str) -> str:
         """Output of *script* on a node, which succeeds there."""

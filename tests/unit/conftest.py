@@ -9,9 +9,11 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
@@ -103,18 +105,25 @@ def postgresql() -> Iterator[str]:
             subprocess.run([*control, "-m", "immediate", "stop"], check=True)
 
 
+@contextmanager
+def _schema(server: str) -> Iterator[str]:
+    """URL of an empty schema of its own."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+        yield f"{server}{'&' if '?' in server else '?'}options={quote(f'-csearch_path={name}')}"
+        database.disconnect()
+        connection.execute(f"DROP SCHEMA {name} CASCADE")
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database for one test: a file, or a schema of its own."""
     if request.param == "sqlite":
         yield f"sqlite://{tmp_path}/site/state/kadeploy.db"
         return
-    server, schema = request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {schema}")
-        yield f"{server}{'&' if '?' in server else '?'}options={quote(f'-csearch_path={schema}')}"
-        database.disconnect()
-        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+    with _schema(request.getfixturevalue("postgresql")) as url:
+        yield url
 
 
 # --- sites ------------------------------------------------------------------------------------------------------
@@ -144,6 +153,16 @@ def site(site_folder: Path) -> Iterator[Site]:
     """The site of *site_folder*; its database is not there yet."""
     yield load_site(site_folder)
     database.disconnect()
+
+
+@pytest.fixture
+def other_site(site: Site, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """Another site, whose database is of the same kind as that of *site*."""
+    if site.database.startswith("sqlite"):
+        yield msgspec.structs.replace(site, name="lyon", database=f"sqlite://{tmp_path}/lyon.db")
+        return
+    with _schema(request.getfixturevalue("postgresql")) as url:
+        yield msgspec.structs.replace(site, name="lyon", database=url)
 
 
 # --- tools ------------------------------------------------------------------------------------------------------

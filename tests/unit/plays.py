@@ -30,6 +30,15 @@ def write_play(config: Path, name: str, text: str) -> None:
     (config / "playbooks" / f"{name}.yml").write_text(HEAD + text, encoding="utf-8")
 
 
+def write_role(config: Path, name: str, tasks: str, says: str = "") -> None:
+    """Add a role to a configuration folder; *says* is what it says of itself as a micro-step."""
+    for path, text in (("tasks/main.yml", tasks), ("meta/microstep.yml", says)):
+        if text:
+            file = config / "roles" / name / path
+            file.parent.mkdir(parents=True)
+            file.write_text(text, encoding="utf-8")
+
+
 def batch(step: str, **verdicts: str) -> str:
     """A task whose outcomes are given as ``n_1="ok"`` for node ``n-1``; two underscores are a dot."""
     nodes = {name.replace("__", ".").replace("_", "-"): verdict for name, verdict in verdicts.items()}

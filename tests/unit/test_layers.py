@@ -15,6 +15,7 @@ LAYERS = (
     {"workflow", "errors", "nodeset", "files", "caller", "process", "commands"},
     {"environments", "remote", "config"},
     {"boot", "state", "power", "broadcast", "images"},
+    {"events"},
     {"runner", "microsteps"},
     {"operations", "lab"},
     {"cli"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from kadeploy.lab.lab import CONTROLLER, PREFIX, Lab, LabNode
 from kadeploy.lab.light import loop, profile
 from kadeploy.lab.machine import DIE_WITH_PARENT, MachineError
 from kadeploy.lab.network import BRIDGE, tap
+from kadeploy.process import children, kill
 
 _UNSHARE = ("unshare", "--mount", "--net", "--uts", "--ipc", "--pid")
 _FIRST = ("/bin/sh", "-c", f'{" ".join(DIE_WITH_PARENT)} /bin/bash "$0"; exit $?')
@@ -134,22 +134,12 @@ class LightMachine:
         process = self._process
         if process is None or process.returncode is not None:
             return
-        for pid in _children(process.pid):
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
+        for pid in children(process.pid):
+            kill(pid, number)
 
     def _say(self, text: str) -> None:
         with self._lab.serial_log(self._node.name).open("a") as serial:
             serial.write(f"[{time.strftime('%H:%M:%S')} {self._node.name} {text}]\n")
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
 
 
 def _file(name: str) -> Path:

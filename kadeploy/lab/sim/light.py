@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 import re
-import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ import asyncssh
 from kadeploy.lab.lab import Lab, LabNode
 from kadeploy.lab.sim import tree
 from kadeploy.lab.sim.relays import Relays
+from kadeploy.process import end_group
 
 _LENGTH = re.compile(r" read -r -N (\d+) ")
 _KILL = re.compile(r"kill -TERM -(\d+)")
@@ -203,5 +203,5 @@ async def _copy(source: int, target: Any) -> None:
 
 def _kill(pid: int) -> None:
     if pid < 1 << 22:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(PermissionError):
+            end_group(pid)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
 import socket
 import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from kadeploy import process
 from kadeploy.lab.lab import Lab, LabNode
 from kadeploy.lab.sim import tree
 
@@ -86,21 +85,11 @@ class OpenSsh:
     def halt(self, node: LabNode) -> None:
         """As `Backend.halt`."""
         for session in self._sessions.get(node.name, ()):
-            for pid in _family(session.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            for pid in process.family(session.pid):
+                process.kill(pid)
 
 
 def _obey(fifo: int, power: Callable[[str], None]) -> None:
     """Read what the node's commands have written; several at once are one."""
     if words := os.read(fifo, 4096).decode(errors="replace").split("\n"):
         power(words[0])
-
-
-def _family(pid: int) -> list[int]:
-    """*pid* and its descendants that are still tied to it, parents first."""
-    found = [pid]
-    for parent in found:
-        with contextlib.suppress(OSError):
-            found += [int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-    return found

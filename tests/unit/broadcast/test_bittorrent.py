@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,16 +15,20 @@ from kadeploy.workflow import Outcome, Verdict
 SERVER = "127.0.0.1"
 
 
+async def run_local(member: chain.Member, program: bytes) -> Outcome:
+    """A node's script on this machine."""
+    script = f"export NODE={member.name}\n".encode() + program
+    done = await asyncio.to_thread(subprocess.run, ["bash", "-s"], input=script, capture_output=True, check=False)
+    verdict = Verdict.KO if done.returncode else Verdict.OK
+    return Outcome(verdict, rc=done.returncode, stdout=done.stdout.decode(), stderr=done.stderr.decode())
+
+
 def run(tmp_path: Path, sink: str, count: int = 2, size: int = 3_000_000, **changes) -> dict[str, chain.Reception]:
     image = tmp_path / "image"
     image.write_bytes(os.urandom(size))
     broadcast = chain.describe(image, sink, environment={"OUT": str(tmp_path)}, **changes)
     members = [chain.Member(f"node-{i}", SERVER) for i in range(1, count + 1)]
-
-    async def run_named(member: chain.Member, program: bytes) -> Outcome:
-        return await bittorrent.run_local(member, f"export NODE={member.name}\n".encode() + program)
-
-    return asyncio.run(bittorrent.send(broadcast, members, run_named, SERVER, stall=20))
+    return asyncio.run(bittorrent.send(broadcast, members, run_local, SERVER, stall=20))
 
 
 def test_every_client_gets_the_same_bytes_and_leaves_nothing_behind(tmp_path):
@@ -52,7 +57,7 @@ def test_a_wrong_digest_is_noticed(tmp_path):
     broadcast = chain.describe(image, f"touch {tmp_path}/unpacked")
     image.write_bytes(b"b" * 100_000)
     members = [chain.Member("node-1", SERVER)]
-    outcomes = asyncio.run(bittorrent.send(broadcast, members, bittorrent.run_local, SERVER))
+    outcomes = asyncio.run(bittorrent.send(broadcast, members, run_local, SERVER))
     assert f"{broadcast.sha256} expected" in outcomes["node-1"].message
     assert not (tmp_path / "unpacked").exists()
 
@@ -64,7 +69,7 @@ def test_values_reach_the_sink_as_they_are(tmp_path):
     image.write_bytes(b"x")
     broadcast = chain.describe(image, f'printf %s "$VALUE" > {tmp_path}/value', environment={"VALUE": value})
     members = [chain.Member("node-1", SERVER)]
-    outcomes = asyncio.run(bittorrent.send(broadcast, members, bittorrent.run_local, SERVER))
+    outcomes = asyncio.run(bittorrent.send(broadcast, members, run_local, SERVER))
     assert outcomes["node-1"].verdict is Verdict.OK, outcomes
     assert (tmp_path / "value").read_text() == value
 

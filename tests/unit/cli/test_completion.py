@@ -16,7 +16,7 @@ from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
 from kadeploy.state import database
-from kadeploy.state.database import EnvironmentRow
+from kadeploy.state.tables import EnvironmentRow
 
 HOSTILE = "$(touch pwned)"
 """A name that another user chose for a public environment, to run something in a shell that completes it."""

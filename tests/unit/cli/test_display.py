@@ -11,14 +11,27 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TextIO
 
 import pytest
 
-from kadeploy.cli.display import Display, debug_lines, plan_lines, progress, report_lines
+from kadeploy.broadcast.progress import Transfer
+from kadeploy.cli.display import Display, debug_lines, plan_lines
 from kadeploy.config.cluster import Implementation
+from kadeploy.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Began,
+    Ended,
+    Event,
+    Finished,
+    LeftOut,
+    Note,
+    Progress,
+    Report,
+    StepResult,
+    StepStarted,
+)
 from kadeploy.workflow import Attempt, Final, Outcome, Plan, Verdict
 
 FIRST = Attempt("SetDeploymentEnv", "SetDeploymentEnvUntrusted", 0, 60, 1)
@@ -28,30 +41,31 @@ OK = Outcome(Verdict.OK)
 KO = Outcome(Verdict.KO, "SetDeploymentEnvUntrusted-reboot: no answer")
 
 
-@dataclass(frozen=True)
-class Work:
-    folder: Path = Path("/nonesuch")
-    wid: str = "D-1"
-    operation: str = "deploy"
-    notes: tuple[str, ...] = ("a note",)
-    groups: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"gdx": NAMES})
-    plans: dict[str, Plan] = field(
-        default_factory=lambda: {
-            "gdx": (("SetDeploymentEnv", (Implementation(name="SetDeploymentEnvUntrusted", retries=1, timeout=60),)),)
-        }
-    )
+BEGAN = Began(
+    at=100.0,
+    wid="D-1",
+    operation="deploy",
+    user="alice",
+    groups={"gdx": NAMES},
+    plans={"gdx": (("SetDeploymentEnv", (Implementation(name="SetDeploymentEnvUntrusted", retries=1, timeout=60),)),)},
+    notes=("a note",),
+)
+STORY: tuple[Event, ...] = (
+    BEGAN,
+    LeftOut(at=100.0, reasons={"n-8": "busy", "n-9": "busy"}),
+    AttemptStarted(at=100.0, attempt=FIRST, nodes=NAMES),
+    StepStarted(at=101.0, attempt=FIRST, micro_step="reboot", nodes=NAMES),
+    StepResult(at=104.0, attempt=FIRST, micro_step="reboot", outcomes={"n-1": OK, "n-2": OK, "n-3": KO}),
+    StepStarted(at=104.0, attempt=FIRST, micro_step="wait_reboot", nodes=NAMES[:2]),
+    AttemptEnded(at=112.0, attempt=FIRST, outcomes={"n-1": OK, "n-2": OK, "n-3": KO}, seconds=12.0),
+    AttemptStarted(at=112.0, attempt=RETRY, nodes=("n-3",)),
+)
+"""A macro-step in which n-3 fails."""
 
 
 def story(display: Display) -> None:
-    """A macro-step in which n-3 fails."""
-    display.began(Work())
-    display.left_out({"n-8": "busy", "n-9": "busy"})
-    display.attempt_started(FIRST, NAMES)
-    display.step_started(FIRST, "reboot", NAMES)
-    display.step_result(FIRST, "reboot", {"n-1": OK, "n-2": OK, "n-3": KO})
-    display.step_started(FIRST, "wait_reboot", NAMES[:2])
-    display.attempt_ended(FIRST, {"n-1": OK, "n-2": OK, "n-3": KO}, 12.0)
-    display.attempt_started(RETRY, ("n-3",))
+    for event in STORY:
+        display(event)
 
 
 def told(level: int, debug: bool = False) -> list[str]:
@@ -93,9 +107,9 @@ def test_level_3_tells_the_plan_and_each_micro_step() -> None:
 
 
 def test_level_4_tells_how_long_micro_steps_took() -> None:
-    assert [line.rsplit(" took ", 1)[0] for line in told(4) if " took " in line] == [
-        "SetDeploymentEnvUntrusted: reboot",
-        "SetDeploymentEnvUntrusted: wait_reboot",
+    assert [line for line in told(4) if " took " in line] == [
+        "SetDeploymentEnvUntrusted: reboot took 3.0 s",
+        "SetDeploymentEnvUntrusted: wait_reboot took 8.0 s",
     ]
 
 
@@ -116,14 +130,20 @@ def test_debug_is_told_at_any_level() -> None:
 
 def test_what_nodes_say_cannot_steer_the_terminal() -> None:
     stream = io.StringIO()
-    Display(0, stream=stream).note("evil \x1b]0;title\x07 end")
+    Display(0, stream=stream)(Note(text="evil \x1b]0;title\x07 end"))
     assert "\x1b" not in stream.getvalue()
     assert "evil" in stream.getvalue()
 
 
 def test_the_report_lists_nodes_by_cluster_in_natural_order() -> None:
     groups = {"gdx": ("gdx-10", "gdx-2"), "nvm": ("nvm-1",)}
-    assert report_lines("deploy", groups, ["gdx-10", "gdx-2"], {"nvm-1": "A-b: c"}) == [
+    report = Report("D-1", ok=("gdx-10", "gdx-2"), ko={"nvm-1": "A-b: c"})
+    stream = io.StringIO()
+    display = Display(0, stream=stream)
+    display(BEGAN)
+    display(Ended(at=160.0, operation="deploy", groups=groups, report=report))
+    assert stream.getvalue().splitlines()[-6:] == [
+        f"{time.strftime('%H:%M:%S', time.localtime(160.0))} Deployment D-1 ended after 60 s: 2 OK, 1 KO",
         "Nodes correctly deployed on cluster gdx",
         "gdx-2",
         "gdx-10",
@@ -147,7 +167,7 @@ def test_a_plan_tells_tries_and_limits_in_order_of_preference() -> None:
 def test_the_status_says_where_every_node_is() -> None:
     display = Display(0, stream=io.StringIO())
     story(display)
-    display.finished({"n-1": Final(Verdict.OK), "n-2": Final(Verdict.BRK)})
+    display(Finished(finals={"n-1": Final(Verdict.OK), "n-2": Final(Verdict.BRK)}))
     lines = display.status_lines()
     assert re.fullmatch(r"SetDeploymentEnvUntrusted \(retry 1\) ~\d+ s: n-3", lines[1])
     assert lines[2:] == ["OK: n-1", "at the breakpoint: n-2"]
@@ -155,23 +175,9 @@ def test_the_status_says_where_every_node_is() -> None:
 
 def test_failed_nodes_leave_the_status_line_of_their_set() -> None:
     display = Display(0, stream=io.StringIO())
-    display.began(Work())
-    display.attempt_started(FIRST, NAMES)
-    display.step_started(FIRST, "reboot", NAMES)
-    display.step_result(FIRST, "reboot", {"n-3": KO})
+    for event in STORY[:5]:
+        display(event)
     assert re.fullmatch(r"SetDeploymentEnvUntrusted-reboot ~\d+ s: n-\[1-2\]", display.status_lines()[1])
-
-
-@pytest.mark.parametrize(
-    ("content", "share"),
-    [('{"done": 30, "total": 120}', 0.25), ('{"done": 300, "total": 120}', 1.0), ("{", None), ('{"done": 3}', None)],
-)
-def test_progress_is_what_the_attempt_says_and_nothing_else(tmp_path: Path, content: str, share: float | None) -> None:
-    folder = tmp_path / "01-BroadcastEnvChain"
-    folder.mkdir()
-    (folder / "progress.json").write_text(content, encoding="utf-8")
-    assert progress(tmp_path, Attempt("BroadcastEnv", "BroadcastEnvChain", 0, 0, 1)) == share
-    assert progress(tmp_path, Attempt("BroadcastEnv", "BroadcastEnvChain", 0, 0, 2)) is None
 
 
 def on_terminal(act: Callable[[TextIO], None]) -> str:
@@ -194,25 +200,36 @@ def on_terminal(act: Callable[[TextIO], None]) -> str:
 
 
 def test_on_a_terminal_lines_scroll_above_a_live_view_with_a_bar_for_the_broadcast(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    folder = tmp_path / "01-SetDeploymentEnvUntrusted"
-    folder.mkdir()
-    (folder / "progress.json").write_text('{"done": 1, "total": 2}', encoding="utf-8")
+    monkeypatch.setenv("COLUMNS", "150")
 
     def act(stream: TextIO) -> None:
         display = Display(1, stream=stream)
         with display.live(stdin=io.StringIO()):
-            display.began(Work(tmp_path))
-            display.attempt_started(FIRST, NAMES)
-            display.step_started(FIRST, "send_environment", NAMES)
+            display(BEGAN)
+            display(AttemptStarted(attempt=FIRST, nodes=NAMES))
+            display(StepStarted(attempt=FIRST, micro_step="send_environment", nodes=NAMES))
+            far = Transfer(total=4_000_000_000, done=1_000_000_000, sent=1_200_000_000, nodes=3, seconds=10.0)
+            display(Progress(attempt=FIRST, nodes=NAMES, transfer=far))
             display._live.refresh()
 
     text = on_terminal(act)
     assert "SetDeploymentEnvUntrusted begins on n-[1-3]" in text
     assert "SetDeploymentEnvUntrusted-send_environment" in text
     assert "━" in text
+    assert "25 %, 100 MB/s, 30 s left" in text
+
+
+def test_the_next_micro_step_has_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    display = Display(0, stream=io.StringIO())
+    display(AttemptStarted(attempt=FIRST, nodes=NAMES))
+    display(StepStarted(attempt=FIRST, micro_step="send_environment", nodes=NAMES))
+    display(Progress(attempt=FIRST, nodes=NAMES, transfer=Transfer(4, 1, 2, 3, 10.0)))
+    assert "25 %" in display.status_lines()[1]
+    display(StepStarted(attempt=FIRST, micro_step="sync", nodes=NAMES))
+    assert "%" not in display.status_lines()[1]
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

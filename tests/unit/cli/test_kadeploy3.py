@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 import subprocess
@@ -12,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from kadeploy import events
 from kadeploy.caller import caller
+from kadeploy.cli.display import Display
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.state import environments, nodes, rights
-from kadeploy.state.database import Claim, Workflow, connect
+from kadeploy.state.database import connect
+from kadeploy.state.tables import Claim, Workflow
 from tests.unit.plays import batch, write_play
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -213,9 +217,22 @@ def test_no_wait_prints_the_workflow_id_and_goes_on(deploy: Run, ready: Site) ->
     while Workflow.get_by_id(wid).state == "running":
         time.sleep(0.05)
     assert {row.state for row in nodes.states(ready)} == {"deployed"}
-    log = ready.state / "runs" / f"{wid}.log"
-    while "gdx-2.site" not in log.read_text(encoding="utf-8").splitlines()[-1:]:
+    file = ready.state / "runs" / wid / events.FILE_NAME
+    while not isinstance(list(events.read(file))[-1], events.Ended):
         time.sleep(0.05)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_replaying_a_runs_events_shows_the_run_again(deploy: Run, ready: Site, tmp_path: Path) -> None:
+    nodes.claim(ready, ["gdx-2.site"], "D-other", "bob")
+    done = deploy("-V", "4", "-d", "--write-workflow-id", str(tmp_path / "wid"))
+    wid = (tmp_path / "wid").read_text(encoding="utf-8").strip()
+    again = io.StringIO()
+    display = Display(4, debug=True, stream=again)
+    for event in events.read(ready.state / "runs" / wid / events.FILE_NAME):
+        display(event)
+    assert "BootNewEnvDummy" in done.stdout
+    assert again.getvalue() == done.stdout
 
 
 def test_no_wait_tells_a_refusal(deploy: Run, ready: Site, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from kadeploy.cli import kaenv2to3, shell
 from kadeploy.config.site import Site
 from kadeploy.environments import description
-from kadeploy.state.database import EnvironmentRow, connect
+from kadeploy.state.database import connect
+from kadeploy.state.tables import EnvironmentRow
 
 LINUX = """\
 # recorded in 2008

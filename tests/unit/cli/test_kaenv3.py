@@ -21,7 +21,8 @@ from kadeploy.cli import kaenv3, shell
 from kadeploy.config.site import Site
 from kadeploy.environments import description
 from kadeploy.environments.environment import Archive, Environment, Image
-from kadeploy.state.database import EnvironmentRow, connect, environment_columns
+from kadeploy.state.database import connect
+from kadeploy.state.tables import EnvironmentRow, environment_columns
 
 ME = caller().name
 FREEBSD = Environment(

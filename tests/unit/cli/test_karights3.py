@@ -15,7 +15,7 @@ import yaml
 from kadeploy.cli import karights3, shell
 from kadeploy.config.site import Site
 from kadeploy.state import rights
-from kadeploy.state.database import Right
+from kadeploy.state.tables import Right
 
 JOHN = ("-u", "johnsmith")
 

@@ -14,8 +14,8 @@ import yaml
 from kadeploy.cli import kastat3, shell
 from kadeploy.config.site import Site
 from kadeploy.state import database
-from kadeploy.state.database import Log
 from kadeploy.state.history import FIELDS
+from kadeploy.state.tables import Log
 
 NINE = 1234515600  # 2009-02-13 09:00:00 UTC
 MIDNIGHT = NINE + 15 * 3600

@@ -19,7 +19,8 @@ from kadeploy.caller import Account, caller
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.state import environments, nodes, rights
-from kadeploy.state.database import Claim, Workflow, connect
+from kadeploy.state.database import connect
+from kadeploy.state.tables import Claim, Workflow
 
 ROOT = Path(__file__).parents[3]
 

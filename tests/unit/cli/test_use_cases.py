@@ -24,7 +24,8 @@ from kadeploy.environments.environment import Environment, Image
 from kadeploy.runner import request
 from kadeploy.runner.request import Request
 from kadeploy.state import environments, nodes, rights
-from kadeploy.state.database import Log, connect
+from kadeploy.state.database import connect
+from kadeploy.state.tables import Log
 from tests.unit.plays import write_play
 from tests.unit.sshd import serve
 

@@ -10,7 +10,7 @@ import yaml
 
 from kadeploy.config import cluster as cluster_module
 from kadeploy.config import partition, site
-from kadeploy.config.cluster import MICRO_TIMEOUTS, Disk
+from kadeploy.config.cluster import Disk
 from kadeploy.config.file import Struct
 from kadeploy.config.folder import Configuration, load_configuration, load_site
 from kadeploy.config.partition import Partition, partition_device
@@ -145,17 +145,3 @@ STRUCTS = [
 def test_every_key_is_in_the_documentation(kind: type[Struct]) -> None:
     text = (Path(__file__).parents[3] / "docs/configuration.md").read_text()
     assert [name for name in kind.__struct_fields__ if name not in text] == []
-
-
-def test_a_micro_step_on_disks_has_a_limit_unless_the_site_says_otherwise(tmp_path: Path) -> None:
-    limits = {"create_partition_table": 7, "format_deploy_part": 0}
-    cluster = load_configuration(folder(tmp_path, gdx={**CLUSTER, "micro_timeouts": limits})).clusters["gdx"]
-    assert cluster.micro_timeout("create_partition_table") == 7
-    assert cluster.micro_timeout("format_deploy_part") is None
-    assert cluster.micro_timeout("install_bootloader") == MICRO_TIMEOUTS["install_bootloader"]
-    assert cluster.micro_timeout("wait_reboot") is None  # has a time-out of its own
-
-
-def test_limits_are_of_micro_steps_that_exist() -> None:
-    roles = {path.name for path in (Path(__file__).parents[3] / "roles").iterdir()}
-    assert MICRO_TIMEOUTS.keys() <= roles

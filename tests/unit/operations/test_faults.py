@@ -90,7 +90,7 @@ class Stage:
                     parents=True
                 )
         members = {node.name: node for node in request.nodes}
-        player = Player(request, members, Silence(), threading.Event())
+        player = Player(request, members, lambda _event: None, threading.Event())
         keeper = broker.Broker(Path(request.workflow_dir), self.nodes.credentials)
         with ExitStack() as stack:
             for node in NAMES:
@@ -199,12 +199,12 @@ OF_REBOOTS = {
 
 
 class Silence:
-    """A listener and observer to whom it is all the same."""
+    """An observer to whom it is all the same."""
 
-    def step_started(self, *_: Any) -> None:
+    def started(self, *_: Any) -> None:
         """Nothing."""
 
-    step_result = started = ended = finished = step_started
+    ended = finished = started
 
 
 def acted(playbook: str, step: str) -> bool:
@@ -219,14 +219,19 @@ def acted(playbook: str, step: str) -> bool:
 
 def operations(playbook: str) -> Iterator[CustomOperation]:
     """What tells the nodes in which micro-step they are, and takes the place of what is not `acted`."""
-    for step in playbooks.micro_steps(PLAYBOOKS[playbook]):
+    for step in PLAYBOOKS[playbook]:
         where = {"implementation": playbook, "micro_step": step, "action": "exec"}
         yield CustomOperation(**where, command=f": enter micro-step {step}")
         if not acted(playbook, step):
             yield CustomOperation(**where, when="substitute", command="true")
 
 
-PLAYBOOKS = {path.stem: path for path in sorted((collection() / "playbooks").glob("*.yml")) if path.stem != "deploy"}
+PLAYBOOKS = {
+    path.stem: playbooks.micro_steps(path, Path("/nonexistent"))
+    for path in sorted((collection() / "playbooks").glob("*.yml"))
+    if path.stem != "deploy"
+}
+"""Micro-steps of each of our playbooks."""
 FOR_ALL = {"dummy", "set_vlan"}
 """Micro-steps in which no single node can fail: nothing is done, or one command is run for all nodes together."""
 
@@ -242,8 +247,8 @@ def cases() -> Iterator[tuple[str, tuple[str, ...]]]:
     A micro-step fails once for each macro-step that it is part of, and every playbook has a micro-step that fails.
     """
     seen: set[tuple[str, str]] = set()
-    for name, path in sorted(PLAYBOOKS.items(), key=lambda item: -len(playbooks.micro_steps(item[1]))):
-        fallible = [step for step in playbooks.micro_steps(path) if step not in FOR_ALL]
+    for name, steps in sorted(PLAYBOOKS.items(), key=lambda item: -len(item[1])):
+        fallible = [step for step in steps if step not in FOR_ALL]
         failing = [step for step in fallible if (operation(name), step) not in seen] or fallible[:1]
         seen |= {(operation(name), step) for step in failing}
         for first in range(0, len(failing), len(FRAGILE)):
@@ -281,14 +286,14 @@ def test_a_node_that_fails_in_a_micro_step_says_so_and_the_others_go_on(
         assert outcomes[node].message.startswith(f"{playbook}-{step}: ")
         assert (said or BY_NODE.format(step=step, node=node)) in outcomes[node].message
     assert {node for node, outcome in outcomes.items() if outcome.verdict is Verdict.OK} == set(NAMES) - set(faults)
-    wanted = list(playbooks.micro_steps(PLAYBOOKS[playbook]))
+    wanted = list(PLAYBOOKS[playbook])
     entered = stage.entered()
     assert entered[HEALTHY] == wanted
     for node, step in faults.items():
         assert entered[node] == wanted[: wanted.index(step) + 1]
 
 
-WITH_VLAN = {operation(name): name for name, path in PLAYBOOKS.items() if "set_vlan" in playbooks.micro_steps(path)}
+WITH_VLAN = {operation(name): name for name, steps in PLAYBOOKS.items() if "set_vlan" in steps}
 
 
 @pytest.mark.parametrize("playbook", WITH_VLAN.values())

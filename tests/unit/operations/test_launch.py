@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,14 +20,29 @@ from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import EnvironmentRefused, FileError, RightsError
+from kadeploy.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Began,
+    Ended,
+    Event,
+    Finished,
+    LeftOut,
+    Listener,
+    Note,
+    Report,
+    StepResult,
+    StepStarted,
+)
 from kadeploy.operations import admission, launch, staging
-from kadeploy.operations.admission import DeployRequest, PowerRequest, RebootRequest, Work
+from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequest, Recorded
+from kadeploy.operations.work import Work, run_folder
 from kadeploy.runner import player
 from kadeploy.runner.request import Options
-from kadeploy.state import journal, nodes, rights
-from kadeploy.state.database import Claim, Log, Workflow
-from kadeploy.workflow import Attempt, Final, Outcome
-from tests.unit.plays import batch, write_play
+from kadeploy.state import environments, journal, nodes, rights
+from kadeploy.state.tables import Claim, Log, Workflow
+from kadeploy.workflow import Attempt
+from tests.unit.plays import batch, write_play, write_role
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -37,42 +53,37 @@ FORCED = {step: (Implementation(name=f"{step}Dummy"),) for step in ("SetDeployme
 
 @dataclass
 class Ear:
-    """A listener that remembers what it heard, in one line each."""
+    """A listener that remembers what it heard, in one line each; *then* is called at the first micro-step."""
 
+    then: Callable[[], None] = lambda: None
     lines: list[str] = field(default_factory=list)
 
-    def began(self, work: Work) -> None:
-        self.lines.append(f"began {sorted(work.names)}")
+    def __call__(self, event: Event) -> None:
+        if type(event) in HEARD:
+            self.lines.append(HEARD[type(event)](event))
+        if isinstance(event, StepStarted):
+            self.then()
 
-    def left_out(self, reasons: Mapping[str, str]) -> None:
-        self.lines.append(f"left out {sorted(reasons)}")
 
-    def attempt_started(self, attempt: Attempt, names: tuple[str, ...]) -> None:
-        self.lines.append(f"{attempt.implementation} started {sorted(names)}")
-
-    def attempt_ended(self, attempt: Attempt, outcomes: Mapping[str, Outcome], seconds: float) -> None:
-        self.lines.append(f"{attempt.implementation} ended {sorted(outcomes)}")
-
-    def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
-        self.lines.append(f"step {micro_step}")
-
-    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
-        pass
-
-    def finished(self, finals: Mapping[str, Final]) -> None:
-        self.lines.append(f"finished {sorted(finals)}")
-
-    def note(self, text: str) -> None:
-        self.lines.append(f"note {text}")
+HEARD: dict[type, Callable[[Any], str]] = {
+    Began: lambda e: f"began {sorted(name for names in e.groups.values() for name in names)}",
+    LeftOut: lambda e: f"left out {sorted(e.reasons)}",
+    AttemptStarted: lambda e: f"{e.attempt.implementation} started {sorted(e.nodes)}",
+    AttemptEnded: lambda e: f"{e.attempt.implementation} ended {sorted(e.outcomes)}",
+    StepStarted: lambda e: f"step {e.micro_step}",
+    Finished: lambda e: f"finished {sorted(e.finals)}",
+    Note: lambda e: f"note {e.text}",
+    Ended: lambda e: f"over {len(e.report.ok)}",
+}
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Environment:
+def environment(site: Site, tmp_path: Path) -> Environment:
+    """A recorded one."""
     image = tmp_path / "image.tgz"
     image.write_bytes(b"an image")
-    return Environment(
-        name="tiny", user="root", image=Image(file=str(image), kind="tgz"), kernel="/vmlinuz", filesystem="ext4"
-    )
+    described = Environment(name="tiny", image=Image(file=str(image), kind="tgz"), kernel="/vmlinuz", filesystem="ext4")
+    return environments.add(site, described, ALICE)
 
 
 @pytest.fixture
@@ -82,13 +93,16 @@ def configuration(site: Site, site_folder: Path) -> Configuration:
 
 
 def deployment(configuration: Configuration, environment: Environment, **changes: object) -> Work:
-    request = {"caller": ALICE, "nodes": NAMES, "environment": environment, "force_steps": FORCED} | changes
+    wanted = Recorded(name=environment.name)
+    request = {"user": ALICE.name, "nodes": NAMES, "environment": wanted, "force_steps": FORCED} | changes
     return admission.deploy(DeployRequest(**request), configuration)  # type: ignore[arg-type]
 
 
-def go(work: Work, stop: threading.Event | None = None, ear: Ear | None = None) -> tuple[launch.Report, Ear]:
-    listener = ear or Ear()
-    return launch.launch(work, listener, stop or threading.Event()), listener
+def go(
+    work: Work, stop: threading.Event | None = None, ear: Ear | None = None, listener: Listener | None = None
+) -> tuple[Report, Ear]:
+    ear = ear or Ear()
+    return launch.launch(work, ALICE, listener or ear, stop or threading.Event()), ear
 
 
 def states(site: Site) -> dict[str, tuple[str, str]]:
@@ -157,7 +171,7 @@ def test_when_all_nodes_are_held_nothing_begins(configuration: Configuration, en
     work = deployment(configuration, environment)
     report, ear = go(work)
     assert (report.ok, sorted(report.ko)) == ((), sorted(NAMES))
-    assert ear.lines == [f"left out {sorted(NAMES)}"]
+    assert ear.lines == [f"left out {sorted(NAMES)}", "over 0"]
     assert not Workflow.select().where(Workflow.wid == work.wid).exists()
 
 
@@ -179,12 +193,8 @@ def test_a_breakpoint_leaves_its_nodes_in_the_deployment_system(
 def test_stop_aborts_frees_and_writes_it_down(configuration: Configuration, environment: Environment) -> None:
     stop = threading.Event()
 
-    class Impatient(Ear):
-        def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
-            stop.set()
-
     work = deployment(configuration, environment)
-    report, _ = go(work, stop, Impatient())
+    report, _ = go(work, stop, Ear(stop.set))
     assert set(report.aborted) == set(report.ko) == set(NAMES)
     assert set(states(configuration.site).values()) == {("aborted", "")}
     assert Claim.select().count() == 0
@@ -195,14 +205,13 @@ def test_stop_aborts_frees_and_writes_it_down(configuration: Configuration, envi
 def test_a_listener_that_breaks_leaves_no_claim_no_thread_and_a_closed_journal(
     configuration: Configuration, environment: Environment
 ) -> None:
-    class Broken(Ear):
-        def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
-            raise OSError("the terminal is gone")
+    def broken() -> None:
+        raise OSError("the terminal is gone")
 
     work = deployment(configuration, environment)
     before = threading.active_count()
     with pytest.raises(OSError, match="the terminal is gone"):
-        go(work, ear=Broken())
+        go(work, ear=Ear(broken))
     assert Claim.select().count() == 0
     assert Workflow.get_by_id(work.wid).state == "aborted"
     assert set(states(configuration.site).values()) == {("aborted", "")}
@@ -212,8 +221,8 @@ def test_a_listener_that_breaks_leaves_no_claim_no_thread_and_a_closed_journal(
 def test_an_image_that_has_changed_is_refused_before_anything_is_touched(
     configuration: Configuration, environment: Environment
 ) -> None:
-    image = msgspec.structs.replace(environment.image, md5="0" * 32)
-    work = deployment(configuration, msgspec.structs.replace(environment, image=image))
+    Path(environment.image.file).write_bytes(b"another image")
+    work = deployment(configuration, environment)
     with pytest.raises(EnvironmentRefused, match="--update-tarball-md5"):
         go(work)
     assert not work.folder.exists()
@@ -248,7 +257,7 @@ def test_a_dead_controllers_processes_are_ended_before_its_nodes_are_used_again(
         "journal.begin(site, 'D-dead', 'deploy', 'bob', None, {'gdx': ['gdx-1.site']})"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
-    mark = {player.MARK: str(admission.run_folder(configuration.site, "D-dead") / "01-A")}
+    mark = {player.MARK: str(run_folder(configuration.site, "D-dead") / "01-A")}
     orphan = subprocess.Popen(["sleep", "1000"], env=os.environ | mark)
     try:
         report, ear = go(deployment(configuration, environment, nodes=("gdx-1.site",)))
@@ -262,13 +271,66 @@ def test_a_dead_controllers_processes_are_ended_before_its_nodes_are_used_again(
 def test_kanodes_sees_the_micro_step_while_it_runs(configuration: Configuration, environment: Environment) -> None:
     seen: list[object] = []
 
-    class Curious(Ear):
-        def step_started(self, attempt: Attempt, micro_step: str, names: tuple[str, ...]) -> None:
-            flows = journal.workflows(configuration.site)
-            seen.extend(flow["nodes"]["gdx-1.site"] for flow in flows.values())
+    def look() -> None:
+        flows = journal.workflows(configuration.site)
+        seen.extend(flow["nodes"]["gdx-1.site"] for flow in flows.values())
 
-    go(deployment(configuration, environment, nodes=("gdx-1.site",)), ear=Curious())
+    go(deployment(configuration, environment, nodes=("gdx-1.site",)), ear=Ear(look))
     assert seen[0] == [{"macro-step": "SetDeploymentEnvDummy"}, {"micro-step": "dummy"}, {"state": "ok"}]
+
+
+DAWDLE = '''
+import asyncio
+
+from kadeploy.microsteps.action import BatchAction
+from kadeploy.workflow import Outcome, Verdict
+
+
+async def dawdle(step):
+    """gdx-1 is done at once, gdx-2 never."""
+    step.report("gdx-1.site", Outcome(Verdict.OK))
+    await asyncio.sleep(600)
+
+
+class ActionModule(BatchAction):
+    engine = staticmethod(dawdle)
+'''
+
+
+def test_what_a_sites_own_roles_say_of_themselves_counts_as_it_does_for_ours(
+    configuration: Configuration, environment: Environment, site_folder: Path
+) -> None:
+    """A role that reboots nodes and has a time-out, one that sees them back, and one that is no micro-step."""
+    says = {"cycle_pdu": "reboots: true\ntimeout: 1", "greet": "booted: true", "tidy": "silent: true"}
+    acts = {"cycle_pdu": "dawdle", "greet": "finish_step", "tidy": "finish_step"}
+    write_play(site_folder, "SetDeploymentEnvPdu", "  roles: [tidy, cycle_pdu, tidy, greet, finish]\n")
+    (site_folder / "action_plugins" / "dawdle.py").write_text(DAWDLE)
+    for name, action in acts.items():
+        write_role(site_folder, name, f"- {{{action}: , run_once: true}}\n", says.get(name, ""))
+    seen: list[tuple[str, list[str]]] = []
+
+    def look(micro_step: str) -> None:
+        flow = next(iter(journal.workflows(configuration.site).values()))
+        seen.append((micro_step, [flow["nodes"][name][2]["state"] for name in NAMES[:2]]))
+
+    def curious(event: Event) -> None:
+        match event:
+            case StepStarted(attempt=Attempt(macro_step="SetDeploymentEnv")):
+                look(event.micro_step)
+            case StepResult(micro_step="greet"):
+                look("greeted")
+
+    forced = FORCED | {"SetDeploymentEnv": (Implementation(name="SetDeploymentEnvPdu", timeout=60),)}
+    report, _ = go(deployment(configuration, environment, nodes=NAMES[:2], force_steps=forced), listener=curious)
+    assert (report.ok, dict(report.ko)) == (
+        NAMES[:1],
+        {NAMES[1]: "SetDeploymentEnvPdu-cycle_pdu: Timeout in the cycle_pdu step"},
+    )
+    assert seen == [
+        ("cycle_pdu", ["reboot_in_progress", "reboot_in_progress"]),
+        ("greet", ["ok", "ko"]),
+        ("greeted", ["rebooted", "ko"]),
+    ]
 
 
 def test_reboots_and_power_operations_run_the_playbook_of_their_kind(
@@ -277,13 +339,13 @@ def test_reboots_and_power_operations_run_the_playbook_of_their_kind(
     for name in ("RebootDeployEnv", "PowerOff", "PowerStatus"):
         write_play(site_folder, name, "  tasks:\n    - ansible.builtin.meta: noop\n")
     site = configuration.site
-    work = admission.reboot(RebootRequest(caller=ALICE, nodes=NAMES[:1], kind="deploy_env"), configuration)
+    work = admission.reboot(RebootRequest(user=ALICE.name, nodes=NAMES[:1], kind="deploy_env"), configuration)
     assert go(work)[0].ok == NAMES[:1]
     assert states(site)[NAMES[0]] == ("deploy_env", "")
-    work = admission.power(PowerRequest(caller=ALICE, nodes=NAMES[1:2], operation="off"), configuration)
+    work = admission.power(PowerRequest(user=ALICE.name, nodes=NAMES[1:2], operation="off"), configuration)
     assert go(work)[0].ok == NAMES[1:2]
     assert states(site)[NAMES[1]] == ("powered", "")
-    work = admission.power(PowerRequest(caller=ALICE, nodes=NAMES[2:], operation="status"), configuration)
+    work = admission.power(PowerRequest(user=ALICE.name, nodes=NAMES[2:], operation="status"), configuration)
     assert go(work)[0].ok == NAMES[2:]
     assert NAMES[2] not in states(site)
 
@@ -294,10 +356,10 @@ def test_a_recorded_environment_on_the_production_partition_is_production(
     write_play(site_folder, "RebootRecordedEnv", "  tasks:\n    - ansible.builtin.meta: noop\n")
     for partition, state in ((2, "prod_env"), (3, "recorded_env")):
         request = RebootRequest(
-            caller=ALICE,
+            user=ALICE.name,
             nodes=NAMES[:1],
             kind="env_recorded",
-            environment=environment,
+            environment=Recorded(name="tiny"),
             options=Options(partition=partition),
         )
         go(admission.reboot(request, configuration))
@@ -308,29 +370,29 @@ def test_the_database_url_never_reaches_a_request(configuration: Configuration, 
     """It may hold a password, and requests are files."""
     work = deployment(configuration, environment)
     assert configuration.site.database
-    assert {request.site.database for request in work.requests.values()} == {""}
+    assert {request.site.database for request in work.assignments.values()} == {""}
 
 
-def test_a_rehearsal_finds_the_same_and_leaves_no_file(
+def test_a_dry_run_finds_the_same_and_leaves_no_file(
     configuration: Configuration, environment: Environment, tmp_path: Path
 ) -> None:
     work = deployment(configuration, environment)
     upload = tmp_path / "vmlinuz"
     upload.write_bytes(b"kernel")
     before = set(work.site.state.rglob("*"))
-    assert staging.rehearse(work.requests, ALICE, [str(upload)]) == staging.stage(
-        work.requests, tmp_path / "run", ALICE
+    assert staging.dry_run(work.assignments, ALICE, [str(upload)]) == staging.stage(
+        work.assignments, tmp_path / "run", ALICE
     )
     assert {path for path in set(work.site.state.rglob("*")) - before if "cache" not in path.parts} == set()
     with pytest.raises(FileError, match="nonesuch"):
-        staging.rehearse(work.requests, ALICE, [str(tmp_path / "nonesuch")])
+        staging.dry_run(work.assignments, ALICE, [str(tmp_path / "nonesuch")])
 
 
 def test_files_are_staged_once_and_keep_their_checksums(
     configuration: Configuration, environment: Environment, tmp_path: Path
 ) -> None:
     work = deployment(configuration, environment)
-    staged = staging.stage(work.requests, tmp_path / "run", ALICE)
+    staged = staging.stage(work.assignments, tmp_path / "run", ALICE)
     images = {request.image for request in staged.values()}
     assert len(images) == 1
     image = images.pop()

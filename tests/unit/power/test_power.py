@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 import bcrypt
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kadeploy.config.cluster import Node, NodeRange, Power, PowerCommands
 from kadeploy.config.site import Site, Windows
@@ -25,7 +23,7 @@ from kadeploy.errors import ConfigError
 from kadeploy.microsteps import power_nodes
 from kadeploy.microsteps.memory import Begun
 from kadeploy.microsteps.microstep import MicroStep, perform
-from kadeploy.power import bmc, command, switch
+from kadeploy.power import bmc, switch
 from kadeploy.remote.connections import Connections
 from kadeploy.remote.fanout import Credentials
 from kadeploy.workflow import Attempt, Outcome, Verdict
@@ -399,18 +397,6 @@ def test_no_wait_is_a_word_for_on_and_off_only(site: Site) -> None:
     assert verdicts(switched(site, echo, addresses(""), "off")) == [KO]
     plain = commands(hard_reboot=f"{sys.executable} -c 'import sys; sys.exit(len(sys.argv) - 1)'")
     assert verdicts(switched(site, plain, addresses(""), "reboot", wait=False)) == [OK]
-
-
-@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1))
-def test_whatever_a_node_is_called_it_stays_within_its_word(name: str) -> None:
-    words = command.words("run -H HOSTNAME_FQDN 'two words'", name)
-    assert [*words[:2], *words[3:]] == ["run", "-H", "two words"]
-    assert words[2].startswith(name.partition("HOSTNAME_SHORT")[0])
-
-
-def test_unbalanced_quotes_in_a_command_are_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="cluster file"):
-        command.words("ipmitool 'power", "n-1")
 
 
 # --- the window -------------------------------------------------------------------------------------------------------

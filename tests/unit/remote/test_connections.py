@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kadeploy.commands import OUTPUT_LIMIT
 from kadeploy.remote import connections
 from kadeploy.remote.connections import Connections, program
-from kadeploy.remote.fanout import LOST, OUTPUT_LIMIT, TIMED_OUT, Credentials, Unreachable
+from kadeploy.remote.fanout import LOST, TIMED_OUT, Credentials, Unreachable
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -14,7 +13,7 @@ import pytest
 
 from kadeploy.remote.connections import Connections
 from kadeploy.remote.fanout import Target
-from kadeploy.remote.reach import PROBE_LIMIT, Port, booted_after, first_process_age, probe, process_start, wait
+from kadeploy.remote.reach import PROBE_LIMIT, Port, booted_after, first_process_age, probe, wait
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -296,11 +295,6 @@ def test_the_age_of_the_first_process_is_not_the_machines_uptime() -> None:
     """A node that is a container has a first process of its own; its name may hold blanks and brackets."""
     stat = "1 (my (odd) init) S 0 1 1 0 -1 0 0 0 0 0 0 0 0 0 0 0 1 0 2000 0 0"
     assert first_process_age(f"120.50 99.00\n{stat}\n") == pytest.approx(100.5)
-
-
-def test_the_start_of_a_process_is_told_in_our_own_time() -> None:
-    now = time.monotonic()
-    assert process_start(1) <= process_start(os.getpid()) <= now + 0.1
 
 
 # --- not there --------------------------------------------------------------------------------------------------

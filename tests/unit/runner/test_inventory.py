@@ -57,7 +57,6 @@ def test_a_plain_linux_archive_is_partitioned_formatted_mounted_and_made_bootabl
         "install_bootloader",
         "umount_deploy_part",
         "wait_reboot",
-        "switch_pxe",
     }
 
 
@@ -91,13 +90,13 @@ def test_a_dd_image_is_not_formatted_and_is_mounted_after_the_broadcast() -> Non
 def test_a_system_of_another_kind_is_only_copied_and_chainloaded() -> None:
     other = environment(image=Image(file="/x.dd.gz", kind="ddgz"), environment_kind="other", filesystem="")
     steps = wanted(environment=other, options=Options(authorized_keys="k"), postinstalls=(archive(),))
-    assert steps == {"create_partition_table", "send_key_in_deploy_env", "wait_reboot", "switch_pxe"}
+    assert steps == {"create_partition_table", "send_key_in_deploy_env", "wait_reboot"}
 
 
 def test_a_whole_device_is_neither_cut_nor_mounted() -> None:
     image = environment(image=Image(file="/x.dd.gz", kind="ddgz"))
     steps = wanted(environment=image, options=Options(whole_device=True))
-    assert steps == {"wait_reboot", "switch_pxe"}
+    assert steps == {"wait_reboot"}
 
 
 def test_a_xen_environment_gets_no_boot_loader() -> None:

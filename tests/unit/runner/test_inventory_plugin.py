@@ -54,7 +54,7 @@ def test_nodes_are_in_their_groups_with_the_variables_to_reach_them(tmp_path: Pa
     variables = shown["_meta"]["hostvars"]["gdx-2.site"]
     assert (variables["ansible_host"], variables["ansible_port"]) == ("127.0.0.2", 2222)
     assert variables["kadeploy_request_file"] == str(source)
-    assert variables["kadeploy_attempt"]["implementation"] == "SetDeploymentEnvTest"
+    assert variables["kadeploy_env"]["KADEPLOY_CLUSTER"] == "gdx"
 
 
 def test_a_request_without_environment_has_no_group_of_systems(tmp_path: Path) -> None:

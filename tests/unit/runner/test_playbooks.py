@@ -37,7 +37,7 @@ def test_a_file_in_the_sites_folder_registers_an_implementation_and_takes_preced
 
 
 def test_micro_steps_are_the_roles_of_the_playbook_in_order() -> None:
-    found = playbooks.micro_steps(playbooks.implementations(NOWHERE)["BootNewEnvClassical"])
+    found = playbooks.micro_steps(playbooks.implementations(NOWHERE)["BootNewEnvClassical"], NOWHERE)
     assert found == ("switch_pxe", "umount_deploy_part", "reboot_from_deploy_env", "set_vlan", "wait_reboot")
 
 
@@ -46,7 +46,7 @@ def test_roles_may_be_words_mappings_or_names_of_a_collection(tmp_path: Path) ->
     playbook.write_text(
         "- hosts: a\n  roles: [one, {role: kadeploy.core.two}, {name: three}, one, finish]\n- {hosts: b, roles: }\n"
     )
-    assert playbooks.micro_steps(playbook) == ("one", "two", "three")
+    assert playbooks.micro_steps(playbook, NOWHERE) == ("one", "two", "three")
 
 
 @pytest.mark.parametrize("text", ["{roles: [a]}", "just words", "- [a]", "- {"])
@@ -54,7 +54,7 @@ def test_a_file_that_is_no_playbook_is_refused_by_name(tmp_path: Path, text: str
     playbook = tmp_path / "SetDeploymentEnvBroken.yml"
     playbook.write_text(text)
     with pytest.raises(ConfigError, match=r"SetDeploymentEnvBroken\.yml"):
-        playbooks.micro_steps(playbook)
+        playbooks.micro_steps(playbook, NOWHERE)
 
 
 def test_micro_steps_whose_condition_does_not_hold_are_left_out() -> None:
@@ -67,9 +67,9 @@ def test_micro_steps_whose_condition_does_not_hold_are_left_out() -> None:
 
 def test_a_playbook_tells_what_its_boot_profiles_boot() -> None:
     ours = playbooks.implementations(NOWHERE)
-    assert playbooks.boots(ours["SetDeploymentEnvNfsroot"]) == ("nfsroot",)
-    assert playbooks.boots(ours["BootNewEnvKexec"]) == ("deployed",)
-    assert playbooks.boots(ours["SetDeploymentEnvProd"]) == ()
+    assert playbooks.boots(ours["SetDeploymentEnvNfsroot"], NOWHERE) == ("nfsroot",)
+    assert playbooks.boots(ours["BootNewEnvKexec"], NOWHERE) == ("deployed",)
+    assert playbooks.boots(ours["SetDeploymentEnvProd"], NOWHERE) == ()
 
 
 @pytest.mark.parametrize("path", [*OURS.glob("playbooks/*.yml"), *OURS.glob("roles/*/*/*.yml")], ids=str)

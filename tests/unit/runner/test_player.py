@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from kadeploy.config.cluster import NodeRange
+from kadeploy.events import Event, StepResult, StepStarted
 from kadeploy.runner import player
 from kadeploy.runner.player import Player, end_processes, folder_name
 from kadeploy.workflow import Attempt, GoesOn, Outcome, Verdict
@@ -30,11 +31,12 @@ class Ear:
     started: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     results: list[tuple[str, Mapping[str, Outcome]]] = field(default_factory=list)
 
-    def step_started(self, attempt: Attempt, micro_step: str, nodes: tuple[str, ...]) -> None:
-        self.started.append((micro_step, nodes))
-
-    def step_result(self, attempt: Attempt, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
-        self.results.append((micro_step, outcomes))
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StepStarted():
+                self.started.append((event.micro_step, event.nodes))
+            case StepResult():
+                self.results.append((event.micro_step, event.outcomes))
 
 
 @dataclass

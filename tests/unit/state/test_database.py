@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
+import threading
 import tracemalloc
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import peewee
 import pytest
@@ -15,23 +20,27 @@ from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import DatabaseError
-from kadeploy.state import database
-from kadeploy.state.database import DB, EnvironmentRow, Log, NodeState, Right, SchemaVersion
+from kadeploy.state import database, journal, tables
+from kadeploy.state.database import DB
+from kadeploy.state.tables import EnvironmentRow, Log, NodeState, Progress, Right, SchemaVersion
 
-VERSION_1 = Path(__file__).parents[2] / "golden" / "schema-1.sql"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-def make_version_1(site: Site) -> None:
-    """Leave the database as the first schema had it, with one right and one node."""
+def make_version(site: Site, version: int, *statements: str) -> None:
+    """Leave the database as that version had it, with the rows that the file of that version holds.
+
+    Where the file's SQL is not understood, *statements* lead there from the present version.
+    """
     if site.database.startswith("sqlite"):
         with sqlite3.connect(site.state / "kadeploy.db") as connection:
-            connection.executescript(VERSION_1.read_text(encoding="utf-8"))
+            connection.executescript((GOLDEN / f"schema-{version}.sql").read_text(encoding="utf-8"))
         connection.close()
         return
     database.connect(site)
-    Right.insert(user="alice", node="gdx-1.site", part="/dev/sda3").execute()
-    DB.execute_sql("ALTER TABLE rights DROP COLUMN until")
-    DB.execute_sql("UPDATE schema_version SET version = 1")
+    for statement in statements:
+        DB.execute_sql(statement)
+    SchemaVersion.update(version=version).execute()
     database.disconnect()
 
 
@@ -42,7 +51,7 @@ def in_process(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_new_database_has_the_current_schema(site: Site) -> None:
     database.connect(site)
     assert [row.version for row in SchemaVersion.select()] == [database.SCHEMA_VERSION]
-    assert all(table.table_exists() for table in database.TABLES)
+    assert all(table.table_exists() for table in tables.TABLES)
 
 
 def test_connecting_again_gives_the_same_database(site: Site) -> None:
@@ -50,12 +59,35 @@ def test_connecting_again_gives_the_same_database(site: Site) -> None:
 
 
 def test_a_database_of_version_1_is_migrated_and_keeps_its_rows(site: Site) -> None:
-    make_version_1(site)
+    make_version(
+        site,
+        1,
+        "ALTER TABLE progress DROP COLUMN told",
+        "ALTER TABLE rights DROP COLUMN until",
+        "INSERT INTO rights (\"user\", node, part) VALUES ('alice', 'gdx-1.site', '/dev/sda3')",
+    )
     database.connect(site)
     [right] = Right.select()
     assert (right.user, right.node, right.part, right.until) == ("alice", "gdx-1.site", "/dev/sda3", None)
     Right.update(until=1700000000).execute()
     assert [row.until for row in Right.select()] == [1700000000]
+    assert SchemaVersion.get().version == database.SCHEMA_VERSION
+
+
+def test_a_workflow_that_runs_under_version_2_is_migrated_and_goes_on(site: Site) -> None:
+    make_version(
+        site,
+        2,
+        "ALTER TABLE progress DROP COLUMN told",
+        "INSERT INTO workflows VALUES"
+        " ('D-1', 'deploy', 'alice', '', NULL, '', false, 1600000000, NULL, 'running', 'old', 1, '1', 'x', 1600000000)",
+        "INSERT INTO progress VALUES ('D-1', 'gdx-1.site', 'gdx', 'BroadcastEnvChain', 'send_environment', 'ok')",
+    )
+    database.connect(site)
+    [progress] = Progress.select()
+    assert (progress.node, progress.micro_step, progress.told) == ("gdx-1.site", "send_environment", "")
+    journal.told("D-1", ["gdx-1.site"], "42 %")
+    assert [row.told for row in Progress.select()] == ["42 %"]
     assert SchemaVersion.get().version == database.SCHEMA_VERSION
 
 
@@ -119,7 +151,7 @@ def test_an_environment_comes_back_as_it_was_recorded(site: Site) -> None:
         part="/dev/sda3",
         user="alice",
     )
-    EnvironmentRow.insert(**database.environment_columns(recorded)).execute()
+    EnvironmentRow.insert(**tables.environment_columns(recorded)).execute()
     assert EnvironmentRow.get().environment == recorded
 
 
@@ -136,6 +168,116 @@ def test_what_breaks_at_run_time_is_a_refusal_with_advice(site: Site) -> None:
     database.connect(site)
     with pytest.raises(DatabaseError, match="cannot be used"):
         DB.execute_sql("ROLLBACK TO SAVEPOINT never_made")
+
+
+# --- several sites ----------------------------------------------------------------------------------------------
+
+
+def side_by_side(work: Callable[[Site], Any], sites: Sequence[Site]) -> list[Any]:
+    """What *work* gives for each site, in threads that run at once."""
+    with ThreadPoolExecutor(len(sites)) as pool:
+        return list(pool.map(work, sites))
+
+
+def test_threads_of_one_process_use_different_sites_and_none_sees_anothers_rows(site: Site, other_site: Site) -> None:
+    turn = threading.Barrier(2, timeout=60)
+
+    def work(mine: Site) -> list[tuple[Any, ...]]:
+        wid = f"D-{mine.name}"
+        journal.begin(mine, wid, "deploy", mine.name, None, {"gdx": ["gdx-1.site"]})
+        for step in range(20):
+            turn.wait()
+            with database.transaction():
+                Right.insert(user=mine.name, node=f"gdx-{step}", part="*").execute()
+                turn.wait()
+                journal.micro_step(wid, ["gdx-1.site"], mine.name, str(step))
+        users, steps = Right.select(Right.user).distinct(), Progress.select(Progress.macro_step, Progress.micro_step)
+        found = database.fetch(users) + database.fetch(steps)
+        database.disconnect()
+        return found
+
+    paris, lyon = side_by_side(work, [site, other_site])
+    assert paris == [("paris",), ("paris", "19")]
+    assert lyon == [("lyon",), ("lyon", "19")]
+
+
+def test_both_schemas_are_made_at_once_each_by_several_threads(site: Site, other_site: Site) -> None:
+    start = threading.Barrier(8, timeout=60)
+
+    def work(mine: Site) -> int:
+        start.wait()
+        database.connect(mine)
+        count = SchemaVersion.select().count()
+        database.disconnect()
+        return int(count)
+
+    assert side_by_side(work, [site, other_site] * 4) == [1] * 8
+
+
+def test_a_thread_that_never_connected_is_refused_whatever_others_did(site: Site) -> None:
+    database.connect(site)
+
+    def work(_: Site) -> list[str]:
+        refusals = []
+        for query in (lambda: Right.select().count(), database.transaction, lambda: database.stream(Right.select())):
+            with pytest.raises(DatabaseError) as refusal:
+                query()
+            refusals.append(str(refusal.value))
+        return refusals
+
+    [refusals] = side_by_side(work, [site])
+    assert all("works for no site" in each for each in refusals)
+
+
+def test_a_thread_works_for_the_site_that_it_connected_to_last(site: Site, other_site: Site) -> None:
+    for mine in (site, other_site):
+        database.connect(mine)
+        Right.insert(user=mine.name, node="*", part="*").execute()
+    assert [row.user for row in Right.select()] == ["lyon"]
+    database.connect(site)
+    assert [row.user for row in Right.select()] == ["paris"]
+
+
+def test_tasks_of_one_thread_and_the_threads_that_work_for_them_keep_their_sites(site: Site, other_site: Site) -> None:
+    async def work(mine: Site, met: asyncio.Barrier) -> list[str]:
+        database.connect(mine)
+        await met.wait()
+        Right.insert(user=mine.name, node="*", part="*").execute()
+        await met.wait()
+        return await asyncio.to_thread(lambda: [row.user for row in Right.select()])
+
+    async def both() -> list[list[str]]:
+        met = asyncio.Barrier(2)
+        return await asyncio.gather(work(site, met), work(other_site, met))
+
+    assert asyncio.run(both()) == [["paris"], ["lyon"]]
+
+
+def test_a_stream_stays_with_the_site_it_was_begun_for(site: Site, other_site: Site) -> None:
+    database.connect(site)
+    Right.insert(user="paris", node="*", part="*").execute()
+    rows = database.stream(Right.select(Right.user))
+    database.connect(other_site)
+    assert list(rows) == [("paris",)]
+
+
+def test_a_refused_connection_leaves_the_thread_with_the_site_it_had(site: Site, other_site: Site) -> None:
+    database.connect(other_site)
+    SchemaVersion.update(version=99).execute()
+    database.disconnect()
+    database.connect(site)
+    with pytest.raises(DatabaseError, match="upgrade Kadeploy"):
+        database.connect(other_site)
+    assert SchemaVersion.get().version == database.SCHEMA_VERSION
+
+
+def test_a_disconnected_thread_holds_no_connection_and_works_for_no_site(site: Site, other_site: Site) -> None:
+    databases = [database.connect(other_site), database.connect(site)]
+    assert not any(each.is_closed() for each in databases)
+    database.disconnect()
+    assert all(each.is_closed() for each in databases)
+    with pytest.raises(DatabaseError, match="works for no site"):
+        Right.select().count()
 
 
 # --- opening ----------------------------------------------------------------------------------------------------

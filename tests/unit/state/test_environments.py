@@ -16,7 +16,8 @@ from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import EnvironmentRefused, FileError, KadeployError, OptionError, RightsError
 from kadeploy.files import LocalFile
 from kadeploy.state import environments
-from kadeploy.state.database import EnvironmentRow, connect, environment_columns
+from kadeploy.state.database import connect
+from kadeploy.state.tables import EnvironmentRow, environment_columns
 
 ADMIN = caller()
 ALICE = Account("alice", os.getuid(), os.getgid(), Path("/"))

@@ -6,8 +6,8 @@ from typing import Any
 
 from kadeploy.config.site import Site
 from kadeploy.state import database, history
-from kadeploy.state.database import Log
 from kadeploy.state.history import Durations, Rate, Selection
+from kadeploy.state.tables import Log
 
 
 def record(start: int, first: int, second: int = 0) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import OptionError
 from kadeploy.state import journal
-from kadeploy.state.database import Log, Progress, Workflow, fetch
+from kadeploy.state.database import fetch
 from kadeploy.state.journal import LogRow
+from kadeploy.state.tables import Log, Progress, Workflow
 
 NAMES = ["gdx-1.site", "gdx-2.site", "gdx-10.site"]
 DEBIAN = Environment(name="debian", version=12, image=Image(file="/srv/debian.tgz", kind="tgz"), user="root")
@@ -73,6 +74,28 @@ def test_a_state_keeps_the_step_and_a_new_step_makes_the_node_ok_again(site: Sit
     assert fetch(query) == [("reboot", "reboot_in_progress")]
     journal.micro_step("D-1", NAMES, "BootNewEnvClassical", "wait_reboot")
     assert fetch(query) == [("wait_reboot", "ok")]
+
+
+def shown(site: Site, node: str) -> list[dict[str, str]]:
+    """What ``kanodes3 -y`` shows of a node, after the three words that it shows of all nodes."""
+    found: list[dict[str, str]] = journal.workflows(site)["D-1"]["nodes"][node]
+    return found[3:]
+
+
+def test_how_far_the_image_is_is_shown_for_the_nodes_it_was_told_of_until_the_next_micro_step(site: Site) -> None:
+    begin(site)
+    journal.micro_step("D-1", NAMES, "BroadcastEnvChain", "send_environment")
+    journal.told("D-1", NAMES[:2], "42 %, 118 MB/s, 12 s left")
+    journal.node_state("D-1", NAMES[:1], "ko")
+    assert [shown(site, name) for name in NAMES] == [[{"progress": "42 %, 118 MB/s, 12 s left"}]] * 2 + [[]]
+    journal.micro_step("D-1", NAMES, "BroadcastEnvChain", "manage_user_post_install")
+    assert [shown(site, name) for name in NAMES] == [[], [], []]
+
+
+def test_of_a_long_tale_of_progress_what_fits_is_kept(site: Site) -> None:
+    begin(site)
+    journal.told("D-1", NAMES[:1], "x" * 65)
+    assert shown(site, NAMES[0]) == [{"progress": "x" * 64}]
 
 
 def test_thousands_of_nodes_advance_in_one_call(site: Site) -> None:

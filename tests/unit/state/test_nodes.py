@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from kadeploy import process
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.state import journal, nodes
-from kadeploy.state.database import Claim, Log, Workflow, connect, fetch
+from kadeploy.state.database import connect, fetch
 from kadeploy.state.nodes import NO_ENVIRONMENT, NodeRow
+from kadeploy.state.tables import Claim, Log, Workflow
 
 NAMES = [f"gdx-{rank}.site" for rank in range(1, 6)]
 DEBIAN = Environment(name="debian", version=12, image=Image(file="/srv/debian.tgz", kind="tgz"), user="root")
@@ -216,12 +216,6 @@ def test_a_claim_whose_workflow_has_ended_is_freed_without_harm(site: Site) -> N
     assert set(states(site).values()) == {"deployed"}
     assert Log.select().where(Log.success).count() == Log.select().count() == len(NAMES)
     assert Claim.select().count() == 0
-
-
-def test_this_process_is_alive_and_here() -> None:
-    assert process.is_here(process.this())
-    assert process.is_alive(process.this())
-    assert not process.is_alive(process.this()._replace(pid=2**22 + 1))
 
 
 # --- states -----------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import pytest
 from kadeploy.config.site import Site
 from kadeploy.errors import RightsError
 from kadeploy.state import rights
-from kadeploy.state.database import Right
 from kadeploy.state.rights import Given
+from kadeploy.state.tables import Right
 
 NAMES = ["gdx-1.site", "gdx-2.site", "gdx-3.site"]
 SDA3, SDA5 = "/dev/sda3", "/dev/sda5"

@@ -1,0 +1,165 @@
+"""What happens in an operation, as data: one struct per event, and who wants to know is a plain callable.
+
+The same events feed the journal, the display and the file of a run, ``events.jsonl``: one JSON object a line, in the
+order in which things happened. Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from kadeploy.broadcast.progress import Transfer
+from kadeploy.config.cluster import Implementation
+from kadeploy.workflow import Attempt, Final, Operation, Outcome
+
+FILE_NAME = "events.jsonl"
+
+
+def _tag(name: str) -> str:
+    """``StepStarted`` → ``step_started``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=_tag):
+    at: float = msgspec.field(default_factory=time.time)
+    """When it happened."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """How an operation ended: every node of the request is in *ok* or in *ko*."""
+
+    wid: str
+    ok: tuple[str, ...] = ()
+    ko: Mapping[str, str] = {}
+    """Reason by node; nodes that were left out or aborted are among them."""
+    at_breakpoint: tuple[str, ...] = ()
+    """Those of *ok* that wait in the deployment system."""
+    aborted: tuple[str, ...] = ()
+    """Those of *ko* that were on their way when the operation was stopped."""
+    answers: Mapping[str, str] = {}
+    """What the last micro-step said on each node: the answer to ``kapower3 --status``."""
+
+
+class Began(_Event, frozen=True, kw_only=True):
+    """The operation is recorded and begins."""
+
+    wid: str
+    operation: Operation
+    user: str
+    groups: Mapping[str, tuple[str, ...]]
+    """The nodes that take part, by cluster."""
+    plans: Mapping[str, tuple[tuple[str, tuple[Implementation, ...]], ...]]
+    """By cluster: macro-steps in order, each with its implementations in order of preference."""
+    notes: tuple[str, ...] = ()
+    """What people should know: where a plan is not what the configuration says."""
+
+
+class LeftOut(_Event, frozen=True, kw_only=True):
+    """Nodes that take no part, and why."""
+
+    reasons: Mapping[str, str]
+
+
+class AttemptStarted(_Event, frozen=True, kw_only=True):
+    """A macro-step begins for these nodes."""
+
+    attempt: Attempt
+    nodes: tuple[str, ...]
+
+
+class AttemptEnded(_Event, frozen=True, kw_only=True):
+    """A macro-step is over for these nodes."""
+
+    attempt: Attempt
+    outcomes: Mapping[str, Outcome]
+    seconds: float
+
+
+class StepStarted(_Event, frozen=True, kw_only=True):
+    """A micro-step begins for these nodes: those of the attempt without KO or BRK so far."""
+
+    attempt: Attempt
+    micro_step: str
+    nodes: tuple[str, ...]
+
+
+class StepResult(_Event, frozen=True, kw_only=True):
+    """A task of a micro-step has ended; a micro-step may have several."""
+
+    attempt: Attempt
+    micro_step: str
+    outcomes: Mapping[str, Outcome]
+
+
+class Progress(_Event, frozen=True, kw_only=True):
+    """How far an attempt's broadcast is."""
+
+    attempt: Attempt
+    nodes: tuple[str, ...]
+    transfer: Transfer
+
+
+class Finished(_Event, frozen=True, kw_only=True):
+    """Nodes have come to their end."""
+
+    finals: Mapping[str, Final]
+
+
+class Note(_Event, frozen=True, kw_only=True):
+    """Something that people should know."""
+
+    text: str
+
+
+class Ended(_Event, frozen=True, kw_only=True):
+    """The operation is over."""
+
+    operation: Operation
+    groups: Mapping[str, tuple[str, ...]]
+    """All nodes of the request, by cluster."""
+    report: Report
+
+
+Event = Began | LeftOut | AttemptStarted | AttemptEnded | StepStarted | StepResult | Progress | Finished | Note | Ended
+Listener = Callable[[Event], None]
+"""Who wants to know; called by the thread that launched the operation, one call at a time."""
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+class EventFile:
+    """A listener that appends each event to a file of the run, readable for its owner alone.
+
+    What cannot be written (a full disk) is left out: the operation matters more than its file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def __call__(self, event: Event) -> None:
+        """Append one line."""
+        try:
+            os.write(self._descriptor, _ENCODER.encode(event) + b"\n")
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        os.close(self._descriptor)
+
+
+def read(path: Path) -> Iterator[Event]:
+    """The events of a run's file, in order; a line that its writer did not finish is passed over."""
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                yield _DECODER.decode(line)
+            except msgspec.DecodeError:
+                continue

@@ -1,0 +1,128 @@
+"""``--no-wait``: an operation in a process of its own, in a session of its own.
+
+Who asks waits until the operation has begun, or is refused; then the process belongs to nobody. What it does is in the
+journal and in the event file of its run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from kadeploy.caller import Account
+from kadeploy.config.folder import load_configuration
+from kadeploy.errors import KadeployError
+from kadeploy.events import Began, Ended, Event
+from kadeploy.operations.launch import carry_out
+from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequest, Wish
+
+
+class _Order(msgspec.Struct, frozen=True):
+    """What the process is told on its standard input."""
+
+    request: DeployRequest | RebootRequest | PowerRequest
+    config_dir: str
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+    @property
+    def account(self) -> Account:
+        return Account(self.name, self.uid, self.gid, Path(self.home))
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What it says on its standard output, once."""
+
+    wid: str = ""
+    refusal: str = ""
+
+
+def start(request: Wish, config_dir: Path, account: Account) -> str:
+    """Carry out *request* in the background: the workflow id, once the operation has begun.
+
+    Raises:
+        KadeployError: the request is refused, or none of its nodes can take part; no node was touched.
+    """
+    order = _Order(request, str(config_dir.resolve()), account.name, account.uid, account.gid, str(account.home))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    said, _ = process.communicate(msgspec.json.encode(order))  # the other end is closed when the operation has begun
+    try:
+        answer = msgspec.json.decode(said, type=_Answer)
+    except msgspec.DecodeError as error:
+        raise KadeployError("The operation could not be started: its process ended without a word.") from error
+    if answer.refusal:
+        raise KadeployError(answer.refusal)
+    return answer.wid
+
+
+@dataclass
+class _Announcer:
+    """A listener that answers who has started the process, once."""
+
+    descriptor: int | None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Began):
+            self.answer(_Answer(wid=event.wid))
+        elif isinstance(event, Ended):  # nobody took part
+            self.answer(_Answer(refusal="\n".join(f"{name}: {why}" for name, why in event.report.ko.items())))
+
+    def answer(self, answer: _Answer) -> None:
+        if self.descriptor is not None:
+            with suppress(OSError):  # nobody waits any more
+                os.write(self.descriptor, msgspec.json.encode(answer))
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def main() -> int:
+    """What the process does; started by `start` alone."""
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=_Order)
+    announcer = _Announcer(os.dup(1))
+    _leave_standard_streams()
+    try:
+        report = carry_out(order.request, load_configuration(Path(order.config_dir)), order.account, announcer, _stop())
+    except Exception as error:  # whatever it is: who waits is told, afterwards the journal tells the rest
+        announcer.answer(_Answer(refusal=str(error) or type(error).__name__))
+        return 1
+    return 3 if report.ko else 0
+
+
+def _leave_standard_streams() -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _stop() -> threading.Event:
+    """An event that SIGINT and SIGTERM set."""
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return stop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

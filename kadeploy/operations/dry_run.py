@@ -1,0 +1,51 @@
+"""``--dry-run``: what would be done, once everything about the request has been found good."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from kadeploy.boot import profile
+from kadeploy.caller import Account
+from kadeploy.nodeset import fold
+from kadeploy.operations import plan, staging
+from kadeploy.operations.work import Work
+from kadeploy.runner import playbooks
+from kadeploy.runner.player import find
+from kadeploy.runner.request import Assignment, profile_sources
+from kadeploy.workflow import Plan
+
+
+def lines(work: Work, account: Account) -> list[str]:
+    """The plan and the boot profiles, cluster by cluster; nothing is kept, no node is touched.
+
+    Raises:
+        KadeployError: a file of the request is not good (see `staging.dry_run`).
+    """
+    work = replace(work, assignments=staging.dry_run(work.assignments, account, work.uploads))
+    told: list[str] = []
+    for cluster, names in work.groups.items():
+        details = _details(work.assignments[cluster], work.plans[cluster])
+        told += [f"cluster {cluster}: {', '.join(names)}", *(f"    {line}".rstrip() for line in details)]
+    return [*told, *work.notes, "Nothing was done (--dry-run)."]
+
+
+def _details(assignment: Assignment, steps: Plan) -> list[str]:
+    target = [f"to {assignment.deploy_part}"] if assignment.environment else []
+    return [*target, *plan.lines(steps), *_profiles(assignment, steps)]
+
+
+def _profiles(assignment: Assignment, steps: Plan) -> list[str]:
+    """The boot profiles that *steps* would write, nodes with the same text together."""
+    config_dir = Path(assignment.config_dir)
+    known = (find(way.name, config_dir) for _, ways in steps for way in ways)
+    kinds = dict.fromkeys(kind for path in known if path for kind in playbooks.boots(path, config_dir))
+    sources = profile_sources(assignment)
+    return [
+        line
+        for kind in kinds
+        for text, names in profile.alike(sources, cast("profile.ProfileKind", kind), assignment.nodes).items()
+        for line in (f"boot profile ({kind}) of {fold(names)}:", *textwrap.indent(text, "    ").splitlines())
+    ]

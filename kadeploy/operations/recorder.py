@@ -1,0 +1,157 @@
+"""What is written down of an operation while it runs: the journal, the states of its nodes, the log at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from kadeploy.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Began,
+    Ended,
+    Event,
+    Finished,
+    LeftOut,
+    Note,
+    Progress,
+    Report,
+    StepResult,
+    StepStarted,
+)
+from kadeploy.operations.work import Work
+from kadeploy.runner import roles
+from kadeploy.runner.roles import Role
+from kadeploy.state import journal, nodes
+from kadeploy.state.journal import LogRow
+from kadeploy.state.nodes import NO_ENVIRONMENT, Named, State
+from kadeploy.workflow import Final, Outcome, Verdict
+
+
+class Recorder:
+    """A listener that keeps the database true while an operation runs, and knows at the end how it went.
+
+    *work* has the nodes that take part, all of them claimed. All calls come from one thread, whose database it is.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.begun = time.time()
+        self.finals: dict[str, Final] = {}
+        self.answers: dict[str, str] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Write down what *event* says."""
+        match event:
+            case Began():
+                self._begin()
+            case StepStarted():
+                self._step_started(event.attempt.implementation, event.micro_step, event.nodes)
+            case StepResult():
+                self._step_result(event.micro_step, event.outcomes)
+            case Progress():
+                journal.told(self.work.wid, event.nodes, str(event.transfer))
+            case Finished():
+                self._finished(event.finals)
+            case LeftOut() | AttemptStarted() | AttemptEnded() | Note() | Ended():
+                pass
+
+    def lost(self) -> dict[str, Final]:
+        """Nodes that came to no end: aborted."""
+        return {name: Final(Verdict.KO, "aborted", aborted=True) for name in self.work.names if name not in self.finals}
+
+    def keep_alive(self) -> None:
+        """Tell the controllers of other machines that this one lives."""
+        journal.keep_alive(self.work.wid)
+
+    def close(self) -> None:
+        """Close the journal, with a row of the log per node."""
+        aborted = any(final.aborted for final in self.finals.values())
+        rows = [_log_row(self.work, name, self.finals[name]) for name in self.work.names]
+        journal.end(self.work.wid, rows, "aborted" if aborted else "ended")
+
+    def report(self, left_out: Mapping[str, str]) -> Report:
+        """How it ended, once it has."""
+        ends = {name: self.finals[name] for name in self.work.names}
+        return Report(
+            self.work.wid,
+            tuple(name for name, final in ends.items() if final.verdict is not Verdict.KO),
+            {name: final.message for name, final in ends.items() if final.verdict is Verdict.KO} | dict(left_out),
+            tuple(name for name, final in ends.items() if final.verdict is Verdict.BRK),
+            tuple(name for name, final in ends.items() if final.aborted),
+            self.answers,
+        )
+
+    def _begin(self) -> None:
+        """Open the journal: from here on the truth is in the database, whatever happens to this process."""
+        work = self.work
+        journal.begin(
+            work.site, work.wid, work.operation, work.user, work.environment, work.groups, anonymous=work.anonymous
+        )
+        self._set_state(work.names, work.states.begun, work.states.environment)
+
+    def _step_started(self, implementation: str, micro_step: str, names: Iterable[str]) -> None:
+        journal.micro_step(self.work.wid, names, implementation, micro_step)
+        if self._role(micro_step).reboots:
+            journal.node_state(self.work.wid, names, "reboot_in_progress")
+
+    def _step_result(self, micro_step: str, outcomes: Mapping[str, Outcome]) -> None:
+        if self._role(micro_step).booted:
+            journal.node_state(self.work.wid, _with(outcomes, Verdict.OK), "rebooted")
+        if ko := _with(outcomes, Verdict.KO):
+            journal.node_state(self.work.wid, ko, "ko")
+        self.answers |= {name: outcome.stdout.strip() or outcome.message for name, outcome in outcomes.items()}
+
+    def _role(self, micro_step: str) -> Role:
+        return roles.find(micro_step, self.work.configuration.folder)
+
+    def _finished(self, finals: Mapping[str, Final]) -> None:
+        self.finals |= finals
+        groups: dict[tuple[State | None, Named | None], list[str]] = {}
+        for name, final in finals.items():
+            groups.setdefault(self._end_state(final), []).append(name)
+        for (state, environment), names in groups.items():
+            self._set_state(names, state, environment)
+        ko = _with(finals, Verdict.KO)
+        journal.node_state(self.work.wid, [name for name in finals if name not in set(ko)], "ok")
+        journal.node_state(self.work.wid, ko, "ko")
+
+    def _end_state(self, final: Final) -> tuple[State | None, Named | None]:
+        states = self.work.states
+        if final.aborted:
+            return "aborted" if states.begun else None, NO_ENVIRONMENT if self.work.operation == "deploy" else None
+        if final.verdict is Verdict.BRK:
+            return "deploy_env", NO_ENVIRONMENT
+        if final.verdict is Verdict.KO:
+            return states.ko, states.environment
+        return states.ok, states.ok_environment
+
+    def _set_state(self, names: list[str], state: State | None, environment: Named | None) -> None:
+        if state and names:
+            nodes.set_state(names, state, environment, self.work.user, self.begun)
+
+
+def _with(ends: Mapping[str, Outcome] | Mapping[str, Final], verdict: Verdict) -> list[str]:
+    """Names of the nodes with this verdict."""
+    return [name for name, end in ends.items() if end.verdict is verdict]
+
+
+def _log_row(work: Work, name: str, final: Final) -> LogRow:
+    """What kastat3 shows of a node: per macro-step the last implementation, its time-out, tries minus one, seconds."""
+    columns: dict[str, str | int] = {}
+    for rank, macro_step in enumerate(dict.fromkeys(tried.attempt.macro_step for tried in final.history), start=1):
+        attempts = [tried for tried in final.history if tried.attempt.macro_step == macro_step]
+        tries = [tried for tried in attempts if tried.verdict is not Verdict.LATE] or attempts
+        columns |= {
+            f"step{rank}": tries[-1].attempt.implementation,
+            f"timeout_step{rank}": tries[-1].attempt.timeout,
+            f"retry_step{rank}": len(tries) - 1,
+            f"step{rank}_duration": round(sum(tried.seconds for tried in attempts)),
+        }
+    return LogRow(
+        hostname=name,
+        success=final.verdict is not Verdict.KO,
+        error=final.message if final.verdict is Verdict.KO else "",
+        md5=work.environment.image.md5 if work.environment else "",
+        **columns,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,81 @@
+"""What users ask for, as plain data: nothing here opens a file, knows a process, or belongs to one machine."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from kadeploy.config.cluster import Implementation
+from kadeploy.environments.environment import Environment
+from kadeploy.runner.request import Options
+
+RebootKind = Literal["simple_reboot", "set_pxe", "deploy_env", "env_recorded"]
+Level = Literal["soft", "hard", "very_hard"]
+PowerOperation = Literal["on", "off", "status"]
+
+
+class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Strict about unknown fields: a misspelt wish is refused, not forgotten. ``type`` says which kind it is."""
+
+
+class Recorded(_Struct, frozen=True, kw_only=True, tag="recorded"):
+    """A recorded environment by its name; by default the highest version that the user may see."""
+
+    name: str
+    version: int | None = None
+    owner: str | None = None
+
+
+class Described(_Struct, frozen=True, kw_only=True, tag="described"):
+    """An environment that is described in the request itself, and not recorded."""
+
+    environment: Environment
+
+
+class DeployRequest(_Struct, frozen=True, kw_only=True, tag="deploy"):
+    """What ``kadeploy3`` asks for."""
+
+    user: str
+    """Whose rights count, and whose recorded environments."""
+    nodes: tuple[str, ...]
+    environment: Recorded | Described
+    options: Options = Options()
+    uploads: tuple[str, ...] = ()
+    """Paths and URLs of ``-x``."""
+    force_steps: dict[str, tuple[Implementation, ...]] | None = None
+    """Implementations by macro-step in place of the cluster's."""
+    ignore_nodes_deploying: bool = False
+    hook: bool = True
+
+
+class RebootRequest(_Struct, frozen=True, kw_only=True, tag="reboot"):
+    """What ``kareboot3`` asks for."""
+
+    user: str
+    nodes: tuple[str, ...]
+    kind: RebootKind
+    level: Level = "soft"
+    wait: bool = True
+    environment: Recorded | None = None
+    """For env_recorded."""
+    check_production: bool = False
+    """``-c``: refuse when the production system cannot have survived."""
+    options: Options = Options()
+    uploads: tuple[str, ...] = ()
+    hook: bool = True
+
+
+class PowerRequest(_Struct, frozen=True, kw_only=True, tag="power"):
+    """What ``kapower3`` asks for."""
+
+    user: str
+    nodes: tuple[str, ...]
+    operation: PowerOperation
+    level: Level = "soft"
+    wait: bool = True
+    debug: bool = False
+    hook: bool = True
+
+
+Wish = DeployRequest | RebootRequest | PowerRequest

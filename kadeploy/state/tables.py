@@ -1,0 +1,206 @@
+"""The tables of a site's state; :mod:`kadeploy.state.database` binds them to the site's database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import peewee
+
+from kadeploy.environments.environment import Environment
+
+
+class Row(peewee.Model):
+    """What all tables share."""
+
+
+class SchemaVersion(Row):
+    """One row: which version of these tables the database holds."""
+
+    version = peewee.IntegerField(primary_key=True)
+
+    class Meta:
+        """Table name."""
+
+        table_name = "schema_version"
+
+
+class EnvironmentRow(Row):
+    """A recorded environment; the image and the archives are JSON of their structs."""
+
+    id = peewee.BigAutoField()
+    name = peewee.CharField(255)
+    version = peewee.IntegerField(default=1)
+    user = peewee.CharField(255)
+    description = peewee.TextField(default="")
+    author = peewee.TextField(default="")
+    image = peewee.TextField()
+    preinstall = peewee.TextField(default="null")
+    postinstalls = peewee.TextField(default="[]")
+    kernel = peewee.TextField(default="")
+    kernel_params = peewee.TextField(default="")
+    initrd = peewee.TextField(default="")
+    hypervisor = peewee.TextField(default="")
+    hypervisor_params = peewee.TextField(default="")
+    fdisktype = peewee.CharField(64, default="83")
+    filesystem = peewee.CharField(64, default="")
+    environment_kind = peewee.CharField(16, default="linux")
+    visibility = peewee.CharField(16, default="private")
+    demolishing_env = peewee.IntegerField(default=0)
+    part = peewee.CharField(255, default="")
+
+    class Meta:
+        """A name and a version are unique per owner."""
+
+        table_name = "environments"
+        indexes = ((("name", "version", "user"), True),)
+
+    @property
+    def environment(self) -> Environment:
+        """The row as the rest of the program knows it."""
+        columns = {name: getattr(self, name) for name in Environment.__struct_fields__}
+        columns.update({name: msgspec.json.decode(columns[name]) for name in _JSON_COLUMNS})
+        return msgspec.convert(columns, Environment)
+
+
+_JSON_COLUMNS = ("image", "preinstall", "postinstalls")
+
+
+def environment_columns(environment: Environment) -> dict[str, Any]:
+    """Column values of *environment*, for ``EnvironmentRow.insert``, ``create`` or ``update``."""
+    columns: dict[str, Any] = msgspec.structs.asdict(environment)
+    columns.update({name: msgspec.json.encode(columns[name]).decode() for name in _JSON_COLUMNS})
+    return columns
+
+
+class Right(Row):
+    """*user* may deploy on *part* of *node*; ``*`` stands for any. Over at *until* (Unix seconds), if set."""
+
+    id = peewee.BigAutoField()
+    user = peewee.CharField(255)
+    node = peewee.CharField(255)
+    part = peewee.CharField(255)
+    until = peewee.BigIntegerField(null=True)
+
+    class Meta:
+        """One row per user, node and partition."""
+
+        table_name = "rights"
+        indexes = ((("user", "node", "part"), True), (("node",), False))
+
+
+class NodeState(Row):
+    """What was last done to a node, and with which environment (empty: none, or an anonymous one)."""
+
+    hostname = peewee.CharField(255, primary_key=True)
+    state = peewee.CharField(32)
+    env_name = peewee.CharField(255, default="")
+    env_version = peewee.IntegerField(null=True)
+    env_owner = peewee.CharField(255, default="")
+    date = peewee.BigIntegerField()
+    user = peewee.CharField(255, default="")
+
+    class Meta:
+        """Table name."""
+
+        table_name = "nodes"
+
+
+class Claim(Row):
+    """A node in the hands of one workflow; the primary key is what makes two claims impossible."""
+
+    node = peewee.CharField(255, primary_key=True)
+    wid = peewee.CharField(64, index=True, column_name="workflow")
+    user = peewee.CharField(255)
+    host = peewee.CharField(255)
+    pid = peewee.BigIntegerField()
+    process_start = peewee.CharField(32)
+    boot_id = peewee.CharField(64)
+    since = peewee.BigIntegerField()
+
+    class Meta:
+        """Table name."""
+
+        table_name = "claims"
+
+
+class Workflow(Row):
+    """One operation on a set of nodes, running or ended, and the process that does it."""
+
+    wid = peewee.CharField(64, primary_key=True)
+    operation = peewee.CharField(16)
+    user = peewee.CharField(255)
+    env_name = peewee.CharField(255, default="")
+    env_version = peewee.IntegerField(null=True)
+    env_owner = peewee.CharField(255, default="")
+    anonymous = peewee.BooleanField(default=False)
+    started = peewee.BigIntegerField()
+    ended = peewee.BigIntegerField(null=True, index=True)
+    state = peewee.CharField(16, default="running")
+    host = peewee.CharField(255)
+    pid = peewee.BigIntegerField()
+    process_start = peewee.CharField(32)
+    boot_id = peewee.CharField(64)
+    seen = peewee.BigIntegerField()
+    """When its controller last gave a sign of life."""
+
+    class Meta:
+        """Table name."""
+
+        table_name = "workflows"
+
+
+class Progress(Row):
+    """Where a node stands in a workflow."""
+
+    workflow = peewee.ForeignKeyField(Workflow, column_name="wid", on_delete="CASCADE")
+    node = peewee.CharField(255)
+    cluster = peewee.CharField(255, default="")
+    macro_step = peewee.CharField(255, default="")
+    micro_step = peewee.CharField(255, default="")
+    state = peewee.CharField(32, default="ok")
+    told = peewee.CharField(64, default="")
+    """How far the micro-step is, for people: ``42 %, 118 MB/s, 12 s left``."""
+
+    class Meta:
+        """One row per workflow and node."""
+
+        table_name = "progress"
+        primary_key = peewee.CompositeKey("workflow", "node")
+
+
+class Log(Row):
+    """What one operation did to one node: what kastat3 counts. Times in seconds, retries are tries minus one."""
+
+    id = peewee.BigAutoField()
+    wid = peewee.CharField(64, index=True)
+    operation = peewee.CharField(16)
+    user = peewee.CharField(255)
+    hostname = peewee.CharField(255)
+    step1 = peewee.CharField(255, default="")
+    step2 = peewee.CharField(255, default="")
+    step3 = peewee.CharField(255, default="")
+    timeout_step1 = peewee.IntegerField(default=0)
+    timeout_step2 = peewee.IntegerField(default=0)
+    timeout_step3 = peewee.IntegerField(default=0)
+    retry_step1 = peewee.IntegerField(default=0)
+    retry_step2 = peewee.IntegerField(default=0)
+    retry_step3 = peewee.IntegerField(default=0)
+    start = peewee.BigIntegerField()
+    step1_duration = peewee.IntegerField(default=0)
+    step2_duration = peewee.IntegerField(default=0)
+    step3_duration = peewee.IntegerField(default=0)
+    env = peewee.CharField(300, default="")
+    anonymous_env = peewee.BooleanField(default=False)
+    md5 = peewee.CharField(64, default="")
+    success = peewee.BooleanField()
+    error = peewee.TextField(default="")
+
+    class Meta:
+        """The first index answers failure rates alone, without a look at the rows; the second gives dates in order."""
+
+        table_name = "log"
+        indexes = ((("operation", "hostname", "start", "success"), False), (("start", "id"), False))
+
+
+TABLES = (SchemaVersion, EnvironmentRow, Right, NodeState, Claim, Workflow, Progress, Log)
