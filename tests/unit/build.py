@@ -10,15 +10,20 @@ from typing import Any
 
 import msgspec
 
-from kadeploy.config.cluster import Cluster, Disk, NodeRange
+from kadeploy.config.cluster import Cluster, Disk, Implementation, NodeRange
 from kadeploy.config.partition import Partition
 from kadeploy.config.site import BootFolders, Site, Ssh
 from kadeploy.environments.environment import Environment, Image
+from kadeploy.operations.requests import DeployRequest, Recorded
 from kadeploy.runner.request import Assignment, Request, RequestNode
 from kadeploy.workflow import Attempt
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHaq7bhOPDK1mHvvcHQ0LvgcVxuPyG2ja9pXQQ8UIwPf"
 """A host key that no server has."""
+NAMES = ("gdx-1.site", "gdx-2.site", "nvm-1.site")
+"""Nodes of both clusters of conftest's site."""
+DUMMIES = {step: (Implementation(name=f"{step}Dummy"),) for step in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")}
+"""Steps that act nothing."""
 DEPLOY = (Partition(number=3, role="deploy"),)
 """The smallest layout."""
 
@@ -76,6 +81,17 @@ def request(folder: Path | str, **changes: Any) -> Request:
     """An attempt of `assignment`, whose own folder is *folder* too."""
     values: dict[str, Any] = {"run_dir": str(folder), "attempt": Attempt("SetDeploymentEnv", "SetDeploymentEnvTest")}
     return Request(**values | _assignment(folder, changes))
+
+
+def deploy_request(**changes: Any) -> DeployRequest:
+    """Root wants the recorded environment tiny on nodes of conftest's site, by steps that act nothing."""
+    values: dict[str, Any] = {
+        "user": "root",
+        "nodes": NAMES,
+        "environment": Recorded(name="tiny"),
+        "force_steps": DUMMIES,
+    }
+    return DeployRequest(**values | changes)
 
 
 def _assignment(folder: Path | str, changes: dict[str, Any]) -> dict[str, Any]:

@@ -40,12 +40,6 @@ def source(folder: Path, name: str, content: bytes | int = b"content") -> Path:
     return path
 
 
-def unused(path: Path, seconds: float = 2 * uploads.IN_USE) -> None:
-    """Nobody has read or written it for so long."""
-    then = time.time() - seconds
-    os.utime(path, (then, then))
-
-
 def test_a_file_is_found_over_http_and_tftp_under_its_users_name(tmp_path: Path, boot: BootFolders) -> None:
     (path,) = store(boot, source(tmp_path, "vmlinuz", b"kernel"))
     assert path == tmp_path / "http" / "kernels" / "pxe-alice--vmlinuz"
@@ -108,52 +102,6 @@ def test_a_file_that_its_user_may_not_read_is_refused(tmp_path: Path, boot: Boot
     assert not (tmp_path / "http" / "kernels" / "pxe-nobody--shadow").exists()
 
 
-def test_a_file_that_does_not_fit_is_refused_and_nothing_is_left(tmp_path: Path, boot: BootFolders) -> None:
-    with pytest.raises(FileError, match=r"no room.*uploads_max_mb is 1"):
-        store(boot, source(tmp_path, "vmlinuz", MEGA + 1))
-    assert list((tmp_path / "http" / "kernels").iterdir()) == []
-
-
-@pytest.mark.parametrize("hours", [(4, 3, 2), (2, 3, 4)])
-def test_files_that_nobody_used_for_longest_make_room(
-    tmp_path: Path, boot: BootFolders, hours: tuple[int, ...]
-) -> None:
-    stored = [store(boot, source(tmp_path, name, MEGA // 3))[0] for name in ("a", "b", "c")]
-    for path, age in zip(stored, hours, strict=True):
-        unused(path, age * uploads.IN_USE)
-    store(boot, source(tmp_path, "new", MEGA // 2))
-    assert [path.exists() for path in stored] == [age == 2 for age in hours]
-    gone = stored[hours.index(4)]
-    assert not (tmp_path / "tftp" / "kernels" / gone.name).exists()
-
-
-@pytest.mark.parametrize("use", ["written", "read"])
-def test_a_file_that_was_used_within_the_hour_stays_and_the_new_one_is_refused(
-    tmp_path: Path, boot: BootFolders, use: str
-) -> None:
-    """Nodes may be about to boot from it."""
-    (path,) = store(boot, source(tmp_path, "vmlinuz", MEGA * 2 // 3))
-    long_ago, now = time.time() - 2 * uploads.IN_USE, time.time()
-    os.utime(path, (now, long_ago) if use == "read" else (long_ago, now))
-    with pytest.raises(FileError, match="no room"):
-        store(boot, source(tmp_path, "other", MEGA * 2 // 3))
-    assert path.exists()
-
-
-def test_ones_own_old_file_does_not_count_when_it_is_replaced(tmp_path: Path, boot: BootFolders) -> None:
-    store(boot, source(tmp_path, "vmlinuz", MEGA * 2 // 3))
-    (path,) = store(boot, source(tmp_path, "vmlinuz", MEGA * 3 // 4))
-    assert path.stat().st_size == MEGA * 3 // 4
-
-
-def test_files_of_images_are_not_removed_for_uploads(tmp_path: Path, boot: BootFolders) -> None:
-    with uploads.locked(boot) as folder:
-        theirs = source(folder, "env-0-vmlinuz", MEGA)
-    unused(theirs)
-    store(boot, source(tmp_path, "vmlinuz", MEGA // 2))
-    assert theirs.exists()
-
-
 def test_a_stream_that_does_not_end_is_cut_off_and_nothing_is_left(tmp_path: Path) -> None:
     """A file may grow while it is copied."""
     with pytest.raises(FileError, match="more than 1 MB"):
@@ -165,6 +113,83 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_settings(tmp_path: Path,
     (tmp_path / "http").write_text("in the way")
     with pytest.raises(ConfigError, match=r"boot\.http_root and boot\.tftp_root"):
         store(boot, source(tmp_path, "vmlinuz"))
+
+
+# --- room -------------------------------------------------------------------------------------------------------
+
+HOURS = 3600.0
+
+
+@pytest.fixture
+def room(boot: BootFolders) -> BootFolders:
+    """Room for three megabytes."""
+    return msgspec.structs.replace(boot, uploads_max_mb=3)
+
+
+def upload(room: BootFolders, tmp_path: Path, name: str, *, written: float = 0, read: float = 0) -> Path:
+    """A file of one megabyte, uploaded and read last that many seconds ago."""
+    source = tmp_path / name
+    source.write_bytes(b"x" * MEGA)
+    [stored] = uploads.store([str(source)], room, ALICE, tmp_path / "fetched")
+    path, now = Path(room.http_root) / stored, time.time()
+    os.utime(path, (now - read, now - written))
+    return path
+
+
+def names(root: str) -> set[str]:
+    return {path.name.rpartition("--")[2] for path in Path(root).glob(f"*/{uploads.PREFIX}*")}
+
+
+def test_the_file_that_nobody_used_for_longest_goes_from_both_places_and_no_more_than_needed(
+    room: BootFolders, tmp_path: Path
+) -> None:
+    upload(room, tmp_path, "older", written=30 * HOURS, read=20 * HOURS)
+    upload(room, tmp_path, "oldest", written=29 * HOURS, read=29 * HOURS)
+    upload(room, tmp_path, "old", written=10 * HOURS, read=10 * HOURS)
+    upload(room, tmp_path, "new")
+    assert names(room.http_root) == names(room.tftp_root) == {"older", "old", "new"}
+
+
+def test_a_file_that_a_node_has_just_read_stays_however_old_it_is(room: BootFolders, tmp_path: Path) -> None:
+    upload(room, tmp_path, "in-use", written=900 * HOURS, read=0.9 * HOURS)
+    upload(room, tmp_path, "idle", written=2 * HOURS, read=2 * HOURS)
+    upload(room, tmp_path, "just-written", written=0.9 * HOURS, read=900 * HOURS)
+    upload(room, tmp_path, "new")
+    assert names(room.http_root) == {"in-use", "just-written", "new"}
+
+
+def test_a_file_that_is_read_over_tftp_stays_where_tftp_has_a_copy_of_its_own(
+    room: BootFolders, tmp_path: Path
+) -> None:
+    """On another disk there is no hard link, and the times of the other file tell nothing."""
+    path = upload(room, tmp_path, "in-use", written=9 * HOURS, read=9 * HOURS)
+    copy = Path(room.tftp_root) / path.parent.name / path.name
+    copy.unlink()
+    copy.write_bytes(path.read_bytes())
+    upload(room, tmp_path, "idle", written=2 * HOURS, read=2 * HOURS)
+    upload(room, tmp_path, "new")
+    upload(room, tmp_path, "newer")
+    assert names(room.http_root) == {"in-use", "new", "newer"}
+
+
+def test_a_file_that_does_not_fit_is_refused_and_nothing_is_left(tmp_path: Path, boot: BootFolders) -> None:
+    with pytest.raises(FileError, match=r"no room.*uploads_max_mb is 1"):
+        store(boot, source(tmp_path, "vmlinuz", MEGA + 1))
+    assert list((tmp_path / "http" / "kernels").iterdir()) == []
+
+
+def test_ones_own_old_file_does_not_count_when_it_is_replaced(tmp_path: Path, boot: BootFolders) -> None:
+    store(boot, source(tmp_path, "vmlinuz", MEGA * 2 // 3))
+    (path,) = store(boot, source(tmp_path, "vmlinuz", MEGA * 3 // 4))
+    assert path.stat().st_size == MEGA * 3 // 4
+
+
+def test_files_of_images_are_not_removed_for_uploads(tmp_path: Path, boot: BootFolders) -> None:
+    with uploads.locked(boot) as folder:
+        theirs = source(folder, "env-0-vmlinuz", MEGA)
+    os.utime(theirs, (0, 0))
+    store(boot, source(tmp_path, "vmlinuz", MEGA // 2))
+    assert theirs.exists()
 
 
 @pytest.mark.parametrize("linkable", [True, False])

@@ -18,8 +18,8 @@ from kadeploy.caller import Account
 from kadeploy.config.cluster import Implementation
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Site
-from kadeploy.environments.environment import Environment, Image
-from kadeploy.errors import EnvironmentRefused, FileError, RightsError
+from kadeploy.environments.environment import Environment
+from kadeploy.errors import EnvironmentRefused
 from kadeploy.events import (
     AttemptEnded,
     AttemptStarted,
@@ -34,21 +34,22 @@ from kadeploy.events import (
     StepResult,
     StepStarted,
 )
-from kadeploy.operations import admission, launch, staging
-from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequest, Recorded
+from kadeploy.operations import admission, launch
+from kadeploy.operations.requests import PowerRequest, RebootRequest, Recorded
 from kadeploy.operations.work import Work, run_folder
 from kadeploy.runner import player
 from kadeploy.runner.request import Options
-from kadeploy.state import environments, journal, nodes, rights
+from kadeploy.state import journal, nodes, rights
 from kadeploy.state.tables import Claim, Log, Workflow
 from kadeploy.workflow import Attempt
+from tests.unit import build
+from tests.unit.build import DUMMIES as FORCED
+from tests.unit.build import NAMES
 from tests.unit.plays import batch, write_play, write_role
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 ALICE = Account("root", 0, 0, Path("/root"))
-NAMES = ("gdx-1.site", "gdx-2.site", "nvm-1.site")
-FORCED = {step: (Implementation(name=f"{step}Dummy"),) for step in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")}
 
 
 @dataclass
@@ -77,25 +78,9 @@ HEARD: dict[type, Callable[[Any], str]] = {
 }
 
 
-@pytest.fixture
-def environment(site: Site, tmp_path: Path) -> Environment:
-    """A recorded one."""
-    image = tmp_path / "image.tgz"
-    image.write_bytes(b"an image")
-    described = Environment(name="tiny", image=Image(file=str(image), kind="tgz"), kernel="/vmlinuz", filesystem="ext4")
-    return environments.add(site, described, ALICE)
-
-
-@pytest.fixture
-def configuration(site: Site, site_folder: Path) -> Configuration:
-    rights.add(site, "root", ["*"], ["*"])
-    return load_configuration(site_folder)
-
-
 def deployment(configuration: Configuration, environment: Environment, **changes: object) -> Work:
-    wanted = Recorded(name=environment.name)
-    request = {"user": ALICE.name, "nodes": NAMES, "environment": wanted, "force_steps": FORCED} | changes
-    return admission.deploy(DeployRequest(**request), configuration)  # type: ignore[arg-type]
+    request = build.deploy_request(environment=Recorded(name=environment.name), **changes)
+    return admission.deploy(request, configuration)
 
 
 def go(
@@ -218,22 +203,16 @@ def test_a_listener_that_breaks_leaves_no_claim_no_thread_and_a_closed_journal(
     assert threading.active_count() == before
 
 
-def test_an_image_that_has_changed_is_refused_before_anything_is_touched(
+def test_what_is_refused_after_all_leaves_no_folder_no_claim_and_no_state(
     configuration: Configuration, environment: Environment
 ) -> None:
+    """The image has changed since it was recorded."""
     Path(environment.image.file).write_bytes(b"another image")
     work = deployment(configuration, environment)
     with pytest.raises(EnvironmentRefused, match="--update-tarball-md5"):
         go(work)
     assert not work.folder.exists()
     assert (Claim.select().count(), states(configuration.site)) == (0, {})
-
-
-def test_without_rights_nothing_is_admitted(site: Site, site_folder: Path, environment: Environment) -> None:
-    """The partition that is named is the one of each cluster."""
-    rights.add(site, "root", ["gdx-1.site", "gdx-2.site"], ["/dev/sda3"])
-    with pytest.raises(RightsError, match=r"/dev/nvme0n1p1 of nvm-1\.site"):
-        deployment(load_configuration(site_folder), environment)
 
 
 def test_the_hook_gets_the_workflow_once_it_is_closed(
@@ -266,6 +245,54 @@ def test_a_dead_controllers_processes_are_ended_before_its_nodes_are_used_again(
         orphan.kill()
     assert report.ok == ("gdx-1.site",)
     assert "D-dead" in ear.lines[0]
+
+
+REAPER = """\
+import socket, sys, time
+from pathlib import Path
+
+socket.gethostname = lambda: "another machine"
+
+from kadeploy.config.folder import load_site
+from kadeploy.state import database, nodes
+from kadeploy.state.tables import Workflow
+
+site = load_site()
+database.connect(site)
+begun = Workflow.get_by_id(sys.argv[1]).seen
+reaped = {}
+while not reaped and Workflow.get_by_id(sys.argv[1]).seen <= begun + site.purge_deployment_timer:
+    reaped = nodes.reap(site)
+    time.sleep(0.1)
+Path(sys.argv[2]).touch()
+print(reaped)
+"""
+"""A controller of another machine that reaps, until a workflow has given signs of life for longer than it may rest."""
+
+
+def test_a_quiet_workflow_is_not_taken_for_dead_by_another_machine(
+    site: Site, site_folder: Path, environment: Environment, tmp_path: Path
+) -> None:
+    """A task takes longer than a controller may be silent, and says nothing meanwhile."""
+    file = site_folder / "site.yml"
+    file.write_text(file.read_text() + "purge_deployment_timer: 6\n")
+    rights.add(site, "root", ["*"], ["*"])
+    gate = tmp_path / "gate"
+    quiet = f"    - ansible.builtin.wait_for: {{path: {gate}}}\n      run_once: true\n"
+    write_play(site_folder, "SetDeploymentEnvQuiet", f"  tasks:\n{batch('first', gdx_1__site='ok')}{quiet}")
+    forced = FORCED | {"SetDeploymentEnv": (Implementation(name="SetDeploymentEnvQuiet"),)}
+    work = deployment(load_configuration(site_folder), environment, nodes=NAMES[:1], force_steps=forced)
+    others: list[subprocess.Popen[str]] = []
+
+    def look() -> None:
+        if not others:
+            command = [sys.executable, "-c", REAPER, work.wid, gate]
+            others.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+
+    report, _ = go(work, ear=Ear(look))
+    assert others[0].communicate(timeout=60)[0] == "{}\n"
+    assert report.ok == NAMES[:1]
+    assert Workflow.get_by_id(work.wid).state == "ended"
 
 
 def test_kanodes_sees_the_micro_step_while_it_runs(configuration: Configuration, environment: Environment) -> None:
@@ -364,37 +391,3 @@ def test_a_recorded_environment_on_the_production_partition_is_production(
         )
         go(admission.reboot(request, configuration))
         assert states(configuration.site)[NAMES[0]] == (state, "tiny")
-
-
-def test_the_database_url_never_reaches_a_request(configuration: Configuration, environment: Environment) -> None:
-    """It may hold a password, and requests are files."""
-    work = deployment(configuration, environment)
-    assert configuration.site.database
-    assert {request.site.database for request in work.assignments.values()} == {""}
-
-
-def test_a_dry_run_finds_the_same_and_leaves_no_file(
-    configuration: Configuration, environment: Environment, tmp_path: Path
-) -> None:
-    work = deployment(configuration, environment)
-    upload = tmp_path / "vmlinuz"
-    upload.write_bytes(b"kernel")
-    before = set(work.site.state.rglob("*"))
-    assert staging.dry_run(work.assignments, ALICE, [str(upload)]) == staging.stage(
-        work.assignments, tmp_path / "run", ALICE
-    )
-    assert {path for path in set(work.site.state.rglob("*")) - before if "cache" not in path.parts} == set()
-    with pytest.raises(FileError, match="nonesuch"):
-        staging.dry_run(work.assignments, ALICE, [str(tmp_path / "nonesuch")])
-
-
-def test_files_are_staged_once_and_keep_their_checksums(
-    configuration: Configuration, environment: Environment, tmp_path: Path
-) -> None:
-    work = deployment(configuration, environment)
-    staged = staging.stage(work.assignments, tmp_path / "run", ALICE)
-    images = {request.image for request in staged.values()}
-    assert len(images) == 1
-    image = images.pop()
-    assert image is not None
-    assert (image.path, image.size) == (environment.image.file, 8)

@@ -1,0 +1,220 @@
+"""From a request to work: whose rights count, where it goes, and that nothing is taken for what was not asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kadeploy.config.folder import Configuration, load_configuration
+from kadeploy.config.site import Hooks, Site, Vlan
+from kadeploy.environments.environment import Environment, Image
+from kadeploy.errors import EnvironmentRefused, NodeListError, OptionError, RightsError
+from kadeploy.operations import admission
+from kadeploy.operations.requests import Described, PowerRequest, RebootRequest, Recorded
+from kadeploy.operations.work import Work
+from kadeploy.runner.request import Options
+from kadeploy.state import rights
+from kadeploy.state.nodes import NO_ENVIRONMENT
+from tests.unit import build
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+GDX, NVM = build.NAMES[:2], build.NAMES[2:]
+DD = Image(file="/image.dd.gz", kind="ddgz")
+
+
+def deployed(configuration: Configuration, described: Environment | None = None, **changes: Any) -> Work:
+    """A deployment that is admitted; of the recorded environment unless one is described."""
+    if described is not None:
+        changes["environment"] = Described(environment=described)
+    return admission.admit(build.deploy_request(**changes), configuration)
+
+
+def targets(work: Work) -> dict[str, str]:
+    """The device file that is written, by cluster."""
+    return {cluster: assignment.deploy_part for cluster, assignment in work.assignments.items()}
+
+
+# --- where it goes ----------------------------------------------------------------------------------------------
+
+
+def test_each_cluster_deploys_to_its_own_partition(configuration: Configuration, environment: Environment) -> None:
+    work = deployed(configuration)
+    assert targets(work) == {"gdx": "/dev/sda3", "nvm": "/dev/nvme0n1p1"}
+    assert work.groups == {"gdx": GDX, "nvm": NVM}
+    assert {cluster: tuple(n.name for n in a.nodes) for cluster, a in work.assignments.items()} == work.groups
+
+
+def test_the_environments_own_partition_is_used_where_the_user_named_none(configuration: Configuration) -> None:
+    environment = build.environment(part="/dev/sda2")
+    assert targets(deployed(configuration, environment, nodes=GDX)) == {"gdx": "/dev/sda2"}
+
+
+def test_an_environment_that_is_a_whole_disk_goes_to_its_own(configuration: Configuration) -> None:
+    environment = build.environment(part="/dev/sdb", image=DD)
+    work = deployed(configuration, environment, nodes=GDX)
+    assert targets(work) == {"gdx": "/dev/sdb"}
+    assert work.assignments["gdx"].partition is None
+
+
+@pytest.mark.parametrize(
+    ("options", "target"),
+    [
+        (Options(partition=5), "/dev/sda5"),
+        (Options(block_device="/dev/sdc"), "/dev/sdc3"),
+        (Options(block_device="/dev/sdc", partition=5), "/dev/sdc5"),
+        (Options(block_device="/dev/sdc", whole_device=True), "/dev/sdc"),
+    ],
+    ids=["-p", "-b", "-b and -p", "-b and -c 0"],
+)
+@pytest.mark.parametrize("part", ["", "/dev/sda2", "/dev/sdb"])
+def test_the_users_own_device_and_partition_win_over_the_environments(
+    configuration: Configuration, part: str, options: Options, target: str
+) -> None:
+    """Any other partition holds somebody's data."""
+    environment = build.environment(part=part, image=DD)
+    assert targets(deployed(configuration, environment, nodes=GDX, options=options)) == {"gdx": target}
+
+
+def test_a_partition_that_the_disk_has_not_is_refused_unless_the_disk_is_kept_as_it_is(
+    configuration: Configuration,
+) -> None:
+    for environment, options in (
+        (build.environment(), Options(partition=9)),
+        (build.environment(part="/dev/sda9"), Options()),
+    ):
+        with pytest.raises(OptionError, match="cut into 1, 2, 3, 5"):
+            deployed(configuration, environment, nodes=GDX, options=options)
+        kept = msgspec.structs.replace(options, disable_disk_partitioning=True)
+        assert targets(deployed(configuration, environment, nodes=GDX, options=kept)) == {"gdx": "/dev/sda9"}
+
+
+def test_an_archive_cannot_be_written_to_a_whole_disk(configuration: Configuration) -> None:
+    with pytest.raises(OptionError, match="takes a dd image"):
+        deployed(configuration, build.environment(part="/dev/sdb"), nodes=GDX)
+
+
+# --- rights -----------------------------------------------------------------------------------------------------
+
+
+def test_without_rights_nothing_is_admitted(site: Site, site_folder: Path, environment: Environment) -> None:
+    """The partition that is named is the one of each cluster."""
+    rights.add(site, "root", list(GDX), ["/dev/sda3"])
+    with pytest.raises(RightsError, match=r"/dev/nvme0n1p1 of nvm-1\.site"):
+        deployed(load_configuration(site_folder))
+
+
+def test_rights_count_on_the_partition_that_is_really_written(site: Site, site_folder: Path) -> None:
+    rights.add(site, "root", list(GDX), ["/dev/sda2"])
+    configuration, environment = load_configuration(site_folder), build.environment(part="/dev/sda2")
+    assert targets(deployed(configuration, environment, nodes=GDX)) == {"gdx": "/dev/sda2"}
+    with pytest.raises(RightsError, match="/dev/sda3"):
+        deployed(configuration, environment, nodes=GDX, options=Options(partition=3))
+    with pytest.raises(RightsError, match="/dev/sda3"):
+        deployed(configuration, build.environment(), nodes=GDX)
+
+
+@pytest.mark.parametrize("request_", [RebootRequest, PowerRequest])
+def test_whoever_may_not_deploy_on_nodes_may_not_switch_them(
+    site: Site, site_folder: Path, request_: type[RebootRequest | PowerRequest]
+) -> None:
+    more = {"kind": "simple_reboot"} if request_ is RebootRequest else {"operation": "off"}
+    with pytest.raises(RightsError, match=r"gdx-1\.site"):
+        admission.admit(request_(user="root", nodes=GDX[:1], **more), load_configuration(site_folder))  # type: ignore[arg-type]
+
+
+# --- what it becomes --------------------------------------------------------------------------------------------
+
+
+def test_the_database_url_never_reaches_an_assignment(configuration: Configuration, environment: Environment) -> None:
+    """It may hold a password, and assignments are files."""
+    assert configuration.site.database
+    assert {assignment.site.database for assignment in deployed(configuration).assignments.values()} == {""}
+
+
+def test_a_node_that_is_named_twice_counts_once(configuration: Configuration, environment: Environment) -> None:
+    assert deployed(configuration, nodes=(*GDX, *GDX)).names == list(GDX)
+
+
+def test_unknown_nodes_and_environments_are_refused(configuration: Configuration, environment: Environment) -> None:
+    with pytest.raises(NodeListError, match="mars-1"):
+        deployed(configuration, nodes=(*GDX, "mars-1"))
+    with pytest.raises(EnvironmentRefused, match="nonesuch"):
+        deployed(configuration, environment=Recorded(name="nonesuch"))
+
+
+def test_only_a_recorded_environment_is_recorded_as_being_on_the_nodes(
+    configuration: Configuration, environment: Environment
+) -> None:
+    assert deployed(configuration).states.ok_environment == environment
+    anonymous = deployed(configuration, build.environment(), nodes=GDX)
+    assert anonymous.states.ok_environment == NO_ENVIRONMENT
+    assert anonymous.anonymous
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "plan", "kind_of_boot", "state"),
+    [
+        ("simple_reboot", {}, "RebootSimple", "none", "rebooted"),
+        ("set_pxe", {"options": Options(pxe_profile="DEFAULT x\n")}, "RebootSetPxe", "custom", "rebooted"),
+        ("deploy_env", {}, "RebootDeployEnv", "deploy", "deploy_env"),
+        ("env_recorded", {"options": Options(partition=3)}, "RebootRecordedEnv", "deployed", "recorded_env"),
+        ("env_recorded", {"options": Options(partition=2)}, "RebootRecordedEnv", "deployed", "prod_env"),
+    ],
+)
+def test_each_kind_of_reboot_has_its_playbook_boot_and_state(
+    configuration: Configuration,
+    environment: Environment,
+    kind: Any,
+    more: dict[str, Any],
+    plan: str,
+    kind_of_boot: str,
+    state: str,
+) -> None:
+    if kind == "env_recorded":
+        more = more | {"environment": Recorded(name="tiny")}
+    work = admission.admit(RebootRequest(user="root", nodes=GDX, kind=kind, level="hard", **more), configuration)
+    ((_, (way,)),) = work.plans["gdx"]
+    boot = work.assignments["gdx"].boot
+    assert (way.name, boot.kind, boot.level, work.states.ok) == (plan, kind_of_boot, "hard", state)
+
+
+def test_asking_whether_nodes_are_on_records_nothing(configuration: Configuration) -> None:
+    asked = admission.admit(PowerRequest(user="root", nodes=GDX, operation="status"), configuration)
+    assert (asked.states.begun, asked.states.ok, asked.states.ko) == (None, None, None)
+    switched = admission.admit(PowerRequest(user="root", nodes=GDX, operation="on"), configuration)
+    assert (switched.states.begun, switched.states.ok, switched.states.ko) == ("powering", "powered", "power_failed")
+
+
+def test_the_sites_hook_is_left_out_when_it_is_not_wanted(
+    configuration: Configuration, environment: Environment
+) -> None:
+    site = msgspec.structs.replace(configuration.site, hooks=Hooks(end_of_deployment="tell WORKFLOW_ID"))
+    configuration = msgspec.structs.replace(configuration, site=site)
+    assert deployed(configuration).hook == "tell WORKFLOW_ID"
+    assert deployed(configuration, hook=False).hook == ""
+
+
+def test_a_word_per_node_is_for_the_nodes_of_the_request_all_of_them(
+    configuration: Configuration, environment: Environment
+) -> None:
+    options = Options(pxe_profile="APPEND id=NODE_SINGULARITY\n", singularities={GDX[0]: "a"})
+    with pytest.raises(OptionError, match=r"no line for gdx-2\.site"):
+        deployed(configuration, nodes=GDX, options=options)
+    with pytest.raises(OptionError, match=r"not among the nodes of this request: gdx-1\.site"):
+        deployed(configuration, nodes=GDX[1:], options=options)
+    assert deployed(configuration, nodes=GDX[:1], options=options).names == [GDX[0]]
+
+
+def test_a_vlan_in_which_a_node_has_no_address_is_refused(
+    configuration: Configuration, environment: Environment
+) -> None:
+    with pytest.raises(OptionError, match="no VLANs"):
+        deployed(configuration, options=Options(vlan="7"))
+    vlan = Vlan(hostname_suffix="-vlan-VLAN_ID", set_command="true")
+    site = msgspec.structs.replace(configuration.site, vlan=vlan)
+    with pytest.raises(OptionError, match=r"gdx-1-vlan-7\.site cannot be resolved"):
+        deployed(msgspec.structs.replace(configuration, site=site), options=Options(vlan="7"))

@@ -1,0 +1,198 @@
+"""Files of an operation: all are there, unchanged and not too big, before any node is touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kadeploy.caller import Account
+from kadeploy.config.cluster import AdminArchive, Loader
+from kadeploy.config.site import Limits
+from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.errors import EnvironmentRefused, FileError
+from kadeploy.files import MEGA, measure
+from kadeploy.operations import staging
+from kadeploy.runner.request import Assignment, LocalArchive, LocalImage, NextBoot, Options
+from tests.unit import build
+
+ME = Account("alice", os.geteuid(), os.getegid(), Path("/root"))
+NOBODY = Account("nobody", 65534, 65534, Path("/nonexistent"))
+INSTALLS = pytest.mark.parametrize("which", ["preinstall", "postinstall"])
+
+
+def stage(assignment: Assignment, account: Account = ME, uploads: tuple[str, ...] = ()) -> Assignment:
+    """*assignment* with its files."""
+    folder = Path(assignment.workflow_dir) / "run"
+    return staging.stage({"gdx": assignment}, folder, account, uploads)["gdx"]
+
+
+def archive(path: Path, content: bytes = b"archive") -> Archive:
+    """A recorded archive: with the checksums that it has now."""
+    path.write_bytes(content)
+    _, md5, sha256 = measure(str(path), ME)
+    return Archive(file=str(path), kind="tgz", script="go", md5=md5, sha256=sha256)
+
+
+def environment(folder: Path, **changes: Any) -> Environment:
+    """A recorded environment that holds a kernel."""
+    (folder / "tree").mkdir()
+    (folder / "tree" / "vmlinuz").write_bytes(b"kernel")
+    path = folder / "image.tgz"
+    subprocess.run(["tar", "-C", folder / "tree", "-czf", path, "."], check=True)
+    _, md5, sha256 = measure(str(path), ME)
+    return build.environment(image=Image(file=str(path), kind="tgz", md5=md5, sha256=sha256), **changes)
+
+
+def with_install(folder: Path, which: str, content: bytes = b"archive", **changes: Any) -> tuple[Assignment, Path]:
+    """A deployment with a pre- or a post-install, and the archive's file."""
+    found = archive(folder / "install.tgz", content)
+    installs = {"preinstall": found} if which == "preinstall" else {"postinstalls": (found,)}
+    return build.assignment(folder, environment=environment(folder, **installs), **changes), folder / "install.tgz"
+
+
+# --- what nodes get ---------------------------------------------------------------------------------------------
+
+
+def test_a_deployment_gets_its_image_with_size_and_checksum(tmp_path: Path) -> None:
+    recorded = environment(tmp_path)
+    path = tmp_path / "image.tgz"
+    assert stage(build.assignment(tmp_path, environment=recorded)).image == LocalImage(
+        path=str(path), size=path.stat().st_size, sha256=recorded.image.sha256
+    )
+
+
+@INSTALLS
+def test_an_archive_that_is_as_it_was_recorded_is_sent(tmp_path: Path, which: str) -> None:
+    assignment, file = with_install(tmp_path, which)
+    staged = stage(assignment)
+    sent = LocalArchive(path=str(file), kind="tgz", script="go")
+    assert (staged.preinstall, staged.postinstalls) == ((sent, ()) if which == "preinstall" else (None, (sent,)))
+
+
+@INSTALLS
+def test_an_archive_that_has_changed_is_refused_with_the_command_that_records_it_anew(
+    tmp_path: Path, which: str
+) -> None:
+    assignment, file = with_install(tmp_path, which)
+    file.write_bytes(b"changed")
+    with pytest.raises(EnvironmentRefused, match=rf"{file} has changed.*kaenv3 --update-{which}s?-md5 tiny"):
+        stage(assignment)
+
+
+@INSTALLS
+def test_an_archive_that_is_too_big_is_refused(tmp_path: Path, which: str) -> None:
+    """Each kind has a limit of its own; what is just small enough is taken."""
+    limits = Limits(**{"preinstall": 9, "postinstall": 9} | {which: 1})
+    site = build.site(tmp_path, limits=limits)
+    assignment, file = with_install(tmp_path, which, bytes(MEGA), site=site)
+    stage(assignment)
+    file.write_bytes(bytes(MEGA + 1))
+    with pytest.raises(FileError, match=rf"{file}.*1 MB"):
+        stage(assignment)
+
+
+def test_an_image_that_has_changed_is_refused(tmp_path: Path) -> None:
+    assignment = build.assignment(tmp_path, environment=environment(tmp_path))
+    (tmp_path / "image.tgz").write_bytes(b"another image")
+    with pytest.raises(EnvironmentRefused, match="kaenv3 --update-tarball-md5 tiny"):
+        stage(assignment)
+
+
+def test_the_administrators_archives_are_found_from_the_configuration_folder(tmp_path: Path) -> None:
+    """They are as big as they like."""
+    (tmp_path / "site.tgz").write_bytes(bytes(MEGA + 1))
+    cluster = build.cluster(pre_installs=(AdminArchive(file="site.tgz"),), post_installs=(AdminArchive(file="no.tgz"),))
+    site = build.site(tmp_path, limits=Limits(preinstall=1, postinstall=1))
+    assignment = build.assignment(tmp_path, environment=environment(tmp_path), cluster=cluster, site=site)
+    with pytest.raises(FileError, match=rf"clusters/gdx\.yml: .*{tmp_path}/no\.tgz"):
+        stage(assignment)
+    (tmp_path / "no.tgz").write_bytes(b"now it is there")
+    staged = stage(assignment)
+    assert [each.path for each in (*staged.admin_preinstalls, *staged.admin_postinstalls)] == [
+        f"{tmp_path}/site.tgz",
+        f"{tmp_path}/no.tgz",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root opens files as somebody else")
+def test_files_of_users_are_opened_with_their_rights_and_the_sites_own_are_not(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    assignment, file = with_install(tmp_path, "postinstall")
+    cluster = build.cluster(pre_installs=(AdminArchive(file="site.tgz"),))
+    (tmp_path / "site.tgz").write_bytes(b"the site's own")
+    (tmp_path / "site.tgz").chmod(0o600)
+    assignment = msgspec.structs.replace(assignment, cluster=cluster)
+    assert stage(assignment, NOBODY).admin_preinstalls
+    file.chmod(0o600)
+    with pytest.raises(FileError, match=r"install\.tgz"):
+        stage(assignment, NOBODY)
+
+
+def test_what_all_clusters_need_is_the_same_for_all(tmp_path: Path) -> None:
+    assignment, _ = with_install(tmp_path, "postinstall")
+    staged = staging.stage({"gdx": assignment, "nvm": assignment}, tmp_path / "run", ME)
+    assert staged["gdx"] == staged["nvm"]
+
+
+# --- what nodes boot --------------------------------------------------------------------------------------------
+
+PURE_PXE = build.cluster(loader=Loader(method="pure_pxe"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"cluster": PURE_PXE}, True),
+        ({"cluster": PURE_PXE, "operation": "reboot", "boot": NextBoot(kind="deployed")}, True),
+        ({"cluster": PURE_PXE, "operation": "reboot", "boot": NextBoot(kind="deploy")}, False),
+        ({"cluster": PURE_PXE, "options": Options(pxe_profile="mine\n")}, False),
+        ({}, False),
+    ],
+    ids=["deployed", "rebooted into it", "rebooted into another", "by the user's own profile", "from the disk"],
+)
+def test_the_kernel_is_where_loaders_find_it_when_the_deployed_system_is_booted_over_the_network(
+    tmp_path: Path, changes: dict[str, Any], wanted: bool
+) -> None:
+    staged = stage(build.assignment(tmp_path, environment=environment(tmp_path), **changes))
+    assert set(staged.boot_files) == ({"kernel"} if wanted else set())
+    if wanted:
+        assert (tmp_path / "http" / staged.boot_files["kernel"]).read_bytes() == b"kernel"
+
+
+def test_a_reboot_needs_no_image(tmp_path: Path) -> None:
+    assignment = build.assignment(tmp_path, operation="reboot", environment=environment(tmp_path))
+    (tmp_path / "image.tgz").unlink()
+    assert stage(assignment) == assignment
+
+
+def test_uploads_are_where_loaders_find_them(tmp_path: Path) -> None:
+    (tmp_path / "vmlinuz").write_bytes(b"mine")
+    stage(build.assignment(tmp_path, operation="reboot"), uploads=(str(tmp_path / "vmlinuz"),))
+    assert (tmp_path / "http" / "kernels" / "pxe-alice--vmlinuz").read_bytes() == b"mine"
+
+
+# --- dry run ----------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_finds_the_same_and_leaves_no_file(tmp_path: Path) -> None:
+    assignment = build.assignment(tmp_path, environment=environment(tmp_path), cluster=PURE_PXE)
+    upload = tmp_path / "vmlinuz"
+    upload.write_bytes(b"mine")
+    tried = staging.dry_run({"gdx": assignment}, ME, [str(upload)])
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(("env-", "pxe-", "dry-run-"))]
+    assert tried == {"gdx": stage(assignment, uploads=(str(upload),))}
+
+
+def test_a_dry_run_refuses_what_the_operation_would_refuse(tmp_path: Path) -> None:
+    assignment, file = with_install(tmp_path, "postinstall")
+    with pytest.raises(FileError, match="nonesuch"):
+        staging.dry_run({"gdx": assignment}, ME, [str(tmp_path / "nonesuch")])
+    file.write_bytes(b"changed")
+    with pytest.raises(EnvironmentRefused, match="has changed"):
+        staging.dry_run({"gdx": assignment}, ME)
