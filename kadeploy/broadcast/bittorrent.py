@@ -2,7 +2,7 @@
 
     outcomes = await bittorrent.send(broadcast, members, run_on, server="192.0.2.1")
 
-Unlike the chain, the image is stored once on every node (in its /tmp) before it is unpacked, and cleaned up after.
+Unlike with the chain, every node stores the image once (in its /tmp), unpacks it, and deletes it.
 Pieces are checked by aria2c (SHA-1, as BitTorrent has it), the whole file by `sha256sum`. Nodes go on seeding while
 they unpack.
 
@@ -90,7 +90,7 @@ class Tracker(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """What clients announce themselves to."""
+        """Where clients announce themselves."""
         host, port = self.server_address[:2]
         name = f"[{host!s}]" if ":" in str(host) else str(host)
         return f"http://{name}:{port}{self.path}"
@@ -141,7 +141,7 @@ class _Announce(http.server.BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, *_: object) -> None:
-        """Announcements are nobody's news."""
+        """Announcements are not logged."""
 
 
 class Seed:

@@ -28,7 +28,7 @@ from kadeploy.workflow import Verdict
 
 PORT = 25310
 FIRST_PER_MEMBER = 0.1
-"""Seconds that each member adds to the time for which a relay waits to be fed at first: it starts before others."""
+"""Seconds that a relay waits longer for its first predecessor, for each member: it may be started before the others."""
 PROGRAM = Path(relay.__file__).read_text(encoding="utf-8")
 HEAD = "server"
 LOST = 255
@@ -118,7 +118,7 @@ def plan(members: Sequence[Member], arity: int = 1) -> list[list[Member]]:
 def payload(broadcast: Broadcast, members: Sequence[Member], index: int, secret: bytes) -> bytes:
     """The program of one member, to be given to `python3 -` on its standard input; index 0 is the head.
 
-    It is told of those behind it only, and in a text: thousands of members cost a compiler more than all else.
+    It is told only of the members behind it, as one text: to compile a list of thousands would cost more than all else.
     """
     config = {
         "members": "\n".join(f"{m.name} {m.address} {m.port}" for m in [Member(HEAD, "-", 0), *members][index:]),
@@ -340,7 +340,7 @@ async def _lead(journal: _Journal, start_head: StartRelay, program: bytes) -> st
 
 
 async def _end(process: RelayProcess) -> None:
-    """Kill a relay and see it gone, if it still runs and as far as it can be seen from here."""
+    """Kill a relay if it still runs, and wait until it is gone as far as we can see."""
     process.kill()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(process.wait(), 2)

@@ -764,7 +764,7 @@ class Node(Relay):
         return listener
 
     def on_visitor(self, _: int) -> None:
-        """Somebody connects; who it is gets found out beside the loop."""
+        """Somebody connects; a thread beside the loop finds out who."""
         sock, _where = self.listener.accept()
         threading.Thread(target=self.meet, args=(sock,), daemon=True).start()
 

@@ -1,7 +1,7 @@
 """A node's console: a program of the site in a terminal of its own, joined to the user's terminal.
 
 The program has a pseudo terminal as its controlling terminal, and runs with the rights of the tool, which it may need
-to read the BMCs' password. Whether the user may stay is asked every few seconds; once the answer is no, it is ended.
+to read the BMCs' password. Every few seconds it is checked whether the user may stay; if not, the program is ended.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _become(command: Sequence[str]) -> NoReturn:
 
 
 def _end(program: int) -> int:
-    """Exit status of a program whose terminal is gone; it is killed when that does not end it."""
+    """Exit status of a program that has lost its terminal; it is killed if that does not end it."""
     deadline = time.monotonic() + GRACE
     while True:
         ended, status = os.waitpid(program, os.WNOHANG)
@@ -107,7 +107,7 @@ def _end(program: int) -> int:
 
 @contextmanager
 def _raw(terminal: int) -> Iterator[None]:
-    """Every key is passed on as it is; afterwards the terminal is as it was."""
+    """Pass every key on as it is, and restore the terminal afterwards."""
     before = termios.tcgetattr(terminal)
     tty.setraw(terminal)
     try:

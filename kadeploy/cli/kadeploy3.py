@@ -96,7 +96,7 @@ def kadeploy3(
         bool,
         typer.Option(
             "--ignore-nodes-deploying",
-            help="Take even nodes that are being deployed.",
+            help="Also take nodes that are being deployed.",
         ),
     ] = False,
     disable_bootloader: Annotated[
@@ -125,7 +125,7 @@ def kadeploy3(
     ] = None,
     force_steps: Annotated[
         str | None,
-        typer.Option("--force-steps", metavar="STRING", help="Steps in place of the configured ones."),
+        typer.Option("--force-steps", metavar="STRING", help="Use these steps, not the configured ones."),
     ] = None,
     no_kexec: Annotated[bool, typer.Option("--no-kexec", help="Reboot instead of using kexec.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.")] = True,

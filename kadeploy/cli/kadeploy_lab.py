@@ -1,4 +1,4 @@
-"""``kadeploy-lab``: a virtual cluster on this machine, to try, rehearse and test on."""
+"""``kadeploy-lab``: a virtual cluster on this machine, to try things out and to test."""
 
 from __future__ import annotations
 
@@ -68,13 +68,17 @@ def up(
     small_disk: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['small-disk']}.")] = "",
     bad_disk: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['bad-disk']}.")] = "",
     faulty: Annotated[
-        str, typer.Option("--faults", help=f"Faults for a share of the nodes: hang=1%,slow=3; of {', '.join(FAULTS)}.")
+        str,
+        typer.Option(
+            "--faults", help=f"Faults for a share of the nodes: hang=1%,slow=3. There are: {', '.join(FAULTS)}."
+        ),
     ] = "",
-    seed: Annotated[int, typer.Option(help="Chooses the nodes of --faults.")] = 0,
+    seed: Annotated[int, typer.Option(help="Number that decides which nodes --faults chooses.")] = 0,
     backend: Annotated[str, typer.Option(help="What answers on sim nodes: openssh or light.")] = _DEFAULT.backend,
     boot_delay: Annotated[float, typer.Option(help="Seconds that sim nodes take to boot.")] = _DEFAULT.boot_delay,
     environments: Annotated[
-        str | None, typer.Option(help=f"Environments to build, as a list of {', '.join(BUILDERS)} (default: by kind).")
+        str | None,
+        typer.Option(help=f"Environments to build: {', '.join(BUILDERS)}, separated by commas (default: by kind)."),
     ] = None,
     name: Name = _DEFAULT.name,
     folder: Folder = "",
@@ -153,7 +157,7 @@ def console(node: Node, name: Name = _DEFAULT.name, folder: Folder = "") -> None
 @app.command()
 def logs(
     what: Annotated[str, typer.Argument(help="Node, or a service: supervisor, dhcp, boot-server.")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing what is added.")] = False,
     name: Name = _DEFAULT.name,
     folder: Folder = "",
 ) -> None:
@@ -194,7 +198,7 @@ def power(
     name: Name = _DEFAULT.name,
     folder: Folder = "",
 ) -> None:
-    """Press a machine's buttons, without its BMC."""
+    """Press a machine's buttons, bypassing its BMC."""
     lab = _existing(name, folder)
     answer = control.ask(lab, operation, lab.member(node).name)
     print(f"{node} {'on' if answer['on'] else 'off'}")
@@ -202,7 +206,7 @@ def power(
 
 @app.command()
 def build(
-    environments: Annotated[str, typer.Option(help="Environments to build, as a list.")] = ",".join(BUILDERS),
+    environments: Annotated[str, typer.Option(help="Environments to build, separated by commas.")] = ",".join(BUILDERS),
 ) -> None:
     """Build the deployment system and the environments into the cache, without a lab."""
     say = _progress()

@@ -34,10 +34,10 @@ app = shell.Tool(
         "kaenv3 --set-visibility-tag sidx64-base --env-version 3 -t shared": "Let others use it who name you with -u.",
         "kaenv3 --move-files -m /old/images:/new/images": "As administrator: the files of all environments have moved.",
     },
-    about="A private environment is its owner's alone. A shared one is used by others, and listed, with -u OWNER. A "
-    "public one is listed and used by all; only administrators make it public. Checksums (MD5 and SHA-256) are "
-    "recorded; a file that changed since is refused at deployment until --update-tarball-md5, --update-preinstall-md5 "
-    "or --update-postinstalls-md5 records them anew.",
+    about="Only its owner sees a private environment. Others can list and use a shared one with -u OWNER. Everybody "
+    "lists and uses a public one; only administrators make an environment public. Checksums (MD5 and SHA-256) are "
+    "recorded. A file that has changed since then is refused at deployment, until --update-tarball-md5, "
+    "--update-preinstall-md5 or --update-postinstalls-md5 records its new checksums.",
 )
 
 
@@ -193,7 +193,7 @@ _MOVE = re.compile(r"((?:https?://|/).*?):(/(?!/).*|https?://.*)")
 
 
 def _moves(text: str) -> list[tuple[str, str]]:
-    """``src1:dst1,src2:dst2`` as pairs; both may be URLs, whose own colons part nothing."""
+    """``src1:dst1,src2:dst2`` as pairs. Both may be URLs: the colon of ``http://`` separates nothing."""
     matches = [(part, _MOVE.fullmatch(part)) for part in _NEXT_MOVE.split(text)]
     for part, match in matches:
         if match is None:

@@ -27,8 +27,8 @@ app = shell.Tool(
         "kapower3 --on -m gdx-25.site --no-wait": "Switch a node on and return at once.",
     },
     statuses=shell.NODE_STATUSES | {3: "Finished, and some nodes are KO; with --status, some nodes are off or silent."},
-    about="A level that fails, or that the site has no command for, passes the node to the next: soft asks the system "
-    "on the node, hard and very_hard its BMC. No more nodes are switched at a time than the site's window allows.",
+    about="When a level fails, or the site has no command for it, the next one is tried: soft asks the system on the "
+    "node, hard and very_hard use its BMC. The site's window limits how many nodes are switched at a time.",
 )
 
 

@@ -1,4 +1,4 @@
-"""kareboot3: reboot nodes, on what they have, on the deployment system or on a recorded environment."""
+"""kareboot3: reboot nodes into what is installed, the deployment system or a recorded environment."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ app = shell.Tool(
         "touched; the production system has to be deployed again.",
     },
     about="A node that does not come back is rebooted again, harder: soft over ssh, hard by its BMC, very_hard by "
-    "switching it off and on. The kinds of reboot are simple_reboot, on what is installed; set_pxe, by the boot "
-    "profile of -w; deploy_env, into the deployment system; env_recorded, on an environment installed on the partition "
-    "of -p.",
+    "switching it off and on. There are four kinds of reboot: simple_reboot boots what is installed, set_pxe follows "
+    "the boot profile of -w, deploy_env boots the deployment system, and env_recorded boots the environment that is "
+    "installed on the partition of -p.",
 )
 
 

@@ -66,7 +66,7 @@ def karights3(
     ] = False,
     until: Annotated[
         str | None,
-        typer.Option("--until", metavar="DATE", help="With -a: last day YYYY-MM-DD, or that and HH:MM."),
+        typer.Option("--until", metavar="DATE", help="With -a: last day, or 'YYYY-MM-DD HH:MM'."),
     ] = None,
     form: shell.Format = "text",
     _server: shell.Server = None,

@@ -37,9 +37,9 @@ app = shell.Tool(
         "kastat3 --plot past.svg": "Failure rates and durations as a picture.",
     },
     about=f"The fields are {', '.join(FIELDS + MORE_FIELDS)}. A retry is a try after the first. Dates are local time "
-    "and may also be written 'yyyy-mm-dd hh:mm'; a day alone, yyyy-mm-dd, begins a period at its first second and ends "
-    "it at its last. Within a line, line ends in a value are "
-    "written \\n and \\r; commas are not escaped: use --format json where values may hold them.",
+    "and may also be written 'yyyy-mm-dd hh:mm'. A day alone, yyyy-mm-dd, is its first second with -x and its last "
+    "with -y. Line ends within a value are written \\n and \\r. Commas are not escaped: use --format json if values "
+    "may contain them.",
 )
 
 
@@ -78,7 +78,7 @@ def kastat3(
             metavar="RATE",
             min=0,
             max=100,
-            help="Nodes that fail at least so often, in percent.",
+            help="Nodes that fail in RATE percent or more.",
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("-d", "--list-all", help="All deployments.")] = False,

@@ -53,13 +53,13 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Tool(typer.Typer):
-    """An application without a command yet, and what its help and its man page tell besides the options.
+    """An application without a command yet, and what its help and its man page say besides the options.
 
     Args:
         summary: the sentence under the usage line.
         examples: command lines, most wanted first, and in a few words what each does.
         statuses: exit statuses and what each tells.
-        about: paragraphs for the man page, for what a sentence does not say.
+        about: paragraphs for the man page, with what one sentence cannot say.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ Completion = Annotated[
     typer.Option(
         "--show-completion",
         metavar="[SHELL]",
-        help="For the TAB key in bash, zsh or fish.",
+        help="TAB completion for bash, zsh or fish.",
         is_eager=True,
         callback=_show_completion,
         autocompletion=completion.choices(*completion.SHELLS),

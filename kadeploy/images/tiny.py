@@ -1,4 +1,4 @@
-"""`tiny`: an environment that is deployed and boots in seconds, to try, rehearse and test with."""
+"""`tiny`: an environment that is deployed and boots in seconds, to try things out and to test."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The virtual cluster: machines to try, rehearse and test on."""
+"""The virtual cluster: machines to try things out and to test on."""

@@ -1,4 +1,4 @@
-"""The BMC of a machine: one ``ipmi_sim`` (OpenIPMI) per machine, whose chassis is the supervisor's machine."""
+"""The BMC of a machine: one ``ipmi_sim`` (OpenIPMI) per machine. Its chassis asks the supervisor."""
 
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ MAX_NODES = 200
 MAX_SIM_NODES = 2000
 
 FAULTS = {
-    "dead": "its BMC answers nothing",
-    "mute": "its BMC answers, but the machine never boots",
-    "small-disk": "its disk is too small for the partition layout",
-    "bad-disk": "its disk cannot be written where the deployment partition begins",
+    "dead": "the BMC does not answer",
+    "mute": "the BMC answers, but the machine never boots",
+    "small-disk": "the disk is too small for the partition layout",
+    "bad-disk": "the disk cannot be written where the deployment partition begins",
     "refuse-ssh": "its deployment system refuses ssh connections",
     "wrong-key": "its deployment system shows another host key than the known one",
     "hang": "its command that cuts the disk never ends",

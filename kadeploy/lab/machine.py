@@ -52,9 +52,9 @@ class Machine(Protocol):
 class VirtualMachine:
     """A machine that is a QEMU process, a new one after each reset.
 
-    QEMU keeps code that it has translated for as long as it lives. Where a system of which much has run is reset, the
-    next one overwrites that code byte by byte, each at the price of a search through what was translated: it stands
-    still for minutes.
+    QEMU keeps the code that it has translated for as long as it lives. After a reset, the next system overwrites that
+    code byte by byte, and each byte costs a search through all translations. A system that had run for long would make
+    the next one stand still for minutes.
     """
 
     def __init__(self, lab: Lab, node: LabNode) -> None:
@@ -192,7 +192,7 @@ class Monitor:
 
 
 _RESETS = frozenset({"guest-reset", "host-qmp-system-reset"})
-"""Reasons for which QEMU ends that are none to stay off."""
+"""Why QEMU may end and the machine boots again all the same."""
 
 
 def monitor(lab: Lab, node: LabNode) -> Path:

@@ -139,7 +139,7 @@ def say(text: str) -> None:
 
 
 def main(name: str) -> None:
-    """Supervise the lab called *name*, whose description ``up`` has written."""
+    """Supervise the lab called *name*; ``up`` has written its description."""
     lab = saved(name)
     if lab is None:
         sys.exit(f"No lab {name} here: `kadeploy-lab up` starts one.")

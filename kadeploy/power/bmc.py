@@ -3,7 +3,7 @@
 The process (``python -m kadeploy.power.ipmi``) imports its library once. It reads on its standard input one line of
 JSON with the `Credentials`, so that the password is in no argument, environment or file of ours, then one `Job` per
 line. For each it forks a child, which the kernel ends when the job's time is over, and answers with one line, in the
-order in which jobs end. It ends with its standard input, and so do its children.
+order in which jobs end. It ends when its standard input closes, and so do its children.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from kadeploy.config.cluster import Power
 from kadeploy.process import kill, reap
 
 Order = Literal["status", "on", "off", "reset", "shutdown"]
-"""``off`` and ``on`` end when the machine is so, ``reset`` of a machine that is off switches it on, ``shutdown`` asks
-its system to end and waits until it has."""
+"""``off`` and ``on`` end when the machine is in that state, ``reset`` switches on a machine that is off, ``shutdown``
+asks the system to end and waits until it has."""
 State = Literal["on", "off"]
 
 GRACE = 5.0
@@ -33,7 +33,7 @@ GRACE = 5.0
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """How all BMCs of a cluster are entered."""
+    """How to log in to the BMCs of a cluster."""
 
     user: str
     password: str
@@ -145,7 +145,7 @@ def split_address(bmc: str, port: int) -> tuple[str, int]:
 
 
 def credentials(power: Power, password: str) -> Credentials:
-    """How the BMCs of a cluster are entered."""
+    """How to log in to the BMCs of a cluster."""
     return Credentials(power.user, password, power.verify_tls)
 
 

@@ -1,7 +1,7 @@
 """Redfish: sushy's one home, in a process of its own (``python -m kadeploy.power.redfish``, see `bmc`).
 
-A BMC is a base URL, ``https://10.0.2.1``; the first system that it has is the node's, unless the URL has the path of
-another one, ``https://10.0.2.1/redfish/v1/Systems/437XR``.
+A BMC is a base URL, ``https://10.0.2.1``. The node is its first system, unless the URL has the path of another one,
+``https://10.0.2.1/redfish/v1/Systems/437XR``.
 """
 
 from __future__ import annotations

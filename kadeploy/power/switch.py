@@ -1,6 +1,6 @@
 """Switch nodes on and off, reboot them, or ask whether they are on.
 
-An operation has three levels, and a node whose level fails or is not available passes to the next:
+An operation has three levels. When one fails or is not available, the next is tried:
 
 =======  ===========================  ==============================  ==============================
 level    reboot                       on                              off
@@ -11,8 +11,8 @@ hard     BMC reset (on if it is off)  BMC on                          BMC off
 v. hard  BMC off, wait, on            BMC off, wait, on               BMC off
 =======  ===========================  ==============================  ==============================
 
-A site whose driver is ``command`` has a command of its own for each. Whatever switches a node happens inside the reboot
-window, which all workflows of this machine share.
+With the driver ``command``, the site has its own command for each. Nodes are switched inside the reboot window, which
+all workflows of this machine share.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Level = Literal["soft", "hard", "very_hard"]
 LEVELS: tuple[Level, ...] = ("soft", "hard", "very_hard")
 
 SHUTDOWN_TIMES = 3
-"""How many times longer than a BMC's order a system may take to end once it was asked to."""
+"""How many times longer than a BMC's order a system may take to shut down."""
 SSH_LIMIT = 20.0
 """Seconds that a node may take to accept the order to reboot."""
 
@@ -197,7 +197,7 @@ class _Machines:
         return await self.bmcs.order(address, port, order, limit or self.power.timeout)
 
     async def _cycle(self, node: Node) -> Outcome:
-        """Off until it is off, a moment without current, on."""
+        """Switch it off, wait for a moment without current, switch it on."""
         off = await self._bmc(node, "off")
         if off.verdict is not Verdict.OK:
             return off
@@ -205,7 +205,7 @@ class _Machines:
         return await self._bmc(node, "on")
 
     async def _soft_off(self, target: Target, node: Node) -> Outcome:
-        """Have the system end by itself: told over ssh, or by its power button; the BMC sees when it has."""
+        """Let the system shut itself down, told over ssh or by its power button; the BMC sees when it is off."""
         told = await self._ssh(target, "poweroff")
         off = await self._bmc(node, "shutdown", SHUTDOWN_TIMES * self.power.timeout)
         if off.verdict is Verdict.OK or told.verdict is Verdict.OK:

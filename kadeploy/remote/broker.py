@@ -3,8 +3,8 @@
 A thread of kadeploy3 owns the connections and serves them on a unix socket in the workflow's folder; `connect` gives a
 task the broker's connections when the socket answers, and connections of its own when nobody is there.
 
-Messages are msgpack behind four bytes of length. One client has many requests under way, each with a number of its own;
-a request is ended by its answer, or cancelled by the client, or by the client's end: what it started on nodes is ended.
+Messages are msgpack behind four bytes of length. A client has many calls under way, each with its own number. A call
+ends with its answer, unless the client cancels it or goes away; then what it has started on nodes is ended too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MESSAGE_LIMIT = 256 << 20
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
-    """What both sides say; *number* is the request that it belongs to."""
+    """A message of either side; *number* is the call that it belongs to."""
 
     number: int
 
@@ -77,7 +77,7 @@ class Forget(Message, frozen=True, array_like=True, tag="forget"):
 
 
 class Cancel(Message, frozen=True, array_like=True, tag="cancel"):
-    """End a request and what it does on its node; not answered."""
+    """End a call and what it does on its node; not answered."""
 
 
 class Done(Message, frozen=True, array_like=True, tag="done"):
@@ -227,7 +227,7 @@ def _listener(path: str) -> Iterator[socket.socket]:
 
 
 class _Client:
-    """One client of the broker, and its requests under way."""
+    """One client of the broker, and its calls under way."""
 
     def __init__(self, connections: Connections, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections = connections
@@ -397,7 +397,7 @@ class BrokerClient:
             self._writer.write(_pack(Cancel(number)))
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        """Hand out answers; when the broker is gone, every request under way hears of it."""
+        """Hand out answers; when the broker is gone, every call under way hears of it."""
         try:
             while text := await _receive(reader):
                 answer = _ANSWERS.decode(text)

@@ -36,7 +36,7 @@ _TAKE = (
     "export LC_ALL=C; BASH_ARGV0=kadeploy; IFS= read -r -N {0} program || exit 254; "
     'printf "\\036%s\\n" "$$" >&2; eval "$program"'
 )
-# A login shell that is bash does it itself: starting another one would be the dearest part of a small step.
+# A login shell that is bash does it itself: starting another one would be the most expensive part of a small step.
 _START = f"test -n \"$BASH_VERSION\" || exec bash -c '{_TAKE}'; eval '{_TAKE}'"
 _STARTED = re.compile(rb"\x1e(\d+)\n")
 _KILL = "kill -TERM -{0} && sleep 1; kill -KILL -{0} || kill -KILL {0}"  # without `--`: dash and busybox refuse it
@@ -373,7 +373,7 @@ class Connections:
 
 
 def _spawn(job: Coroutine[Any, Any, None], into: set[asyncio.Task[None]]) -> None:
-    """Do it beside; the set keeps it alive, and is what is waited for."""
+    """Run it in the background; the set keeps it alive, and is what is waited for."""
     task = asyncio.create_task(job)
     into.add(task)
     task.add_done_callback(into.discard)

@@ -3,7 +3,7 @@
     async def job(target): return await remote.run(target, script, env, timeout=60)
     outcomes = await on_all(targets, job, window=100)
 
-What does it is `ssh.Connections`, or `broker.BrokerClient`: this module needs no ssh, and loads fast.
+`connections.Connections` or `broker.BrokerClient` does the work: this module needs no ssh, and loads fast.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Wait until nodes have booted the system that was asked for; TCP tells, since a user's system may refuse our key.
+"""Wait until nodes have booted the system that was asked for. TCP tells, since a user's system may refuse our key.
 
-The deployment system has its ssh port and a marker port open; a user's system has its ssh port open and the marker port
-closed. A system that is about to go down answers just like the one that will come, hence two ways to tell them apart:
+The deployment system has its ssh port and a marker port open. A user's system has its ssh port open and the marker port
+closed. A system that is about to go down answers just like the one that will come. There are two ways to tell them
+apart:
 
-- a node that has been seen in another state than the wanted one since the wait began has changed, and counts at once:
-  it refused a port, or was in the other system, or was silent twice in a row (one packet may get lost);
-- a node that has not is asked by *confirm* whether it has been booted, which the deployment system allows
-  (`booted_after`); where nobody may ask, it must keep answering for *settle* seconds, within which a system that was
-  told to reboot goes down. Both also serve the nodes that were back before the wait began.
+- A node that was seen in a state other than the wanted one since the wait began has changed, and counts at once. It
+  refused a port, or was in the other system, or was silent twice in a row (one packet may get lost).
+- Of any other node *confirm* asks whether it has been booted; the deployment system allows that (`booted_after`). Where
+  nobody may ask, the node must keep answering for *settle* seconds, within which a system that was told to reboot goes
+  down. Both also serve nodes that were back before the wait began.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ CONFIRM_LIMIT = 10.0
 """Seconds that a node may take to tell its uptime."""
 
 Confirm = Callable[[Target], Awaitable[str]]
-"""Why a node that answers as it should is not yet the system that is wanted; empty when it is."""
+"""Why a node that answers as it should does not run the wanted system yet; empty when it does."""
 
 
 class Port(Enum):
@@ -143,7 +144,7 @@ class _Watch:
             await asyncio.sleep(self._pause(poll))
 
     def _pause(self, poll: float) -> float:
-        """Seconds to the next look: one that settles has time, and each look makes its ssh server start a process."""
+        """Seconds to the next look; a node that settles has time, and each look costs it a process."""
         pause = poll * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
         if self.answering_since is None:
             return pause

@@ -3,9 +3,9 @@
     async with window(site.state / "windows" / "reboot", site.windows.reboot):
         ...  # switch one node
 
-A slot is a file that its holder locks (flock(2)): the kernel gives it back when the holder ends, however it ends. Who
-has waited longest in a process is next in that process; between processes the one that holds the turnstile gets the
-next free slot, so that nobody who releases a slot and wants another overtakes a neighbour that waits.
+A slot is a file that its holder locks (flock(2)): the kernel gives it back when the holder ends, however it ends.
+Within a process, whoever has waited longest is next. Between processes, the holder of the turnstile gets the next free
+slot: nobody who releases a slot and wants another one overtakes a neighbour that waits.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _queue(folder: Path) -> asyncio.Lock:
 
 
 async def _lock_one(files: list[Path]) -> int:
-    """Lock whichever of *files* is free first; who had to wait leaves a moment to its neighbours afterwards."""
+    """Lock whichever of *files* is free first, looking again and again."""
     if (found := _try(files)) is not None:
         return found
     while True:

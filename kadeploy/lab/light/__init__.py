@@ -31,7 +31,7 @@ REQUIREMENTS = {
 
 
 def prepare(lab: Lab, cache: Path, say: Say) -> Payload:
-    """Build or find the deployment system, whose tree the nodes run; make the disks.
+    """Build or find the deployment system, since nodes run in its tree; make the disks.
 
     Raises:
         OptionError: a fault that only emulated disks can have.

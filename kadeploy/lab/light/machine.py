@@ -16,14 +16,14 @@ from kadeploy.process import children, kill
 
 _UNSHARE = ("unshare", "--mount", "--net", "--uts", "--ipc", "--pid")
 _FIRST = ("/bin/sh", "-c", f'{" ".join(DIE_WITH_PARENT)} /bin/bash "$0"; exit $?')
-"""Waits for the node's first process, with which all others end, and tells how it ended; their mounts end with this."""
+"""Waits for the node's first process and tells how it ended; all others end with it, their mounts with this."""
 _SHUTDOWN = signal.SIGUSR2
 """What busybox init takes for an order to power off."""
 _ENDS = {128 + signal.SIGHUP: "reboot", 128 + signal.SIGINT: "power off", 128 + signal.SIGKILL: "reset or power cut"}
-"""How a first process ends whose system reboots or powers off (pid_namespaces(7)), or that we have killed."""
+"""How the first process ends when its system reboots or powers off (pid_namespaces(7)), or when we kill it."""
 _FINAL = "power off"
 _LEAST_SECONDS = 1.0
-"""A node that ends sooner after its start is not booted again: it would for ever."""
+"""A node that ends sooner than this after its start is not booted again: it would boot for ever."""
 
 
 class LightMachine:
@@ -44,7 +44,7 @@ class LightMachine:
     async def on(self) -> None:
         """Attach the disk and boot."""
         if self._node.fault == "dead":
-            raise MachineError("its BMC answers nothing")
+            raise MachineError("its BMC does not answer")
         if self.running:
             return
         try:
@@ -64,7 +64,7 @@ class LightMachine:
     async def reset(self) -> None:
         """Kill everything in it; it boots again."""
         if not self.running:
-            raise MachineError("it is off" if self._node.fault != "dead" else "its BMC answers nothing")
+            raise MachineError("it is off" if self._node.fault != "dead" else "its BMC does not answer")
         self._kill(signal.SIGKILL)
 
     async def shutdown(self) -> None:

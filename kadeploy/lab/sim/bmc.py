@@ -1,7 +1,7 @@
 """The BMCs of simulated nodes: one TCP server for all of them, that knows each by the address it was called at.
 
 A line is an order (a key of `ORDERS`), the answer a line too: ``ok``, ``on``, ``off``, or what went wrong. The
-supervisor does what is ordered. A dead BMC answers nothing. `files/bmc` asks.
+supervisor does what is ordered. A dead BMC does not answer. `files/bmc` asks.
 """
 
 from __future__ import annotations

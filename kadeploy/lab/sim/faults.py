@@ -28,7 +28,7 @@ def chosen(text: str, nodes: Sequence[str], seed: int) -> dict[str, str]:
 
 
 def _faults(word: str, nodes: int) -> list[str]:
-    """The fault of ``fault=share``, as many times as nodes shall have it."""
+    """The fault of ``fault=share``, once for each node that will have it."""
     fault, _, share = (part.strip() for part in word.partition("="))
     if fault not in FAULTS:
         raise OptionError(f"--faults {word}: expected one of {', '.join(FAULTS)}.")

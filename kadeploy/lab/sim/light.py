@@ -1,7 +1,7 @@
-"""Nodes by the thousand: one asyncssh server for all of them, that acts what a shell would do.
+"""Nodes by the thousand: one asyncssh server for all of them, which plays the part of a shell.
 
-A node believes every script and answers that it has succeeded; what it really understands is `_ACTS`, the broadcast,
-and files that are sent to it. The broadcast's relay is the real program (see `relays`).
+A node answers to every script that it has succeeded. What it really understands is `_ACTS`, the broadcast, and files
+that are sent to it. The broadcast's relay is the real program (see `relays`).
 """
 
 from __future__ import annotations
