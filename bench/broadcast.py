@@ -71,7 +71,7 @@ command.wait()
 """
 
 
-class Unfit(Exception):
+class UnfitError(Exception):
     """A stranger that does not work on this machine; the text says why."""
 
 
@@ -181,7 +181,7 @@ def measure_speeds(folder: Path, image: Path, hops: int, rounds: int) -> list[Sp
             before = cpu_seconds()
             try:
                 seconds = way[1](folder, image, hops)
-            except Unfit as error:
+            except UnfitError as error:
                 print(f"{way[0]} is left out: {error}")
                 ways.remove(way)
             else:
@@ -317,7 +317,7 @@ def send_udpcast(_: Path, image: Path, hops: int) -> float:
         sent = subprocess.run([*where[0], *send], check=False, **nothing).returncode
         received = [receiver.wait() for receiver in receivers]
         if sent or any(received):
-            raise Unfit("its receivers and its sender did not find each other: does multicast pass a bridge here?")
+            raise UnfitError("its receivers and its sender did not find each other: does multicast pass a bridge here?")
         return time.perf_counter() - began
 
 

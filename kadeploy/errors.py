@@ -1,15 +1,23 @@
-"""Exceptions for requests that we refuse; a node that fails is a value, not an exception.
+"""All exceptions of ours. A request that we refuse raises one; a node that fails is a value, not an exception.
 
-KadeployError                 exit code 1: refused, no node touched
-├── ConfigError               a site or cluster file is wrong (file, key, what was expected)
-├── NodeListError             empty range, unknown node, malformed pattern
-├── EnvironmentRefused        unknown, malformed, or changed since it was recorded
-├── RightsError               the user lacks a right (names node and partition)
-├── FileError                 unreadable, too big, wrong kind, not fetched
-├── OptionError               options that contradict each other or make no sense
-├── DatabaseError             the state database cannot be used
-├── DestructiveEnvironment    exit code 2: kareboot3 -c found a demolishing environment
-└── Interrupted               exit code 130: the user asked to stop
+KadeployError                     exit code 1: refused, no node touched
+├── ConfigError                   a site or cluster file is wrong (file, key, what was expected)
+├── NodeListError                 empty range, unknown node, malformed pattern
+├── EnvironmentRefusedError       unknown, malformed, or changed since it was recorded
+├── ProfileRefusedError           a value does not fit into a boot profile
+├── RightsError                   the user lacks a right (names node and partition)
+├── FileError                     unreadable, too big, wrong kind, not fetched
+├── OptionError                   options that contradict each other or make no sense
+├── DatabaseError                 the state database cannot be used
+├── DestructiveEnvironmentError   exit code 2: kareboot3 -c found a demolishing environment
+└── UserInterruptError            exit code 130: the user asked to stop
+
+Two more never leave the place where they arise: they become a node's outcome, or the answer of the lab's BMC.
+
+OSError
+└── UnreachableError              a node's ssh server cannot be entered, or was lost
+Exception
+└── MachineError                  a machine of the lab did not do what was asked
 """
 
 from __future__ import annotations
@@ -29,8 +37,12 @@ class NodeListError(KadeployError):
     """The nodes of a request cannot be determined."""
 
 
-class EnvironmentRefused(KadeployError):
+class EnvironmentRefusedError(KadeployError):
     """The environment is unknown, malformed or no longer what was recorded."""
+
+
+class ProfileRefusedError(KadeployError):
+    """A value does not fit into a boot profile."""
 
 
 class RightsError(KadeployError):
@@ -49,13 +61,21 @@ class DatabaseError(KadeployError):
     """The state database cannot be used."""
 
 
-class DestructiveEnvironment(KadeployError):
+class DestructiveEnvironmentError(KadeployError):
     """A node runs an environment that may have destroyed the production system."""
 
     exit_code = 2
 
 
-class Interrupted(KadeployError):
+class UserInterruptError(KadeployError):
     """The user interrupted the request."""
 
     exit_code = 130
+
+
+class UnreachableError(OSError):
+    """A node's ssh server cannot be entered, or was lost; its text says what to look at."""
+
+
+class MachineError(Exception):
+    """A machine of the lab did not do what was asked; the text says why."""

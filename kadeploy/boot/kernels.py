@@ -25,7 +25,7 @@ from kadeploy.boot.profile import FILES_FOLDER
 from kadeploy.config.site import BootFolders
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.image import KINDS
-from kadeploy.errors import EnvironmentRefused, FileError
+from kadeploy.errors import EnvironmentRefusedError, FileError
 from kadeploy.files import MEGA
 
 What = Literal["kernel", "initrd", "hypervisor"]
@@ -67,7 +67,7 @@ def provide(
     *sha256* is the image's; *image* opens it, and is called only when it must be read.
 
     Raises:
-        EnvironmentRefused: a file is not in the image, or this kind of image cannot be read.
+        EnvironmentRefusedError: a file is not in the image, or this kind of image cannot be read.
         FileError: the image is no archive, or exceeds a limit.
         ConfigError: the folder under *http_root* cannot be written.
     """
@@ -97,7 +97,7 @@ def _take_out(
     environment: Environment, paths: Mapping[What, str], names: Mapping[What, str], folder: Path, image: Image
 ) -> None:
     if environment.image.is_dd:
-        raise EnvironmentRefused(
+        raise EnvironmentRefusedError(
             f"{environment.name}: nodes of this cluster boot its kernel over the network, and none can be taken out of "
             "a dd image. Make an archive of it (tgz), or have the cluster boot from its disks (loader.method)."
         )
@@ -107,7 +107,7 @@ def _take_out(
         found = take(image, environment.image.kind, set(paths.values()), aside)
         for what, path in paths.items():
             if path not in found:
-                raise EnvironmentRefused(
+                raise EnvironmentRefusedError(
                     f"{environment.name}: the image holds no file {path}. Correct `{what}` in its description."
                 )
             with found[path].open("rb") as stream:

@@ -32,7 +32,7 @@ from kadeploy.config.folder import collection
 from kadeploy.config.partition import partition_device
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import ConfigError, KadeployError, OptionError
+from kadeploy.errors import ConfigError, KadeployError, OptionError, ProfileRefusedError
 from kadeploy.files import replace_file
 from kadeploy.workflow import Outcome, Verdict
 
@@ -75,10 +75,6 @@ class Sources:
     """IPv4 address in the VLAN that was asked for, by node."""
 
 
-class ProfileRefused(KadeployError):
-    """A value does not fit into a boot profile."""
-
-
 # --- writing ----------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +103,7 @@ def profiles(sources: Sources, kind: ProfileKind, node: Node) -> dict[str, str]:
     """Files of a node, path under ``tftp_root`` → text; in a VLAN also for the address that it has there.
 
     Raises:
-        ProfileRefused: a value does not fit into a profile.
+        ProfileRefusedError: a value does not fit into a profile.
         ConfigError: the node has no IPv4 address, or the cluster's loader cannot boot this.
     """
     texts = _texts(sources, kind, node)
@@ -187,7 +183,7 @@ def custom(sources: Sources, node: Node) -> str:
 
     Raises:
         OptionError: there is no profile, or no word for this node.
-        ProfileRefused: the node's word would add a line.
+        ProfileRefusedError: the node's word would add a line.
     """
     text = sources.text
     if not text.strip():
@@ -303,18 +299,20 @@ def _printable(value: object) -> str:
     """Every value that a template inserts passes here: none may end its line.
 
     Raises:
-        ProfileRefused: it holds a control character.
+        ProfileRefusedError: it holds a control character.
     """
     text = str(value)
     if found := _FORBIDDEN.search(text.replace("\t", " ")):
-        raise ProfileRefused(f"{text[:60]!r} holds the control character {found[0]!r}: kernel parameters are one line.")
+        raise ProfileRefusedError(
+            f"{text[:60]!r} holds the control character {found[0]!r}: kernel parameters are one line."
+        )
     return text
 
 
 def _word(text: str) -> str:
     """A value that is one word of its line."""
     if not re.fullmatch(r"[\w.:/@%+,=~\[\]-]+", text):
-        raise ProfileRefused(f"{text!r} cannot be the name of a boot file: no blanks, quotes or other signs.")
+        raise ProfileRefusedError(f"{text!r} cannot be the name of a boot file: no blanks, quotes or other signs.")
     return text
 
 
@@ -337,5 +335,7 @@ def _grub_words(params: str) -> str:
 def _ipxe_words(params: str) -> str:
     """Kernel parameters for iPXE, which knows no quoting."""
     if "${" in params or {"&&", "||", ";"} & set(params.split()):
-        raise ProfileRefused(f"{params!r}: iPXE takes ${{…}}, &&, || and ; for its own; change the kernel parameters.")
+        raise ProfileRefusedError(
+            f"{params!r}: iPXE takes ${{…}}, &&, || and ; for its own; change the kernel parameters."
+        )
     return params

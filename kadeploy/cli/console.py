@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal, NoReturn
 
-from kadeploy.errors import Interrupted
+from kadeploy.errors import UserInterruptError
 from kadeploy.process import end_group
 
 ESCAPE = b"\x1b" * 4
@@ -51,7 +51,7 @@ def attach(command: Sequence[str], may_stay: Callable[[], bool], terminal: int =
     ended. The terminal is as it was before, however this ends. To be called in the main thread.
 
     Raises:
-        Interrupted: by SIGTERM or SIGHUP.
+        UserInterruptError: by SIGTERM or SIGHUP.
     """
     with _stoppable(), _raw(terminal):
         program, line = _start(command)
@@ -124,7 +124,7 @@ def _stoppable() -> Iterator[None]:
     """Signals become an exception, so that nothing is left behind."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(f"Console closed by {signal.Signals(number).name}.")
+        raise UserInterruptError(f"Console closed by {signal.Signals(number).name}.")
 
     before = {number: signal.signal(number, stop) for number in _STOPPING}
     try:

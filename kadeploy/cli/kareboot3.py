@@ -11,7 +11,7 @@ from kadeploy.caller import caller
 from kadeploy.cli import completion, operation, shell
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import load_configuration
-from kadeploy.errors import DestructiveEnvironment, OptionError
+from kadeploy.errors import DestructiveEnvironmentError, OptionError
 from kadeploy.operations import admission
 from kadeploy.operations.requests import RebootKind, RebootRequest, Recorded
 from kadeploy.runner.request import Options
@@ -36,8 +36,8 @@ app = shell.Tool(
         **shell.NODE_STATUSES,
         PRODUCTION_LOST: "The request is refused, and no node was touched; or, with -c, some node did not come back on "
         "the production system, which has to be deployed again.",
-        DestructiveEnvironment.exit_code: "With -c: the environment deployed on some node is demolishing. No node was "
-        "touched; the production system has to be deployed again.",
+        DestructiveEnvironmentError.exit_code: "With -c: the environment deployed on some node is demolishing. No "
+        "node was touched; the production system has to be deployed again.",
     },
     about="A node that does not come back is rebooted again, harder: soft over ssh, hard by its BMC, very_hard by "
     "switching it off and on. There are four kinds of reboot: simple_reboot boots what is installed, set_pxe follows "

@@ -20,7 +20,7 @@ from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Account, as_user, caller
 from kadeploy.cli import shell
 from kadeploy.cli.display import Display
-from kadeploy.errors import FileError, Interrupted, NodeListError, OptionError
+from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
 from kadeploy.events import Report
 from kadeploy.operations import background, dry_run, hostkeys
 from kadeploy.operations.launch import launch
@@ -239,7 +239,7 @@ def in_background(request: Wish, folder: Path, who: Account, outputs: Outputs) -
 def status(report: Report) -> int:
     """Exit status of an operation that was begun."""
     if report.aborted:
-        return Interrupted.exit_code
+        return UserInterruptError.exit_code
     return SOME_KO if report.ko else 0
 
 
@@ -250,7 +250,7 @@ def _signals(stop: threading.Event, work: Work) -> Iterator[None]:
     def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
             player.end_processes(work.folder)
-            os._exit(Interrupted.exit_code)
+            os._exit(UserInterruptError.exit_code)
         stop.set()
         os.write(2, b"\nInterrupted: ending cleanly (once more to leave at once).\n")
 

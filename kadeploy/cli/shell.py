@@ -24,7 +24,7 @@ from kadeploy import __version__
 from kadeploy.caller import as_user, caller
 from kadeploy.cli import completion
 from kadeploy.config.folder import load_site
-from kadeploy.errors import FileError, Interrupted, KadeployError, NodeListError, OptionError
+from kadeploy.errors import FileError, KadeployError, NodeListError, OptionError, UserInterruptError
 from kadeploy.nodeset import expand, natural_key, parse_lines
 
 BROKEN_PIPE = 141
@@ -147,7 +147,7 @@ def _ended(command: Any, name: str, arguments: list[str]) -> int:
     except typer.TyperException as error:
         return _refuse(f"{_one_line(error.format_message())} See {name} --help", KadeployError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return Interrupted.exit_code
+        return UserInterruptError.exit_code
     except BrokenPipeError:
         return _nobody_reads()
     return status or 0

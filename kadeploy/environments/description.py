@@ -18,7 +18,7 @@ from kadeploy import files
 from kadeploy.caller import Account
 from kadeploy.environments.environment import Archive, Environment, Struct
 from kadeploy.environments.image import ARCHIVE_KINDS, COMPRESSIONS, IMAGE_KINDS, KINDS
-from kadeploy.errors import EnvironmentRefused, FileError
+from kadeploy.errors import EnvironmentRefusedError, FileError
 
 try:
     from yaml import CSafeLoader as SafeLoader
@@ -50,7 +50,7 @@ def load(source: str, who: Account) -> list[Environment]:
 
     Raises:
         FileError: it cannot be read.
-        EnvironmentRefused: it is malformed; the text names the line or the key.
+        EnvironmentRefusedError: it is malformed; the text names the line or the key.
     """
     text = files.read_text(source, who, MAX_BYTES, content_types=_CONTENT_TYPES)
     local = source != "-" and not files.is_url(source)
@@ -61,11 +61,13 @@ def parse(text: str, *, source: str) -> Environment:
     """The one environment that *text* describes; relative paths start at the folder of *source*.
 
     Raises:
-        EnvironmentRefused: malformed, or several environments; the text names the line or the key.
+        EnvironmentRefusedError: malformed, or several environments; the text names the line or the key.
     """
     environments = parse_all(text, source=source)
     if len(environments) != 1:
-        raise EnvironmentRefused(f"{source}: {len(environments)} environments; expected one. Keep one in the file.")
+        raise EnvironmentRefusedError(
+            f"{source}: {len(environments)} environments; expected one. Keep one in the file."
+        )
     return environments[0]
 
 
@@ -77,7 +79,7 @@ def parse_all(text: str, *, source: str) -> list[Environment]:
         return [_from_lines(lines, source) for lines in _blocks(content, source)]
     documents = _documents(content, form, source)
     if not documents:
-        raise EnvironmentRefused(f"{source}: describes no environment.")
+        raise EnvironmentRefusedError(f"{source}: describes no environment.")
     return [_from_document(document, source) for document in documents]
 
 
@@ -129,7 +131,7 @@ def _blocks(text: str, source: str) -> list[dict[str, _Line]]:
             continue
         key, found = _field(content, f"{source}, line {number}")
         if key in blocks[-1]:
-            raise EnvironmentRefused(f"{found.where}: {key} is given twice ({blocks[-1][key].where}).")
+            raise EnvironmentRefusedError(f"{found.where}: {key} is given twice ({blocks[-1][key].where}).")
         blocks[-1][key] = found
     given = [block for block in blocks if block]
     return given or [{}]
@@ -138,10 +140,10 @@ def _blocks(text: str, source: str) -> list[dict[str, _Line]]:
 def _field(line: str, where: str) -> tuple[str, _Line]:
     match = _LINE.match(line)
     if match is None:
-        raise EnvironmentRefused(f"{where}: expected `key : value`, found {_short(line)}.")
+        raise EnvironmentRefusedError(f"{where}: expected `key : value`, found {_short(line)}.")
     key = match[1]
     if key not in _LINES:
-        raise EnvironmentRefused(f"{where}: unknown key {_short(key)}; the keys are {', '.join(_LINES)}.")
+        raise EnvironmentRefusedError(f"{where}: unknown key {_short(key)}; the keys are {', '.join(_LINES)}.")
     return key, _Line(value=match[2].strip(), where=where)
 
 
@@ -152,14 +154,14 @@ def _from_lines(lines: Mapping[str, _Line], source: str) -> Environment:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         wanted = ", ".join(f"`{key} : …`" for key in missing)
-        raise EnvironmentRefused(f"{source}: {', '.join(missing)} {verb} missing: add {wanted}.")
+        raise EnvironmentRefusedError(f"{source}: {', '.join(missing)} {verb} missing: add {wanted}.")
     fields: dict[str, Any] = {}
     for key, line in given.items():
         field, read = _LINES[key]
         try:
             fields[field] = read(line.value)
         except ValueError as error:
-            raise EnvironmentRefused(f"{line.where}: {key}: {error}.") from error
+            raise EnvironmentRefusedError(f"{line.where}: {key}: {error}.") from error
     return check(_converted(fields, source), source)
 
 
@@ -297,7 +299,7 @@ def _documents(text: str, form: Form, source: str) -> list[Any]:
             return _listed(msgspec.json.decode(text))
         found = [part for part in yaml.load_all(text, Loader=SafeLoader) if part is not None]
     except (yaml.YAMLError, msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise EnvironmentRefused(f"{source}: not valid {form.upper()}: {_one_line(error)}.") from error
+        raise EnvironmentRefusedError(f"{source}: not valid {form.upper()}: {_one_line(error)}.") from error
     return [environment for part in found for environment in _listed(part)]
 
 
@@ -307,11 +309,11 @@ def _listed(found: Any) -> list[Any]:
 
 def _from_document(found: Any, source: str) -> Environment:
     if isinstance(found, dict) and found.get("multipart"):
-        raise EnvironmentRefused(f"{source}: multipart: environments on several partitions are not supported.")
+        raise EnvironmentRefusedError(f"{source}: multipart: environments on several partitions are not supported.")
     try:
         document = msgspec.convert(found, _Document)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise EnvironmentRefused(f"{source}: {_one_line(error)}. Correct this key of the description.") from error
+        raise EnvironmentRefusedError(f"{source}: {_one_line(error)}. Correct this key of the description.") from error
     boot = document.boot or _Boot()
     destructive = document.destructive
     fields: dict[str, Any] = {
@@ -339,7 +341,7 @@ def _image_of(image: _Image, source: str) -> dict[str, str]:
     kind = _IMAGES.get((image.kind, str(image.compression)))
     if kind is None:
         known = ", ".join(f"{kind}/{compression}" for kind, compression in _IMAGES)
-        raise EnvironmentRefused(
+        raise EnvironmentRefusedError(
             f"{source}: image: unknown kind and compression {_short(f'{image.kind}/{image.compression}')}; "
             f"expected one of {known}."
         )
@@ -350,7 +352,7 @@ def _archive_of(archive: _Archive, source: str, key: str) -> dict[str, str]:
     try:
         compression = _one_of(archive.compression, _COMPRESSIONS, "compression")
     except ValueError as error:
-        raise EnvironmentRefused(f"{source}: {key}.compression: {error}.") from error
+        raise EnvironmentRefusedError(f"{source}: {key}.compression: {error}.") from error
     return {"file": archive.archive, "kind": _COMPRESSIONS[compression], "script": archive.script}
 
 
@@ -404,7 +406,7 @@ def _converted(fields: Mapping[str, Any], source: str) -> Environment:
     try:
         return msgspec.convert(fields, Environment)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise EnvironmentRefused(f"{source}: {_one_line(error)}.") from error
+        raise EnvironmentRefusedError(f"{source}: {_one_line(error)}.") from error
 
 
 # --- rules that both forms share ----------------------------------------------------------------------------------
@@ -431,7 +433,7 @@ def check(environment: Environment, source: str) -> Environment:
     """*environment* with blanks trimmed and paths made absolute, if it makes sense.
 
     Raises:
-        EnvironmentRefused: says which field is wrong and what was expected.
+        EnvironmentRefusedError: says which field is wrong and what was expected.
     """
     try:
         tidied = _tidied(environment, source)
@@ -439,7 +441,7 @@ def check(environment: Environment, source: str) -> Environment:
         _check_boot_files(tidied)
         _check_mandatory(tidied)
     except ValueError as error:
-        raise EnvironmentRefused(f"{source}: {error}.") from error
+        raise EnvironmentRefusedError(f"{source}: {error}.") from error
     return tidied
 
 

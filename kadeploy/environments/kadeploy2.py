@@ -13,7 +13,7 @@ import msgspec
 from kadeploy.environments import description
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.environments.image import ARCHIVE_KINDS, IMAGE_KINDS, suffixes
-from kadeploy.errors import EnvironmentRefused, OptionError
+from kadeploy.errors import EnvironmentRefusedError, OptionError
 
 Kind = Literal["linux", "xen", "other"]
 
@@ -36,12 +36,12 @@ def translate(text: str, kind: Kind, source: str) -> Translated:
     """The old description *text* as an environment of *kind*; relative paths start at the folder of *source*.
 
     Raises:
-        EnvironmentRefused: a key is missing, or its value has no meaning today; the text names the key.
+        EnvironmentRefusedError: a key is missing, or its value has no meaning today; the text names the key.
     """
     old, odd = _read(text, source)
     for key in ("name", "filebase", "fdisktype"):
         if not old.get(key):
-            raise EnvironmentRefused(f"{source}: {key} is missing: add a line `{key} = …`.")
+            raise EnvironmentRefusedError(f"{source}: {key} is missing: add a line `{key} = …`.")
     boot = _xen_boot(old, source) if kind == "xen" else _boot(old)
     environment = Environment(
         name=old["name"],
@@ -116,7 +116,7 @@ def _read(text: str, source: str) -> tuple[dict[str, str], list[str]]:
         if match is None:
             odd.append(f"line {number}")
         elif match[1] in found:
-            raise EnvironmentRefused(f"{source}, line {number}: {match[1]} is given twice: keep one environment.")
+            raise EnvironmentRefusedError(f"{source}, line {number}: {match[1]} is given twice: keep one environment.")
         else:
             found[match[1]] = match[2].strip()
     return found, odd
@@ -124,7 +124,7 @@ def _read(text: str, source: str) -> tuple[dict[str, str], list[str]]:
 
 def _version(text: str, source: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise EnvironmentRefused(f"{source}: version {text!r}: expected a number, such as 1.")
+        raise EnvironmentRefusedError(f"{source}: version {text!r}: expected a number, such as 1.")
     return int(text)
 
 
@@ -137,7 +137,7 @@ def _xen_boot(old: Mapping[str, str], source: str) -> dict[str, str]:
     """``initrdpath`` was the argument of the loader mboot.c32: ``hypervisor parameters --- kernel --- initrd``."""
     modules = [part.strip() for part in re.split(r"(?:^|\s)---(?=\s|$)", old.get("initrdpath", ""))]
     if len(modules) != 3 or not all(modules):
-        raise EnvironmentRefused(
+        raise EnvironmentRefusedError(
             f"{source}: initrdpath: expected `hypervisor parameters --- kernel --- initrd`, as environments of kind "
             "xen had it. Choose another kind with -k, or correct it."
         )
@@ -164,7 +164,7 @@ def _kind(key: str, old: Mapping[str, str], kinds: Sequence[str], source: str) -
     known = {suffix: kind for suffix, kind in suffixes().items() if kind in kinds}
     kind = next((kind for suffix, kind in known.items() if name.endswith(suffix)), None)
     if kind is None:
-        raise EnvironmentRefused(
+        raise EnvironmentRefusedError(
             f"{source}: {key}: the kind of {name!r} is not in its name: end it in one of {', '.join(known)}."
         )
     return kind

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from kadeploy.errors import MachineError
 from kadeploy.lab import disk
 from kadeploy.lab.lab import Lab, LabNode
 from kadeploy.lab.network import tap
@@ -23,10 +24,6 @@ DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 
 _PATIENCE = 20.0
 """Seconds a machine's process may take to start or to end."""
-
-
-class MachineError(Exception):
-    """The machine did not do what was asked; the text says why."""
 
 
 class Machine(Protocol):

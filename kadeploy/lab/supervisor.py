@@ -19,9 +19,10 @@ from typing import Any
 import msgspec
 
 from kadeploy import process
+from kadeploy.errors import MachineError
 from kadeploy.lab.kinds import KINDS, Kind
 from kadeploy.lab.lab import Lab, saved
-from kadeploy.lab.machine import DIE_WITH_PARENT, Machine, MachineError
+from kadeploy.lab.machine import DIE_WITH_PARENT, Machine
 from kadeploy.lab.service import Service, bound
 
 _PAUSE = 1.0

@@ -156,7 +156,7 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
     """Admit a reboot; raises as `deploy` does.
 
     Raises:
-        DestructiveEnvironment: with *check_production*, a node runs an environment that may have destroyed it.
+        DestructiveEnvironmentError: with *check_production*, a node runs an environment that may have destroyed it.
     """
     _suits(request)
     _singular(request.options, request.nodes)

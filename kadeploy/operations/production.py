@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import DestructiveEnvironment, OptionError
+from kadeploy.errors import DestructiveEnvironmentError, OptionError
 from kadeploy.events import Report
 from kadeploy.nodeset import fold
 from kadeploy.state import environments, nodes
@@ -18,7 +18,7 @@ def check(configuration: Configuration, names: Sequence[str], partition: int | N
 
     Raises:
         OptionError: *partition* does not hold the production system.
-        DestructiveEnvironment: an environment counts as demolishing.
+        DestructiveEnvironmentError: an environment counts as demolishing.
     """
     _require_production(configuration, names, partition)
     before = _last_environments(configuration.site, names)
@@ -54,6 +54,6 @@ def _require_harmless(site: Site, before: Mapping[str, Environment]) -> None:
     bad = [name for name, environment in before.items() if environments.is_demolishing(site, environment)]
     if bad:
         which = ", ".join(sorted({before[name].name for name in bad}))
-        raise DestructiveEnvironment(
+        raise DestructiveEnvironmentError(
             f"{fold(bad)}: the environment deployed there ({which}) is demolishing. Deploy the production system again."
         )

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kadeploy.remote.fanout import LOST, Credentials, Process, Remote, Target, Unreachable
+from kadeploy.errors import UnreachableError
+from kadeploy.remote.fanout import LOST, Credentials, Process, Remote, Target
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -285,7 +286,7 @@ class _Client:
     async def _listen(self, number: int, starting: Awaitable[Process]) -> None:
         try:
             process = await starting
-        except (Unreachable, ValueError) as error:
+        except (UnreachableError, ValueError) as error:
             self._say(Refused(number, str(error)))
             return
         try:
@@ -356,7 +357,7 @@ class BrokerClient:
         if isinstance(answer, Started):
             return _BrokerProcess(answers, lambda: self._cancel(number))
         self._answers.pop(number, None)
-        raise Unreachable(answer.reason if isinstance(answer, Refused) else _GONE)
+        raise UnreachableError(answer.reason if isinstance(answer, Refused) else _GONE)
 
     async def forget(self, targets: Iterable[Target]) -> None:
         """As `Connections.forget`."""

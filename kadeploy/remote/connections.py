@@ -26,7 +26,8 @@ from typing import Any
 import asyncssh
 
 from kadeploy.commands import Capture, last_line
-from kadeploy.remote.fanout import LOST, TIMED_OUT, Credentials, Target, Unreachable
+from kadeploy.errors import UnreachableError
+from kadeploy.remote.fanout import LOST, TIMED_OUT, Credentials, Target
 from kadeploy.workflow import Outcome, Verdict
 
 PIECE = 256 << 10
@@ -199,7 +200,7 @@ class Connections:
         except TimeoutError:
             message = f"Timed out after {timeout:g} s"
             outcome = Outcome(Verdict.KO, f"{message}; it was ended." if session else f"{message}.", TIMED_OUT)
-        except (Unreachable, ValueError) as error:
+        except (UnreachableError, ValueError) as error:
             outcome = Outcome(Verdict.KO, str(error), LOST)
         except OSError as error:
             outcome = Outcome(Verdict.KO, f"{error.filename or stdin_file}: {error.strerror or error}", LOST)
@@ -233,7 +234,7 @@ class Connections:
         """Start a bash *command*, give it *stdin*, and listen to it while it runs.
 
         Raises:
-            Unreachable: the node cannot be entered.
+            UnreachableError: the node cannot be entered.
         """
         data: asyncio.Queue[bytes] = asyncio.Queue()
         session, channel = await self._open(target, program(command, env), data.put_nowait)
@@ -274,7 +275,7 @@ class Connections:
                 self._drop(target, connection)
                 if kept and not last:
                     continue
-                raise Unreachable(f"ssh to {target}: {_reason(error)}: see its console.") from error
+                raise UnreachableError(f"ssh to {target}: {_reason(error)}: see its console.") from error
             channel.write(text)
             return session, channel
         raise AssertionError("unreachable")  # pragma: no cover
@@ -294,27 +295,29 @@ class Connections:
             async with asyncio.timeout(limit):
                 return await asyncssh.connect(target.address, target.port, options=options)
         except TimeoutError as error:
-            raise Unreachable(
+            raise UnreachableError(
                 f"ssh to {target}: no answer within {limit:g} s: is the node up? See its console."
             ) from error
         except asyncssh.HostKeyNotVerifiable as error:
-            raise Unreachable(
+            raise UnreachableError(
                 f"ssh to {target}: its host key is not the known one: is it another system than the deployment system? "
                 "See its console, and ssh.host_key in site.yml."
             ) from error
         except asyncssh.PermissionDenied as error:
-            raise Unreachable(
+            raise UnreachableError(
                 f"ssh to {target}: it refuses the key {self.credentials.private_key} for {self.credentials.user}: "
                 "is the public key in the deployment system's authorized_keys?"
             ) from error
         except ConnectionRefusedError as error:
-            raise Unreachable(
+            raise UnreachableError(
                 f"ssh to {target}: connection refused: is the deployment system up? See its console."
             ) from error
         except socket.gaierror as error:
-            raise Unreachable(f"ssh to {target}: {error.strerror}: check its address in the cluster file.") from error
+            raise UnreachableError(
+                f"ssh to {target}: {error.strerror}: check its address in the cluster file."
+            ) from error
         except (asyncssh.Error, OSError) as error:
-            raise Unreachable(f"ssh to {target}: {_reason(error)}: see its console.") from error
+            raise UnreachableError(f"ssh to {target}: {_reason(error)}: see its console.") from error
 
     def _known(self, pinned: bool) -> asyncssh.SSHClientConnectionOptions:
         """Options are costly to make and the same for all: made once."""
@@ -418,9 +421,11 @@ def _options(credentials: Credentials, pinned: bool) -> asyncssh.SSHClientConnec
         key = asyncssh.read_private_key(credentials.private_key)
         known = asyncssh.import_public_key(credentials.host_key) if pinned and credentials.host_key else None
     except OSError as error:
-        raise Unreachable(f"{credentials.private_key}: {error.strerror}: check ssh.private_key in site.yml.") from error
+        raise UnreachableError(
+            f"{credentials.private_key}: {error.strerror}: check ssh.private_key in site.yml."
+        ) from error
     except asyncssh.KeyImportError as error:
-        raise Unreachable(f"{error}: check ssh.private_key and ssh.host_key in site.yml.") from error
+        raise UnreachableError(f"{error}: check ssh.private_key and ssh.host_key in site.yml.") from error
     return asyncssh.SSHClientConnectionOptions(
         username=credentials.user,
         client_keys=[key],

@@ -55,10 +55,6 @@ class Credentials:
         return cls(Path(ssh.private_key), ssh.host_key, connect_timeout=ssh.connect_timeout)
 
 
-class Unreachable(OSError):
-    """A node's ssh server cannot be entered, or was lost; its text says what to look at."""
-
-
 class Process(Protocol):
     """A command that was started on a node and is listened to."""
 

@@ -17,7 +17,7 @@ from kadeploy import files
 from kadeploy.caller import Account
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, Image
-from kadeploy.errors import EnvironmentRefused, OptionError, RightsError
+from kadeploy.errors import EnvironmentRefusedError, OptionError, RightsError
 from kadeploy.files import MEGA, LocalFile
 from kadeploy.state.database import connect, transaction
 from kadeploy.state.tables import EnvironmentRow, environment_columns
@@ -44,7 +44,7 @@ def find(site: Site, user: str, name: str, version: int | None = None, owner: st
     Without *owner* the user's own ones are looked at first, then those that others have made public.
 
     Raises:
-        EnvironmentRefused: there is none that *user* may see.
+        EnvironmentRefusedError: there is none that *user* may see.
     """
     return _highest(versions(site, user, name, version, owner))
 
@@ -55,7 +55,7 @@ def versions(
     """All versions of the environment that `find` would choose from, lowest first; of one owner.
 
     Raises:
-        EnvironmentRefused: there is none that *user* may see.
+        EnvironmentRefusedError: there is none that *user* may see.
     """
     connect(site)
     row = EnvironmentRow
@@ -116,14 +116,20 @@ def _highest(found: Iterable[Environment]) -> Environment:
     return max(found, key=lambda each: each.version)
 
 
-def _unknown(name: str, version: int | None, owner: str | None, others: Sequence[Environment]) -> EnvironmentRefused:
+def _unknown(
+    name: str, version: int | None, owner: str | None, others: Sequence[Environment]
+) -> EnvironmentRefusedError:
     whose = f" of {owner}" if owner else ""
     if version is not None and others:
         known = ", ".join(str(number) for number in sorted({each.version for each in others}))
-        return EnvironmentRefused(f"There is no version {version} of environment {name!r}{whose}; there is {known}.")
+        return EnvironmentRefusedError(
+            f"There is no version {version} of environment {name!r}{whose}; there is {known}."
+        )
     where = f"`kaenv3 -l -u {shlex.quote(owner)}`" if owner else "`kaenv3 -l`"
     hint = "" if owner else " One that is shared needs its owner: -u USER."
-    return EnvironmentRefused(f"There is no environment {name!r}{whose} for you; {where} lists what there is.{hint}")
+    return EnvironmentRefusedError(
+        f"There is no environment {name!r}{whose} for you; {where} lists what there is.{hint}"
+    )
 
 
 # --- adding and taking away ---------------------------------------------------------------------------------------
@@ -139,7 +145,7 @@ def add_all(site: Site, described: Sequence[Environment], who: Account) -> list[
 
     Raises:
         RightsError: one is to be public, and *who* is no administrator.
-        EnvironmentRefused: a name and version is recorded (or public) already, or described twice.
+        EnvironmentRefusedError: a name and version is recorded (or public) already, or described twice.
         FileError: one of the files cannot be read, or is too big.
     """
     mine = [msgspec.structs.replace(each, user=who.name) for each in described]
@@ -148,7 +154,7 @@ def add_all(site: Site, described: Sequence[Environment], who: Account) -> list[
         _require_may_publish(site, who.name, each.visibility)
         _require_new(each)
         if (each.name, each.version) in {(other.name, other.version) for other in mine[:number]}:
-            raise EnvironmentRefused(f"{each.name!r} version {each.version} is described twice: keep one of them.")
+            raise EnvironmentRefusedError(f"{each.name!r} version {each.version} is described twice: keep one of them.")
     measured = [_measured(site, each, who, ("tarball", "preinstall", "postinstalls")) for each in mine]
     with transaction():
         for each in measured:
@@ -169,7 +175,7 @@ def delete(site: Site, user: str, name: str, version: int | None = None, owner: 
 
     Raises:
         RightsError: it belongs to somebody else, and *user* is no administrator.
-        EnvironmentRefused: there is none.
+        EnvironmentRefusedError: there is none.
     """
     with _writing(site):
         found = _owned(site, user, name, version, owner)
@@ -198,23 +204,23 @@ def _require_sole_public(environment: Environment) -> None:
     named = (row.name == environment.name) & (row.version == environment.version)
     others = _select(named, row.visibility == "public", row.user != environment.user)
     if environment.visibility == "public" and others:
-        raise EnvironmentRefused(
+        raise EnvironmentRefusedError(
             f"{others[0].user} has a public environment {environment.name!r} version {environment.version} already: "
             "choose another name or version."
         )
 
 
-def _known(environment: Environment) -> EnvironmentRefused:
+def _known(environment: Environment) -> EnvironmentRefusedError:
     number = str(environment.version)
     command = shlex.join(["kaenv3", "-d", environment.name, "--env-version", number])
-    return EnvironmentRefused(
+    return EnvironmentRefusedError(
         f"You have recorded version {number} of environment {environment.name!r} already: give this one another "
         f"version, or delete the old one first with: {command}"
     )
 
 
 def _owned(site: Site, user: str, name: str, version: int | None, owner: str | None) -> list[Environment]:
-    """The versions that *user* may change; raises RightsError or EnvironmentRefused."""
+    """The versions that *user* may change; raises RightsError or EnvironmentRefusedError."""
     if owner not in (None, user) and user not in site.almighty_users:
         raise RightsError(f"The environments of {owner} are changed by {owner} and administrators, and you are {user}.")
     row = EnvironmentRow
@@ -254,13 +260,13 @@ def update_checksums(
     Without *version* the highest is meant.
 
     Raises:
-        RightsError, EnvironmentRefused: not yours, or none, or it has no such file.
+        RightsError, EnvironmentRefusedError: not yours, or none, or it has no such file.
         FileError: a file cannot be read, or is too big.
     """
     connect(site)
     environment = _highest(_owned(site, who.name, name, version, owner))
     if not _files(environment, (part,)):
-        raise EnvironmentRefused(f"Environment {name!r} version {environment.version} has no {part} to update.")
+        raise EnvironmentRefusedError(f"Environment {name!r} version {environment.version} has no {part} to update.")
     measured = _measured(site, environment, who, (part,))
     with transaction():
         _update(environment, {_COLUMNS[part]: environment_columns(measured)[_COLUMNS[part]]})
@@ -274,7 +280,7 @@ def set_visibility(
 
     Raises:
         RightsError: not yours, or public, which administrators only may make it.
-        EnvironmentRefused: there is none, or another public one of this name and version.
+        EnvironmentRefusedError: there is none, or another public one of this name and version.
     """
     _require_may_publish(site, user, visibility)
     with _writing(site):
@@ -291,7 +297,7 @@ def reset_demolishing(
     """Set the demolishing counter of a version (the highest, unless given) to 0; returns it as it is now.
 
     Raises:
-        RightsError, EnvironmentRefused: not yours, or none.
+        RightsError, EnvironmentRefusedError: not yours, or none.
     """
     with _writing(site):
         environment = _highest(_owned(site, user, name, version, owner))
@@ -360,7 +366,9 @@ def _moved(file: str, rules: Sequence[tuple[str, str]]) -> str:
 def _update(environment: Environment, columns: dict[str, Any]) -> None:
     name, version = environment.name, environment.version
     if not EnvironmentRow.select().where(_is(environment)).exists():
-        raise EnvironmentRefused(f"Environment {name!r} version {version} has just been deleted: nothing to change.")
+        raise EnvironmentRefusedError(
+            f"Environment {name!r} version {version} has just been deleted: nothing to change."
+        )
     EnvironmentRow.update(**columns).where(_is(environment)).execute()
 
 
@@ -378,13 +386,13 @@ def require_unchanged(environment: Environment, file: Image | Archive, found: Lo
     """Refuse *found* unless it is what was recorded as *file* of *environment*; without checksums all is well.
 
     Raises:
-        EnvironmentRefused: it has changed; the text holds the command that records it anew.
+        EnvironmentRefusedError: it has changed; the text holds the command that records it anew.
     """
     if all(known in ("", now) for known, now in ((file.md5, found.md5), (file.sha256, found.sha256))):
         return
     part = next(part for part in _COLUMNS if file in _files(environment, (part,)))
     command = ["kaenv3", _OPTIONS[part], environment.name, "--env-version", str(environment.version)]
-    raise EnvironmentRefused(
+    raise EnvironmentRefusedError(
         f"{file.file} has changed since {environment.user or 'its owner'} recorded environment {environment.name!r} "
         f"version {environment.version} (MD5 {file.md5} then, {found.md5} now). If that was intended: "
         f"{shlex.join(command)}"

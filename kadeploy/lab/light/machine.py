@@ -7,10 +7,11 @@ import signal
 import time
 from pathlib import Path
 
+from kadeploy.errors import MachineError
 from kadeploy.lab import disk
 from kadeploy.lab.lab import CONTROLLER, PREFIX, Lab, LabNode
 from kadeploy.lab.light import loop, profile
-from kadeploy.lab.machine import DIE_WITH_PARENT, MachineError
+from kadeploy.lab.machine import DIE_WITH_PARENT
 from kadeploy.lab.network import BRIDGE, tap
 from kadeploy.process import children, kill
 

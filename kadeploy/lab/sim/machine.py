@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from kadeploy.errors import MachineError
 from kadeploy.lab.lab import Lab, LabNode
 from kadeploy.lab.light import profile
-from kadeploy.lab.machine import MachineError
 
 SSH_PORT = 22
 MARKER_PORT = 25300

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from kadeploy.errors import MachineError
 from kadeploy.lab import chassis, control
 from kadeploy.lab.kinds import Kind
 from kadeploy.lab.lab import Lab, LabNode
-from kadeploy.lab.machine import MachineError
 from kadeploy.lab.service import Service
 from kadeploy.lab.supervisor import Supervisor
 from kadeploy.lab.virtual import Payload

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from kadeploy.boot import kernels
 from kadeploy.environments.environment import Environment, Image
-from kadeploy.errors import EnvironmentRefused, FileError
+from kadeploy.errors import EnvironmentRefusedError, FileError
 from tests.unit import build
 
 COMPRESSORS = {"tgz": "gzip", "tbz2": "bzip2", "txz": "xz", "tar.zst": "zstd"}
@@ -242,14 +242,14 @@ def test_an_image_is_read_once(tmp_path: Path) -> None:
 
 def test_a_file_that_the_image_does_not_hold_is_named_with_its_field_and_nothing_is_left(tmp_path: Path) -> None:
     environment = build.environment(initrd="/boot/initrd.img")
-    with pytest.raises(EnvironmentRefused, match=r"no file /boot/initrd\.img.*`initrd`"):
+    with pytest.raises(EnvironmentRefusedError, match=r"no file /boot/initrd\.img.*`initrd`"):
         provided(tmp_path, environment, vmlinuz=b"kernel")
     assert not [path for path in (tmp_path / "http" / "kernels").iterdir() if path.name.startswith(".")]
 
 
 def test_a_disk_image_is_refused_with_what_to_do(tmp_path: Path) -> None:
     environment = build.environment(image=Image(file="/image.dd.gz", kind="ddgz"))
-    with pytest.raises(EnvironmentRefused, match="Make an archive of it"):
+    with pytest.raises(EnvironmentRefusedError, match="Make an archive of it"):
         provided(tmp_path, environment, vmlinuz=b"kernel")
 
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kadeploy.boot.profile import ProfileRefused, Sources, disk_index, file_name, profiles, render, write
+from kadeploy.boot.profile import Sources, disk_index, file_name, profiles, render, write
 from kadeploy.config.cluster import Disk, Loader, NodeRange
 from kadeploy.config.partition import Partition
 from kadeploy.config.site import BootFolders
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import ConfigError, KadeployError, OptionError
+from kadeploy.errors import ConfigError, KadeployError, OptionError, ProfileRefusedError
 from kadeploy.runner.request import Options, RequestNode, profile_sources
 from kadeploy.workflow import Verdict
 from tests.unit import build
@@ -212,20 +212,20 @@ def test_grub_keeps_together_what_double_quotes_hold_together() -> None:
 
 @pytest.mark.parametrize("params", ["a ${b}", "a && b", "a || b", "a ; b"])
 def test_ipxe_refuses_parameters_that_it_would_take_for_its_own(params: str) -> None:
-    with pytest.raises(ProfileRefused, match="iPXE"):
+    with pytest.raises(ProfileRefusedError, match="iPXE"):
         render(sources(loader("ipxe", method="pure_pxe"), environment(kernel_params=params)), "deployed", NODE)
 
 
 @pytest.mark.parametrize("bad", ["a\nb", "a\rb", "a\0b", "a\x0bb", "a\x85b", "a\u2028b"])
 def test_a_value_with_a_control_character_is_refused(bad: str) -> None:
-    with pytest.raises(ProfileRefused, match="control character"):
+    with pytest.raises(ProfileRefusedError, match="control character"):
         render(sources(loader("pxelinux", params=bad)), "deploy", NODE)
 
 
 @pytest.mark.parametrize("name", ["a b", "a\nKERNEL b", "a;b", "$x", "a'b", "{a}"])
 def test_the_name_of_a_boot_file_is_one_word(name: str) -> None:
     for profiles_ in ("pxelinux", "grub", "ipxe"):
-        with pytest.raises(ProfileRefused, match="boot file"):
+        with pytest.raises(ProfileRefusedError, match="boot file"):
             render(sources(loader(profiles_, kernel=name)), "deploy", NODE)
 
 
@@ -321,7 +321,7 @@ def test_a_node_without_a_word_of_its_own_is_refused() -> None:
 
 def test_a_nodes_word_cannot_add_a_line() -> None:
     options = Options(pxe_profile=WIKI, singularities={"gdx-1": "1\nKERNEL evil"})
-    with pytest.raises(ProfileRefused, match="control character"):
+    with pytest.raises(ProfileRefusedError, match="control character"):
         render(sources(loader("pxelinux"), options=options), "custom", NODE)
 
 

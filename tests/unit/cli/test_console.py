@@ -148,7 +148,7 @@ def test_a_signal_closes_the_console_and_restores_the_terminal(attach: Attach, n
     child.expect(r"pid (\d+)")
     pid = int(child.match[1])
     child.kill(number)
-    child.expect("RAISED Interrupted Console closed by SIG")
+    child.expect("RAISED UserInterruptError Console closed by SIG")
     assert not Path(f"/proc/{pid}").exists()
     assert is_restored(child)
 

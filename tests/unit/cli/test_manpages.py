@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kadeploy.cli import TOOLS, manpages
-from kadeploy.errors import Interrupted, KadeployError
+from kadeploy.errors import KadeployError, UserInterruptError
 
 ROOT = Path(__file__).parents[3]
 PAGES = ROOT / "docs" / "man"
@@ -110,7 +110,7 @@ def test_the_man_page_is_clean_and_shows_every_option_and_status(name: str) -> N
     words = set(re.findall(r"(?<![\w-])--?\w[\w-]*", done.stdout))
     assert options(name) <= words
     app = manpages.tool(name)
-    assert {0, KadeployError.exit_code, Interrupted.exit_code} <= set(app.statuses)
+    assert {0, KadeployError.exit_code, UserInterruptError.exit_code} <= set(app.statuses)
     for text in (*app.examples, *map(str, app.statuses)):
         assert text in done.stdout
 

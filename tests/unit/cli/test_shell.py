@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from kadeploy import __version__
 from kadeploy.cli import shell
 from kadeploy.config.site import Site
-from kadeploy.errors import DestructiveEnvironment, FileError, NodeListError, OptionError
+from kadeploy.errors import DestructiveEnvironmentError, FileError, NodeListError, OptionError
 from kadeploy.state import database
 
 READING_TOOLS = ("kaenv2to3", "kaenv3", "kanodes3", "kastat3", "karights3")
@@ -61,7 +61,7 @@ def test_a_command_that_returns_nothing_went_well() -> None:
     assert shell.run(app_that(lambda _: None), "tool3", []) == 0
 
 
-@pytest.mark.parametrize(("error", "status"), [(OptionError("No."), 1), (DestructiveEnvironment("No."), 2)])
+@pytest.mark.parametrize(("error", "status"), [(OptionError("No."), 1), (DestructiveEnvironmentError("No."), 2)])
 def test_a_refusal_is_one_line_and_its_own_status(
     error: Exception, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

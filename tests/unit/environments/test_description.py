@@ -14,7 +14,7 @@ from kadeploy.caller import caller
 from kadeploy.environments import description
 from kadeploy.environments.description import parse, parse_all, write
 from kadeploy.environments.environment import Archive, Environment, Image
-from kadeploy.errors import EnvironmentRefused, FileError
+from kadeploy.errors import EnvironmentRefusedError, FileError
 
 WIKI = """\
 name : xen
@@ -74,7 +74,7 @@ multipart: false
 
 
 def refusal(text: str, source: str = "/home/john/env.dsc") -> str:
-    with pytest.raises(EnvironmentRefused) as refused:
+    with pytest.raises(EnvironmentRefusedError) as refused:
         parse(text, source=source)
     return str(refused.value)
 
@@ -342,7 +342,7 @@ def test_a_text_without_any_environment_is_refused(text: str) -> None:
 def test_no_text_ends_in_anything_but_environments_or_a_refusal_on_one_line(text: str) -> None:
     try:
         environments = parse_all(text, source="/e")
-    except EnvironmentRefused as error:
+    except EnvironmentRefusedError as error:
         message = str(error)
         return_line = "\n" in message
     else:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kadeploy.environments import description
 from kadeploy.environments.kadeploy2 import Kind, translate
-from kadeploy.errors import EnvironmentRefused
+from kadeploy.errors import EnvironmentRefusedError
 
 KINDS: list[Kind] = ["linux", "xen", "other"]
 LINES = [
@@ -33,7 +33,7 @@ LINES = [
 def test_the_outcome_can_be_written_and_read_or_is_a_refusal_on_one_line(text: str, kind: Kind) -> None:
     try:
         environment = translate(text, kind, "/old").environment
-    except EnvironmentRefused as error:
+    except EnvironmentRefusedError as error:
         refusal = str(error)
     else:
         assert description.parse(description.write([environment], "wiki"), source="/new") == environment

@@ -11,7 +11,7 @@ import pytest
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Site, Vlan
 from kadeploy.environments.environment import Environment, Image
-from kadeploy.errors import EnvironmentRefused, NodeListError, OptionError, RightsError
+from kadeploy.errors import EnvironmentRefusedError, NodeListError, OptionError, RightsError
 from kadeploy.operations import admission
 from kadeploy.operations.requests import Described, PowerRequest, RebootRequest, Recorded
 from kadeploy.operations.work import Work
@@ -142,7 +142,7 @@ def test_a_node_that_is_named_twice_counts_once(configuration: Configuration, en
 def test_unknown_nodes_and_environments_are_refused(configuration: Configuration, environment: Environment) -> None:
     with pytest.raises(NodeListError, match="mars-1"):
         deployed(configuration, nodes=(*GDX, "mars-1"))
-    with pytest.raises(EnvironmentRefused, match="nonesuch"):
+    with pytest.raises(EnvironmentRefusedError, match="nonesuch"):
         deployed(configuration, environment=Recorded(name="nonesuch"))
 
 

@@ -19,7 +19,7 @@ from kadeploy.config.cluster import Implementation
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Site
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import EnvironmentRefused
+from kadeploy.errors import EnvironmentRefusedError
 from kadeploy.events import (
     AttemptEnded,
     AttemptStarted,
@@ -209,7 +209,7 @@ def test_what_is_refused_after_all_leaves_no_folder_no_claim_and_no_state(
     """The image has changed since it was recorded."""
     Path(environment.image.file).write_bytes(b"another image")
     work = deployment(configuration, environment)
-    with pytest.raises(EnvironmentRefused, match="--update-tarball-md5"):
+    with pytest.raises(EnvironmentRefusedError, match="--update-tarball-md5"):
         go(work)
     assert not work.folder.exists()
     assert (Claim.select().count(), states(configuration.site)) == (0, {})

@@ -14,7 +14,7 @@ from kadeploy.caller import Account
 from kadeploy.config.cluster import AdminArchive, Loader
 from kadeploy.config.site import Limits
 from kadeploy.environments.environment import Archive, Environment, Image
-from kadeploy.errors import EnvironmentRefused, FileError
+from kadeploy.errors import EnvironmentRefusedError, FileError
 from kadeploy.files import MEGA, measure
 from kadeploy.operations import staging
 from kadeploy.runner.request import Assignment, LocalArchive, LocalImage, NextBoot, Options
@@ -80,7 +80,7 @@ def test_an_archive_that_has_changed_is_refused_with_the_command_that_records_it
 ) -> None:
     assignment, file = with_install(tmp_path, which)
     file.write_bytes(b"changed")
-    with pytest.raises(EnvironmentRefused, match=rf"{file} has changed.*kaenv3 --update-{which}s?-md5 tiny"):
+    with pytest.raises(EnvironmentRefusedError, match=rf"{file} has changed.*kaenv3 --update-{which}s?-md5 tiny"):
         stage(assignment)
 
 
@@ -99,7 +99,7 @@ def test_an_archive_that_is_too_big_is_refused(tmp_path: Path, which: str) -> No
 def test_an_image_that_has_changed_is_refused(tmp_path: Path) -> None:
     assignment = build.assignment(tmp_path, environment=environment(tmp_path))
     (tmp_path / "image.tgz").write_bytes(b"another image")
-    with pytest.raises(EnvironmentRefused, match="kaenv3 --update-tarball-md5 tiny"):
+    with pytest.raises(EnvironmentRefusedError, match="kaenv3 --update-tarball-md5 tiny"):
         stage(assignment)
 
 
@@ -194,5 +194,5 @@ def test_a_dry_run_refuses_what_the_operation_would_refuse(tmp_path: Path) -> No
     with pytest.raises(FileError, match="nonesuch"):
         staging.dry_run({"gdx": assignment}, ME, [str(tmp_path / "nonesuch")])
     file.write_bytes(b"changed")
-    with pytest.raises(EnvironmentRefused, match="has changed"):
+    with pytest.raises(EnvironmentRefusedError, match="has changed"):
         staging.dry_run({"gdx": assignment}, ME)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
+from kadeploy.errors import UnreachableError
 from kadeploy.remote.broker import SOCKET, Broker, BrokerClient, connect
 from kadeploy.remote.connections import Connections
-from kadeploy.remote.fanout import Remote, Unreachable
+from kadeploy.remote.fanout import Remote
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def test_a_started_command_is_ended_by_its_client(tmp_path: Path, nodes: Nodes, 
 def test_starting_on_a_node_that_refuses_raises_as_direct_connections_do(
     tmp_path: Path, nodes: Nodes, broker: Broker
 ) -> None:
-    with pytest.raises(Unreachable, match="connection refused"):
+    with pytest.raises(UnreachableError, match="connection refused"):
         use(tmp_path, nodes, lambda remote: remote.start(nodes.refusing(), b"true"))
 
 

@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy.commands import OUTPUT_LIMIT
+from kadeploy.errors import UnreachableError
 from kadeploy.remote import connections
 from kadeploy.remote.connections import Connections, program
-from kadeploy.remote.fanout import LOST, TIMED_OUT, Credentials, Unreachable
+from kadeploy.remote.fanout import LOST, TIMED_OUT, Credentials
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -319,7 +320,7 @@ def test_a_command_that_was_told_to_end_ends_although_the_connections_are_closed
 
 
 def test_starting_on_a_node_that_refuses_raises(nodes: Nodes) -> None:
-    with pytest.raises(Unreachable, match="connection refused"):
+    with pytest.raises(UnreachableError, match="connection refused"):
         use(nodes.credentials, lambda c: c.start(nodes.refusing(), b"true"))
 
 

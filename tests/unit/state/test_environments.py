@@ -13,7 +13,7 @@ import pytest
 from kadeploy.caller import Account, caller
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, Image
-from kadeploy.errors import EnvironmentRefused, FileError, KadeployError, OptionError, RightsError
+from kadeploy.errors import EnvironmentRefusedError, FileError, KadeployError, OptionError, RightsError
 from kadeploy.files import LocalFile
 from kadeploy.state import environments
 from kadeploy.state.database import connect
@@ -111,7 +111,7 @@ def test_others_see_by_visibility(site: Site, visibility: str, named: bool, unna
         if seen:
             assert environments.find(site, "alice", "debian", owner=owner).user == "bob"
         else:
-            with pytest.raises(EnvironmentRefused):
+            with pytest.raises(EnvironmentRefusedError):
                 environments.find(site, "alice", "debian", owner=owner)
 
 
@@ -151,25 +151,25 @@ def test_names_are_data(site: Site) -> None:
     put(site, "alice", "%' OR '1'='1")
     assert environments.find(site, "alice", "%' OR '1'='1").name == "%' OR '1'='1"
     for name in ("%", "debia_", "Debian", "x' OR '1'='1"):
-        with pytest.raises(EnvironmentRefused):
+        with pytest.raises(EnvironmentRefusedError):
             environments.find(site, "alice", name)
 
 
 def test_a_refusal_tells_the_versions_there_are_or_where_to_look(site: Site) -> None:
     put(site, "alice", version=1)
     put(site, "alice", version=3)
-    with pytest.raises(EnvironmentRefused, match=r"no version 2 of environment 'debian'; there is 1, 3\."):
+    with pytest.raises(EnvironmentRefusedError, match=r"no version 2 of environment 'debian'; there is 1, 3\."):
         environments.find(site, "alice", "debian", 2)
-    with pytest.raises(EnvironmentRefused, match=r"`kaenv3 -l` lists .* -u USER"):
+    with pytest.raises(EnvironmentRefusedError, match=r"`kaenv3 -l` lists .* -u USER"):
         environments.find(site, "alice", "ubuntu")
-    with pytest.raises(EnvironmentRefused, match=r"'debian' of bob for you; `kaenv3 -l -u bob`"):
+    with pytest.raises(EnvironmentRefusedError, match=r"'debian' of bob for you; `kaenv3 -l -u bob`"):
         environments.find(site, "alice", "debian", owner="bob")
 
 
 def test_a_refusal_does_not_tell_the_versions_of_private_ones(site: Site) -> None:
     put(site, "bob", version=4711)
     for owner in (None, "bob"):
-        with pytest.raises(EnvironmentRefused) as refused:
+        with pytest.raises(EnvironmentRefusedError) as refused:
             environments.find(site, "alice", "debian", 1, owner)
         assert "4711" not in str(refused.value)
 
@@ -196,7 +196,9 @@ def test_an_added_one_belongs_to_who_adds_it_and_has_checksums(site: Site, tmp_p
 
 def test_a_version_is_added_once_per_owner(site: Site, tmp_path: Path) -> None:
     environments.add(site, on_disk(tmp_path), ALICE)
-    with pytest.raises(EnvironmentRefused, match="delete the old one first with: kaenv3 -d debian --env-version 1"):
+    with pytest.raises(
+        EnvironmentRefusedError, match="delete the old one first with: kaenv3 -d debian --env-version 1"
+    ):
         environments.add(site, on_disk(tmp_path), ALICE)
     environments.add(site, on_disk(tmp_path, version=2), ALICE)
     environments.add(site, on_disk(tmp_path), ADMIN)
@@ -212,7 +214,7 @@ def test_only_administrators_publish(site: Site, tmp_path: Path) -> None:
 
 def test_a_second_public_one_of_the_same_name_and_version_is_refused(site: Site, tmp_path: Path) -> None:
     put(site, "bob", visibility="public")
-    with pytest.raises(EnvironmentRefused, match="bob has a public environment 'debian' version 1"):
+    with pytest.raises(EnvironmentRefusedError, match="bob has a public environment 'debian' version 1"):
         environments.add(site, on_disk(tmp_path, visibility="public"), ADMIN)
     environments.add(site, on_disk(tmp_path, visibility="shared"), ADMIN)
 
@@ -238,14 +240,14 @@ def test_archives_are_held_to_the_sites_limits(site: Site, tmp_path: Path, archi
 def test_several_are_added_together_or_not_at_all(site: Site, tmp_path: Path) -> None:
     both = [on_disk(tmp_path), on_disk(tmp_path, name="ubuntu")]
     put(site, "alice", "ubuntu")
-    with pytest.raises(EnvironmentRefused, match="'ubuntu'"):
+    with pytest.raises(EnvironmentRefusedError, match="'ubuntu'"):
         environments.add_all(site, both, ALICE)
     assert [each.name for each in everything(site)] == ["ubuntu"]
     assert len(environments.add_all(site, both, ADMIN)) == 2
 
 
 def test_several_may_not_be_the_same(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentRefused, match="'debian' version 1 is described twice"):
+    with pytest.raises(EnvironmentRefusedError, match="'debian' version 1 is described twice"):
         environments.add_all(site, [on_disk(tmp_path), on_disk(tmp_path)], ALICE)
     assert everything(site) == []
 
@@ -269,7 +271,7 @@ def test_of_two_who_add_the_same_at_once_one_is_refused(site: Site, tmp_path: Pa
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(type(each).__name__ for each in outcomes) == ["Environment", *["EnvironmentRefused"] * 3]
+    assert sorted(type(each).__name__ for each in outcomes) == ["Environment", *["EnvironmentRefusedError"] * 3]
     assert len(everything(site)) == 1
 
 
@@ -287,7 +289,7 @@ def test_all_versions_are_deleted_unless_one_is_given(site: Site) -> None:
 
 def test_administrators_delete_what_others_own_when_they_name_the_owner(site: Site) -> None:
     put(site, "bob")
-    with pytest.raises(EnvironmentRefused):
+    with pytest.raises(EnvironmentRefusedError):
         environments.delete(site, ADMIN.name, "debian")
     assert len(environments.delete(site, ADMIN.name, "debian", owner="bob")) == 1
 
@@ -306,7 +308,7 @@ def test_nobody_changes_what_others_own(site: Site, visibility: str, owner: str 
         lambda: environments.update_checksums(site, ALICE, "debian", "tarball", owner=owner),
     )
     for change in changes:
-        with pytest.raises((RightsError, EnvironmentRefused)):
+        with pytest.raises((RightsError, EnvironmentRefusedError)):
             change()
     assert everything(site) == before
 
@@ -330,14 +332,14 @@ def test_owners_share_and_administrators_publish(site: Site) -> None:
 def test_publishing_is_refused_while_another_one_of_that_name_and_version_is_public(site: Site) -> None:
     put(site, "bob", visibility="public")
     put(site, "carol")
-    with pytest.raises(EnvironmentRefused, match="bob has a public environment 'debian' version 1"):
+    with pytest.raises(EnvironmentRefusedError, match="bob has a public environment 'debian' version 1"):
         environments.set_visibility(site, ADMIN.name, "debian", "public", 1, "carol")
     assert environments.set_visibility(site, ADMIN.name, "debian", "public", 1, "bob").visibility == "public"
 
 
 def test_the_visibility_of_a_version_that_is_not_there_is_refused(site: Site) -> None:
     put(site, "bob", version=1)
-    with pytest.raises(EnvironmentRefused, match="there is 1"):
+    with pytest.raises(EnvironmentRefusedError, match="there is 1"):
         environments.set_visibility(site, "bob", "debian", "shared", 2)
 
 
@@ -391,7 +393,7 @@ def test_the_highest_version_is_updated_unless_one_is_given(site: Site, tmp_path
 @pytest.mark.parametrize("part", ["preinstall", "postinstalls"])
 def test_updating_files_that_an_environment_does_not_have_is_refused(site: Site, part: environments.Part) -> None:
     put(site, "alice")
-    with pytest.raises(EnvironmentRefused, match=f"has no {part} to update"):
+    with pytest.raises(EnvironmentRefusedError, match=f"has no {part} to update"):
         environments.update_checksums(site, ALICE, "debian", part)
 
 
@@ -406,7 +408,7 @@ def test_a_file_that_has_changed_is_refused_with_the_command_that_records_it(sit
         same = LocalFile(Path(file.file), 5, file.md5, file.sha256)
         environments.require_unchanged(environment, file, same)
         for other in (msgspec.structs.replace(same, md5="1" * 32), msgspec.structs.replace(same, sha256="1" * 64)):
-            with pytest.raises(EnvironmentRefused, match=f"kaenv3 {option} debian --env-version 1"):
+            with pytest.raises(EnvironmentRefusedError, match=f"kaenv3 {option} debian --env-version 1"):
                 environments.require_unchanged(environment, file, other)
 
 
