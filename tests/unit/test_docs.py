@@ -27,7 +27,7 @@ PRODUCT = ("kadeploy", "playbooks", "roles")
 BUILDS = ("playbooks", "roles", "templates", "scripts", "docs", "molecule")
 """Folders of other files."""
 
-NAMED = ("docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.md", "docs/adr/*.md")
+NAMED = ("README.md", "docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.md", "docs/adr/*.md")
 """Pages for those who read the code: each name in them has to exist."""
 
 FOREIGN = {
@@ -149,6 +149,13 @@ def packages() -> frozenset[str]:
 
 
 @cache
+def collection() -> str:
+    """What Ansible calls us."""
+    galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text(encoding="utf-8"))
+    return f"{galaxy['namespace']}.{galaxy['name']}"
+
+
+@cache
 def single_names() -> frozenset[str]:
     """Every name that may stand alone: of a module, a package, a class, a function, a constant, a key, a role."""
     names: set[str] = set()
@@ -161,7 +168,7 @@ def single_names() -> frozenset[str]:
 def exists(name: str) -> bool:
     """Whether *name*, as a page writes it, is something of ours."""
     plain = name.strip("/")
-    if plain in files() or plain in FOREIGN or plain in texts():
+    if plain in files() or plain in FOREIGN or plain in texts() or plain == collection():
         return True
     if "/" in name or re.search(r"\.(py|yml|md|j2|sh|jsonl?)$", name):
         return False
