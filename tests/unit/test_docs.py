@@ -24,6 +24,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 SOURCES = ("kadeploy", "action_plugins", "inventory_plugins", "bench", "tests")
 """Folders of Python whose names pages may use."""
 PRODUCT = ("kadeploy", "playbooks", "roles")
+"""Folders whose files pages may call by the end of their path, such as remote/fanout.py."""
 BUILDS = ("playbooks", "roles", "templates", "scripts", "docs", "molecule")
 """Folders of other files."""
 
