@@ -24,10 +24,11 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 SOURCES = ("kadeploy", "action_plugins", "inventory_plugins", "bench", "tests")
 """Folders of Python whose names pages may use."""
 PRODUCT = ("kadeploy", "playbooks", "roles")
+"""Folders whose files pages may call by the end of their path, such as remote/fanout.py."""
 BUILDS = ("playbooks", "roles", "templates", "scripts", "docs", "molecule")
 """Folders of other files."""
 
-NAMED = ("docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.md", "docs/adr/*.md")
+NAMED = ("README.md", "docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.md", "docs/adr/*.md")
 """Pages for those who read the code: each name in them has to exist."""
 
 FOREIGN = {
@@ -149,6 +150,13 @@ def packages() -> frozenset[str]:
 
 
 @cache
+def collection() -> str:
+    """What Ansible calls us."""
+    galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text(encoding="utf-8"))
+    return f"{galaxy['namespace']}.{galaxy['name']}"
+
+
+@cache
 def single_names() -> frozenset[str]:
     """Every name that may stand alone: of a module, a package, a class, a function, a constant, a key, a role."""
     names: set[str] = set()
@@ -161,7 +169,7 @@ def single_names() -> frozenset[str]:
 def exists(name: str) -> bool:
     """Whether *name*, as a page writes it, is something of ours."""
     plain = name.strip("/")
-    if plain in files() or plain in FOREIGN or plain in texts():
+    if plain in files() or plain in FOREIGN or plain in texts() or plain == collection():
         return True
     if "/" in name or re.search(r"\.(py|yml|md|j2|sh|jsonl?)$", name):
         return False
