@@ -210,14 +210,19 @@ def end_group(leader: int) -> None:
 
 def end_marked(variable: str, is_meant: Callable[[str], bool]) -> None:
     """Kill every process with such a value of an environment variable, whoever its parent is by now; not our own."""
-    start = f"{variable}=".encode()
     for _ in range(_LOOKS):  # one that forked while we looked is found by the next look
-        pids = [pid for pid in _others() if any(is_meant(value) for value in _values(pid, start))]
+        pids = marked(variable, is_meant)
         if not pids:
             return
         for pid in pids:
             kill(pid)
         time.sleep(0.02)
+
+
+def marked(variable: str, is_meant: Callable[[str], bool]) -> list[int]:
+    """Every process with such a value of an environment variable, our own left out."""
+    start = f"{variable}=".encode()
+    return [pid for pid in _others() if any(is_meant(value) for value in _values(pid, start))]
 
 
 def _others() -> list[int]:

@@ -36,15 +36,6 @@ FOREIGN = {
 }
 """Words that are no names of ours."""
 
-NOT_YET = {
-    *("kadeploy/commands.py", "kadeploy/events.py", "operations/background.py", "operations/production.py"),
-    *("operations/recorder.py", "operations/requests.py", "operations/work.py", "state/tables.py"),
-    *("AttemptEnded", "AttemptStarted", "Began", "Finished", "LeftOut", "Note", "StepResult", "StepStarted"),
-    *("Recorder", "namespace.inside", "events.jsonl", "meta/microstep.yml"),
-}
-"""Names whose code is on its way; whoever brings it deletes them here, as a test below demands."""
-
-
 # --- names that exist -------------------------------------------------------------------------------------------------
 
 
@@ -234,24 +225,13 @@ def names_of(path: Path) -> set[str]:
 @pytest.mark.parametrize("page", [path for pattern in NAMED for path in sorted(ROOT.glob(pattern))], ids=called)
 def test_every_name_in_a_page_for_developers_exists(page: Path) -> None:
     missing = {name for name in names_of(page) if not exists(name)}
-    assert {name for name in missing if not coming(name)} == set()
+    assert set(missing) == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=called)
 def test_every_file_of_ours_that_a_page_names_exists(page: Path) -> None:
     ours = {name for name in names_of(page) if FILE.fullmatch(name) and name.split("/")[0] in (*SOURCES, *BUILDS)}
-    assert {name for name in ours if not exists(name) and not coming(name)} == set()
-
-
-def coming(name: str) -> bool:
-    plain = name.strip("/")
-    return any(
-        plain == each or plain.endswith(("/" + each, "." + each)) or each.endswith("/" + plain) for each in NOT_YET
-    )
-
-
-def test_names_on_their_way_are_not_here_yet() -> None:
-    assert {name for name in NOT_YET if exists(name)} == set(), "delete these from NOT_YET"
+    assert {name for name in ours if not exists(name)} == set()
 
 
 def test_every_name_in_the_table_of_modules_is_defined_in_its_module() -> None:
@@ -281,7 +261,7 @@ def test_the_arguments_of_every_action_are_told() -> None:
 def test_the_layers_on_the_page_are_those_that_are_checked() -> None:
     [block] = re.findall(r"^```\n(cli\n.*?)\n```", ARCHITECTURE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     told = [set(line.split(", ")) for line in block.splitlines()]
-    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} | {"events"}
     checked = [layer & folders for layer in reversed(test_layers.LAYERS)]
     assert told == [layer or {"the top level"} for layer in checked]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kadeploy import process
 from kadeploy.config.cluster import NodeRange
 from kadeploy.events import Event, StepResult, StepStarted
 from kadeploy.runner import player
@@ -90,7 +91,7 @@ def test_late_nodes_go_on_at_their_micro_step_and_what_came_before_is_not_done_a
 
     goes_on = GoesOn("wait", time.monotonic() - 100, 3.0)
     late = stage.player.perform(Attempt("Macro", "Small", 1, 200, 2, goes_on), ("n-2",))
-    assert late["n-2"].message == "wait"
+    assert late["n-2"].micro_step == "wait"
     assert [step for step, _ in stage.ear.started] == ["wait"]
     assert "--skip-tags reboot" in (stage.workflow / "02-Small-retry1-late" / "command").read_text()
 
@@ -274,8 +275,7 @@ SLEEP = """\
 
 
 def processes(folder: Path) -> list[int]:
-    mark = f"{player.MARK}={folder}".encode()
-    return [pid for pid in player._pids() if mark in player._environ(pid)]
+    return process.marked(player.MARK, str(folder).__eq__)
 
 
 def asleep(folder: Path) -> bool:
