@@ -43,12 +43,12 @@ LINE_LIMIT = 300
 # --- words ------------------------------------------------------------------------------------------------------
 
 
-def words(command: str, values: Values, where: str) -> list[str]:
+def argv(command: str, values: Values, where: str) -> list[str]:
     """The arguments of *command*, which the setting *where* holds: split, and their placeholders replaced.
 
-    >>> words("kavlan -s -i VLAN_ID NODES", {"VLAN_ID": ["4"], "NODES": ["-m", "n-1", "-m", "n-2"]}, "site.yml")
+    >>> argv("kavlan -s -i VLAN_ID NODES", {"VLAN_ID": ["4"], "NODES": ["-m", "n-1", "-m", "n-2"]}, "site.yml")
     ['kavlan', '-s', '-i', '4', '-m', 'n-1', '-m', 'n-2']
-    >>> words("ipmitool -H HOSTNAME_SHORT-bmc power 'on'", node_values("gdx-1.site"), "clusters/gdx.yml")
+    >>> argv("ipmitool -H HOSTNAME_SHORT-bmc power 'on'", node_values("gdx-1.site"), "clusters/gdx.yml")
     ['ipmitool', '-H', 'gdx-1-bmc', 'power', 'on']
 
     Raises:

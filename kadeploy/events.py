@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from kadeploy.broadcast.progress import Transfer
-from kadeploy.config.cluster import Implementation
+from kadeploy.config.cluster import StepTable
 from kadeploy.workflow import Attempt, Final, Operation, Outcome
 
 FILE_NAME = "events.jsonl"
@@ -54,8 +54,8 @@ class Began(_Event, frozen=True, kw_only=True):
     user: str
     groups: Mapping[str, tuple[str, ...]]
     """The nodes that take part, by cluster."""
-    plans: Mapping[str, tuple[tuple[str, tuple[Implementation, ...]], ...]]
-    """By cluster: macro-steps in order, each with its implementations in order of preference."""
+    plans: Mapping[str, StepTable]
+    """By cluster."""
     notes: tuple[str, ...] = ()
     """What people should know: where a plan is not what the configuration says."""
 

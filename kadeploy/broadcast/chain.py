@@ -89,7 +89,7 @@ class RelayProcess(Protocol):
     def kill(self) -> None:
         """End it; the relay then ends its sink."""
 
-    def words(self) -> str:
+    def stderr(self) -> str:
         """The last words on its standard error."""
 
 
@@ -150,7 +150,7 @@ class LocalRelay:
 
     async def _listen(self, stderr: asyncio.StreamReader) -> None:
         while data := await stderr.read(65536):
-            self.tail = (self.tail + data)[-relay.LAST_WORDS :]
+            self.tail = (self.tail + data)[-relay.STDERR_TAIL :]
 
     async def lines(self) -> AsyncIterator[str]:
         """As `RelayProcess.lines`."""
@@ -168,8 +168,8 @@ class LocalRelay:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 
-    def words(self) -> str:
-        """As `RelayProcess.words`."""
+    def stderr(self) -> str:
+        """As `RelayProcess.stderr`."""
         return self.tail.decode(errors="replace").strip()
 
 
@@ -322,7 +322,7 @@ async def _follow(
             journal.hear(member.name, line)
         status = await process.wait()
         ended = "the connection to its relay was lost" if status == LOST else f"its relay ended with status {status}"
-        journal.lost[member.name] = ": ".join(filter(None, (ended, process.words())))
+        journal.lost[member.name] = ": ".join(filter(None, (ended, process.stderr())))
     finally:
         await _end(process)
 
@@ -336,7 +336,7 @@ async def _lead(journal: _Journal, start_head: StartRelay, program: bytes) -> st
         status = await process.wait()
     finally:
         await _end(process)
-    return f"the sending side ended with status {status}: {process.words()}" if status else None
+    return f"the sending side ended with status {status}: {process.stderr()}" if status else None
 
 
 async def _end(process: RelayProcess) -> None:

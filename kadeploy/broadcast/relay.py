@@ -68,7 +68,7 @@ BEAT = 0.25  # seconds between signs of life
 TICK = 0.1
 IDLE_TICK = 1.0  # before a node is fed
 PROBES = 8  # members asked at once for a sign of life
-LAST_WORDS = 2000  # bytes kept of what a sink says
+STDERR_TAIL = 2000  # bytes kept of what a sink says
 
 
 # -- what is told to the controller -----------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ class Sink:
         self.finished = False
         self.deaf = False  # it has closed its standard input
         self.moved = time.monotonic()
-        self.words = b""
+        self.tail = b""
         taken, self.stdin = os.pipe()
         self.stderr, said = os.pipe()
         self.pid = os.posix_spawn(
@@ -307,14 +307,14 @@ class Sink:
     def hear(self) -> None:
         """Keep the last words of the command."""
         with suppress(BlockingIOError):
-            self.words = (self.words + os.read(self.stderr, 65536))[-LAST_WORDS:]
+            self.tail = (self.tail + os.read(self.stderr, 65536))[-STDERR_TAIL:]
 
     def ended(self, size: int) -> None:
         """Judge the command by its exit status and by what it has taken."""
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self.hear()
         self.finished = True
-        said = self.words.decode(errors="replace").strip() or "no message"
+        said = self.tail.decode(errors="replace").strip() or "no message"
         where = "" if self.written == size else f" after {self.written} of {size} bytes"
         if self.failure is None and (status or where):
             self.failure = f"the command that unpacks the image ended with status {status}{where}: {said}"

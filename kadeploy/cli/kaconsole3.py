@@ -56,17 +56,17 @@ def kaconsole3(
     rights.require(site, who.name, [node], part)
     if not cluster.console:
         raise ConfigError(f"clusters/{name}.yml: console is not set: the command that opens a node's console.")
-    words = commands.words(cluster.console, commands.node_values(node), f"console in clusters/{name}.yml")
+    argv = commands.argv(cluster.console, commands.node_values(node), f"console in clusters/{name}.yml")
     if not console.is_terminal():
         raise OptionError("A console needs a terminal: run the command in one (over ssh: ssh -t).")
     with namespace.inside(site.network_namespace):
         print(f"Console of {node}; ESC typed four times leaves it.", flush=True)
-        end = console.attach(words, partial(_may_stay, site, who.name, node, part))
+        end = console.attach(argv, partial(_may_stay, site, who.name, node, part))
     print()
     if end.reason == "revoked":
         raise RightsError(f"Console closed: {who.name} does not have the right to use {part} of {node} any more.")
     if end.status:
-        raise KadeployError(f"{words[0]} ended with status {end.status}: see above, and `console` in the cluster file.")
+        raise KadeployError(f"{argv[0]} ended with status {end.status}: see above, and `console` in the cluster file.")
     print("Console closed.")
     return 0
 

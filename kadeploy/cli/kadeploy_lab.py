@@ -186,9 +186,9 @@ def ssh(
     """Enter a node as root with the lab's key: its deployment system, or a system deployed with that key (-k)."""
     lab = _existing(name, folder)
     options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10"]
-    words = ["ssh", "-i", str(lab.private_key), *(word for option in options for word in ("-o", option))]
-    words = network.inside(lab.name, [*words, f"root@{lab.member(node).address}", *(command or [])])
-    os.execvp(words[0], words)  # noqa: S606 - ssh takes over this process and its terminal
+    argv = ["ssh", "-i", str(lab.private_key), *(word for option in options for word in ("-o", option))]
+    argv = network.inside(lab.name, [*argv, f"root@{lab.member(node).address}", *(command or [])])
+    os.execvp(argv[0], argv)  # noqa: S606 - ssh takes over this process and its terminal
 
 
 @app.command()

@@ -183,7 +183,7 @@ def boot_profile(path: str, who: Account) -> str:
     """
     text = files.read_text(path, who)
     if not text.strip():
-        raise FileError(f"-w {path}: the boot profile is empty. Write what the boot loader shall do, or leave -w out.")
+        raise FileError(f"-w {path}: the boot profile is empty. Write what the boot loader is to do, or leave -w out.")
     return text
 
 

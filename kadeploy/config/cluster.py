@@ -104,6 +104,10 @@ class Implementation(Struct, frozen=True, kw_only=True, rename={"name": "impleme
     timeout: int = 0
 
 
+StepTable = tuple[tuple[str, tuple[Implementation, ...]], ...]
+"""Macro-steps in order, each with its implementations in order of preference: a plan for `workflow.run`."""
+
+
 class NodeRange(Struct, frozen=True, kw_only=True):
     """Names and addresses of nodes: two ranges of the same length (address empty: resolved by name)."""
 

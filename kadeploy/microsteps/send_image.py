@@ -133,7 +133,7 @@ async def _custom(step: MicroStep, image: LocalImage, _: str) -> Mapping[str, Ou
         file.write("".join(f"{name}\n" for name in step.members))
         file.flush()
         where = f"broadcast_command in clusters/{step.request.cluster.name}.yml"
-        arguments = commands.words(command, {"ENVFILE": [image.path], "NODEFILE": [file.name]}, where)
+        arguments = commands.argv(command, {"ENVFILE": [image.path], "NODEFILE": [file.name]}, where)
         return dict.fromkeys(step.members, await site_command.execute(arguments))
 
 

@@ -30,7 +30,7 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
         "VLAN_ID": [str(step.args["vlan"] or step.request.options.vlan)],
         "USER": [step.request.user],
     }
-    arguments = commands.words(vlan.set_command, values, "vlan.set_command in site.yml")
+    arguments = commands.argv(vlan.set_command, values, "vlan.set_command in site.yml")
     return dict.fromkeys(step.members, await execute(arguments))
 
 

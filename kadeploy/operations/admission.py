@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from kadeploy.boot.profile import NODE_PATTERN
-from kadeploy.config.cluster import Cluster, Implementation
+from kadeploy.config.cluster import Cluster, Implementation, StepTable
 from kadeploy.config.folder import Configuration
 from kadeploy.config.partition import split_partition
 from kadeploy.config.site import Site
@@ -36,7 +36,7 @@ from kadeploy.runner import playbooks
 from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode
 from kadeploy.state import environments, journal, rights
 from kadeploy.state.nodes import NO_ENVIRONMENT, State
-from kadeploy.workflow import Operation, Plan
+from kadeploy.workflow import Operation
 
 
 def admit(request: Wish, configuration: Configuration) -> Work:
@@ -67,7 +67,7 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
     parts = _Parts(configuration, request.user, request.nodes, options)
     assignments = parts.assignments("deploy", environment=environment)
     notes: list[str] = []
-    plans: dict[str, Plan] = {}
+    plans: dict[str, StepTable] = {}
     for name, each in assignments.items():
         _fits(each)
         chosen, changes = plan.deployment(each.cluster, environment, options.no_kexec, request.force_steps)
@@ -228,7 +228,7 @@ def power(request: PowerRequest, configuration: Configuration) -> Work:
     )
 
 
-def _single(macro_step: str, implementation: str) -> Plan:
+def _single(macro_step: str, implementation: str) -> StepTable:
     """One macro-step, tried once, without a limit of its own."""
     return ((macro_step, (Implementation(name=implementation),)),)
 
@@ -277,7 +277,7 @@ class _Parts:
         return made
 
     def work(
-        self, assignments: Mapping[str, Assignment], plans: Mapping[str, Plan], states: States, **more: object
+        self, assignments: Mapping[str, Assignment], plans: Mapping[str, StepTable], states: States, **more: object
     ) -> Work:
         """All of it together."""
         first = next(iter(assignments.values()))

@@ -16,7 +16,7 @@ def run(command: str, wid: str, timeout: int) -> str:
     if not command:
         return ""
     try:
-        argv = commands.words(command, {"WORKFLOW_ID": wid}, "hooks in site.yml")
+        argv = commands.argv(command, {"WORKFLOW_ID": wid}, "hooks in site.yml")
         ended = asyncio.run(commands.run(argv, timeout))
     except ConfigError as error:
         return str(error).rstrip(".")

@@ -118,13 +118,12 @@ def _record_and_run(work: Work, left_out: Mapping[str, str], listener: Listener,
 
 
 def _began(work: Work) -> Began:
-    plans = {cluster: work.plans[cluster] for cluster in work.groups}
     return Began(
         wid=work.wid,
         operation=work.operation,
         user=work.user,
         groups=work.groups,
-        plans=plans,  # type: ignore[arg-type]
+        plans={cluster: work.plans[cluster] for cluster in work.groups},
         notes=work.notes,
     )
 

@@ -35,7 +35,7 @@ def stage(
 
     Raises:
         FileError: a file cannot be read or fetched, or is too big.
-        EnvironmentRefusedError: a file is no longer what was recorded, or what nodes shall boot is not in the image.
+        EnvironmentRefusedError: a file is no longer what was recorded, or what nodes are to boot is not in the image.
         OptionError: uploaded files whose names do not suit boot loaders.
     """
     fetched = _FetchedFiles(account, folder / "files")

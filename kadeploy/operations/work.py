@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kadeploy.config.cluster import StepTable
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.runner.request import Assignment, RequestNode
 from kadeploy.state.nodes import Named, State
-from kadeploy.workflow import Operation, Plan
+from kadeploy.workflow import Operation
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Work:
     configuration: Configuration
     groups: Mapping[str, tuple[str, ...]]
     """Nodes by cluster."""
-    plans: Mapping[str, Plan]
+    plans: Mapping[str, StepTable]
     """By cluster."""
     assignments: Mapping[str, Assignment]
     """By cluster: what all its attempts have in common."""

@@ -15,7 +15,7 @@ async def run(command: str, node: str, limit: float) -> Outcome:
     Raises:
         ConfigError: it is malformed.
     """
-    argv = commands.words(command, commands.node_values(node), WHERE)
+    argv = commands.argv(command, commands.node_values(node), WHERE)
     try:
         ended = await commands.run(argv, limit)
     except OSError as error:

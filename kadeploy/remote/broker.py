@@ -107,7 +107,7 @@ class Ended(Message, frozen=True, array_like=True, tag="ended"):
     """A started command is over: its exit status and its standard error."""
 
     rc: int
-    words: str
+    stderr: str
 
 
 class Forgotten(Message, frozen=True, array_like=True, tag="forgotten"):
@@ -294,7 +294,7 @@ class _Client:
             async for line in process.lines():
                 self._say(Line(number, line))
             rc = await process.wait()
-            self._say(Ended(number, rc, process.words()))
+            self._say(Ended(number, rc, process.stderr()))
         finally:
             process.kill()
 
@@ -441,6 +441,6 @@ class _BrokerProcess:
             self._end = Ended(0, LOST, "ended by us")
             self._cancel()
 
-    def words(self) -> str:
-        """As `Process.words`."""
-        return self._end.words if self._end else ""
+    def stderr(self) -> str:
+        """As `Process.stderr`."""
+        return self._end.stderr if self._end else ""

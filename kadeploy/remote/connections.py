@@ -411,7 +411,7 @@ class RemoteProcess:
         if not self._session.ended.done():
             self._kill()
 
-    def words(self) -> str:
+    def stderr(self) -> str:
         """Its standard error so far (head and tail), and why it was cut off if it was."""
         return "\n".join(filter(None, (self._session.stderr.text().strip(), self._session.reason)))
 

@@ -67,7 +67,7 @@ class Process(Protocol):
     def kill(self) -> None:
         """End it and all that it started, if it still runs."""
 
-    def words(self) -> str:
+    def stderr(self) -> str:
         """Its standard error so far (head and tail)."""
 
 

@@ -145,16 +145,16 @@ def _write_command(
     folder: Path, settings: Mapping[str, str], source: Path, playbook: Path, done: Sequence[str], namespace: str
 ) -> None:
     """The attempt as a script: by hand, outcomes are shown folded and KO nodes make it end with a failure."""
-    words = ["ansible-playbook", "-i", str(source), str(playbook)]
+    argv = ["ansible-playbook", "-i", str(source), str(playbook)]
     if done:
-        words += ["--skip-tags", ",".join(done)]
+        argv += ["--skip-tags", ",".join(done)]
     if namespace:
-        words = ["ip", "netns", "exec", namespace, *words]
+        argv = ["ip", "netns", "exec", namespace, *argv]
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
     path = folder / "command"
     path.write_text(
         f"#!/bin/sh\n# Repeat this attempt by hand; options of ansible-playbook may follow.\n{exports}"
-        f'cd {shlex.quote(str(folder))} && exec {shlex.join(words)} "$@"\n',
+        f'cd {shlex.quote(str(folder))} && exec {shlex.join(argv)} "$@"\n',
         encoding="utf-8",
     )
     path.chmod(0o700)

@@ -93,7 +93,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
 
 class NextBoot(Struct, frozen=True, kw_only=True):
-    """What the nodes shall boot next, for reboot operations (deployments derive it from the environment)."""
+    """What the nodes boot next, for reboot operations (deployments derive it from the environment)."""
 
     kind: Literal["none", "deploy", "deployed", "custom"] = "none"
     level: Literal["soft", "hard", "very_hard"] = "soft"

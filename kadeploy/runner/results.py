@@ -37,7 +37,7 @@ class Reading:
     """Ansible broke off, or the play was for other hosts."""
 
     def event(self, event: dict[str, Any]) -> bool:
-        """Take one event of ansible-runner; False: no file shall be written for it."""
+        """Take one event of ansible-runner; False: no file is to be written for it."""
         data = event.get("event_data") or {}
         match event.get("event"):
             case "playbook_on_task_start":

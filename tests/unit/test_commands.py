@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy import commands, process
-from kadeploy.commands import OUTPUT_LIMIT, Capture, Ended, last_line, node_values, words
+from kadeploy.commands import OUTPUT_LIMIT, Capture, Ended, argv, last_line, node_values
 from kadeploy.errors import ConfigError
 
 SOURCES = Path(commands.__file__).parent
@@ -45,24 +45,24 @@ VALUES = {"WORKFLOW_ID": "D-1", "NODES": ["-m", "a", "-m", "b"], "USER": ["eve; 
     ],
 )
 def test_texts_are_replaced_anywhere_and_lists_as_whole_arguments(command: str, expected: list[str]) -> None:
-    assert words(command, VALUES, "here") == expected
+    assert argv(command, VALUES, "here") == expected
 
 
 def test_every_command_that_the_configuration_may_hold_keeps_its_placeholders() -> None:
-    power = words("lanpower -m HOSTNAME_FQDN -b HOSTNAME_SHORT_bmc", node_values("n-1.site"), "power")
+    power = argv("lanpower -m HOSTNAME_FQDN -b HOSTNAME_SHORT_bmc", node_values("n-1.site"), "power")
     assert power == ["lanpower", "-m", "n-1.site", "-b", "n-1_bmc"]
-    broadcast = words("kascade -n NODEFILE -i ENVFILE", {"ENVFILE": ["/i m"], "NODEFILE": ["/f"]}, "broadcast")
+    broadcast = argv("kascade -n NODEFILE -i ENVFILE", {"ENVFILE": ["/i m"], "NODEFILE": ["/f"]}, "broadcast")
     assert broadcast == ["kascade", "-n", "/f", "-i", "/i m"]
 
 
 @given(TEXT)
 def test_whatever_a_node_is_called_it_stays_within_its_argument(name: str) -> None:
-    assert words("run -H HOSTNAME_FQDN 'two words'", node_values(name), "here") == ["run", "-H", name, "two words"]
+    assert argv("run -H HOSTNAME_FQDN 'two words'", node_values(name), "here") == ["run", "-H", name, "two words"]
 
 
 @given(st.lists(TEXT, min_size=1), st.lists(TEXT))
 def test_values_are_never_read_again(arguments: list[str], values: list[str]) -> None:
-    found = words(shlex.join(["p", *arguments, "NODES"]), {"NODES": values}, "here")
+    found = argv(shlex.join(["p", *arguments, "NODES"]), {"NODES": values}, "here")
     kept = [value for word in arguments for value in (values if word == "NODES" else [word])]
     assert found == ["p", *kept, *values]
 
@@ -70,7 +70,7 @@ def test_values_are_never_read_again(arguments: list[str], values: list[str]) ->
 @pytest.mark.parametrize("command", ["ipmitool 'power", "  ", "NONE"])
 def test_a_command_that_is_none_is_refused_with_its_place(command: str) -> None:
     with pytest.raises(ConfigError, match=f"^console in clusters/gdx.yml: .*{re.escape(repr(command))}"):
-        words(command, VALUES, "console in clusters/gdx.yml")
+        argv(command, VALUES, "console in clusters/gdx.yml")
 
 
 def test_nobody_else_splits_commands_of_the_site_or_replaces_placeholders() -> None:

@@ -142,7 +142,7 @@ def test_many_requests_of_one_client_are_under_way_at_once(tmp_path: Path, nodes
 def test_a_started_command_is_heard_through_the_broker(tmp_path: Path, nodes: Nodes, broker: Broker) -> None:
     async def work(remote: Remote) -> tuple[list[str], int, str]:
         process = await remote.start(nodes.target(), b"echo one; cat; echo err >&2; exit 3", b"two\nthree")
-        return [line async for line in process.lines()], await process.wait(), process.words()
+        return [line async for line in process.lines()], await process.wait(), process.stderr()
 
     assert use(tmp_path, nodes, work) == (["one", "two", "three"], 3, "err")
 

@@ -289,7 +289,7 @@ def test_a_started_command_is_heard_while_it_runs(nodes: Nodes) -> None:
     async def work(connections: Connections) -> tuple[list[str], int, str]:
         code = b"import sys\nprint('one', flush=True)\nsys.stderr.write('oops')\nprint('two', end='')\nsys.exit(3)"
         process = await connections.start(nodes.target(), b"exec python3 -", code)
-        return [line async for line in process.lines()], await process.wait(), process.words()
+        return [line async for line in process.lines()], await process.wait(), process.stderr()
 
     assert use(nodes.credentials, work) == (["one", "two"], 3, "oops")
 
