@@ -490,6 +490,7 @@ def test_a_sites_own_implementation_is_forced_and_reported_like_ours(
     assert sorted(blocks) == [
         "playbooks/SetDeploymentEnvBurnIn.yml",
         "roles/burn_in/files/burn_in.sh",
+        "roles/burn_in/meta/microstep.yml",
         "roles/burn_in/tasks/main.yml",
     ]
     for name, content in blocks.items():
