@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -147,18 +146,6 @@ def test_an_image_goes_from_node_to_node_over_real_ssh(tmp_path: Path, nodes: No
     }, found
     assert "connection refused" in found["node-4"].message
     assert (tmp_path / "root" / "etc" / "shadow").read_text() == "secret"
-
-
-def test_progress_is_a_file_that_others_can_read_at_any_time(tmp_path: Path) -> None:
-    progress = send_image.Progress(tmp_path, "send_environment", 1000, 4)
-    progress(100, 0)
-    progress(500, 400)  # too soon after the first: not written
-    first = json.loads((tmp_path / "progress.json").read_text())
-    progress(1000, 1000)
-    last = json.loads((tmp_path / "progress.json").read_text())
-    assert first == {"step": "send_environment", "total": 1000, "nodes": 4, "bytes": 0, "sent": 100}
-    assert (last["bytes"], last["sent"]) == (1000, 1000)
-    assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
 
 
 def test_the_sites_own_broadcast_gets_image_and_nodes(tmp_path: Path) -> None:
