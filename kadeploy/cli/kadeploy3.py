@@ -154,7 +154,6 @@ def kadeploy3(
             reformat_tmp=reformat_tmp,
             block_device=block_device or "",
             partition=partition,
-            whole_device=_whole_device(block_device, partition, boot_partition),
             boot_partition=boot_partition,
             vlan=vlan or "",
             pxe_profile=operation.boot_profile(profile, who) if profile else "",
@@ -168,7 +167,7 @@ def kadeploy3(
             no_kexec=no_kexec,
             debug=debug,
         ),
-        uploads=operation.uploads(upload, profile),
+        uploads=operation.uploads(upload),
         force_steps=plan.parse_force_steps(force_steps, configuration.folder) if force_steps else None,
         ignore_nodes_deploying=force,
         hook=hook,
@@ -206,11 +205,6 @@ def _environment(
     if name is None:
         raise OptionError("No environment: name a recorded one with -e NAME, or give a description with -a FILE.")
     return Recorded(name=name, version=version, owner=owner)
-
-
-def _whole_device(block_device: str | None, partition: int | None, boot_partition: int | None) -> bool:
-    """A disk without a partition, and what to boot from it, mean the whole disk."""
-    return bool(block_device) and partition is None and boot_partition is not None
 
 
 def _custom_operations(path: str | None, who: Account, configuration: Configuration) -> tuple[CustomOperation, ...]:

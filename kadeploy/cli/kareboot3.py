@@ -136,7 +136,7 @@ def kareboot3(
             reboot_timeout=classical_timeout or "",
             debug=debug,
         ),
-        uploads=operation.uploads(upload, profile),
+        uploads=operation.uploads(upload),
         hook=hook,
     )
     work = admission.reboot(request, configuration)

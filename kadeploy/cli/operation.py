@@ -20,7 +20,7 @@ from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Account, as_user, caller
 from kadeploy.cli import shell
 from kadeploy.cli.display import Display
-from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
+from kadeploy.errors import FileError, NodeListError, UserInterruptError
 from kadeploy.events import Report
 from kadeploy.operations import background, dry_run, hostkeys
 from kadeploy.operations.launch import launch
@@ -187,17 +187,11 @@ def boot_profile(path: str, who: Account) -> str:
     return text
 
 
-def uploads(given: str | None, profile: str | None) -> tuple[str, ...]:
-    """Paths and URLs of ``-x``.
-
-    Raises:
-        OptionError: there is no profile that could use them.
-    """
-    if given is None:
-        return ()
-    if not profile:
-        raise OptionError("-x goes with -w: without a PXE profile of yours nobody reads these files.")
-    return tuple(str(Path(word).expanduser()) if "://" not in word else word for word in given.split(",") if word)
+def uploads(given: str | None) -> tuple[str, ...]:
+    """Paths and URLs of ``-x``, which are separated by commas."""
+    return tuple(
+        str(Path(word).expanduser()) if "://" not in word else word for word in (given or "").split(",") if word
+    )
 
 
 def write_host_keys(path: str, work: Work, report: Report) -> None:

@@ -63,7 +63,8 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
     """
     environment = _environment(configuration.site, request.user, request.environment)
     anonymous = isinstance(request.environment, Described)
-    options = _on_default_partition(request.options, environment)
+    _readable(request.uploads, request.options)
+    options = _on_default_partition(_on_whole_device(request.options), environment)
     parts = _Parts(configuration, request.user, request.nodes, options)
     assignments = parts.assignments("deploy", environment=environment)
     notes: list[str] = []
@@ -96,6 +97,18 @@ def _environment(site: Site, user: str, wanted: Recorded | Described) -> Environ
     if isinstance(wanted, Described):
         return wanted.environment
     return environments.find(site, user, wanted.name, wanted.version, wanted.owner)
+
+
+def _readable(uploads: Sequence[str], options: Options) -> None:
+    """Refuse uploaded files that no boot profile of the user's could name."""
+    if uploads and not options.pxe_profile:
+        raise OptionError("-x goes with -w: without a PXE profile of yours nobody reads these files.")
+
+
+def _on_whole_device(options: Options) -> Options:
+    """*options* for the whole disk, when it is named without a partition but with what to boot from it."""
+    whole = bool(options.block_device) and options.partition is None and options.boot_partition is not None
+    return msgspec.structs.replace(options, whole_device=True) if whole else options
 
 
 def _on_default_partition(options: Options, environment: Environment) -> Options:
@@ -159,6 +172,7 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
         DestructiveEnvironmentError: with *check_production*, a node runs an environment that may have destroyed it.
     """
     _suits(request)
+    _readable(request.uploads, request.options)
     _singular(request.options, request.nodes)
     site = configuration.site
     environment = _environment(site, request.user, request.environment) if request.environment else None

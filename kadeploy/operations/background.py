@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import IO, cast
 
 import msgspec
 
@@ -62,7 +63,8 @@ def start(request: Wish, config_dir: Path, account: Account) -> str:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    said, _ = process.communicate(msgspec.json.encode(order))  # the other end is closed when the operation has begun
+    said = _exchange(process, msgspec.json.encode(order))
+    threading.Thread(target=process.wait, daemon=True).start()  # so that it leaves no zombie behind
     try:
         answer = msgspec.json.decode(said, type=_Answer)
     except msgspec.DecodeError as error:
@@ -70,6 +72,14 @@ def start(request: Wish, config_dir: Path, account: Account) -> str:
     if answer.refusal:
         raise KadeployError(answer.refusal)
     return answer.wid
+
+
+def _exchange(process: subprocess.Popen[bytes], order: bytes) -> bytes:
+    """Give the process its order; what it says until it closes its output, which it does once it has begun."""
+    with cast("IO[bytes]", process.stdin) as into, suppress(BrokenPipeError):
+        into.write(order)
+    with cast("IO[bytes]", process.stdout) as out:
+        return out.read()
 
 
 @dataclass

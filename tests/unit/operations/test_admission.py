@@ -92,6 +92,24 @@ def test_a_partition_that_the_disk_has_not_is_refused_unless_the_disk_is_kept_as
         assert targets(deployed(configuration, environment, nodes=GDX, options=kept)) == {"gdx": "/dev/sda9"}
 
 
+def test_a_disk_without_a_partition_but_with_what_to_boot_is_the_whole_disk(configuration: Configuration) -> None:
+    options = Options(block_device="/dev/sdb", boot_partition=0)
+    work = deployed(configuration, build.environment(image=DD), nodes=GDX, options=options)
+    assert targets(work) == {"gdx": "/dev/sdb"}
+    only_the_disk = Options(block_device="/dev/sdb")
+    assert targets(deployed(configuration, build.environment(image=DD), nodes=GDX, options=only_the_disk)) == {
+        "gdx": "/dev/sdb3"
+    }
+
+
+def test_files_for_a_boot_profile_are_refused_without_one(configuration: Configuration) -> None:
+    with pytest.raises(OptionError, match="-x goes with -w"):
+        deployed(configuration, build.environment(), uploads=("/home/me/vmlinuz",))
+    reboot = RebootRequest(user="root", nodes=GDX, kind="simple_reboot", uploads=("/home/me/vmlinuz",))
+    with pytest.raises(OptionError, match="-x goes with -w"):
+        admission.admit(reboot, configuration)
+
+
 def test_an_archive_cannot_be_written_to_a_whole_disk(configuration: Configuration) -> None:
     with pytest.raises(OptionError, match="takes a dd image"):
         deployed(configuration, build.environment(part="/dev/sdb"), nodes=GDX)
