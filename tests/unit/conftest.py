@@ -165,6 +165,14 @@ def other_site(site: Site, request: pytest.FixtureRequest, tmp_path: Path) -> It
         yield msgspec.structs.replace(site, name="lyon", database=url)
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every account may pass through; those of pytest are root's alone."""
+    with tempfile.TemporaryDirectory(prefix="kadeploy-open-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
 # --- tools ------------------------------------------------------------------------------------------------------
 
 Tool = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -101,8 +101,11 @@ def test_an_unknown_kind_is_no_image() -> None:
 
 
 def test_nodes_install_the_archives_that_descriptions_may_have() -> None:
-    script = (collection() / "playbooks" / "files" / "install_archive.sh").read_text(encoding="utf-8")
-    assert tuple(re.findall(r"^ *(\w+)\) unpack=", script, re.MULTILINE)) == ARCHIVE_KINDS
+    scripts = list((collection() / "roles").glob("*/files/install_archive.sh"))
+    assert scripts
+    for script in scripts:
+        text = script.read_text(encoding="utf-8")
+        assert tuple(re.findall(r"^ *(\w+)\) unpack=", text, re.MULTILINE)) == ARCHIVE_KINDS
 
 
 def test_names_of_files_lead_to_kinds_of_the_table() -> None:

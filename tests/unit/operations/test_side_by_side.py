@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,14 +31,6 @@ BOB = Account("bob", 4002, 4002, Path("/nonexistent"))
 NAMESPACE = "kadeploy-beside"
 NODES = ("gdx-1.site", "gdx-2.site", "nvm-1.site")
 FORCED = {step: (Implementation(name=f"{step}Dummy"),) for step in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")}
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that every account may pass through; those of pytest are root's alone."""
-    with tempfile.TemporaryDirectory(prefix="kadeploy-beside-") as name:
-        Path(name).chmod(0o711)
-        yield Path(name)
 
 
 @pytest.fixture

@@ -120,13 +120,11 @@ def test_the_administrators_archives_are_found_from_the_configuration_folder(tmp
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root opens files as somebody else")
-def test_files_of_users_are_opened_with_their_rights_and_the_sites_own_are_not(tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    assignment, file = with_install(tmp_path, "postinstall")
+def test_files_of_users_are_opened_with_their_rights_and_the_sites_own_are_not(open_folder: Path) -> None:
+    assignment, file = with_install(open_folder, "postinstall")
     cluster = build.cluster(pre_installs=(AdminArchive(file="site.tgz"),))
-    (tmp_path / "site.tgz").write_bytes(b"the site's own")
-    (tmp_path / "site.tgz").chmod(0o600)
+    (open_folder / "site.tgz").write_bytes(b"the site's own")
+    (open_folder / "site.tgz").chmod(0o600)
     assignment = msgspec.structs.replace(assignment, cluster=cluster)
     assert stage(assignment, NOBODY).admin_preinstalls
     file.chmod(0o600)
