@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,9 @@ from kadeploy.state import database
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 """The same examples at each run, on a machine of any speed; ``--hypothesis-profile default`` looks for new ones."""
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""Tests press Ctrl-C: what a script starts in the background ignores it, and so would everything that we start."""
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
