@@ -295,11 +295,13 @@ def _recorded_version() -> int | None:
 
 
 def _version_if_any() -> int | None:
+    """The recorded version, without a lock; None where there is none yet, or somebody makes the tables just now.
+
+    Whatever else may be wrong is told by those who look again behind the lock.
+    """
     try:
         return _recorded_version()
     except (peewee.ProgrammingError, DatabaseError):  # SQLite calls a missing table an operational error
-        if DB.table_exists("schema_version"):
-            raise
         return None
 
 
