@@ -105,7 +105,7 @@ def folded(outcomes: Mapping[str, Outcome], debug: bool = False) -> list[str]:
     """Lines for people: nodes that say the same are named together, ``node-[1-3]: ok``."""
     groups: dict[tuple[str, str], list[str]] = {}
     for node, outcome in outcomes.items():
-        said = "ok" if outcome.verdict is Verdict.OK else outcome.message or outcome.verdict.value
+        said = outcome.answer or "ok" if outcome.verdict is Verdict.OK else outcome.message or outcome.verdict.value
         output = "\n".join(filter(None, (outcome.stdout.rstrip(), outcome.stderr.rstrip()))) if debug else ""
         groups.setdefault((said, output), []).append(node)
     lines = []

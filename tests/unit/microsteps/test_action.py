@@ -17,12 +17,13 @@ import pytest
 import yaml
 
 from kadeploy.config.site import Ssh
+from kadeploy.microsteps.action import folded
 from kadeploy.microsteps.memory import latest
 from kadeploy.remote.broker import Broker
 from kadeploy.remote.fanout import Target
 from kadeploy.runner import request
 from kadeploy.runner.request import CustomOperation, Options, RequestNode
-from kadeploy.workflow import Verdict
+from kadeploy.workflow import Outcome, Verdict
 from tests.unit import build
 
 if TYPE_CHECKING:
@@ -360,3 +361,9 @@ def _until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_by_hand_a_step_that_asks_shows_the_answer() -> None:
+    on, done = Outcome(Verdict.OK, answer="on"), Outcome(Verdict.OK)
+    off = Outcome(Verdict.KO, "off", 1, answer="off")
+    assert folded({"n-1": on, "n-2": on, "n-3": off, "n-4": done}) == ["n-[1-2]: on", "n-3: off", "n-4: ok"]
