@@ -22,6 +22,7 @@ from typing import BinaryIO, Literal, cast
 
 from kadeploy.boot import uploads
 from kadeploy.boot.profile import FILES_FOLDER
+from kadeploy.caller import powerless
 from kadeploy.config.site import BootFolders
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.image import KINDS
@@ -262,6 +263,7 @@ def _unpacked(image: Image, kind: str) -> Iterator[_Forward]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={"PATH": os.defpath},
+            **powerless(),
         )
     try:
         yield _Forward(cast("BinaryIO", process.stdout))
