@@ -25,7 +25,7 @@ from kadeploy.runner.roles import Role
 from kadeploy.state import journal, nodes
 from kadeploy.state.journal import LogRow
 from kadeploy.state.nodes import NO_ENVIRONMENT, Named, State
-from kadeploy.workflow import Final, Outcome, Verdict
+from kadeploy.workflow import ABORTED, Final, Outcome, Verdict
 
 
 class Recorder:
@@ -58,7 +58,7 @@ class Recorder:
 
     def lost(self) -> dict[str, Final]:
         """Nodes that came to no end: aborted."""
-        return {name: Final(Verdict.KO, "aborted", aborted=True) for name in self.work.names if name not in self.finals}
+        return {name: Final(Verdict.KO, ABORTED, aborted=True) for name in self.work.names if name not in self.finals}
 
     def keep_alive(self) -> None:
         """Tell the controllers of other machines that this one lives."""

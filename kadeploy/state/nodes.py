@@ -15,6 +15,7 @@ from kadeploy.process import Controller, is_alive, is_here, this
 from kadeploy.state import journal
 from kadeploy.state.database import DB, chunked, connect, fetch, insert, stream, transaction, upsert
 from kadeploy.state.tables import Claim, NodeState, Workflow
+from kadeploy.workflow import ABORTED
 
 State = Literal[
     "prod_env",
@@ -164,7 +165,7 @@ def _abort(wid: str, who: Controller) -> list[str] | None:
         NodeState.update(state="aborted", env_name="", env_version=None, env_owner="").where(
             NodeState.hostname.in_(part), NodeState.state.in_(IN_FLIGHT)
         ).execute()
-    closed = journal.abort(wid, f"aborted: its controller (process {who.pid} on {who.host}) is gone", finished)
+    closed = journal.abort(wid, f"{ABORTED}: its controller (process {who.pid} on {who.host}) is gone", finished)
     release(wid)
     return nodes if nodes or closed else None
 
