@@ -128,7 +128,8 @@ class Recorder:
 
     def _set_state(self, names: list[str], state: State | None, environment: Named | None) -> None:
         if state and names:
-            nodes.set_state(names, state, environment, self.work.user, self.begun)
+            user = self.work.user if self.work.operation == "deploy" else None
+            nodes.set_state(names, state, environment, user, self.begun)
 
 
 def _with(ends: Mapping[str, Outcome] | Mapping[str, Final], verdict: Verdict) -> list[str]:

@@ -365,6 +365,21 @@ def test_a_second_signal_leaves_at_once_and_takes_its_children_along(
     assert sleepers(tmp_path) == []
 
 
+def test_after_a_kill_whoever_reads_is_told_and_nothing_is_changed(
+    asleep: subprocess.Popen[str], tool: Run, ready: Site, deploy: Run
+) -> None:
+    asleep.kill()
+    asleep.communicate()
+    [wid] = [row.wid for row in Claim.select()]
+    assert tool("kanodes3", "-d").stdout == f"gdx-1.site,aborted,{caller().name},,,\n"
+    assert tool("kanodes3", "-y").stdout == "{}\n"
+    shown = tool("kanodes3", "-y", "-w", wid).stdout
+    assert re.search(rf"aborted: its controller \(process {asleep.pid} on .*\) is gone", shown)
+    assert [row.wid for row in Claim.select()] == [wid]
+    deploy("-V", "0")
+    assert "aborted: " in tool("kanodes3", "-y", "-w", wid).stdout
+
+
 def test_after_a_kill_the_next_deployment_frees_the_nodes_and_ends_what_was_left(
     asleep: subprocess.Popen[str], deploy: Run, ready: Site, tmp_path: Path
 ) -> None:
