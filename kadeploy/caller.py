@@ -48,6 +48,19 @@ def caller(environment: Mapping[str, str] | None = None) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
 
 
+def account(name: str) -> Account:
+    """The account of this machine that is called *name*.
+
+    Raises:
+        OptionError: there is none.
+    """
+    try:
+        entry = pwd.getpwnam(name)
+    except (KeyError, ValueError) as error:
+        raise OptionError(f"The user {name} has no account on this machine: name one who has.") from error
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+
+
 # --- the user of one thread -----------------------------------------------------------------------------------------
 
 

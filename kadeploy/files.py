@@ -6,8 +6,10 @@ import contextlib
 import errno
 import hashlib
 import http.client
+import io
 import os
 import re
+import shutil
 import stat
 import sys
 import tempfile
@@ -17,12 +19,15 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import msgspec
 
 from kadeploy.caller import Account, as_user
 from kadeploy.errors import FileError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 MEGA = 1024 * 1024
 HTTP_TIMEOUT = 30
@@ -87,7 +92,7 @@ def _content(source: str, caller: Account, max_bytes: int, content_types: tuple[
     if is_url(source):
         blocks: list[bytes] = []
         with _download(source, content_types) as response:
-            _copy(source, response, blocks.append, max_bytes)
+            _copy(source, response, blocks.append, max_bytes, _length(response))
         return b"".join(blocks)
     opened = contextlib.nullcontext(sys.stdin.buffer) if source == "-" else open_as_user(local_path(source), caller)
     with opened as stream:
@@ -102,6 +107,29 @@ def _content(source: str, caller: Account, max_bytes: int, content_types: tuple[
 def _why(error: object) -> str:
     """What went wrong, without the names of exceptions where there are words for it."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+class _FromStart(io.RawIOBase):
+    """A file behind a descriptor, from its beginning; the position that others share is left alone."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._offset = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """As in `io.RawIOBase`."""
+        count = os.preadv(self._descriptor, [buffer], self._offset)
+        self._offset += count
+        return count
+
+
+def from_start(descriptor: int) -> BinaryIO:
+    """All of the file behind *descriptor*, which stays open and as it is."""
+    return cast("BinaryIO", io.BufferedReader(_FromStart(descriptor), MEGA))
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -169,13 +197,17 @@ def _local_checksums(stream: BinaryIO, path: Path, cache: Path | None) -> tuple[
     if note and (known := _known(note)) and known.identity == identity:
         return known.md5, known.sha256, identity[2]
     md5, sha256, size = checksums(stream)
-    if _identity(stream.fileno()) != identity:
-        raise FileError(f"{path}: changed while it was read. Try again once it is complete.")
+    _require_same(stream, path, identity)
     if note and begun - identity[-1] / 1e9 > _SETTLED:
         with contextlib.suppress(OSError):  # a cache is a convenience, and only root may write it
             note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             replace_file(note, msgspec.json.encode(_Known(identity, md5, sha256)))
     return md5, sha256, size
+
+
+def _require_same(stream: BinaryIO, path: Path, before: tuple[int, ...]) -> None:
+    if _identity(stream.fileno()) != before:
+        raise FileError(f"{path}: changed while it was read. Try again once it is complete.")
 
 
 def _known(note: Path) -> _Known | None:
@@ -228,31 +260,56 @@ def local_path(source: str, caller: Account | None = None) -> Path:
     return Path(path)
 
 
-def fetch(
-    source: str,
-    into: Path,
-    caller: Account,
-    max_bytes: int = 0,
-    content_types: tuple[str, ...] = (),
-    cache: Path | None = None,
-) -> LocalFile:
-    """Have *source* as a file of this machine, with its checksums.
+def fetch(source: str, into: Path, caller: Account, max_bytes: int = 0) -> LocalFile:
+    """A copy of *source* (path or URL) in a new folder of *into*, with its checksums; it keeps its name.
 
-    A path stays where it is, read with the rights of *caller*; a URL is downloaded into the folder *into*. The size
-    limit *max_bytes* (0: none) is checked before and while reading. *content_types* are what a web server may say
-    (``text/`` stands for all that begin so). *cache* is a folder where checksums of local files are remembered.
-
-    Between this check and the use of a local file its owner can put another one in its place. So whoever uses it opens
-    it again with `open_as_user`, never as root, and compares the SHA-256 of what was read (the broadcast does, on
-    every node): another file is then found out, and none can be read that the user could not read anyway.
+    A path is opened once, with the rights of *caller*. From then on the copy is used: by its name, the original could
+    be another file at any time. The size limit *max_bytes* (0: none) is checked before and while reading.
 
     Raises:
-        FileError: cannot be read or fetched, too big, of another type, changed meanwhile, or the disk is full.
+        FileError: cannot be read or fetched, too big, changed meanwhile, or the disk is full.
     """
     if is_url(source):
-        return _fetch_url(source, into, max_bytes, content_types)
-    path = local_path(source, caller)
-    return LocalFile(path, *_measure_path(path, caller, max_bytes, cache))
+        return _fetch_url(source, into, max_bytes)
+    path = local_path(source)
+    with open_as_user(path, caller) as stream:
+        before = _identity(stream.fileno())
+        _check_size(source, os.fstat(stream.fileno()).st_size, max_bytes)
+        copy = copy_stream(stream, into, path.name, max_bytes)
+        _require_same(stream, path, before)
+    return copy
+
+
+def copy_stream(stream: BinaryIO, into: Path, name: str, max_bytes: int = 0) -> LocalFile:
+    """All of *stream* as a file of that name in a new folder of *into*.
+
+    Raises:
+        FileError: cannot be read, too big, or the disk is full.
+    """
+    with _new_file(into, name, name) as target:
+        measures = _copy(name, stream, target.write, max_bytes)
+    return LocalFile(Path(target.name), *measures)
+
+
+def hold(source: str, into: Path, caller: Account, cache: Path | None = None) -> tuple[BinaryIO, LocalFile]:
+    """*source* (path or URL) open for reading, with its checksums, for a file that is too big to be copied.
+
+    A path is opened once, with the rights of *caller*; the stream means that file whatever becomes of its name. A URL
+    is downloaded into the folder *into*. *cache* is a folder where checksums of local files are remembered.
+
+    Raises:
+        FileError: cannot be read or fetched, changed meanwhile, or the disk is full.
+    """
+    if is_url(source):
+        local = _fetch_url(source, into, 0)
+        return local.path.open("rb"), local
+    path = local_path(source)
+    stream = open_as_user(path, caller)
+    try:
+        return stream, LocalFile(path, *_measured(stream, path, cache))
+    except BaseException:
+        stream.close()
+        raise
 
 
 def measure(source: str, caller: Account, max_bytes: int = 0, cache: Path | None = None) -> tuple[int, str, str]:
@@ -264,16 +321,21 @@ def measure(source: str, caller: Account, max_bytes: int = 0, cache: Path | None
     if not is_url(source):
         return _measure_path(local_path(source, caller), caller, max_bytes, cache)
     with _download(source) as response:
-        return _copy(source, response, lambda _block: None, max_bytes)
+        return _copy(source, response, lambda _block: None, max_bytes, _length(response))
 
 
 def _measure_path(path: Path, caller: Account, max_bytes: int, cache: Path | None) -> tuple[int, str, str]:
     with open_as_user(path, caller) as stream:
         _check_size(str(path), os.fstat(stream.fileno()).st_size, max_bytes)
-        try:
-            md5, sha256, size = _local_checksums(stream, path, cache)
-        except OSError as error:
-            raise FileError(f"{path}: {_why(error)}.") from error
+        return _measured(stream, path, cache)
+
+
+def _measured(stream: BinaryIO, path: Path, cache: Path | None) -> tuple[int, str, str]:
+    """Size in bytes, MD5 and SHA-256."""
+    try:
+        md5, sha256, size = _local_checksums(stream, path, cache)
+    except OSError as error:
+        raise FileError(f"{path}: {_why(error)}.") from error
     return size, md5, sha256
 
 
@@ -321,41 +383,44 @@ def _is(kind: str, wanted: str) -> bool:
     return kind.startswith(wanted) if wanted.endswith("/") else kind == wanted
 
 
-def _fetch_url(source: str, into: Path, max_bytes: int, content_types: tuple[str, ...]) -> LocalFile:
+def _fetch_url(source: str, into: Path, max_bytes: int) -> LocalFile:
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(urllib.parse.urlsplit(source).path).name)[-100:] or "file"
-    with _download(source, content_types) as response, _new_file(into, f"-{name}", source) as target:
-        measures = _copy(source, response, target.write, max_bytes)
+    with _download(source) as response, _new_file(into, name, source) as target:
+        measures = _copy(source, response, target.write, max_bytes, _length(response))
     return LocalFile(Path(target.name), *measures)
 
 
 @contextlib.contextmanager
-def _new_file(folder: Path, suffix: str, source: str) -> Iterator[tempfile._TemporaryFileWrapper[bytes]]:
-    """A file that stays only when it is complete; trouble with the disk is a refusal."""
+def _new_file(into: Path, name: str, source: str) -> Iterator[BinaryIO]:
+    """A file in a folder of its own that stays only when it is complete; trouble with the disk is a refusal."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix="fetched-", suffix=suffix, dir=folder, delete=False) as target:
-            try:
+        into.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="file-", dir=into))
+        try:
+            with (folder / name).open("xb") as target:
+                os.fchmod(target.fileno(), 0o600)
                 yield target
-                target.flush()
-            except BaseException:
-                Path(target.name).unlink(missing_ok=True)
-                raise
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = f"the disk that holds {folder} is full: make room there" if full else _why(error)
+        advice = f"the disk that holds {into} is full: make room there" if full else _why(error)
         raise FileError(f"{source}: cannot be stored: {advice}.") from error
 
 
-def _copy(source: str, response: BinaryIO, write: Callable[[bytes], object], max_bytes: int) -> tuple[int, str, str]:
-    """Pass all of *response* on to *write*; its size, MD5 and SHA-256."""
-    expected, begun = _length(response), time.monotonic()
+def _copy(
+    source: str, stream: BinaryIO, write: Callable[[bytes], object], max_bytes: int, expected: int | None = None
+) -> tuple[int, str, str]:
+    """Pass all of *stream* on to *write*; its size, MD5 and SHA-256. *expected* is the size that was announced."""
+    begun = time.monotonic()
     _check_size(source, expected or 0, max_bytes)
     md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-    while block := _receive(source, response):
+    while block := _receive(source, stream):
         size += len(block)
         _check_size(source, size, max_bytes)
         if size < SLOWEST * (time.monotonic() - begun - 60):
-            raise FileError(f"{source}: the server is too slow, {size} bytes so far. Copy the file to a nearer place.")
+            raise FileError(f"{source}: too slow, {size} bytes so far. Copy the file to a nearer place.")
         md5.update(block)
         sha256.update(block)
         write(block)
@@ -364,10 +429,10 @@ def _copy(source: str, response: BinaryIO, write: Callable[[bytes], object], max
     return size, md5.hexdigest(), sha256.hexdigest()
 
 
-def _receive(source: str, response: BinaryIO) -> bytes:
+def _receive(source: str, stream: BinaryIO) -> bytes:
     """What has arrived, at most a megabyte."""
     try:
-        return cast("http.client.HTTPResponse", response).read1(MEGA)
+        return cast("io.BufferedReader", stream).read1(MEGA)
     except (OSError, http.client.HTTPException) as error:
         raise FileError(f"{source}: the transfer broke off: {_why(error)}. Try again.") from error
 

@@ -147,9 +147,9 @@ class _Announce(http.server.BaseHTTPRequestHandler):
 class Seed:
     """The image as a torrent, and the session that gives it away."""
 
-    def __init__(self, image: Path, address: str, folder: Path) -> None:
+    def __init__(self, image: Path | int, address: str, folder: Path) -> None:
         self.name = f"kadeploy-{secrets.token_hex(16)}"
-        (folder / self.name).symlink_to(image.resolve())
+        (folder / self.name).symlink_to(image.resolve() if isinstance(image, Path) else f"/proc/self/fd/{image}")
         host = f"[{address}]" if ":" in address else address
         self.session = libtorrent.session(
             {
@@ -192,7 +192,7 @@ class Seed:
 
 
 @contextlib.contextmanager
-def _swarm(image: Path, address: str) -> Iterator[tuple[Seed, Tracker]]:
+def _swarm(image: Path | int, address: str) -> Iterator[tuple[Seed, Tracker]]:
     """A seed and its tracker; both gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="kadeploy-bittorrent-") as folder:
         seed = Seed(image, address, Path(folder))
@@ -241,7 +241,8 @@ async def send(
     """
     if complaint := unfit(broadcast) or ("" if broadcast.size else "an empty image makes no torrent"):
         return {member.name: Reception(Verdict.KO, complaint) for member in members}
-    with _swarm(broadcast.image, server) as (seed, tracker):
+    image = broadcast.image if broadcast.descriptor is None else broadcast.descriptor
+    with _swarm(image, server) as (seed, tracker):
         torrent = await asyncio.to_thread(seed.publish, tracker.url)
         program = script(broadcast, seed.name, torrent, stall)
         watching = asyncio.create_task(_watch(seed, tracker, broadcast.size, progress)) if progress else None

@@ -54,6 +54,7 @@ class Broadcast(msgspec.Struct, frozen=True):
     size: int
     sha256: str
     sink: str
+    descriptor: int | None = None  # of the image, where it is open already: then its path is a name for messages
     environment: dict[str, str] = {}
     arity: int = 1  # chains fed side by side
     fanout: int = 1  # successors of a node: more than one makes trees of the chains
@@ -124,7 +125,7 @@ def payload(broadcast: Broadcast, members: Sequence[Member], index: int, secret:
         "members": "\n".join(f"{m.name} {m.address} {m.port}" for m in [Member(HEAD, "-", 0), *members][index:]),
         "index": index,
         "fanout": broadcast.fanout if index else max(1, broadcast.arity),
-        "image": "" if index else str(broadcast.image),
+        "image": "" if index else str(broadcast.image) if broadcast.descriptor is None else broadcast.descriptor,
         "size": broadcast.size,
         "sha256": broadcast.sha256,
         "secret": secret.hex(),
@@ -173,8 +174,8 @@ class LocalRelay:
         return self.tail.decode(errors="replace").strip()
 
 
-async def start_local(_: Member, program: bytes, *prefix: str) -> LocalRelay:
-    """Run a relay here, behind a command prefix if any (`ip netns exec …`)."""
+async def start_local(_: Member, program: bytes, *prefix: str, keep: Sequence[int] = ()) -> LocalRelay:
+    """Run a relay here, behind a command prefix if any (`ip netns exec …`); it has the descriptors of *keep*."""
     process = await asyncio.create_subprocess_exec(
         *prefix,
         sys.executable,
@@ -184,6 +185,7 @@ async def start_local(_: Member, program: bytes, *prefix: str) -> LocalRelay:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         limit=16 << 20,
+        pass_fds=keep,
     )
     stdin = cast("asyncio.StreamWriter", process.stdin)
     stdin.write(program)
@@ -242,7 +244,7 @@ async def send(
     members: Sequence[Member],
     start_relay: StartRelay,
     progress: Progress | None = None,
-    start_head: StartRelay = start_local,
+    start_head: StartRelay | None = None,
 ) -> dict[str, Reception]:
     """Send the image to all members; one reception per member's name.
 
@@ -265,7 +267,9 @@ async def send(
         }
         await _all_listening(journal, tasks, broadcast.start_limit)
         if any(not task.done() for task in tasks.values()):
-            complaint = await _lead(journal, start_head, payload(broadcast, ordered, 0, secret))
+            keep = () if broadcast.descriptor is None else (broadcast.descriptor,)
+            head = start_head or partial(start_local, keep=keep)
+            complaint = await _lead(journal, head, payload(broadcast, ordered, 0, secret))
             present = [task for name, task in tasks.items() if name not in journal.skipped]
             if complaint is None and present:
                 await asyncio.wait(present, timeout=broadcast.grace)
@@ -279,11 +283,11 @@ async def send(
 def unfit(broadcast: Broadcast) -> str | None:
     """Why the image cannot be sent at all."""
     try:
-        size = broadcast.image.stat().st_size
+        status = broadcast.image.stat() if broadcast.descriptor is None else os.fstat(broadcast.descriptor)
     except OSError as error:
         return f"image {broadcast.image}: {error.strerror}"
-    if size != broadcast.size:
-        return f"image {broadcast.image} has {size} bytes, not {broadcast.size}: record the environment again"
+    if status.st_size != broadcast.size:
+        return f"image {broadcast.image} has {status.st_size} bytes, not {broadcast.size}: record the environment again"
     return None
 
 

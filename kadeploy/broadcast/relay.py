@@ -211,8 +211,8 @@ class ImageFile:
 
     oldest = 0
 
-    def __init__(self, path: str, size: int) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, image: "str | int", size: int) -> None:
+        self.fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC) if isinstance(image, str) else image
         self.head = size
 
     def send(self, sock: socket.socket, offset: int) -> int:

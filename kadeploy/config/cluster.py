@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from typing import Literal
 
@@ -164,8 +165,13 @@ class Cluster(Struct, frozen=True, kw_only=True):
 
     @cached_property
     def members(self) -> dict[str, Node]:
-        """Nodes by name."""
-        return {node.name: node for part in self.nodes for node in _members(part, self.power)}
+        """Nodes by name; a name that is listed twice is a NodeListError."""
+        found = [node for part in self.nodes for node in _members(part, self.power)]
+        members = {node.name: node for node in found}
+        if len(members) < len(found):
+            twice = next(name for name, count in Counter(node.name for node in found).items() if count > 1)
+            raise NodeListError(f"{twice} is listed twice.")
+        return members
 
 
 def address(site: Site, node: Node) -> str:

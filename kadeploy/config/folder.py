@@ -7,13 +7,15 @@ these files: they name the file or environment variable that holds it.
 
 from __future__ import annotations
 
+import ipaddress
 import os
+from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
 
 import msgspec
 
-from kadeploy.config.cluster import DEFAULT_MACRO_STEPS, Cluster
+from kadeploy.config.cluster import DEFAULT_MACRO_STEPS, Cluster, Node
 from kadeploy.config.file import Struct, read_struct
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, NodeListError
@@ -68,13 +70,10 @@ def load_configuration(where: Path | None = None) -> Configuration:
     root = where or configuration_folder()
     site = load_site(root)
     clusters: dict[str, Cluster] = {}
-    owner: dict[str, str] = {}
+    machines = _Machines(site)
     for path in sorted((root / "clusters").glob("*.yml")):
         cluster = _load_cluster(path)
-        for node in cluster.members:
-            if node in owner:
-                raise ConfigError(f"{path}: nodes: {node} belongs to cluster {owner[node]} already.")
-            owner[node] = cluster.name
+        machines.add(cluster, path)
         clusters[cluster.name] = cluster
     if not clusters:
         raise ConfigError(f"{root}/clusters: no cluster file (NAME.yml) found.")
@@ -97,6 +96,52 @@ def _load_cluster(path: Path) -> Cluster:
     if missing:
         raise ConfigError(f"{path}: macro_steps: expected at least one implementation of {', '.join(missing)}.")
     return cluster
+
+
+class _Machines:
+    """All machines of a site, by what each of them has alone."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._known: dict[tuple[str, str], tuple[str, str]] = {}
+        """Node and cluster, by kind of mark and mark."""
+
+    def add(self, cluster: Cluster, path: Path) -> None:
+        """Take note of the nodes of a cluster.
+
+        Raises:
+            ConfigError: one of them is a machine that another node stands for: who may use one would wipe the other.
+        """
+        for node in cluster.members.values():
+            for kind, mark, shown in self._marks(cluster, node):
+                other, its_cluster = self._known.setdefault((kind, mark), (node.name, cluster.name))
+                if (other, its_cluster) == (node.name, cluster.name):
+                    continue
+                if kind == "name":
+                    raise ConfigError(f"{path}: nodes: {node.name} belongs to cluster {its_cluster} already.")
+                raise ConfigError(
+                    f"{path}: nodes: {node.name} has the {kind} {shown} of {other} (cluster {its_cluster}): "
+                    "correct one of them, or leave one node out if both names mean one machine."
+                )
+
+    def _marks(self, cluster: Cluster, node: Node) -> Iterator[tuple[str, str, str]]:
+        """Kind, comparable form, and text of what no other node may have."""
+        yield "name", node.name.lower(), node.name
+        if where := node.address if self._site.use_address else "":
+            yield "address", _comparable(where), where
+        if node.mac:
+            yield "MAC address", node.mac.lower().replace("-", ":"), node.mac
+        if node.bmc and cluster.power.driver != "command":  # a command may name a machine otherwise
+            port = cluster.power.port if cluster.power.driver == "ipmi" else ""
+            yield "BMC", f"{_comparable(node.bmc.rstrip('/'))} {port}", node.bmc
+
+
+def _comparable(address: str) -> str:
+    """One text for all ways to write an IPv6 address, or a name in any case."""
+    try:
+        return str(ipaddress.IPv6Address(address)) if ":" in address else address.lower()
+    except ValueError:  # a URL
+        return address.lower()
 
 
 @cache

@@ -49,6 +49,8 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     preinstall: int = 20
     postinstall: int = 20
+    custom_operation: int = 1024
+    """A file that a custom operation sends or runs."""
 
 
 class Vlan(Struct, frozen=True, kw_only=True):

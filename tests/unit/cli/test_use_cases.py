@@ -320,11 +320,11 @@ BootNewEnvKexec:
     words = ("-m", NODE, "-e", "lenny-x64-nfs-1.0", "--set-custom-operations", f"{home}/custom_ops")
     assert tool("kadeploy3", *words).returncode == 0
     asked = [
-        (each.implementation, each.micro_step, each.action, each.file or each.command, each.destination)
+        (each.implementation, each.micro_step, each.action, Path(each.file).name or each.command, each.destination)
         for each in requests(site)[0].options.custom_operations
     ]
     assert asked == [
-        ("SetDeploymentEnvUntrusted", "format_tmp_part", "send", f"{home}/script.sh", "/dest"),
+        ("SetDeploymentEnvUntrusted", "format_tmp_part", "send", "script.sh", "/dest"),
         ("SetDeploymentEnvUntrusted", "format_tmp_part", "exec", "/dest/script.sh", ""),
         ("BootNewEnvKexec", "kexec", "exec", 'echo "s" > /proc/sysrq-trigger', ""),
     ]

@@ -92,6 +92,70 @@ def test_a_node_belongs_to_one_cluster_only(tmp_path: Path) -> None:
         load_configuration(folder(tmp_path, a=CLUSTER, b=CLUSTER))
 
 
+OTHER: dict[str, Any] = {
+    **CLUSTER,
+    "nodes": [{"name": "b-[1-2]", "address": "10.0.9.[1-2]", "mac": "52-54-00-00-00-0[1-2]"}],
+    "power": {"driver": "ipmi", "address": "10.0.8.[1-2]"},
+}
+
+
+def ranges(*nodes: tuple[str, dict[str, str]]) -> dict[str, Any]:
+    """Nodes with what is known of each, without BMCs."""
+    return {"nodes": [{"name": name, **known} for name, known in nodes], "power": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (ranges(("GDX-2.SITE", {})), r"GDX-2\.SITE belongs to cluster a already"),
+        (
+            {"nodes": [{"name": "b", "address": "10.0.1.2"}], "power": {}},
+            r"b has the address 10\.0\.1\.2 of gdx-2\.site",
+        ),
+        ({"power": {"driver": "ipmi", "address": "10.0.2.[3-4]"}}, r"b-1 has the BMC 10\.0\.2\.3 of gdx-3\.site"),
+        (
+            ranges(("b", {"address": "10.0.9.1"}), ("c", {"address": "10.0.9.1"})),
+            r"c has the address 10\.0\.9\.1 of b \(cluster b\)",
+        ),
+        (
+            {
+                "nodes": [{"name": "b", "mac": "aa:bb:cc:00:00:01"}, {"name": "c", "mac": "AA-BB-CC-00-00-01"}],
+                "power": {},
+            },
+            r"c has the MAC address AA-BB-CC-00-00-01 of b",
+        ),
+        (
+            ranges(("b", {"address": "fe80::0:1"}), ("c", {"address": "FE80::1"})),
+            r"c has the address FE80::1 of b",
+        ),
+        (ranges(("b", {}), ("b", {})), "b is listed twice"),
+    ],
+)
+def test_two_nodes_that_would_be_one_machine_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as refusal:
+        load_configuration(folder(tmp_path, a=CLUSTER, b={**OTHER, **change}))
+    assert "b.yml" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"power": {"driver": "ipmi", "address": "10.0.2.[1-2]", "port": 1623}},
+        {"power": {"driver": "command", "address": "10.0.2.[1-2]"}},
+    ],
+    ids=["nothing in common", "BMCs behind other ports", "a command that knows machines by other names"],
+)
+def test_machines_that_can_be_told_apart_are_accepted(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert len(load_configuration(folder(tmp_path, a=CLUSTER, b={**OTHER, **change})).cluster_of) == 5
+
+
+def test_addresses_that_are_not_used_may_be_the_same(tmp_path: Path) -> None:
+    site = {**SITE, "use_address": False}
+    nodes = ranges(("b", {"address": "10.0.1.2"}))
+    assert load_configuration(folder(tmp_path, site, a=CLUSTER, b={**OTHER, **nodes})).cluster_of["b"] == "b"
+
+
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"site\.yml.*KADEPLOY_CONFIG_DIR"):
         load_site(tmp_path)
