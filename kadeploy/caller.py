@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from kadeploy.errors import OptionError
 
@@ -59,6 +59,20 @@ def account(name: str) -> Account:
     except (KeyError, ValueError) as error:
         raise OptionError(f"The user {name} has no account on this machine: name one who has.") from error
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+
+
+class _Whose(TypedDict, total=False):
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+_NOBODY = 65534
+
+
+def powerless() -> _Whose:
+    """How `subprocess.Popen` starts a program that reads a user's data: with nobody's rights, where root calls."""
+    return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 # --- the user of one thread -----------------------------------------------------------------------------------------

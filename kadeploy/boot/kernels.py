@@ -22,6 +22,7 @@ from typing import BinaryIO, Literal, cast
 
 from kadeploy.boot import uploads
 from kadeploy.boot.profile import FILES_FOLDER
+from kadeploy.caller import powerless
 from kadeploy.config.site import BootFolders
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.image import KINDS
@@ -263,6 +264,7 @@ def _unpacked(image: Image, kind: str) -> Iterator[_Forward]:
             stderr=subprocess.DEVNULL,
             env={"PATH": os.defpath},
             process_group=0,  # what the terminal says to us is not for it
+            **powerless(),
         )
     try:
         yield _Forward(cast("BinaryIO", process.stdout))

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kadeploy import process
 from kadeploy.boot import kernels
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError
@@ -147,6 +149,30 @@ def test_links_in_a_circle_end(tmp_path: Path, loop: list[Member]) -> None:
 @pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
 def test_what_is_no_regular_file_is_not_taken(tmp_path: Path, kind: bytes) -> None:
     assert taken(tmp_path, tar(member("vmlinuz", kind)), "/vmlinuz") == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give away")
+def test_what_unpacks_an_image_has_nobodys_rights(tmp_path: Path) -> None:
+    source, writer = os.pipe()
+    before, rights = set(process.children(os.getpid())), list[str]()
+
+    def look() -> None:
+        deadline = time.monotonic() + 30
+        started: list[int] = []
+        while not started and time.monotonic() < deadline:
+            time.sleep(0.01)
+            found = set(process.children(os.getpid())) - before
+            started = [pid for pid in found if Path(f"/proc/{pid}/comm").read_text() == "gzip\n"]
+        rights.extend(line for pid in started for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        os.close(writer)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    with pytest.raises(FileError):
+        kernels.take(lambda: os.fdopen(source, "rb"), "tgz", {"/vmlinuz"}, tmp_path)
+    looking.join()
+    assert "Uid:\t65534\t65534\t65534\t65534" in rights
+    assert "CapEff:\t0000000000000000" in rights
 
 
 def test_reading_ends_as_soon_as_all_is_found(tmp_path: Path) -> None:
