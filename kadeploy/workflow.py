@@ -103,6 +103,10 @@ class Tried:
     seconds: float
 
 
+ABORTED = "aborted"
+"""Reason of a node whose workflow was stopped, by its user or with its controller; more may follow after a colon."""
+
+
 @dataclass(frozen=True)
 class Final:
     """The end of one node: its verdict, the last reason, and every attempt it took part in."""
@@ -264,7 +268,7 @@ class _Automaton:
         ends = {
             node: Final(
                 Verdict.KO if aborted else outcome.verdict,
-                "aborted" if aborted else outcome.message,
+                ABORTED if aborted else outcome.message,
                 self.history[node],
                 aborted,
             )

@@ -263,6 +263,7 @@ def _unpacked(image: Image, kind: str) -> Iterator[_Forward]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={"PATH": os.defpath},
+            process_group=0,  # what the terminal says to us is not for it
             **powerless(),
         )
     try:

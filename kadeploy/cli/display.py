@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from kadeploy.broadcast.progress import Transfer
+from kadeploy.cli import hangup
 from kadeploy.events import (
     AttemptEnded,
     AttemptStarted,
@@ -178,10 +179,16 @@ class Display:
         """Print *lines* as they are."""
         text = "\n".join(map(_printable, lines))
         with self._lock:
-            if self._live is None:
-                print(text, file=self.stream, flush=True)
-            else:
-                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            try:
+                self._write(text)
+            except OSError:
+                hangup.unread()
+
+    def _write(self, text: str) -> None:
+        if self._live is None:
+            print(text, file=self.stream, flush=True)
+        else:
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def status_lines(self) -> list[str]:
         """Where every node is, for ENTER."""

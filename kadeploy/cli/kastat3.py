@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from kadeploy.cli import completion, plot, shell
-from kadeploy.config.folder import load_site
+from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
+from kadeploy.nodeset import expand
 from kadeploy.state import history
 from kadeploy.state.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
 
@@ -39,7 +40,8 @@ app = shell.Tool(
     about=f"The fields are {', '.join(FIELDS + MORE_FIELDS)}. A retry is a try after the first. Dates are local time "
     "and may also be written 'yyyy-mm-dd hh:mm'. A day alone, yyyy-mm-dd, is its first second with -x and its last "
     "with -y. Line ends within a value are written \\n and \\r. Commas are not escaped: use --format json if values "
-    "may contain them.",
+    "may contain them. Operations that were aborted, by Ctrl-C or with their controller, are listed, but no node's "
+    "failures: -b, -c and --plot leave them out. The plot draws the durations of each image apart.",
 )
 
 
@@ -143,7 +145,7 @@ def kastat3(
         raise OptionError("--format goes with -a, -b, -c and -d; the name of the --plot file tells png or svg.")
     selection = Selection(
         None if operation == "all" else operation,
-        shell.node_names(machines, None) or None,
+        _named(machines or ()) or None,
         None if date_min is None else shell.moment("-x", date_min),
         None if date_max is None else shell.moment("-y", date_max, day_ends=True),
     )
@@ -157,6 +159,24 @@ def kastat3(
         form=form,
     )
     return _OPERATIONS[chosen](load_site(), question)
+
+
+def _named(machines: Sequence[str]) -> list[str]:
+    """The nodes of ``-m``; those that the site has no more may be asked for as long as the log tells of them.
+
+    Raises:
+        NodeListError: neither the site nor the log knows a node of one of *machines*.
+    """
+    if not machines:
+        return []
+    configuration = load_configuration()
+    for pattern in machines:
+        names = expand(pattern)
+        if not any(name in configuration.cluster_of for name in names):
+            strangers = history.strangers(configuration.site, names)
+            if len(strangers) == len(names):
+                configuration.cluster_nodes(names)
+    return shell.node_names(machines, None)
 
 
 def _only(given: dict[str, bool]) -> str:

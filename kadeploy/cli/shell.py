@@ -8,6 +8,7 @@ A tool is a :class:`Tool` with one command that returns its exit status, and::
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -27,6 +28,7 @@ from kadeploy.config.folder import load_site
 from kadeploy.errors import FileError, KadeployError, NodeListError, OptionError, UserInterruptError
 from kadeploy.nodeset import expand, natural_key, parse_lines
 
+_UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 BROKEN_PIPE = 141
 """Exit status of a program that writes to a pipe nobody reads any more (128 + SIGPIPE)."""
 
@@ -148,8 +150,8 @@ def _ended(command: Any, name: str, arguments: list[str]) -> int:
         return _refuse(f"{_one_line(error.format_message())} See {name} --help", KadeployError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return UserInterruptError.exit_code
-    except BrokenPipeError:
-        return _nobody_reads()
+    except OSError as error:
+        return _output_lost(error)
     return status or 0
 
 
@@ -183,10 +185,14 @@ def _one_line(text: str) -> str:
     return line if line.endswith((".", "?", ")")) else f"{line}."
 
 
-def _nobody_reads() -> int:
-    """Leave quietly: the interpreter flushes standard output once more when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return BROKEN_PIPE
+def _output_lost(error: OSError) -> int:
+    """Leave when nobody reads the output (quietly), or when it cannot be written; what else went wrong is raised."""
+    if error.errno not in _UNWRITABLE or error.filename is not None:
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed once more when the interpreter ends
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE
+    return _refuse(f"The output cannot be written: {error.strerror}.", KadeployError.exit_code)
 
 
 # --- options ----------------------------------------------------------------------------------------------------

@@ -149,6 +149,8 @@ class Cluster(Struct, frozen=True, kw_only=True):
     power: Power = Power()
     console: str = ""
     """Command that opens a node's console (placeholders as in *PowerCommands*)."""
+    console_account: str = ""
+    """Account of this machine as which it runs; empty means the caller's. Never root for another user."""
     timeouts: Timeouts = Timeouts()
     macro_steps: dict[str, tuple[Implementation, ...]] = msgspec.field(
         default_factory=lambda: dict(DEFAULT_MACRO_STEPS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import stat
 from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
@@ -48,8 +49,44 @@ class Configuration(Struct, frozen=True, kw_only=True):
 
 
 def configuration_folder() -> Path:
-    """The configuration folder of this process."""
-    return Path(os.environ.get("KADEPLOY_CONFIG_DIR", DEFAULT_FOLDER))
+    """The configuration folder of this process.
+
+    Raises:
+        ConfigError: this process is root's, and others could write what ``KADEPLOY_CONFIG_DIR`` names: its commands
+            would be theirs, run as root.
+    """
+    named = os.environ.get("KADEPLOY_CONFIG_DIR")
+    if named is None:
+        return DEFAULT_FOLDER
+    if os.geteuid() != 0:
+        return Path(named)
+    folder = Path(named).resolve()  # once: a link on the way may be turned round
+    for path, stays in _trusted(folder):
+        _require_roots(path, stays)
+    return folder
+
+
+def _trusted(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """What a configuration consists of, and whether nobody but its owner can put another in its place (sticky)."""
+    yield from ((path, True) for path in folder.parents)
+    yield folder, False
+    for name in ("site.yml", "clusters", "playbooks", "roles"):
+        yield folder / name, False
+        yield from ((path, False) for path in sorted((folder / name).rglob("*")))
+
+
+def _require_roots(path: Path, sticky_will_do: bool) -> None:
+    try:
+        status = path.stat()
+    except OSError:
+        return  # reading it says why
+    others = stat.S_IWOTH | (stat.S_IWGRP if status.st_gid != 0 else 0)
+    is_sticky = sticky_will_do and status.st_mode & stat.S_ISVTX
+    if status.st_uid != 0 or (status.st_mode & others and not is_sticky):
+        raise ConfigError(
+            f"KADEPLOY_CONFIG_DIR: {path} could be changed by others than root, and its commands would run as root: "
+            "unset the variable to use /etc/kadeploy, or chown root it and chmod go-w it."
+        )
 
 
 def load_site(where: Path | None = None) -> Site:

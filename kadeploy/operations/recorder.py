@@ -25,7 +25,7 @@ from kadeploy.runner.roles import Role
 from kadeploy.state import journal, nodes
 from kadeploy.state.journal import LogRow
 from kadeploy.state.nodes import NO_ENVIRONMENT, Named, State
-from kadeploy.workflow import Final, Outcome, Verdict
+from kadeploy.workflow import ABORTED, Final, Outcome, Verdict
 
 
 class Recorder:
@@ -58,7 +58,7 @@ class Recorder:
 
     def lost(self) -> dict[str, Final]:
         """Nodes that came to no end: aborted."""
-        return {name: Final(Verdict.KO, "aborted", aborted=True) for name in self.work.names if name not in self.finals}
+        return {name: Final(Verdict.KO, ABORTED, aborted=True) for name in self.work.names if name not in self.finals}
 
     def keep_alive(self) -> None:
         """Tell the controllers of other machines that this one lives."""
@@ -128,7 +128,8 @@ class Recorder:
 
     def _set_state(self, names: list[str], state: State | None, environment: Named | None) -> None:
         if state and names:
-            nodes.set_state(names, state, environment, self.work.user, self.begun)
+            user = self.work.user if self.work.operation == "deploy" else None
+            nodes.set_state(names, state, environment, user, self.begun)
 
 
 def _with(ends: Mapping[str, Outcome] | Mapping[str, Final], verdict: Verdict) -> list[str]:

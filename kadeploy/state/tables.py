@@ -8,6 +8,7 @@ import msgspec
 import peewee
 
 from kadeploy.environments.environment import Environment
+from kadeploy.errors import DatabaseError
 
 
 class Row(peewee.Model):
@@ -57,10 +58,20 @@ class EnvironmentRow(Row):
 
     @property
     def environment(self) -> Environment:
-        """The row as the rest of the program knows it."""
+        """The row as the rest of the program knows it.
+
+        Raises:
+            DatabaseError: something in it is no value of ours.
+        """
         columns = {name: getattr(self, name) for name in Environment.__struct_fields__}
-        columns.update({name: msgspec.json.decode(columns[name]) for name in _JSON_COLUMNS})
-        return msgspec.convert(columns, Environment)
+        try:
+            columns.update({name: msgspec.json.decode(columns[name]) for name in _JSON_COLUMNS})
+            return msgspec.convert(columns, Environment)
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            raise DatabaseError(
+                f"The environment {self.name!r} version {self.version} of {self.user} is damaged in the database: "
+                f"{error}. Put the database back from a backup, or remove row {self.id} of its table environments."
+            ) from error
 
 
 _JSON_COLUMNS = ("image", "preinstall", "postinstalls")

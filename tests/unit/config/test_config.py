@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +198,47 @@ STRUCTS = [
 def test_every_key_is_in_the_documentation(kind: type[Struct]) -> None:
     text = (Path(__file__).parents[3] / "docs/configuration.md").read_text()
     assert [name for name in kind.__struct_fields__ if name not in text] == []
+
+
+# --- as root --------------------------------------------------------------------------------------------------------
+
+NOBODY = 65534
+
+
+def somebody_elses(path: Path) -> None:
+    os.chown(path, NOBODY, NOBODY)
+
+
+def writable(path: Path) -> None:
+    path.chmod(path.stat().st_mode | 0o002)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is root who must not believe others")
+@pytest.mark.parametrize("change", [somebody_elses, writable])
+@pytest.mark.parametrize("what", [".", "..", "site.yml", "clusters", "clusters/gdx.yml", "roles/mine/files/run.sh"])
+def test_root_refuses_a_named_folder_that_others_could_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, change: Callable[[Path], None]
+) -> None:
+    (tmp_path / "eve").mkdir()
+    (tmp_path / "eve" / "site").mkdir()
+    where = folder(tmp_path / "eve" / "site")
+    (where / "roles/mine/files").mkdir(parents=True)
+    (where / "roles/mine/files/run.sh").touch()
+    monkeypatch.setenv("KADEPLOY_CONFIG_DIR", str(where))
+    assert load_configuration().site.name == "lab"
+    change(where / what)
+    for load in (load_configuration, load_site):
+        with pytest.raises(ConfigError, match="could be changed by others than root"):
+            load()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is root who must not believe others")
+def test_root_follows_a_link_once_and_looks_at_what_it_leads_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    somebody_elses(folder(tmp_path / "site"))
+    (tmp_path / "link").symlink_to("site")
+    monkeypatch.setenv("KADEPLOY_CONFIG_DIR", str(tmp_path / "link"))
+    with pytest.raises(ConfigError, match=f"{tmp_path}/site could be changed"):
+        load_site()

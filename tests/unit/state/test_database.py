@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import DatabaseError
-from kadeploy.state import database, journal, tables
+from kadeploy.state import database, journal, nodes, tables
 from kadeploy.state.database import DB
 from kadeploy.state.tables import EnvironmentRow, Log, NodeState, Progress, Right, SchemaVersion
 
@@ -162,6 +164,13 @@ def test_a_name_and_version_are_unique_per_owner(site: Site) -> None:
     EnvironmentRow.insert(**columns, user="bob").execute()
     with pytest.raises(peewee.IntegrityError):
         EnvironmentRow.insert(**columns, user="alice").execute()
+
+
+def test_a_recorded_environment_that_is_damaged_is_a_refusal_that_names_it(site: Site) -> None:
+    database.connect(site)
+    row = EnvironmentRow.create(name="tiny", user="alice", image='{"file": "/x.tg')
+    with pytest.raises(DatabaseError, match=f"'tiny' version 1 of alice is damaged.*row {row.id} of"):
+        _ = EnvironmentRow.get_by_id(row.id).environment
 
 
 def test_what_breaks_at_run_time_is_a_refusal_with_advice(site: Site) -> None:
@@ -374,6 +383,87 @@ def test_messages_show_no_password(url: str, shown: str) -> None:
     assert database._without_password(url) == shown
 
 
+@pytest.mark.parametrize("url", ["sqlite:////dev/full", "postgresql://u@127.0.0.1:1/x"])
+def test_a_refusal_says_once_that_the_database_cannot_be_used(tmp_path: Path, url: str) -> None:
+    with pytest.raises(DatabaseError) as refusal:
+        database.connect(site_with(tmp_path, url))
+    assert str(refusal.value).count("The database") == 1
+
+
+@pytest.mark.parametrize(
+    ("driver", "url", "extra"),
+    [("psycopg", "postgresql://localhost/x", "postgresql"), ("pymysql", "mysql://localhost/x", "mysql")],
+)
+def test_a_missing_driver_is_told_with_the_command_that_installs_it(
+    tmp_path: Path, driver: str, url: str, extra: str
+) -> None:
+    site_with(tmp_path, url)
+    code = f"""\
+import sys
+from pathlib import Path
+sys.modules["{driver}"] = sys.modules["psycopg2"] = sys.modules["MySQLdb"] = None
+from kadeploy.config.folder import load_site
+from kadeploy.state import database
+try:
+    database.connect(load_site(Path(sys.argv[1])))
+except database.DatabaseError as refusal:
+    print(refusal)
+"""
+    assert f"pip install 'kadeploy[{extra}]'" in in_process(code, str(tmp_path)).stdout
+
+
+def damage(path: Path, table: str) -> None:
+    """Overwrite the first page of *table*."""
+    with sqlite3.connect(path) as connection:
+        [page] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        [size] = connection.execute("PRAGMA page_size").fetchone()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    with path.open("r+b") as stream:
+        stream.seek((page - 1) * size)
+        stream.write(b"\x77" * size)
+
+
+def test_a_damaged_page_is_a_refusal_for_rows_that_are_streamed_too(tmp_path: Path) -> None:
+    site = site_with(tmp_path, "")
+    database.connect(site)
+    database.disconnect()
+    damage(site.state / "kadeploy.db", "nodes")
+    with pytest.raises(DatabaseError, match=r"is damaged: .* backup, .* \.recover"):
+        list(nodes.states(site))
+
+
+@pytest.mark.parametrize("loss", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["deleted", "emptied"])
+def test_a_database_that_was_lost_is_not_made_anew_until_somebody_says_so(
+    tmp_path: Path, loss: Callable[[Path], None]
+) -> None:
+    site = site_with(tmp_path, "")
+    nodes.claim(site, ["gdx-1.site"], "D-1", "alice")
+    database.disconnect()
+    path = site.state / "kadeploy.db"
+    loss(path)
+    for _ in range(2):
+        with pytest.raises(DatabaseError, match="is gone or empty, and with it who holds which node") as refusal:
+            database.connect(site)
+    Path(str(refusal.value).split()[-1].rstrip(".")).unlink()
+    assert nodes.claim(site, ["gdx-1.site"], "D-2", "bob") == (["gdx-1.site"], {})
+    database.disconnect()
+
+
+def test_a_database_put_back_from_a_backup_is_used(tmp_path: Path) -> None:
+    site = site_with(tmp_path, "")
+    database.connect(site)
+    nodes.set_state(["gdx-1.site"], "deployed", None, "alice")
+    database.disconnect()
+    path = site.state / "kadeploy.db"
+    backup = path.rename(tmp_path / "backup")
+    with pytest.raises(DatabaseError):
+        database.connect(site)
+    shutil.copy(backup, path)
+    assert [row.state for row in nodes.states(site)] == ["deployed"]
+    database.disconnect()
+
+
 def test_the_database_is_closed_when_the_process_ends(tmp_path: Path) -> None:
     """SQLite then folds its journal files back, so that a backup is one file."""
     site_with(tmp_path, "")
@@ -383,4 +473,4 @@ def test_the_database_is_closed_when_the_process_ends(tmp_path: Path) -> None:
     )
     done = in_process(code + "database.connect(load_site(Path(sys.argv[1])))", str(tmp_path))
     assert done.returncode == 0
-    assert [path.name for path in (tmp_path / "state").iterdir()] == ["kadeploy.db"]
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {"kadeploy.db", ".kadeploy.db.made"}
