@@ -67,7 +67,8 @@ def boots(loader: cluster.Loader, environment: Environment | None) -> Boots:
 def why_not(loader: cluster.Loader, environment: Environment) -> str:
     """Why an environment could not be booted once GRUB is installed for it; empty when it can, or nobody knows."""
     filesystem, readable = environment.filesystem, way(loader).filesystems
-    if boots(loader, environment) != "disk" or filesystem not in FILESYSTEMS or filesystem in readable:
+    known = filesystem in FILESYSTEMS and bool(readable)  # a loader without any has no profile for a disk either
+    if boots(loader, environment) != "disk" or not known or filesystem in readable:
         return ""
     return (
         f"environment {environment.name} is on {filesystem}, and {loader.firmware.upper()} boots disks with "

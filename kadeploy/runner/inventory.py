@@ -13,6 +13,7 @@ from typing import Any
 from kadeploy.boot import loaders, parameters
 from kadeploy.config.cluster import Node, address
 from kadeploy.config.partition import Partition, partition_device
+from kadeploy.errors import ProfileRefusedError
 from kadeploy.runner.request import Assignment, LocalArchive, Request
 
 GROUP = "kadeploy_nodes"
@@ -41,7 +42,7 @@ def variables(request: Request) -> dict[str, Any]:
         "kadeploy_preinstalls": _archives(_preinstalls(request)),
         "kadeploy_admin_postinstalls": _archives(request.admin_postinstalls),
         "kadeploy_user_postinstalls": _archives(request.postinstalls),
-        "kadeploy_grub_menu": grub_menu(request),
+        "kadeploy_grub_menu": _grub_menu_or_none(request),
         "kadeploy_deployment_kernel": _under_http_root(request, request.cluster.loader.kernel),
         "kadeploy_deployment_initrd": _under_http_root(request, request.cluster.loader.initrd),
     }
@@ -129,6 +130,14 @@ def grub_menu(request: Assignment) -> str:
     params = f"{request.cluster.loader.user_params} {environment.kernel_params}".strip()
     with_root = parameters.with_root(params, f"root={request.deploy_part} ro")
     return parameters.grub_menu(environment.kernel, environment.initrd, with_root)
+
+
+def _grub_menu_or_none(request: Assignment) -> str:
+    """The same; empty where admission would have refused it: the step that needs it says so."""
+    try:
+        return grub_menu(request)
+    except ProfileRefusedError:
+        return ""
 
 
 def script_variables(request: Request) -> dict[str, str]:

@@ -1,5 +1,9 @@
 # BIOS: in the partition itself, reached by chain.c32. UEFI: GRUB comes over the network and reads this grub.cfg.
 set -eu
+[ -n "$KADEPLOY_GRUB_MENU" ] || {
+  echo "GRUB cannot hand on the kernel parameters of $KADEPLOY_ENV as they are: $KADEPLOY_ENV_KERNEL_PARAMS" >&2
+  exit 1
+}
 root=$KADEPLOY_ENV_EXTRACTION_DIR
 mkdir -p "$root/boot/grub"
 uuid=$(blkid -s UUID -o value "$KADEPLOY_DEPLOY_PART")
