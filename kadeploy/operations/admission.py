@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from kadeploy.boot import kernels, loaders, profile
 from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.config.cluster import Cluster, Implementation, StepTable
 from kadeploy.config.folder import Configuration
@@ -32,8 +33,8 @@ from kadeploy.operations.requests import (
     Wish,
 )
 from kadeploy.operations.work import States, Work, run_folder
-from kadeploy.runner import playbooks
-from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode
+from kadeploy.runner import inventory, playbooks
+from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode, profile_sources
 from kadeploy.state import environments, journal, rights
 from kadeploy.state.nodes import NO_ENVIRONMENT, State
 from kadeploy.workflow import Operation
@@ -60,6 +61,8 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         NodeListError: a node that the site does not have.
         RightsError: names the nodes and the partition on which the caller has no right.
         OptionError: options that do not fit the nodes' clusters, the environment or each other.
+        ProfileRefusedError: the boot loader cannot hand on the environment's kernel parameters.
+        ConfigError: the cluster's loader cannot boot such a system.
     """
     environment = _environment(configuration.site, request.user, request.environment)
     anonymous = isinstance(request.environment, Described)
@@ -71,6 +74,7 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
     plans: dict[str, StepTable] = {}
     for name, each in assignments.items():
         _fits(each)
+        _boots(each)
         chosen, changes = plan.deployment(each.cluster, environment, options.no_kexec, request.force_steps)
         for way in (way for ways in chosen.values() for way in ways):
             playbooks.require_implementation(way.name, configuration.folder)
@@ -137,6 +141,19 @@ def _fits(assignment: Assignment) -> None:
             f"{', '.join(map(str, numbers))}. "
             "Choose one of these, or keep the disk as it is with --disable-disk-partitioning."
         )
+
+
+def _boots(assignment: Assignment) -> None:
+    """Refuse an environment that the cluster's loader could not boot in the end."""
+    environment, loader, options = assignment.environment, assignment.cluster.loader, assignment.options
+    if environment is None:
+        return
+    if inventory.grub_menu(assignment) and (reason := loaders.why_not(loader, environment)):
+        raise OptionError(f"Cluster {assignment.cluster.name}: {reason}")
+    if not options.pxe_profile:
+        files = {what: f"{profile.FILES_FOLDER}/{what}" for what in kernels.wanted(environment, loader.method)}
+        sources = profile_sources(msgspec.structs.replace(assignment, boot_files=files))
+        profile.render(sources, "deployed", assignment.nodes[0])
 
 
 def _singular(options: Options, names: Sequence[str]) -> None:

@@ -11,7 +11,14 @@ import pytest
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Site, Vlan
 from kadeploy.environments.environment import Environment, Image
-from kadeploy.errors import EnvironmentRefusedError, NodeListError, OptionError, RightsError
+from kadeploy.errors import (
+    ConfigError,
+    EnvironmentRefusedError,
+    NodeListError,
+    OptionError,
+    ProfileRefusedError,
+    RightsError,
+)
 from kadeploy.operations import admission
 from kadeploy.operations.requests import Described, PowerRequest, RebootRequest, Recorded
 from kadeploy.operations.work import Work
@@ -236,3 +243,46 @@ def test_a_vlan_in_which_a_node_has_no_address_is_refused(
     site = msgspec.structs.replace(configuration.site, vlan=vlan)
     with pytest.raises(OptionError, match=r"gdx-1-vlan-7\.site cannot be resolved"):
         deployed(msgspec.structs.replace(configuration, site=site), options=Options(vlan="7"))
+
+
+# --- what could not be booted -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("filesystem", ["xfs", "btrfs"])
+def test_a_file_system_that_the_loader_cannot_boot_is_refused_at_the_request(
+    configuration: Configuration, filesystem: str
+) -> None:
+    environment = build.environment(filesystem=filesystem)
+    with pytest.raises(OptionError, match=rf"Cluster gdx: .* is on {filesystem}, and BIOS boots"):
+        deployed(configuration, environment, nodes=GDX)
+    assert deployed(configuration, environment, nodes=GDX, options=Options(disable_bootloader_install=True))
+
+
+def booting(configuration: Configuration, **loader: str) -> Configuration:
+    """The site with another loader in cluster gdx."""
+    gdx = configuration.clusters["gdx"]
+    changed = msgspec.structs.replace(gdx, loader=msgspec.structs.replace(gdx.loader, **loader))
+    return msgspec.structs.replace(configuration, clusters=configuration.clusters | {"gdx": changed})
+
+
+@pytest.mark.parametrize("loader", [{"firmware": "uefi", "profiles": "grub"}, {"method": "pure_pxe"}])
+def test_the_same_file_system_is_admitted_where_the_loader_can_boot_it(
+    configuration: Configuration, loader: dict[str, str]
+) -> None:
+    assert deployed(booting(configuration, **loader), build.environment(filesystem="xfs"), nodes=GDX)
+
+
+@pytest.mark.parametrize("method", ["chainload", "pure_pxe"])
+def test_kernel_parameters_that_grub_would_change_are_refused_at_the_request(
+    configuration: Configuration, method: str
+) -> None:
+    strict = booting(configuration, method=method, profiles="grub")
+    with pytest.raises(ProfileRefusedError, match="backslash"):
+        deployed(strict, build.environment(kernel_params="path=C:\\x"), nodes=GDX)
+
+
+def test_a_loader_that_cannot_boot_a_disk_is_refused_at_the_request(configuration: Configuration) -> None:
+    unable = booting(configuration, firmware="uefi", profiles="pxelinux")
+    with pytest.raises(ConfigError, match="PXELINUX cannot boot a disk"):
+        deployed(unable, build.environment(), nodes=GDX)
+    assert deployed(unable, build.environment(), nodes=GDX, options=Options(pxe_profile="DEFAULT mine\n"))
