@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy.caller import caller
-from kadeploy.environments import description
+from kadeploy.environments import description, rules
 from kadeploy.environments.description import parse, parse_all, write
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError
@@ -272,7 +272,7 @@ def test_a_mistake_in_yaml_is_refused_by_path(changed: tuple[str, str], said: st
 
 def test_the_destructive_flag_is_the_demolishing_counter() -> None:
     environment = parse(YAML.replace("destructive: false", "destructive: true"), source="e")
-    assert environment.demolishing_env == description.ALWAYS
+    assert environment.demolishing_env == rules.ALWAYS
     assert "destructive: true" in write([environment], "yaml")
 
 
