@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from typing import Literal, cast
 
 from kadeploy import files
 from kadeploy.caller import Account
@@ -21,37 +21,29 @@ Form = Literal["wiki", "yaml", "json"]
 MAX_BYTES = 1 << 20
 """Size of a description above which it is refused unread."""
 
-_CONTENT_TYPES = (
-    "text/plain",
-    "text/yaml",
-    "text/x-yaml",
-    "application/octet-stream",
-    "application/json",
-    "application/yaml",
-    "application/x-yaml",
-)
-"""What a web server may call a description; ``text/html`` would be an error page."""
+Warn = Callable[[str], object]
+"""Told, in one sentence, what of a description is left out."""
 
 
-def load(source: str, who: Account) -> list[Environment]:
+def load(source: str, who: Account, warn: Warn) -> list[Environment]:
     """Read the environments described in a file or at a URL, with the rights of *who*; ``-`` is standard input.
 
     Raises:
-        FileError: it cannot be read.
+        FileError: it cannot be read, or is a web page.
         EnvironmentRefusedError: it is malformed; the text names the line or the key.
     """
-    text = files.read_text(source, who, MAX_BYTES, content_types=_CONTENT_TYPES)
+    text = files.read_text(source, who, MAX_BYTES)
     local = source != "-" and not files.is_url(source)
-    return parse_all(text, source=str(files.local_path(source, who)) if local else source)
+    return parse_all(text, source=str(files.local_path(source, who)) if local else source, warn=warn)
 
 
-def parse(text: str, *, source: str) -> Environment:
+def parse(text: str, *, source: str, warn: Warn = lambda _: None) -> Environment:
     """The one environment that *text* describes; relative paths start at the folder of *source*.
 
     Raises:
         EnvironmentRefusedError: malformed, or several environments; the text names the line or the key.
     """
-    environments = parse_all(text, source=source)
+    environments = parse_all(text, source=source, warn=warn)
     if len(environments) != 1:
         raise EnvironmentRefusedError(
             f"{source}: {len(environments)} environments; expected one. Keep one in the file."
@@ -59,36 +51,42 @@ def parse(text: str, *, source: str) -> Environment:
     return environments[0]
 
 
-def parse_all(text: str, *, source: str) -> list[Environment]:
+def parse_all(text: str, *, source: str, warn: Warn = lambda _: None) -> list[Environment]:
     """The environments that *text* describes, at least one, in either form (see `parse`)."""
     content = text.removeprefix("\ufeff")
-    form = _form(content)
-    return lines.read(content, source) if form == "wiki" else document.read(content, form, source)
+    return lines.read(content, source) if _is_wiki(content) else document.read(content, source, warn)
 
 
 def write(environments: Iterable[Environment], form: Form) -> str:
-    """*environments* in one of the written forms, which `parse_all` reads back; owner and checksums are left out."""
-    return _WRITERS[form](list(environments))
+    """*environments* in one of the written forms, which `parse_all` reads back; owner and checksums are left out.
+
+    Raises:
+        EnvironmentRefusedError: the wiki's form cannot hold one of them (see `lines.lost`).
+    """
+    given = list(environments)
+    if form == "wiki" and (lost := lines.lost(given)):
+        raise EnvironmentRefusedError(f"Lines of `key : value` cannot hold {', '.join(lost)}: use YAML.")
+    return _WRITERS[form](given)
 
 
 # --- which form -------------------------------------------------------------------------------------------------
 
+_COMMENTS = re.compile(r"(\s*#.*\n)*\s*")
 _OWN_KEY = re.compile(
-    r"""^["']?(?P<yaml>image|os|boot|postinstalls|destructive|partition_type|multipart|options)["']?[ \t]*:"""
+    r"""^[ \t]*["']?(image|os|boot|postinstalls|destructive|partition_type|multipart|options|custom_variables)["']?"""
+    r"[ \t]*:"
     r"|^[ \t]*(?P<wiki>tarball|environment_kind|postinstall|fdisktype)[ \t]*:",
     re.MULTILINE,
 )
 """The first key that only one of the forms has."""
 
 
-def _form(text: str) -> Form:
-    start = text.lstrip()
-    if start.startswith(("{", "[")):
-        return "json"
-    if start.startswith("---"):
-        return "yaml"
+def _is_wiki(text: str) -> bool:
+    """Whether *text* is of the wiki's form, rather than YAML or JSON."""
+    if text.startswith(("{", "[", "---", "%YAML"), cast("re.Match[str]", _COMMENTS.match(text)).end()):
+        return False
     found = _OWN_KEY.search(text)
-    return "yaml" if found and found["yaml"] else "wiki"
+    return found is None or bool(found["wiki"])
 
 
 _WRITERS: Mapping[Form, Callable[[list[Environment]], str]] = {

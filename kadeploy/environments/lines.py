@@ -1,9 +1,12 @@
-"""The wiki page's form of a description: ``key : value`` lines, by the table `_LINES`."""
+"""The wiki page's form of a description: ``key : value`` lines, by the table `_LINES`.
+
+It cannot hold everything that the later form can (`lost`).
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kadeploy.environments.environment import Archive, Environment, Struct
@@ -77,8 +80,8 @@ def _environment(lines: Mapping[str, _Line], source: str) -> Environment:
 
 
 def _number(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise ValueError(f"expected a number of at most nine digits, found {short(text)}")
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(f"expected a number of at most eighteen digits, found {short(text)}")
     return int(text)
 
 
@@ -111,6 +114,8 @@ def _word(*choices: str) -> Callable[[str], str]:
 
 _LINES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "name": ("name", str),
+    "alias": ("alias", str),
+    "arch": ("arch", str),
     "version": ("version", _number),
     "description": ("description", str),
     "author": ("author", str),
@@ -130,6 +135,26 @@ _LINES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "part": ("part", str),
 }
 """Key of the wiki form, in the order in which it is printed → field of `Environment`, and how its value is read."""
+
+
+_UNKNOWN: Mapping[str, Callable[[Environment], object]] = {
+    "custom_variables": lambda each: each.custom_variables,
+    "options.kexec": lambda each: not each.kexec,
+    "options.partitions": lambda each: each.partitions,
+    "multipart": lambda each: each.multipart,
+    "boot.block_device": lambda each: each.block_device,
+    "boot.partition": lambda each: each.boot_partition is not None,
+    "a | in the name of the image": lambda each: "|" in each.image.file,
+    "a | in a pre-install": lambda each: each.preinstall and "|" in each.preinstall.file + each.preinstall.script,
+    "a comma or | in a post-install": lambda each: any(set(",|") & set(a.file + a.script) for a in each.postinstalls),
+}
+"""What these lines have no way to say, and whether an environment has it."""
+
+
+def lost(environments: Iterable[Environment]) -> list[str]:
+    """What of *environments* `write` would leave out or make illegible, in the words of the later form."""
+    known = list(environments)
+    return [what for what, has in _UNKNOWN.items() if any(has(each) for each in known)]
 
 
 def write(environments: list[Environment]) -> str:

@@ -51,13 +51,27 @@ class Named(Protocol):
     @property
     def user(self) -> str: ...  # noqa: D102
 
+    @property
+    def arch(self) -> str: ...  # noqa: D102
+
 
 class Recorded(NamedTuple):
-    """Name, version and owner of the environment on a node."""
+    """Name, version, owner and architecture of the environment on a node."""
 
     name: str = ""
     version: int | None = None
     user: str = ""
+    arch: str = ""
+
+    @classmethod
+    def of(cls, environment: Named) -> Recorded:
+        """What is recorded of *environment*."""
+        return cls(environment.name, environment.version, environment.user, environment.arch)
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """As columns of a node's row."""
+        return {f"env_{name}": value for name, value in zip(("name", "version", "owner", "arch"), self, strict=True)}
 
 
 NO_ENVIRONMENT = Recorded()
@@ -74,6 +88,7 @@ class NodeRow(NamedTuple):
     env_version: int | None
     env_owner: str
     date: int
+    env_arch: str = ""
 
 
 # --- claims -----------------------------------------------------------------------------------------------------
@@ -161,7 +176,7 @@ def _abort(wid: str, who: Controller) -> list[str] | None:
     nodes = [node for (node,) in fetch(query)]
     finished = _finished(wid)
     for part in chunked(nodes, _NAMES):
-        NodeState.update(state="aborted", env_name="", env_version=None, env_owner="").where(
+        NodeState.update(state="aborted", **NO_ENVIRONMENT.columns).where(
             NodeState.hostname.in_(part), NodeState.state.in_(IN_FLIGHT)
         ).execute()
     closed = journal.abort(wid, f"aborted: its controller (process {who.pid} on {who.host}) is gone", finished)
@@ -188,7 +203,7 @@ def set_state(
     """
     columns: dict[str, object] = {"state": state, "user": user, "date": int(time.time() if date is None else date)}
     if environment is not None:
-        columns |= {"env_name": environment.name, "env_version": environment.version, "env_owner": environment.user}
+        columns |= Recorded.of(environment).columns
     with transaction():
         upsert(
             NodeState,
