@@ -180,6 +180,7 @@ def script_variables(request: Request) -> dict[str, str]:
             "FS_TYPE": environment.filesystem,
             "MKFS_OPTIONS": site.mkfs_options.get(environment.filesystem, ""),
         }
+        values = environment.custom_variables | values
     return {f"KADEPLOY_{name}": str(value) for name, value in values.items()}
 
 

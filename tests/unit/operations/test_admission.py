@@ -24,7 +24,9 @@ from kadeploy.operations.requests import Described, PowerRequest, RebootRequest,
 from kadeploy.operations.work import Work
 from kadeploy.runner.request import Options
 from kadeploy.state import rights
+from kadeploy.state.database import connect
 from kadeploy.state.nodes import NO_ENVIRONMENT
+from kadeploy.state.tables import EnvironmentRow, environment_columns
 from tests.unit import build
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -43,6 +45,46 @@ def deployed(configuration: Configuration, described: Environment | None = None,
 def targets(work: Work) -> dict[str, str]:
     """The device file that is written, by cluster."""
     return {cluster: assignment.deploy_part for cluster, assignment in work.assignments.items()}
+
+
+# --- what is deployed --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"image": Image(file="/i.fsa", kind="fsa3")}, "an image of fsarchiver"),
+        ({"multipart": True, "image": DD}, "an image on several partitions"),
+    ],
+)
+def test_what_can_only_be_recorded_yet_is_refused(
+    configuration: Configuration, changes: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(
+        EnvironmentRefusedError, match=f"tiny: {what} .* cannot be deployed yet: make a tar or dd image"
+    ):
+        deployed(configuration, build.environment(**changes))
+
+
+def of_architecture(configuration: Configuration, arch: str) -> Configuration:
+    """The same, its cluster gdx of an architecture."""
+    gdx = msgspec.structs.replace(configuration.clusters["gdx"], arch=arch)
+    return msgspec.structs.replace(configuration, clusters={**configuration.clusters, "gdx": gdx})
+
+
+def test_nodes_get_the_environment_for_their_architecture(configuration: Configuration, site: Site) -> None:
+    connect(site)
+    for version, arch in ((1, "x86_64"), (2, "aarch64")):
+        columns = environment_columns(build.environment(name="two", version=version, arch=arch, user="root"))
+        EnvironmentRow.insert(**columns).execute()
+    for arch in ("x86_64", "aarch64"):
+        work = deployed(of_architecture(configuration, arch), nodes=GDX, environment=Recorded(name="two"))
+        assert work.environment is not None
+        assert work.environment.arch == arch
+    named = Recorded(name="two@root:2%aarch64")
+    assert deployed(configuration, nodes=GDX, environment=named).environment == work.environment
+    with pytest.raises(OptionError, match=r"two is for aarch64, and cluster gdx is x86_64: choose .*clusters/gdx.yml"):
+        deployed(of_architecture(configuration, "x86_64"), nodes=GDX, environment=named)
 
 
 # --- where it goes ----------------------------------------------------------------------------------------------
