@@ -16,6 +16,7 @@ from kadeploy.cli import completion, plot, shell
 from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
+from kadeploy.printable import printable
 from kadeploy.state import history
 from kadeploy.state.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
 
@@ -188,7 +189,7 @@ def _list(site: Site, question: Question) -> int:
 def _lines(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
     """One line per row, whatever the values hold."""
     for row in rows:
-        yield ",".join(map(str, row)).replace("\n", "\\n").replace("\r", "\\r")
+        yield printable(",".join(map(str, row)).replace("\n", "\\n").replace("\r", "\\r"))
 
 
 def _truth(name: str, value: Any) -> Any:
