@@ -17,6 +17,7 @@ from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import expand
+from kadeploy.printable import printable
 from kadeploy.state import history
 from kadeploy.state.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
 
@@ -208,7 +209,7 @@ def _list(site: Site, question: Question) -> int:
 def _lines(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
     """One line per row, whatever the values hold."""
     for row in rows:
-        yield ",".join(map(str, row)).replace("\n", "\\n").replace("\r", "\\r")
+        yield printable(",".join(map(str, row)).replace("\n", "\\n").replace("\r", "\\r"))
 
 
 def _truth(name: str, value: Any) -> Any:

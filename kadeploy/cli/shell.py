@@ -27,6 +27,7 @@ from kadeploy.cli import completion
 from kadeploy.config.folder import load_site
 from kadeploy.errors import FileError, KadeployError, NodeListError, OptionError, UserInterruptError
 from kadeploy.nodeset import expand, natural_key, parse_lines
+from kadeploy.printable import printable
 
 _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 BROKEN_PIPE = 141
@@ -408,7 +409,7 @@ def emit(data: Any, form: Form) -> None:
 def document(data: Any, form: Form) -> str:
     """*data* (dictionaries, lists, strings, numbers) as one JSON document, else as a YAML one."""
     if form == "json":
-        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+        return printable(json.dumps(data, indent=2, ensure_ascii=False)) + "\n"
     import yaml  # noqa: PLC0415 - not for every output
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
