@@ -219,10 +219,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200, ("Content-Type", "application/x-gzip"), ("Content-Length", str(len(CONTENT))))
         self.wfile.write(CONTENT)
 
-    def answer_text(self, kind: str) -> None:
-        self.answer(200, ("Content-Type", f"text/{kind}; charset=utf-8"))
-        self.wfile.write(b"name : x\n")
-
     def answer_endless(self, _: str) -> None:
         self.answer(200, ("Content-Type", "text/plain"))
         try:
