@@ -33,7 +33,7 @@ from kadeploy.events import (
 )
 from kadeploy.nodeset import fold
 from kadeploy.operations import admission, hooks, production, staging
-from kadeploy.operations.recorder import Recorder
+from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.work import Work, run_folder
 from kadeploy.remote import broker, namespace
@@ -67,10 +67,13 @@ def launch(work: Work, account: Account, listener: Listener, stop: threading.Eve
         with _folder(work.folder):
             work = replace(work, assignments=staging.stage(work.assignments, work.folder, account, work.uploads))
         with closing(EventFile(work.folder / events.FILE_NAME)) as file:
-            return _claim_and_run(work, _to_all(file, listener), stop)
+            run = _look if work.only_looks else _claim_and_run
+            return run(work, _to_all(file, listener), stop)
 
 
 def _free_nodes_of_the_dead(work: Work, tell: Listener) -> None:
+    if work.only_looks:
+        return
     for wid, names in nodes.reap(work.site).items():
         end_processes(run_folder(work.site, wid))
         tell(Note(text=f"workflow {wid} was left by a controller that died; its nodes are free again: {fold(names)}"))
@@ -87,6 +90,16 @@ def _folder(path: Path) -> Iterator[None]:
         raise
 
 
+def _look(work: Work, tell: Listener, stop: threading.Event) -> Report:
+    """Ask nodes something: whoever holds them goes on, and nothing of it is recorded or kept."""
+    try:
+        report = _run(work, {}, Results(work), tell, stop)
+        tell(Ended(operation=work.operation, groups=work.groups, report=report))
+        return report
+    finally:
+        shutil.rmtree(work.folder, ignore_errors=True)
+
+
 def _claim_and_run(work: Work, tell: Listener, stop: threading.Event) -> Report:
     claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force)
     try:
@@ -100,21 +113,26 @@ def _claim_and_run(work: Work, tell: Listener, stop: threading.Event) -> Report:
 
 
 def _record_and_run(work: Work, left_out: Mapping[str, str], listener: Listener, stop: threading.Event) -> Report:
-    recorder = Recorder(work)
-    tell = _to_all(recorder, listener)
-    tell(_began(work))
-    try:
-        _run_clusters(work, tell, recorder.keep_alive, stop)
-    finally:
-        if lost := recorder.lost():
-            tell(Finished(finals=lost))
-        recorder.close()
-    report = recorder.report(left_out)
+    report = _run(work, left_out, Recorder(work), listener, stop)
     if work.production is not None:
         production.count_failures(work.site, work.production, report)
     if said := hooks.run(work.hook, work.wid, work.site.end_hook_timeout):
-        tell(Note(text=said))
+        listener(Note(text=said))
     return report
+
+
+def _run(
+    work: Work, left_out: Mapping[str, str], results: Results, listener: Listener, stop: threading.Event
+) -> Report:
+    tell = _to_all(results, listener)
+    tell(_began(work))
+    try:
+        _run_clusters(work, tell, results.keep_alive, stop)
+    finally:
+        if lost := results.lost():
+            tell(Finished(finals=lost))
+        results.close()
+    return results.report(left_out)
 
 
 def _began(work: Work) -> Began:

@@ -14,7 +14,7 @@ from kadeploy.caller import caller
 from kadeploy.config.site import Site
 from kadeploy.state import nodes, rights
 from kadeploy.state.database import connect
-from kadeploy.state.tables import Claim, Workflow
+from kadeploy.state.tables import Claim, Log, Workflow
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -136,6 +136,24 @@ def test_asking_for_the_status_leaves_the_recorded_state_alone(ready: Site, powe
     nodes.set_state(["gdx-1.site"], "deployed", None, "alice")
     assert power("--status", "-m", "gdx-1.site").returncode == 0
     assert [(row.hostname, row.state) for row in nodes.states(ready)] == [("gdx-1.site", "deployed")]
+
+
+def test_a_status_takes_no_node_from_others_and_is_answered_while_they_hold_it(
+    ready: Site, power: Run, tmp_path: Path
+) -> None:
+    claimed, _ = nodes.claim(ready, ["gdx-1.site"], "D-1", "alice")
+    before = [row.wid for row in Claim.select()]
+    done = power("--status", "-m", "gdx-1.site", "-o", str(tmp_path / "up"))
+    assert claimed == ["gdx-1.site"]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "up").read_text(encoding="utf-8") == "gdx-1.site\n"
+    assert [row.wid for row in Claim.select()] == before == ["D-1"]
+
+
+def test_a_status_leaves_neither_a_workflow_nor_a_line_of_statistics_nor_a_folder(ready: Site, power: Run) -> None:
+    assert power("--status", *NODES).returncode == 3
+    assert (Workflow.select().count(), Log.select().count(), Claim.select().count()) == (0, 0, 0)
+    assert list((ready.state / "runs").iterdir()) == []
 
 
 # --- on and off -------------------------------------------------------------------------------------------------------
