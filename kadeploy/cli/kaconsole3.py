@@ -50,6 +50,7 @@ def kaconsole3(
     node = _one(machine)
     configuration = load_configuration()
     site, who = configuration.site, caller()
+    (node,) = configuration.full_names([node])
     (name,) = configuration.cluster_nodes([node])
     cluster = configuration.clusters[name]
     part = partition_device(cluster.disk.device, cluster.disk.number("deploy"))

@@ -139,8 +139,8 @@ def kadeploy3(
 ) -> int:
     """Deploy an environment on nodes."""
     who = caller()
-    names = operation.nodes(machines, node_files)
     configuration = load_configuration()
+    names = operation.nodes(machines, node_files, configuration.site)
     if not wait and (script or ok_file or ko_file or known_hosts):
         raise OptionError("--no-wait: -o, -n, -s and --known-hosts need the end of the deployment. Leave them out.")
     if script:

@@ -60,7 +60,7 @@ def kanodes3(
         raise OptionError("Choose one of -d (state of the nodes) and -y (workflows).")
     if wid is not None and not dump:
         raise OptionError("-w goes with -y: kanodes3 -y -w WID.")
-    names = _known(shell.node_names(machines, files))
+    names = _known(shell.node_names(machines, files, load_site().limits.nodes))
     show = _show_states if state else _show_workflows(wid)
     if watch:
         return _watch(lambda: show(names, form))
@@ -69,10 +69,13 @@ def kanodes3(
 
 
 def _known(names: list[str]) -> list[str] | None:
-    """*names* if the site has them all; None when no node was named."""
-    if names:
-        load_configuration().cluster_nodes(names)
-    return names or None
+    """The whole names of nodes that the site has; None when none was named."""
+    if not names:
+        return None
+    configuration = load_configuration()
+    whole = configuration.full_names(names)
+    configuration.cluster_nodes(whole)
+    return whole
 
 
 def _show_states(names: Sequence[str] | None, form: shell.Form) -> None:

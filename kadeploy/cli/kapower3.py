@@ -61,14 +61,14 @@ def kapower3(
     """Switch nodes on or off, or ask whether they are on."""
     who = caller()
     chosen = _operation({"on": on, "off": off, "status": status})
-    names = operation.nodes(machines, node_files)
+    configuration = load_configuration()
+    names = operation.nodes(machines, node_files, configuration.site)
     if chosen == "status" and level is not None:
         raise OptionError("-l goes with --on and --off: there is one way to ask for the status.")
     if chosen == "status" and not wait:
         raise OptionError("--no-wait goes with --on and --off: a status is what one waits for.")
     if not wait and (ok_file or ko_file):
         raise OptionError("--no-wait: -o and -n need the end of the operation. Leave them out.")
-    configuration = load_configuration()
     request = PowerRequest(
         user=who.name, nodes=names, operation=chosen, level=level or "soft", wait=wait, debug=debug, hook=hook
     )

@@ -108,7 +108,8 @@ def kareboot3(
 ) -> int:
     """Reboot nodes."""
     who = caller()
-    names = operation.nodes(machines, node_files)
+    configuration = load_configuration()
+    names = operation.nodes(machines, node_files, configuration.site)
     if kind is None:
         raise OptionError("No kind of reboot: choose one with -r: simple_reboot, set_pxe, deploy_env, env_recorded.")
     chosen = ALIASES.get(kind, cast("RebootKind", kind))
@@ -117,7 +118,6 @@ def kareboot3(
         raise OptionError("-u and --env-version go with -e, the name of a recorded environment.")
     if not wait and (ok_file or ko_file):
         raise OptionError("--no-wait: -o and -n need the end of the reboot. Leave them out.")
-    configuration = load_configuration()
     request = RebootRequest(
         user=who.name,
         nodes=names,

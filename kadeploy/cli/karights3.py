@@ -93,7 +93,7 @@ def _user(name: str) -> str:
 def _nodes(machines: Sequence[str] | None, files: Sequence[str] | None) -> list[str]:
     """Names, ``*`` among them when it was given."""
     ranges = [machine for machine in machines or () if machine.strip() != rights.ANY]
-    names = shell.node_names(ranges, files)
+    names = load_configuration().full_names(shell.node_names(ranges, files, load_site().limits.nodes))
     return [rights.ANY, *names] if len(ranges) < len(machines or ()) else names
 
 

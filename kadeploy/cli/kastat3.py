@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from kadeploy.cli import completion, plot, shell
-from kadeploy.config.folder import load_site
+from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
 from kadeploy.state import history
@@ -143,7 +143,7 @@ def kastat3(
         raise OptionError("--format goes with -a, -b, -c and -d; the name of the --plot file tells png or svg.")
     selection = Selection(
         None if operation == "all" else operation,
-        shell.node_names(machines, None) or None,
+        _nodes(machines),
         None if date_min is None else shell.moment("-x", date_min),
         None if date_max is None else shell.moment("-y", date_max, day_ends=True),
     )
@@ -157,6 +157,14 @@ def kastat3(
         form=form,
     )
     return _OPERATIONS[chosen](load_site(), question)
+
+
+def _nodes(machines: Sequence[str] | None) -> list[str] | None:
+    """The whole names of what is named; a node that the site has no more may still be in the log."""
+    if not machines:
+        return None
+    configuration = load_configuration()
+    return configuration.full_names(shell.node_names(machines, None, configuration.site.limits.nodes))
 
 
 def _only(given: dict[str, bool]) -> str:

@@ -20,6 +20,7 @@ from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Account, as_user, caller
 from kadeploy.cli import shell
 from kadeploy.cli.display import Display
+from kadeploy.config.site import Site
 from kadeploy.errors import FileError, NodeListError, UserInterruptError
 from kadeploy.events import Report
 from kadeploy.operations import background, dry_run, hostkeys
@@ -119,13 +120,19 @@ class Outputs:
                 shell.write_names(path, names)
 
 
-def nodes(machines: Sequence[str] | None, lists: Sequence[str] | None) -> tuple[str, ...]:
-    """The nodes of ``-m`` and ``-f``; at least one.
+OAR_NODES = ("OAR_NODE_FILE", "OAR_NODEFILE")
+"""Variables in which the batch scheduler OAR names the file of a job's nodes."""
+
+
+def nodes(machines: Sequence[str] | None, lists: Sequence[str] | None, site: Site) -> tuple[str, ...]:
+    """The nodes of ``-m`` and ``-f``, or where neither is given those of the caller's OAR job; at least one.
 
     Raises:
-        NodeListError: none was given.
+        NodeListError: none was given, or too many.
     """
-    names = shell.node_names(machines, lists)
+    if not machines and not lists:
+        lists = [path for path in map(os.environ.get, OAR_NODES) if path][:1]
+    names = shell.node_names(machines, lists, site.limits.nodes)
     if not names:
         raise NodeListError("No node: name them with -m NODE, or give a file of names with -f FILE.")
     return tuple(names)

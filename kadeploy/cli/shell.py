@@ -8,10 +8,11 @@ A tool is a :class:`Tool` with one command that returns its exit status, and::
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -20,12 +21,13 @@ from typing import IO, Annotated, Any, Literal, TypeVar
 import typer
 import typer.core
 
-from kadeploy import __version__
+from kadeploy import __version__, files
 from kadeploy.caller import as_user, caller
 from kadeploy.cli import completion
 from kadeploy.config.folder import load_site
 from kadeploy.errors import FileError, KadeployError, NodeListError, OptionError, UserInterruptError
-from kadeploy.nodeset import expand, natural_key, parse_lines
+from kadeploy.files import MEGA
+from kadeploy.nodeset import MOST, expand, natural_key, parse_lines, require_few
 
 BROKEN_PIPE = 141
 """Exit status of a program that writes to a pipe nobody reads any more (128 + SIGPIPE)."""
@@ -321,30 +323,30 @@ def moment(option: str, text: str, day_ends: bool = False) -> int:
 # --- files of the caller ----------------------------------------------------------------------------------------
 
 
-def node_names(machines: Sequence[str] | None, files: Sequence[str] | None) -> list[str]:
+NODE_FILE_BYTES = 8 * MEGA
+"""Largest file of nodes that is read."""
+
+
+def node_names(machines: Sequence[str] | None, lists: Sequence[str] | None, most: int = MOST) -> list[str]:
     """Names given with ``-m`` and ``-f``, in that order, each once; empty when neither was given.
 
     Raises:
-        NodeListError: malformed range, or files that name no node.
-        FileError: a file that the caller cannot read.
+        NodeListError: malformed range, files that name no node, or more than *most* names.
+        FileError: a file that the caller cannot read, that is no plain file, or too big.
     """
-    names = dict.fromkeys(name for pattern in machines or () for name in expand(pattern))
-    for path in files or ():
-        found = parse_lines(_read(path))
-        if not found:
-            raise NodeListError(f"{path}: no node in this file (one node or range per line).")
+    names: dict[str, None] = {}
+    for found in itertools.chain((expand(pattern, most) for pattern in machines or ()), _listed(lists or (), most)):
         names.update(dict.fromkeys(found))
+        require_few(len(names), most, "All of -m and -f")
     return list(names)
 
 
-def _read(path: str) -> str:
-    if path == "-":
-        return sys.stdin.read()
-    try:
-        with as_user(caller()):
-            return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: {_why(error)}. Give -f a file that you can read.") from error
+def _listed(lists: Iterable[str], most: int) -> Iterator[list[str]]:
+    for path in lists:
+        found = parse_lines(files.read_text(path, caller(), NODE_FILE_BYTES), most)
+        if not found:
+            raise NodeListError(f"{path}: no node in this file (one node or range per line).")
+        yield found
 
 
 def create_name_files(ok: str | None, ko: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kadeploy.config.file import Struct
+from kadeploy.nodeset import MOST
 
 
 class Ssh(Struct, frozen=True, kw_only=True):
@@ -45,10 +46,14 @@ class Windows(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Size limits of user files, in MB."""
+    """What users may ask for at most."""
 
     preinstall: int = 20
+    """Size of a pre-install, in MB."""
     postinstall: int = 20
+    """Size of a post-install, in MB."""
+    nodes: Annotated[int, msgspec.Meta(ge=1)] = MOST
+    """Nodes of one request."""
 
 
 class Vlan(Struct, frozen=True, kw_only=True):

@@ -53,7 +53,7 @@ def load(source: str, who: Account) -> list[Environment]:
         EnvironmentRefusedError: it is malformed; the text names the line or the key.
     """
     text = files.read_text(source, who, MAX_BYTES, content_types=_CONTENT_TYPES)
-    local = source != "-" and not files.is_url(source)
+    local = not files.is_stream(source) and not files.is_url(source)
     return parse_all(text, source=str(files.local_path(source, who)) if local else source)
 
 

@@ -6,8 +6,10 @@ answers with `Work`: who does what to which nodes. A refusal is an exception who
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -61,9 +63,11 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         RightsError: names the nodes and the partition on which the caller has no right.
         OptionError: options that do not fit the nodes' clusters, the environment or each other.
     """
+    request = _with_full_names(request, configuration)
     environment = _environment(configuration.site, request.user, request.environment)
     anonymous = isinstance(request.environment, Described)
     _readable(request.uploads, request.options)
+    _names_a_disk(request.options)
     options = _on_default_partition(_on_whole_device(request.options), environment)
     parts = _Parts(configuration, request.user, request.nodes, options)
     assignments = parts.assignments("deploy", environment=environment)
@@ -105,6 +109,15 @@ def _readable(uploads: Sequence[str], options: Options) -> None:
         raise OptionError("-x goes with -w: without a PXE profile of yours nobody reads these files.")
 
 
+_DISK = re.compile(r"/dev(/[A-Za-z0-9_:@+-][A-Za-z0-9._:@+-]*)+")
+
+
+def _names_a_disk(options: Options) -> None:
+    """Refuse a block device that is no device file: commands on nodes get it as a word."""
+    if options.block_device and not _DISK.fullmatch(options.block_device):
+        raise OptionError(f"-b {options.block_device!r}: not a disk. Expected a device such as /dev/sda.")
+
+
 def _on_whole_device(options: Options) -> Options:
     """*options* for the whole disk, when it is named without a partition but with what to boot from it."""
     whole = bool(options.block_device) and options.partition is None and options.boot_partition is not None
@@ -130,12 +143,25 @@ def _fits(assignment: Assignment) -> None:
         )
     if assignment.partition is None and environment is not None and not environment.image.is_dd:
         raise OptionError("Without a partition the whole disk is written, which takes a dd image: add -p NUMBER.")
+    _is_for_systems(assignment)
     numbers = [part.number for part in cluster.disk.partitions]
     if assignment.partition and assignment.partition not in numbers and not options.disable_disk_partitioning:
         raise OptionError(
             f"-p {assignment.partition}: the disks of cluster {cluster.name} are cut into "
             f"{', '.join(map(str, numbers))}. "
             "Choose one of these, or keep the disk as it is with --disable-disk-partitioning."
+        )
+
+
+def _is_for_systems(assignment: Assignment) -> None:
+    """Refuse a partition that the site needs for something else than a system."""
+    kinds = {part.number: part.role for part in assignment.cluster.disk.partitions}
+    role = kinds.get(assignment.partition or 0)
+    if role in ("swap", "efi"):
+        others = [str(number) for number, other in kinds.items() if other not in ("swap", "efi")]
+        raise OptionError(
+            f"-p {assignment.partition}: that is the {role} partition of cluster {assignment.cluster.name}, not one "
+            f"for a system. Choose {', '.join(others)}."
         )
 
 
@@ -172,6 +198,8 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
         DestructiveEnvironmentError: with *check_production*, a node runs an environment that may have destroyed it.
     """
     _suits(request)
+    _names_a_disk(request.options)
+    request = _with_full_names(request, configuration)
     _readable(request.uploads, request.options)
     _singular(request.options, request.nodes)
     site = configuration.site
@@ -227,6 +255,7 @@ def _reboot_states(kind: RebootKind, environment: Environment | None, assignment
 
 def power(request: PowerRequest, configuration: Configuration) -> Work:
     """Admit a power operation; raises as `deploy` does."""
+    request = _with_full_names(request, configuration)
     options = Options(debug=request.debug)
     parts = _Parts(configuration, request.user, request.nodes, options)
     boot = NextBoot(level=request.level, wait=request.wait)
@@ -248,6 +277,23 @@ def _single(macro_step: str, implementation: str) -> StepTable:
 
 
 # --- what all requests have in common -------------------------------------------------------------------------------
+
+
+_Asked = TypeVar("_Asked", DeployRequest, RebootRequest, PowerRequest)
+
+
+def _with_full_names(request: _Asked, configuration: Configuration) -> _Asked:
+    """*request* with the whole name of each node of which the beginning was given."""
+    request = msgspec.structs.replace(request, nodes=tuple(configuration.full_names(request.nodes)))
+    if isinstance(request, PowerRequest):
+        return request
+    words = request.options.singularities
+    whole = {full: word for name, word in words.items() for full in configuration.full_names([name])}
+    return msgspec.structs.replace(request, options=msgspec.structs.replace(request.options, singularities=whole))
+
+
+VLAN_NAME = re.compile(r"[A-Za-z0-9]{1,63}")
+"""What becomes part of host names that are looked up, and a word of the site's command."""
 
 
 class _Parts:
@@ -318,6 +364,8 @@ class _Parts:
             return ""
         if vlan is None:
             raise OptionError("--vlan: this site has no VLANs (site.yml, vlan).")
+        if not VLAN_NAME.fullmatch(self.options.vlan):
+            raise OptionError(f"--vlan {self.options.vlan!r}: a VLAN is named with letters and digits alone.")
         short, dot, domain = name.partition(".")
         full = f"{short}{vlan.hostname_suffix.replace('VLAN_ID', self.options.vlan)}{dot}{domain}"
         try:

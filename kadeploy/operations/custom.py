@@ -43,7 +43,7 @@ def load(path: str, who: Account, config_dir: Path) -> tuple[CustomOperation, ..
         FileError: the file cannot be read.
         OptionError: an operation is malformed, or goes to a step that does not exist; names file and line.
     """
-    source = "-" if path == "-" else str(files.local_path(path, who))
+    source = path if files.is_stream(path) else str(files.local_path(path, who))
     return parse(files.read_text(path, who), source=source, who=who, config_dir=config_dir)
 
 
@@ -94,7 +94,7 @@ class _Checks:
             path = files.local_path(name)
             if path.parts[:1] == ("~",):
                 path = files.local_path(name, self.who)
-            absolute = (Path.cwd() if self.source == "-" else Path(self.source).parent) / path
+            absolute = (Path.cwd() if files.is_stream(self.source) else Path(self.source).parent) / path
             files.open_as_user(absolute, self.who).close()
         except FileError as error:
             raise self.refusal(line, str(error)) from error

@@ -63,6 +63,53 @@ def touched(site: Site) -> bool:
     return bool(list(nodes.states(site)) or Claim.select().count() or Workflow.select().count())
 
 
+# --- nodes ----------------------------------------------------------------------------------------------------------
+
+
+def plain(tool: Run, tmp_path: Path, *words: str, **more: str) -> str:
+    """What ``kadeploy3 --dry-run`` of the environment file says."""
+    done = tool("kadeploy3", "-a", str(tmp_path / "env.dsc"), "--dry-run", *words, **more)
+    return done.stdout + done.stderr
+
+
+def test_the_beginning_of_a_nodes_name_will_do_while_no_other_begins_so(ready: Site, tool: Run, tmp_path: Path) -> None:
+    (tmp_path / "profile").write_text("APPEND id=NODE_SINGULARITY\n", encoding="utf-8")
+    (tmp_path / "words").write_text("gdx-3,three\ngdx-4.site,four\n", encoding="utf-8")
+    words = ("-w", str(tmp_path / "profile"), "--set-pxe-pattern", str(tmp_path / "words"))
+    told = plain(tool, tmp_path, "-m", "gdx-[3-4]", *words)
+    assert "cluster gdx: gdx-3.site, gdx-4.site\n" in told
+    assert "id=three" in told
+    assert "id=four" in told
+    cluster = Path(ready.state.parent / "clusters" / "nvm.yml")
+    cluster.write_text(cluster.read_text().replace("nvm-[1-4].site", "gdx-[1-4].other"), encoding="utf-8")
+    assert "gdx-3 is the beginning of several nodes: gdx-3.other,gdx-3.site." in plain(tool, tmp_path, "-m", "gdx-3")
+    assert "Unknown node: gdx-33." in plain(tool, tmp_path, "-m", "gdx-33")
+
+
+def test_the_nodes_of_the_callers_oar_job_are_taken_when_none_is_named(ready: Site, tool: Run, tmp_path: Path) -> None:
+    """OAR writes a node as often as it has cores."""
+    (tmp_path / "job").write_text("gdx-7.site\n" * 4 + "gdx-8.site\n" * 4, encoding="utf-8")
+    job = {"OAR_NODE_FILE": str(tmp_path / "job")}
+    assert "cluster gdx: gdx-7.site, gdx-8.site\n" in plain(tool, tmp_path, **job)
+    assert "cluster gdx: gdx-1.site\n" in plain(tool, tmp_path, "-m", "gdx-1.site", **job)
+
+
+def test_a_site_says_how_many_nodes_one_request_may_name(ready: Site, site_folder: Path, tool: Run) -> None:
+    with (site_folder / "site.yml").open("a", encoding="utf-8") as file:
+        file.write("limits: {nodes: 10}\n")
+    for name, *words in (
+        ("kadeploy3", "-e", "tiny"),
+        ("kareboot3", "-r", "simple_reboot"),
+        ("kapower3", "--on"),
+        ("kanodes3", "-d"),
+        ("kastat3", "-d"),
+        ("karights3", "-a", "-p", "*", "-u", "root"),
+    ):
+        done = tool(name, *words, "-m", "gdx-[1-8].site", "-m", "gdx-[6-11].site")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "11 nodes, and at most 10 are taken at a time (limits.nodes in site.yml)" in done.stderr
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 NODE = ("-m", "gdx-1.site")

@@ -224,6 +224,26 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         shell.node_names(None, [str(tmp_path / "binary")])
 
 
+def test_a_list_of_nodes_that_has_no_end_is_refused(tmp_path: Path) -> None:
+    """A FIFO that nobody writes, a device, and more than a site's nodes would ever take."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "long").write_bytes(b"n-1\n" * (shell.NODE_FILE_BYTES // 4 + 1))
+    for path, said in (("fifo", "not a regular file"), ("long", "too big"), ("/dev/zero", "not a regular file")):
+        with pytest.raises(FileError, match=said):
+            shell.node_names(None, [str(tmp_path / path)])
+
+
+def test_a_list_may_be_what_the_shell_has_opened(tool: Any, site: Site) -> None:
+    database.connect(site)
+    lines = ["kanodes3 -d -f <(echo gdx-99.site)", "echo gdx-99.site | kanodes3 -d -f /dev/stdin"]
+    for line in lines:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", line], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert "Unknown node: gdx-99.site" in done.stderr
+
+
 def test_files_are_opened_with_the_rights_of_who_called_sudo(tmp_path: Path) -> None:
     """A file that root alone may read stays unread, and none of it is in the message; root gets its rights back."""
     secret = tmp_path / "shadow"

@@ -234,5 +234,36 @@ def test_a_vlan_in_which_a_node_has_no_address_is_refused(
         deployed(configuration, options=Options(vlan="7"))
     vlan = Vlan(hostname_suffix="-vlan-VLAN_ID", set_command="true")
     site = msgspec.structs.replace(configuration.site, vlan=vlan)
+    configuration = msgspec.structs.replace(configuration, site=site)
     with pytest.raises(OptionError, match=r"gdx-1-vlan-7\.site cannot be resolved"):
-        deployed(msgspec.structs.replace(configuration, site=site), options=Options(vlan="7"))
+        deployed(configuration, options=Options(vlan="7"))
+
+
+@pytest.mark.parametrize("name", ["9.evil.example", "-x", "7 8", "7\n", "é", "7" * 64, "a/b"])
+def test_a_vlan_is_named_with_letters_and_digits_alone(
+    name: str, configuration: Configuration, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is asked for the address of a stranger, and no word becomes an option of the site's command."""
+    asked: list[object] = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *words: asked.append(words))
+    site = msgspec.structs.replace(configuration.site, vlan=Vlan(hostname_suffix="-VLAN_ID", set_command="true"))
+    with pytest.raises(OptionError, match="letters and digits alone"):
+        deployed(msgspec.structs.replace(configuration, site=site), options=Options(vlan=name))
+    assert asked == []
+
+
+@pytest.mark.parametrize("disk", ["sda", "--force", "/dev/sda /dev/sdb", "/dev/../etc/passwd", "/dev/", "/dev/sda\n"])
+def test_what_is_no_device_file_is_no_disk(disk: str, configuration: Configuration, environment: Environment) -> None:
+    options = Options(block_device=disk, partition=3)
+    with pytest.raises(OptionError, match="not a disk"):
+        deployed(configuration, options=options)
+    request = RebootRequest(
+        user="root", nodes=GDX, kind="env_recorded", environment=Recorded(name="tiny"), options=options
+    )
+    with pytest.raises(OptionError, match="not a disk"):
+        admission.admit(request, configuration)
+
+
+def test_no_system_is_put_on_the_swap_partition(configuration: Configuration, environment: Environment) -> None:
+    with pytest.raises(OptionError, match=r"-p 1: that is the swap partition of cluster gdx.* Choose 2, 3, 5\."):
+        deployed(configuration, options=Options(partition=1))
