@@ -98,7 +98,11 @@ def fold(names: Iterable[str]) -> str:
     >>> fold(["n-1.site", "n-2.site", "n-4.site"])
     'n-[1-2,4].site'
     """
-    return str(NodeSet.fromlist(list(names), resolver=None))
+    listed = list(names)
+    try:
+        return str(NodeSet.fromlist(listed, resolver=None))
+    except (NodeSetException, ValueError):  # names of no node, which somebody gave as such
+        return ",".join(listed)
 
 
 def told(names: Iterable[str]) -> str:

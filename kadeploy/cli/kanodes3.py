@@ -21,6 +21,10 @@ from kadeploy.state import journal, nodes
 NAME = "kanodes3"
 WATCH_SECONDS = 2.0
 
+ALL = (
+    "-y shows all that runs: the id of a deployment begins with D-, of a reboot with R-, of a power operation with P-."
+)
+
 app = shell.Tool(
     "Show the state of nodes (-d) or the running workflows (-y).",
     examples={
@@ -30,7 +34,12 @@ app = shell.Tool(
         "kanodes3 -y -w D-3hq7a2": "One workflow, running or ended, by the id of --write-workflow-id.",
     },
     about="The states are prod_env, deployed, deploy_env, recorded_env, deploying, deploy_failed and aborted. While an "
-    "image is sent, -y also tells how far it is on each node.",
+    "image is sent, -y also tells how far it is on each node. The user is who operated on the node last.",
+    aliases={"-s": "-d", "--get-nodes-state": "-d", "-a": "-y", "--get-all-status": "-y"},
+    gone={
+        **dict.fromkeys(("-r", "--get-reboots-status", "-p", "--get-powers-status", "--get-deployments-status"), ALL),
+        **dict.fromkeys(("-c", "--get-consoles-status"), "open consoles are not listed; ps shows kaconsole3."),
+    },
 )
 
 
@@ -51,6 +60,7 @@ def kanodes3(
     machines: shell.Machines = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh the output every 2 seconds until Ctrl-C.")] = False,
     form: shell.Format = "text",
+    _multi_server: shell.MultiServer = False,
     _server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,

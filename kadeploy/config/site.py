@@ -112,6 +112,8 @@ class Site(Struct, frozen=True, kw_only=True):
     broadcast_patience: Annotated[float, msgspec.Meta(gt=0)] = 3.5
     """Seconds for which a node may give no sign of life during a broadcast before the others go on without it."""
     verbosity: int = 3
+    partial_failure_status: Annotated[int, msgspec.Meta(ge=0, le=99)] = 3
+    """Exit status of an operation that ended with some nodes KO; 0 for scripts that look at the lists alone."""
     use_address: bool = True
     """Reach nodes by the address in the cluster file rather than by name."""
 

@@ -22,7 +22,7 @@ from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import fold
-from kadeploy.operations import plan, production
+from kadeploy.operations import custom, plan, production
 from kadeploy.operations.requests import (
     DeployRequest,
     Described,
@@ -69,6 +69,7 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
     _readable(request.uploads, request.options)
     _names_a_disk(request.options)
     options = _on_default_partition(_on_whole_device(request.options), environment)
+    options = msgspec.structs.replace(options, breakpoint=playbooks.named_today(options.breakpoint))
     parts = _Parts(configuration, request.user, request.nodes, options)
     assignments = parts.assignments("deploy", environment=environment)
     notes: list[str] = []
@@ -79,10 +80,12 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         for way in (way for ways in chosen.values() for way in ways):
             playbooks.require_implementation(way.name, configuration.folder)
         if options.breakpoint:
-            plan.check_breakpoint(options.breakpoint, chosen, configuration.folder)
+            used = [way.name for ways in chosen.values() for way in ways]
+            plan.check_breakpoint(custom.as_used(options.breakpoint, used), chosen, configuration.folder)
         plans[name] = tuple(chosen.items())
         notes += [f"{name}: {change}" for change in changes]
     _singular(options, request.nodes)
+    assignments = _as_planned(assignments, plans)
     kept = NO_ENVIRONMENT if anonymous else environment
     return parts.work(
         assignments,
@@ -95,6 +98,19 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         hook=configuration.site.hooks.end_of_deployment if request.hook else "",
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _as_planned(assignments: Mapping[str, Assignment], plans: Mapping[str, StepTable]) -> dict[str, Assignment]:
+    """*assignments* whose breakpoint and custom operations belong to implementations that some cluster goes through."""
+    used = list(dict.fromkeys(way.name for steps in plans.values() for _, ways in steps for way in ways))
+    fitted = {}
+    for name, each in assignments.items():
+        mine = [way.name for _, ways in plans[name] for way in ways]
+        operations = custom.fitted(each.options.custom_operations, [*mine, *(way for way in used if way not in mine)])
+        stop = custom.as_used(each.options.breakpoint, mine)
+        options = msgspec.structs.replace(each.options, custom_operations=operations, breakpoint=stop)
+        fitted[name] = msgspec.structs.replace(each, options=options)
+    return fitted
 
 
 def _environment(site: Site, user: str, wanted: Recorded | Described) -> Environment:
@@ -214,6 +230,7 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
         _reboot_states(request.kind, environment, assignments),
         environment=environment,
         uploads=request.uploads,
+        force=request.ignore_nodes_deploying,
         hook=site.hooks.end_of_reboot if request.hook else "",
         production=production.check(configuration, request.nodes, request.options.partition)
         if request.check_production
@@ -267,6 +284,7 @@ def power(request: PowerRequest, configuration: Configuration) -> Work:
         assignments,
         dict.fromkeys(assignments, _single("Power", POWERS[request.operation])),
         states,
+        force=request.ignore_nodes_deploying,
         hook=configuration.site.hooks.end_of_power if request.hook else "",
     )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from kadeploy import events, workflow
 from kadeploy.caller import Account
 from kadeploy.config.folder import Configuration
+from kadeploy.errors import BrokenOffError, KadeployError
 from kadeploy.events import (
     AttemptEnded,
     AttemptStarted,
@@ -61,6 +62,7 @@ def launch(work: Work, account: Account, listener: Listener, stop: threading.Eve
 
     Raises:
         KadeployError: the request is refused after all (a file has changed or cannot be fetched); no node was touched.
+        BrokenOffError: the operation had begun and cannot go on.
     """
     with namespace.inside(work.site.network_namespace):
         _free_nodes_of_the_dead(work, listener)
@@ -102,14 +104,39 @@ def _look(work: Work, tell: Listener, stop: threading.Event) -> Report:
 
 def _claim_and_run(work: Work, tell: Listener, stop: threading.Event) -> Report:
     claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force)
+    with _begun(work.wid):
+        try:
+            return _report(work, claimed, left_out, tell, stop)
+        finally:
+            nodes.release(work.wid)
+
+
+def _report(
+    work: Work, claimed: list[str], left_out: Mapping[str, str], tell: Listener, stop: threading.Event
+) -> Report:
+    if left_out:
+        tell(LeftOut(reasons=left_out))
+    report = _record_and_run(work.only(claimed), left_out, tell, stop) if claimed else Report(work.wid, ko=left_out)
+    tell(Ended(operation=work.operation, groups=work.groups, report=report))
+    return report
+
+
+@contextmanager
+def _begun(wid: str) -> Iterator[None]:
+    """From here on nothing is a refusal any more: what stops the operation says that nodes may be touched.
+
+    Raises:
+        BrokenOffError: in place of what is raised inside.
+    """
     try:
-        if left_out:
-            tell(LeftOut(reasons=left_out))
-        report = _record_and_run(work.only(claimed), left_out, tell, stop) if claimed else Report(work.wid, ko=left_out)
-        tell(Ended(operation=work.operation, groups=work.groups, report=report))
-        return report
-    finally:
-        nodes.release(work.wid)
+        yield
+    except BrokenPipeError:  # nobody reads the output any more
+        raise
+    except (KadeployError, OSError) as error:
+        reason = str(error).rstrip(".")
+        raise BrokenOffError(
+            f"{wid} broke off after it had begun, and its nodes may be in any state: {reason}. Run it again afterwards."
+        ) from error
 
 
 def _record_and_run(work: Work, left_out: Mapping[str, str], listener: Listener, stop: threading.Event) -> Report:

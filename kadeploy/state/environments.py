@@ -274,9 +274,9 @@ def update_checksums(
 
 
 def set_visibility(
-    site: Site, user: str, name: str, visibility: Visibility, version: int, owner: str | None = None
+    site: Site, user: str, name: str, visibility: Visibility, version: int | None, owner: str | None = None
 ) -> Environment:
-    """Say who sees a version of an environment; returns it as it is now.
+    """Say who sees a version of an environment (the highest, unless given); returns it as it is now.
 
     Raises:
         RightsError: not yours, or public, which administrators only may make it.

@@ -110,6 +110,12 @@ def show(site: Site, user: str) -> list[Given]:
     return sorted(map(Given._make, fetch(rows)), key=lambda right: (natural_key(right.node), right.part))
 
 
+def users(site: Site) -> list[str]:
+    """Who has any right today, by name."""
+    connect(site)
+    return sorted(name for (name,) in fetch(Right.select(Right.user).where(_valid()).distinct()))
+
+
 def _valid() -> Any:
     return Right.until.is_null() | (Right.until > int(time.time()))
 

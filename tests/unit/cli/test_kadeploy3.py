@@ -151,7 +151,7 @@ REFUSALS = {
     "files of an end nobody awaits": ((*NODE, *ENV, "--no-wait", "-o", "{tmp}/x"), "--no-wait"),
     "the -l of an example": ((*NODE, "-e", "tiny", "-l", "johnsmith"), "-u johnsmith"),
     "another server": ((*NODE, *ENV, "--server", "lille"), "lille"),
-    "several servers": ((*NODE, *ENV, "--multi-server"), "--multi-server"),
+    "an environment named twice": ((*NODE, "-e", "one", "another"), "-e and the first word both name an environment"),
     "whole disk from an archive": ((*NODE, *ENV, "-b", "/dev/sdb", "-c", "0"), "dd image"),
 }
 
@@ -369,6 +369,55 @@ def test_after_a_kill_the_next_deployment_frees_the_nodes_and_ends_what_was_left
     assert "was left by a controller that died" in done.stdout
     assert sleepers(tmp_path) == []
     assert {row.state for row in nodes.states(ready)} == {"deployed"}
+
+
+@pytest.mark.parametrize("nodes_", ["mars-1", "gdx-["])
+@pytest.mark.parametrize("command", ["kadeploy3 -e tiny --known-hosts {hosts}", "kareboot3", "kapower3 --on"])
+def test_a_refusal_leaves_no_names_of_an_earlier_run(
+    command: str, nodes_: str, ready: Site, tool: Run, tmp_path: Path
+) -> None:
+    files = {name: tmp_path / name for name in ("ok", "ko", "wid", "hosts")}
+    for path in files.values():
+        path.write_text("gdx-9.site\n", encoding="utf-8")
+    name, *words = f"{command} -o {{ok}} -n {{ko}} --write-workflow-id {{wid}}".format(**files).split()
+    assert tool(name, "-m", nodes_, *words).returncode == 1
+    kept = [path.name for path in files.values() if path.read_text()]
+    assert kept == ([] if name == "kadeploy3" else ["hosts"])
+
+
+def test_a_dry_run_leaves_the_files_alone(ready: Site, tool: Run, tmp_path: Path) -> None:
+    (tmp_path / "ok").write_text("gdx-9.site\n", encoding="utf-8")
+    plain(tool, tmp_path, "-m", "gdx-1.site", "-o", str(tmp_path / "ok"))
+    assert (tmp_path / "ok").read_text() == "gdx-9.site\n"
+
+
+def test_a_list_that_cannot_be_written_at_the_end_is_a_warning(deploy: Run) -> None:
+    done = deploy("-V", "0", "-o", "/dev/full")
+    assert done.returncode == 0
+    assert "Nodes correctly deployed on cluster gdx\n" in done.stdout
+    assert done.stderr == "WARNING: /dev/full: No space left on device. Name a file that you can write.\n"
+
+
+@pytest.mark.parametrize("status", [0, 7])
+def test_a_site_chooses_the_status_of_a_partial_failure(
+    status: int, deploy: Run, ready: Site, site_folder: Path
+) -> None:
+    with (site_folder / "site.yml").open("a", encoding="utf-8") as file:
+        file.write(f"partial_failure_status: {status}\n")
+    nodes.claim(ready, ["gdx-2.site"], "D-1", "alice")
+    done = deploy("-V", "0")
+    assert "gdx-2.site (already used by alice" in done.stdout
+    assert done.returncode == status
+
+
+def test_a_database_that_is_lost_in_mid_run_is_no_refusal(deploy: Run, ready: Site, site_folder: Path) -> None:
+    """Status 1 would say that no node was touched."""
+    broken = f"for file in {ready.state}/kadeploy.db*; do echo nonsense >$file; done"
+    write_play(site_folder, "SetDeploymentEnvLosing", f"  tasks:\n    - ansible.builtin.shell: '{broken}'\n")
+    done = deploy("-V", "0", steps=FORCED.replace("SetDeploymentEnvDummy", "SetDeploymentEnvLosing"))
+    assert done.returncode == 4
+    assert "broke off after it had begun, and its nodes may be in any state: The database" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_every_option_of_the_wiki_page_is_in_the_help(tool: Run, site_folder: Path) -> None:

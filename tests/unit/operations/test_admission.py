@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from kadeploy.caller import Account
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Site, Vlan
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import EnvironmentRefusedError, NodeListError, OptionError, RightsError
 from kadeploy.operations import admission
+from kadeploy.operations.custom import parse
 from kadeploy.operations.requests import Described, PowerRequest, RebootRequest, Recorded
 from kadeploy.operations.work import Work
 from kadeploy.runner.request import Options
@@ -267,3 +269,28 @@ def test_what_is_no_device_file_is_no_disk(disk: str, configuration: Configurati
 def test_no_system_is_put_on_the_swap_partition(configuration: Configuration, environment: Environment) -> None:
     with pytest.raises(OptionError, match=r"-p 1: that is the swap partition of cluster gdx.* Choose 2, 3, 5\."):
         deployed(configuration, options=Options(partition=1))
+
+
+# --- custom operations and the breakpoint ---------------------------------------------------------------------------
+
+CHAINED = ("BroadcastEnvKastafior", "BroadcastEnvKascade", "BroadcastEnvChain")
+
+
+@pytest.mark.parametrize("name", CHAINED)
+def test_what_is_meant_for_one_chain_is_meant_for_the_one_that_is_used(
+    name: str, configuration: Configuration, environment: Environment, root: Account
+) -> None:
+    operations = parse(f"{name},sync@exec%true%", source="-", who=root, config_dir=configuration.folder)
+    asked = Options(custom_operations=operations, breakpoint=f"{name}:sync")
+    work = deployed(configuration, options=asked, force_steps=None)
+    options = work.assignments["gdx"].options
+    assert [each.implementation for each in options.custom_operations] == ["BroadcastEnvChain"]
+    assert options.breakpoint == "BroadcastEnvChain:sync"
+
+
+def test_an_operation_of_a_step_that_is_not_gone_through_is_refused(
+    configuration: Configuration, environment: Environment, root: Account
+) -> None:
+    operations = parse("BroadcastEnvTree,sync@exec%true%", source="-", who=root, config_dir=configuration.folder)
+    with pytest.raises(OptionError, match=r"BroadcastEnvTree, of 'exec true', is not used.*BroadcastEnv for whichever"):
+        deployed(configuration, options=Options(custom_operations=operations))
