@@ -113,7 +113,7 @@ def _show_workflows(wid: str | None) -> Callable[[Sequence[str] | None, shell.Fo
 
 def _watch(show: Callable[[], None]) -> int:
     """Show again and again; on a terminal in place."""
-    paint = _in_place if sys.stdout.isatty() else "\n{}".format
+    paint = "\n{}".format if shell.is_plain(sys.stdout) else _in_place
     try:
         while True:
             shown = io.StringIO()

@@ -470,6 +470,14 @@ def document(data: Any, form: Form) -> str:
 
 def coloured(text: str, colour: str, stream: IO[str] | None = None) -> str:
     """*text* in *colour* (red, green, yellow…), when *stream* (default: output) is a terminal that shows colours."""
-    target = sys.stdout if stream is None else stream
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not target.isatty()
-    return text if plain else typer.style(text, fg=colour)
+    return text if is_plain(sys.stdout if stream is None else stream) else typer.style(text, fg=colour)
+
+
+def is_plain(stream: IO[str]) -> bool:
+    """Whether *stream* gets lines of text alone, without any escape sequence.
+
+    So it is where no terminal is, or one that knows none, and where ``NO_COLOR`` or ``KADEPLOY_PLAIN`` is set: programs
+    that run us on a pseudo-terminal keep what we say.
+    """
+    wanted = any(os.environ.get(name) for name in ("NO_COLOR", "KADEPLOY_PLAIN"))
+    return wanted or os.environ.get("TERM") == "dumb" or not stream.isatty()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,25 @@ def test_the_beginning_of_a_nodes_name_will_do_while_no_other_begins_so(ready: S
     cluster.write_text(cluster.read_text().replace("nvm-[1-4].site", "gdx-[1-4].other"), encoding="utf-8")
     assert "gdx-3 is the beginning of several nodes: gdx-3.other,gdx-3.site." in plain(tool, tmp_path, "-m", "gdx-3")
     assert "Unknown node: gdx-33." in plain(tool, tmp_path, "-m", "gdx-33")
+
+
+def test_every_file_that_is_read_may_be_what_the_shell_has_opened(
+    ready: Site, site_folder: Path, tmp_path: Path
+) -> None:
+    """Relative names in it start at the caller's folder."""
+    (tmp_path / "script").touch()
+    tool = Path(sys.executable).parent / "kadeploy3"
+    line = f"""{tool} --dry-run -f <(echo gdx-1) -a <(sed 's|{tmp_path}/||' env.dsc) -k <(echo ssh-rsa AAAA me) \
+        -w <(echo APPEND id=NODE_SINGULARITY) --set-pxe-pattern <(echo gdx-1,one) \
+        --set-custom-operations <(echo 'BroadcastEnv,sync@send%script%/dest')"""
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "id=one" in done.stdout
+    assert f"custom operation before BroadcastEnv:sync: send {tmp_path}/script /dest" in done.stdout
+    closed = subprocess.run(
+        [tool, "-m", "gdx-1", "-e", "x", "-k", "/dev/fd/63"], capture_output=True, text=True, check=False
+    )
+    assert closed.stderr.startswith("ERROR: /dev/fd/63: nothing is open there; sudo closes what <(…) opens.")
 
 
 def test_the_nodes_of_the_callers_oar_job_are_taken_when_none_is_named(ready: Site, tool: Run, tmp_path: Path) -> None:
@@ -408,6 +430,36 @@ def test_a_site_chooses_the_status_of_a_partial_failure(
     done = deploy("-V", "0")
     assert "gdx-2.site (already used by alice" in done.stdout
     assert done.returncode == status
+
+
+def on_a_terminal(words: Sequence[str], **environment: str) -> str:
+    """What the tool writes to its terminal until its end."""
+    program, line = pty.fork()
+    if program == 0:
+        os.execve(Path(sys.executable).parent / words[0], list(words), os.environ | {"TERM": "xterm"} | environment)
+    said = b""
+    with suppress(OSError):  # EIO: it has ended
+        while piece := os.read(line, 1 << 16):
+            said += piece
+    os.close(line)
+    os.waitpid(program, 0)
+    return said.decode()
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"KADEPLOY_PLAIN": "1"}, {"TERM": "dumb"}])
+def test_no_escape_reaches_a_terminal_that_wants_plain_lines(
+    variables: dict[str, str], ready: Site, tmp_path: Path
+) -> None:
+    words = ("kadeploy3", "-m", "gdx-1.site", "-a", str(tmp_path / "env.dsc"), "--force-steps", FORCED)
+    said = on_a_terminal(words, **variables) + on_a_terminal(("kadeploy3", "-m", "mars-1", "-e", "x"), **variables)
+    assert "Nodes correctly deployed on cluster gdx" in said
+    assert "ERROR: There is no environment 'x'" in said
+    assert "\x1b" not in said
+
+
+def test_a_terminal_gets_colours_and_a_live_view_otherwise(ready: Site, tmp_path: Path) -> None:
+    words = ("kadeploy3", "-m", "gdx-1.site", "-a", str(tmp_path / "env.dsc"), "--force-steps", FORCED)
+    assert "\x1b" in on_a_terminal(words)
 
 
 def test_a_database_that_is_lost_in_mid_run_is_no_refusal(deploy: Run, ready: Site, site_folder: Path) -> None:
