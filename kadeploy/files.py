@@ -84,6 +84,8 @@ def _at_home(path: str | Path, caller: Account) -> Path:
 def read_text(source: str, caller: Account, max_bytes: int = MEGA) -> str:
     """Text of a path or http(s) URL, at most *max_bytes* long; ``-`` is standard input.
 
+    What the caller's shell has opened is read as it is (see `is_stream`).
+
     Raises:
         FileError: cannot be read, too big, a web page (whatever type the server tells), or not UTF-8.
     """
@@ -107,14 +109,37 @@ def _content(source: str, caller: Account, max_bytes: int) -> bytes:
         with _download(source) as response:
             _copy(source, response, blocks.append, max_bytes, _length(source, response))
         return b"".join(blocks)
-    opened = contextlib.nullcontext(sys.stdin.buffer) if source == "-" else open_as_user(local_path(source), caller)
-    with opened as stream:
+    with _opened(source, caller) as stream:
         try:
             content = stream.read(max_bytes + 1)
         except OSError as error:
             raise FileError(f"{source}: {_why(error)}.") from error
     _check_size(source, len(content), max_bytes)
     return content
+
+
+def _opened(source: str, caller: Account) -> contextlib.AbstractContextManager[BinaryIO]:
+    if not is_stream(source):
+        return open_as_user(local_path(source), caller)
+    number = 0 if source in ("-", "/dev/stdin") else int(source.rpartition("/")[2])
+    if number == 0:
+        return contextlib.nullcontext(sys.stdin.buffer)
+    try:
+        if stat.S_ISFIFO(os.fstat(number).st_mode):
+            return os.fdopen(os.dup(number), "rb")
+    except OSError as error:
+        raise FileError(
+            f"{source}: nothing is open there; sudo closes what <(…) opens. Write it to a file and name that."
+        ) from error
+    return open_as_user(source, caller)
+
+
+_STREAM = re.compile(r"/dev/stdin|/(?:dev|proc/self)/fd/[0-9]{1,6}")
+
+
+def is_stream(source: str) -> bool:
+    """Whether *source* is no name but what the caller's shell has opened: ``-``, or ``/dev/fd/63`` of ``<(…)``."""
+    return source == "-" or _STREAM.fullmatch(source) is not None
 
 
 def _why(error: object) -> str:

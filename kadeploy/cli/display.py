@@ -6,7 +6,6 @@ Levels: 0 beginning, end, nodes left out and final lists; 1 macro-steps, failure
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import IO, Any
 
 from kadeploy.broadcast.progress import Transfer
 from kadeploy.cli import hangup
+from kadeploy.cli.shell import is_plain
 from kadeploy.events import (
     AttemptEnded,
     AttemptStarted,
@@ -224,7 +224,7 @@ class Display:
         source = sys.stdin if stdin is None else stdin
         if source is not None and source.isatty():
             threading.Thread(target=self._answer_enter, args=(source,), daemon=True, name="enter").start()
-        if not self.stream.isatty() or os.environ.get("TERM") == "dumb":
+        if is_plain(self.stream):
             yield
             return
         from rich.console import Console  # noqa: PLC0415 - a tenth of a second that scripts need not pay
