@@ -1,4 +1,4 @@
-"""What people see of an operation: time-stamped lines, and on a terminal a live view under them. Rich's one home.
+"""What people see of an operation: time-stamped lines, and on a terminal a live view under them.
 
 Levels: 0 beginning, end, nodes left out and final lists; 1 macro-steps, failures and where sets of nodes part;
 2 failures within micro-steps and breakpoints; 3 the plan and each micro-step; 4 how long each micro-step took.
@@ -6,16 +6,18 @@ Levels: 0 beginning, end, nodes left out and final lists; 1 macro-steps, failure
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 from kadeploy.broadcast.progress import Transfer
-from kadeploy.cli import hangup
+from kadeploy.cli import hangup, summary
 from kadeploy.cli.shell import is_plain
 from kadeploy.events import (
     AttemptEnded,
@@ -30,13 +32,21 @@ from kadeploy.events import (
     StepResult,
     StepStarted,
 )
-from kadeploy.nodeset import fold, natural_key
+from kadeploy.nodeset import fold
 from kadeploy.operations.plan import lines as plan_lines
 from kadeploy.printable import printable
 from kadeploy.workflow import Attempt, Final, Outcome, Verdict
 
+if TYPE_CHECKING:
+    from kadeploy.cli.live import Row, View
+
 TITLES = {"deploy": "Deployment", "reboot": "Reboot", "power": "Power operation"}
-DONE = {"deploy": "deployed", "reboot": "rebooted", "power": "switched"}
+ON_TERMINAL, IN_LINES = 1, 3
+"""How talkative a display is by itself: the live view shows what else goes on."""
+_REASONS = 2
+"""Level from which reasons are told when they happen."""
+_BAD, _ODD = "red", "yellow"
+LastLines = Callable[[Ended], list[str]]
 
 
 @dataclass
@@ -52,6 +62,8 @@ class _Set:
     """How far the broadcast of this micro-step is."""
     gone: set[str] = field(default_factory=set)
     """Nodes with a KO or at a breakpoint."""
+    told: dict[str, str] = field(default_factory=dict)
+    """Reasons that have been shown, by node."""
 
     def still(self) -> list[str]:
         return [node for node in self.nodes if node not in self.gone]
@@ -61,26 +73,30 @@ class Display:
     """A listener of an operation that prints what happens, with the time at which it happened.
 
     *stream* gets plain lines; on a terminal they scroll above a live view while the display is entered as a context.
-    *final* makes the last lines of what has ended.
+    *verbosity* None is `ON_TERMINAL` or `IN_LINES`. The last lines of what has ended are made by *final*, and on a
+    terminal by *final_for_people*.
     """
 
     def __init__(
         self,
-        verbosity: int,
+        verbosity: int | None,
         debug: bool = False,
         stream: IO[str] | None = None,
-        final: Callable[[Ended], list[str]] | None = None,
+        final: LastLines = summary.lists,
+        final_for_people: LastLines | None = None,
     ) -> None:
-        self.verbosity = verbosity
         self.debug = debug
         self.stream = sys.stdout if stream is None else stream
-        self._final = final or report_lines
+        self.plain = is_plain(self.stream)
+        self.verbosity = (IN_LINES if self.plain else ON_TERMINAL) if verbosity is None else verbosity
+        self._final = final if self.plain else final_for_people or final
         self._sets: dict[int, _Set] = {}
         self._finals: dict[str, Final] = {}
         self._begun = time.time()
         self._now = self._begun
+        self._nodes = 0
         self._lock = threading.RLock()
-        self._live: Any = None
+        self._view: View | None = None
 
     # --- a listener -------------------------------------------------------------------------------------------------
 
@@ -96,7 +112,7 @@ class Display:
                 self._began(event)
             case LeftOut():
                 for reason, names in _by_word(event.reasons).items():
-                    self.say(0, f"left out: {fold(names)}: {reason}")
+                    self.say(0, f"left out: {fold(names)}: {reason}", style=_ODD)
             case AttemptStarted():
                 self._attempt_started(event)
             case AttemptEnded():
@@ -118,6 +134,7 @@ class Display:
     def _began(self, event: Began) -> None:
         self._begun = event.at
         names = [name for group in event.groups.values() for name in group]
+        self._nodes = len(names)
         self.say(0, f"{TITLES[event.operation]} {event.wid} started on {_count(names)}: {fold(names)}")
         for note in event.notes:
             self.say(0, note)
@@ -132,17 +149,19 @@ class Display:
     def _attempt_ended(self, event: AttemptEnded) -> None:
         attempt, outcomes = event.attempt, event.outcomes
         self._end_step(attempt)
-        self._sets.pop(attempt.number, None)
+        group = self._sets.pop(attempt.number, None)
+        told = group.told if group else {}
         ok = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.OK]
         if ok:
             self.say(1, f"{_title(attempt)} done in {event.seconds:.0f} s on {fold(ok)}")
         late = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.LATE]
         if late:
             self.say(1, f"{_title(attempt)} is late on {fold(late)}: the other nodes go on without waiting for them")
-        for verdict, word in ((Verdict.BRK, "stopped on"), (Verdict.KO, "failed on")):
+        for verdict, word, style in ((Verdict.BRK, "stopped on", ""), (Verdict.KO, "failed on", _BAD)):
             said = {name: outcome.message for name, outcome in outcomes.items() if outcome.verdict is verdict}
             for reason, names in _by_word(said).items():
-                self.say(1, f"{_title(attempt)} {word} {fold(names)}: {reason}")
+                why = "" if all(told.get(name) == reason for name in names) else f": {reason}"
+                self.say(1, f"{_title(attempt)} {word} {fold(names)}{why}", style=style)
 
     def _step_started(self, event: StepStarted) -> None:
         self._end_step(event.attempt)
@@ -156,46 +175,65 @@ class Display:
             group.gone |= bad.keys()
         reasons = {name: outcome.message for name, outcome in bad.items() if outcome.verdict is not Verdict.LATE}
         for reason, names in _by_word(reasons).items():
-            self.say(2, f"{fold(names)}: {reason}")
+            self.say(2, f"{fold(names)}: {reason}", style=_BAD)
+        if group and self.verbosity >= _REASONS:
+            group.told |= reasons
         if self.debug:
             self.say(0, *debug_lines(event.micro_step, event.outcomes))
 
     def _ended(self, event: Ended) -> None:
-        report = event.report
-        seconds = event.at - self._begun
-        counts = f"{len(report.ok)} OK, {len(report.ko)} KO"
-        self.say(0, f"{TITLES[event.operation]} {report.wid} ended after {seconds:.0f} s: {counts}")
-        self.print(*self._final(event))
+        ended = event.report
+        counts = f"{len(ended.ok)} OK, {len(ended.ko)} KO"
+        took = duration(event.at - self._begun)
+        self.say(0, f"{TITLES[event.operation]} {ended.wid} ended after {took}: {counts}")
+        for line in self._final(event):
+            self.print(line, style=_BAD if line.startswith("KO ") else "")
 
     # --- words ------------------------------------------------------------------------------------------------------
 
-    def say(self, level: int, *lines: str) -> None:
+    def say(self, level: int, *lines: str, style: str = "") -> None:
         """Print *lines* with the time in front, when the display is that talkative."""
         if level > self.verbosity or not lines:
             return
         stamp = time.strftime("%H:%M:%S", time.localtime(self._now))
-        self.print(*(f"{stamp} {line}" for line in lines))
+        self.print(*(f"{stamp} {line}" for line in lines), style=style)
 
-    def print(self, *lines: str) -> None:
-        """Print *lines* as they are, if they are fit to be shown."""
+    def print(self, *lines: str, style: str = "") -> None:
+        """Print *lines* as they are, if they are fit to be shown; *style* is for terminals."""
+        if not lines:
+            return
         text = printable("\n".join(lines))
         with self._lock:
             try:
-                self._write(text)
+                self._write(text, style)
             except OSError:
                 hangup.unread()
 
-    def _write(self, text: str) -> None:
-        if self._live is None:
+    def _write(self, text: str, style: str) -> None:
+        if self._view is None:
             print(text, file=self.stream, flush=True)
         else:
-            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._view.print(text, style)
+
+    def interrupted(self) -> None:
+        """Say that the operation ends, and how to leave at once; safe in a signal's handler."""
+        text = "Interrupted: ending cleanly (once more to leave at once)."
+        if self._view is None:
+            with suppress(OSError):  # nobody may read it any more
+                os.write(2, f"\n{text}\n".encode())
+        else:
+            threading.Thread(target=self.print, args=(text,), kwargs={"style": _ODD}, daemon=True).start()
+
+    def abandon(self) -> None:
+        """Leave the terminal as it was found; safe in a signal's handler."""
+        if self._view is not None:
+            self._view.abandon()
 
     def status_lines(self) -> list[str]:
         """Where every node is, for ENTER."""
         now = time.time()
         with self._lock:
-            lines = [f"--- after {now - self._begun:.0f} s"]
+            lines = [f"--- after {duration(now - self._begun)}: {self._counts()}"]
             for where, seconds, names, group in self._where(now):
                 far = f" ({group.transfer})" if group.transfer else ""
                 lines.append(f"{where} ~{seconds:.0f} s{far}: {fold(names)}")
@@ -224,19 +262,17 @@ class Display:
         source = sys.stdin if stdin is None else stdin
         if source is not None and source.isatty():
             threading.Thread(target=self._answer_enter, args=(source,), daemon=True, name="enter").start()
-        if is_plain(self.stream):
+        if self.plain:
             yield
             return
-        from rich.console import Console  # noqa: PLC0415 - a tenth of a second that scripts need not pay
-        from rich.live import Live  # noqa: PLC0415
+        from kadeploy.cli.live import View  # noqa: PLC0415 - a tenth of a second that scripts need not pay
 
-        console = Console(file=self.stream)
-        with Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True) as live:
-            self._live = live
-            try:
+        self._view = View(self.stream, self._rows, source)
+        try:
+            with self._view.shown():
                 yield
-            finally:
-                self._live = None
+        finally:
+            self._view = None
 
     def _answer_enter(self, source: IO[str]) -> None:
         last = 0.0
@@ -246,24 +282,30 @@ class Display:
                     last = time.monotonic()
                     self.print(*self.status_lines())
 
-    def _table(self) -> Any:
-        from rich.progress_bar import ProgressBar  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
+    def _rows(self) -> list[Row]:
+        from kadeploy.cli.live import Row  # noqa: PLC0415 - see `live`
 
-        table = Table.grid(padding=(0, 1), expand=True)
-        for width in (None, None, 1, None, None):  # names give way first
-            table.add_column(no_wrap=True, overflow="ellipsis", ratio=width)
+        now = time.time()
         with self._lock:
-            for where, seconds, names, group in self._where(time.time()):
-                far = group.transfer
-                bar = ProgressBar(total=1.0, completed=far.share, width=20) if far else ""
-                cells = (Text(f"{seconds:4.0f} s", style="dim"), Text(where, style="cyan"), Text(fold(names)))
-                table.add_row(*cells, bar, Text(str(far) if far else ""))
-            counts = [sum(f.verdict is verdict for f in self._finals.values()) for verdict in (Verdict.OK, Verdict.KO)]
-        if any(counts):
-            table.add_row("", Text("ended"), Text(f"{counts[0]} OK, {counts[1]} KO"), "", "")
-        return table
+            rows = [
+                Row(
+                    f"{seconds:4.0f} s",
+                    where,
+                    printable(fold(names)),
+                    group.transfer.share if group.transfer else None,
+                    str(group.transfer or ""),
+                )
+                for where, seconds, names, group in self._where(now)
+            ]
+            return [*rows, Row(duration(now - self._begun), "in all", self._counts())]
+
+    def _counts(self) -> str:
+        """How many nodes are where: ``94 on their way, 3 OK, 3 KO``."""
+        by_verdict = Counter(final.verdict for final in self._finals.values())
+        left = self._nodes - len(self._finals)
+        good = by_verdict[Verdict.OK] + by_verdict[Verdict.BRK]
+        ways = {"on their way": left, "OK": good, "KO": by_verdict[Verdict.KO]}
+        return ", ".join(f"{count} {word}" for word, count in ways.items() if count)
 
 
 def debug_lines(micro_step: str, outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -279,18 +321,16 @@ def debug_lines(micro_step: str, outcomes: Mapping[str, Outcome]) -> list[str]:
     return lines
 
 
-def report_lines(event: Ended) -> list[str]:
-    """The final lists, cluster by cluster: one node per line, with the reason where it failed."""
-    done, good, ko, lines = DONE[event.operation], set(event.report.ok), event.report.ko, []
-    for cluster, names in event.groups.items():
-        ordered = sorted(names, key=natural_key)
-        fine = [name for name in ordered if name in good]
-        bad = [name for name in ordered if name in ko]
-        if fine:
-            lines += [f"Nodes correctly {done} on cluster {cluster}", *fine]
-        if bad:
-            lines += [f"Nodes not correctly {done} on cluster {cluster}", *(f"{name} ({ko[name]})" for name in bad)]
-    return lines
+def duration(seconds: float) -> str:
+    """For people.
+
+    >>> duration(45), duration(192.4), duration(3600)
+    ('45 s', '3 min 12 s', '1 h 0 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _title(attempt: Attempt) -> str:

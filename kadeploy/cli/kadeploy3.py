@@ -9,7 +9,6 @@ import typer
 from kadeploy import files
 from kadeploy.caller import Account, caller
 from kadeploy.cli import completion, operation, shell
-from kadeploy.cli.display import Display
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.environments import description
 from kadeploy.errors import OptionError
@@ -179,8 +178,8 @@ def kadeploy3(
     work = admission.deploy(request, configuration)
     if dry_run:
         return operation.show(work, who)
-    level = configuration.site.verbosity if verbosity is None else verbosity
-    report = operation.carry_out(work, who, Display(level, debug), outputs)
+    display = operation.display_of(NAME, configuration, verbosity, debug)
+    report = operation.carry_out(work, who, display, outputs)
     if known_hosts:
         operation.write_host_keys(known_hosts, work, report)
     if script:

@@ -99,7 +99,7 @@ def kapower3(
     if chosen == "status":  # how it was found out is of interest only when asked for
         display = Display(verbosity or 0, debug, final=status_lines)
     else:
-        display = Display(configuration.site.verbosity if verbosity is None else verbosity, debug)
+        display = operation.display_of(NAME, configuration, verbosity, debug)
     report = operation.carry_out(work, who, display, outputs)
     if script:
         operation.run_script(script, who)

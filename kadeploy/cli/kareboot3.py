@@ -9,7 +9,6 @@ import typer
 from kadeploy import files
 from kadeploy.caller import caller
 from kadeploy.cli import completion, operation, shell
-from kadeploy.cli.display import Display
 from kadeploy.config.folder import load_configuration
 from kadeploy.errors import DestructiveEnvironmentError, OptionError
 from kadeploy.operations import admission
@@ -157,7 +156,7 @@ def kareboot3(
     work = admission.reboot(request, configuration)
     if dry_run:
         return operation.show(work, who)
-    display = Display(configuration.site.verbosity if verbosity is None else verbosity, debug)
+    display = operation.display_of(NAME, configuration, verbosity, debug)
     report = operation.carry_out(work, who, display, outputs)
     if script:
         operation.run_script(script, who)

@@ -8,8 +8,9 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -19,8 +20,9 @@ import typer
 from kadeploy import files
 from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Account, as_user
-from kadeploy.cli import hangup, shell
+from kadeploy.cli import hangup, shell, summary
 from kadeploy.cli.display import Display
+from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
 from kadeploy.events import Report
@@ -267,6 +269,17 @@ def show(work: Work, who: Account) -> int:
     return 0
 
 
+def display_of(name: str, configuration: Configuration, verbosity: int | None, debug: bool) -> Display:
+    """What shows an operation of the tool *name*, as the site and the options of this call want it."""
+    site = configuration.site
+    return Display(
+        site.verbosity if verbosity is None else verbosity,
+        debug,
+        final=partial(summary.lists, messages=site.messages),
+        final_for_people=partial(summary.for_people, command=name, consoles=configuration.has_consoles),
+    )
+
+
 def carry_out(work: Work, who: Account, display: Display, outputs: Outputs) -> Report:
     """Launch *work* in the foreground: signals end it cleanly, and the files are written whatever happens.
 
@@ -276,7 +289,7 @@ def carry_out(work: Work, who: Account, display: Display, outputs: Outputs) -> R
     if outputs.wid:
         shell.write_names(outputs.wid, [work.wid])
     stop = threading.Event()
-    with _signals(stop, work), display.live():
+    with _signals(stop, work, display), display.live():
         report = launch(work, who, display, stop)
     outputs.fill(report)
     return report
@@ -299,16 +312,16 @@ def status(report: Report, site: Site) -> int:
 
 
 @contextmanager
-def _signals(stop: threading.Event, work: Work) -> Iterator[None]:
+def _signals(stop: threading.Event, work: Work, display: Display) -> Iterator[None]:
     """SIGINT and SIGTERM set *stop*; a second one leaves at once, and takes what was started along."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
             player.end_processes(work.folder)
+            display.abandon()
             os._exit(UserInterruptError.exit_code)
         stop.set()
-        with suppress(OSError):  # nobody may read it any more
-            os.write(2, b"\nInterrupted: ending cleanly (once more to leave at once).\n")
+        display.interrupted()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -33,6 +33,11 @@ class Configuration(Struct, frozen=True, kw_only=True):
     site: Site
     clusters: dict[str, Cluster]
 
+    @property
+    def has_consoles(self) -> bool:
+        """Whether any cluster names a command that opens consoles."""
+        return any(cluster.console for cluster in self.clusters.values())
+
     @cached_property
     def cluster_of(self) -> dict[str, str]:
         """Name of each node's cluster."""

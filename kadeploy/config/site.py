@@ -45,6 +45,9 @@ class Windows(Struct, frozen=True, kw_only=True):
     """Commands at a time on nodes, within one micro-step."""
 
 
+Messages = Literal["3.1", "3.2"]
+
+
 class Limits(Struct, frozen=True, kw_only=True):
     """What users may ask for at most."""
 
@@ -113,7 +116,10 @@ class Site(Struct, frozen=True, kw_only=True):
     broadcast_port: int = 25310
     broadcast_patience: Annotated[float, msgspec.Meta(gt=0)] = 3.5
     """Seconds for which a node may give no sign of life during a broadcast before the others go on without it."""
-    verbosity: int = 3
+    verbosity: int | None = None
+    """``-V`` where it is not given; None: 1 on a terminal, where a live view shows what else goes on, else 3."""
+    messages: Messages = "3.1"
+    """Whose words the last lines of an operation have where they go to a program: Kadeploy 3.1's or 3.2's."""
     environment_form: Literal["wiki", "yaml"] = "wiki"
     """What ``kaenv3 -p`` prints: ``key : value`` lines as Kadeploy 3.1, or YAML as 3.3."""
     partial_failure_status: Annotated[int, msgspec.Meta(ge=0, le=99)] = 3
