@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO, Literal, cast
 
 from kadeploy.boot import uploads
 from kadeploy.boot.profile import FILES_FOLDER
 from kadeploy.config.site import BootFolders
+from kadeploy.environments import soundness
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.image import KINDS
 from kadeploy.errors import EnvironmentRefusedError, FileError
@@ -173,13 +175,16 @@ class _Pass:
 
     def read(self, image: Image, kind: str, enough: Callable[[], bool]) -> None:
         """Look at members until *enough*."""
-        with _unpacked(image, kind) as stream:
+        with TemporaryFile() as said, _unpacked(image, kind, said) as stream:
             try:
                 for member in _members(stream):
                     if self._take(stream, member) and enough():
                         return
             except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
-                raise FileError(f"The image is not a sound {kind} archive: {error}.") from error
+                why = soundness.words(said, KINDS[kind]) or str(error)
+                raise FileError(f"The image is not a sound {kind} archive: {why}.") from error
+            if why := soundness.words(said, KINDS[kind]):  # what is cut off between two members looks like an end
+                raise FileError(f"The image is not a sound {kind} archive: {why}.")
 
     def _take(self, stream: _Forward, member: tarfile.TarInfo) -> bool:
         """Whether the member tells something new."""
@@ -254,13 +259,14 @@ def _members(stream: _Forward) -> Iterator[tarfile.TarInfo]:
 
 
 @contextmanager
-def _unpacked(image: Image, kind: str) -> Iterator[_Forward]:
+def _unpacked(image: Image, kind: str, said: BinaryIO) -> Iterator[_Forward]:
+    """What *image* holds; the program that unpacks it complains in *said*, before its output ends."""
     with image() as packed:
         process = subprocess.Popen(
             KINDS[kind].compression.unpack_here,
             stdin=packed,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=said,
             env={"PATH": os.defpath},
         )
     try:

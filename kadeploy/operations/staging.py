@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,7 @@ from kadeploy.boot import kernels, uploads
 from kadeploy.caller import Account
 from kadeploy.config.cluster import AdminArchive
 from kadeploy.config.site import Site
+from kadeploy.environments import soundness
 from kadeploy.environments.environment import Archive, Environment
 from kadeploy.errors import ConfigError, FileError
 from kadeploy.files import MEGA, LocalFile
@@ -27,18 +29,23 @@ ROOT = Account("root", 0, 0, Path("/root"))
 
 
 def stage(
-    assignments: Mapping[str, Assignment], folder: Path, account: Account, uploaded: Sequence[str] = ()
+    assignments: Mapping[str, Assignment],
+    folder: Path,
+    account: Account,
+    uploaded: Sequence[str] = (),
+    thorough: bool = False,
 ) -> dict[str, Assignment]:
     """*assignments* (by cluster) with the files that nodes will get; what comes over http goes under *folder*.
 
-    *uploaded* are paths and URLs of files for the boot loader (``-x``).
+    *uploaded* are paths and URLs of files for the boot loader (``-x``). Archives are looked through, of images only the
+    beginning, unless it is to be *thorough*.
 
     Raises:
-        FileError: a file cannot be read or fetched, or is too big.
+        FileError: a file cannot be read or fetched, is too big, or is not what its kind says.
         EnvironmentRefusedError: a file is no longer what was recorded, or what nodes are to boot is not in the image.
         OptionError: uploaded files whose names do not suit boot loaders.
     """
-    fetched = _FetchedFiles(account, folder / "files")
+    fetched = _FetchedFiles(account, folder / "files", thorough)
     staged = {
         cluster: _with_environment(assignment, fetched) if assignment.operation == "deploy" else assignment
         for cluster, assignment in assignments.items()
@@ -65,7 +72,7 @@ def dry_run(
         moved = {
             cluster: msgspec.structs.replace(assignment, site=aside) for cluster, assignment in assignments.items()
         }
-        staged = stage(moved, folder, account, uploaded)
+        staged = stage(moved, folder, account, uploaded, thorough=True)
     return {cluster: msgspec.structs.replace(assignment, site=site) for cluster, assignment in staged.items()}
 
 
@@ -87,6 +94,7 @@ class _FetchedFiles:
 
     account: Account
     into: Path
+    thorough: bool
     found: dict[str, LocalFile] = field(default_factory=dict)
 
     def get(self, source: str, assignment: Assignment, limit_mb: int = 0, account: Account | None = None) -> LocalFile:
@@ -96,6 +104,23 @@ class _FetchedFiles:
             self.found[source] = files.fetch(source, self.into, who, limit_mb * MEGA, cache=cache)
         return self.found[source]
 
+    def open(self, source: str, account: Account | None = None) -> BinaryIO:
+        """Open what was fetched, with the rights of whom it belongs to."""
+        who = ROOT if files.is_url(source) else account or self.account
+        return files.open_as_user(self.found[source].path, who)
+
+    def require_sound(
+        self, source: str, kind: str, assignment: Assignment, whole: bool = True, account: Account | None = None
+    ) -> None:
+        """Refuse what nodes could not unpack."""
+        opened = partial(self.open, source, account)
+        if whole:
+            cache = assignment.site.state / "cache"
+            soundness.require_whole(self.found[source], opened, kind, source, account or self.account, cache)
+            return
+        with opened() as stream:
+            soundness.require_kind(stream, kind, source)
+
 
 def _with_environment(assignment: Assignment, fetched: _FetchedFiles) -> Assignment:
     environment, cluster = assignment.environment, assignment.cluster
@@ -103,6 +128,7 @@ def _with_environment(assignment: Assignment, fetched: _FetchedFiles) -> Assignm
         return assignment
     image = fetched.get(environment.image.file, assignment)
     require_unchanged(environment, environment.image, image)
+    fetched.require_sound(environment.image.file, environment.image.kind, assignment, whole=fetched.thorough)
     return msgspec.structs.replace(
         assignment,
         image=LocalImage(path=str(image.path), size=image.size, sha256=image.sha256),
@@ -125,7 +151,7 @@ def _with_boot_files(assignment: Assignment, fetched: _FetchedFiles) -> Assignme
     def image() -> BinaryIO:
         local = fetched.get(environment.image.file, assignment)
         require_unchanged(environment, environment.image, local)
-        return files.open_as_user(local.path, ROOT if files.is_url(environment.image.file) else fetched.account)
+        return fetched.open(environment.image.file)
 
     sha256 = assignment.image.sha256 if assignment.image else environment.image.sha256
     found = kernels.provide(environment, sha256, method, assignment.site.boot, image)
@@ -138,6 +164,7 @@ def _preinstall(assignment: Assignment, environment: Environment, fetched: _Fetc
         return None
     local = fetched.get(archive.file, assignment, assignment.site.limits.preinstall)
     require_unchanged(environment, archive, local)
+    fetched.require_sound(archive.file, archive.kind, assignment)
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)
 
 
@@ -146,6 +173,7 @@ def _postinstall(
 ) -> LocalArchive:
     local = fetched.get(archive.file, assignment, assignment.site.limits.postinstall)
     require_unchanged(environment, archive, local)
+    fetched.require_sound(archive.file, archive.kind, assignment)
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)
 
 
@@ -154,6 +182,7 @@ def _admin(assignment: Assignment, archive: AdminArchive, fetched: _FetchedFiles
     source = str(Path(assignment.config_dir) / archive.file)
     try:
         local = fetched.get(source, assignment, account=ROOT)
+        fetched.require_sound(source, archive.kind, assignment, account=ROOT)
     except FileError as error:
         raise FileError(f"clusters/{assignment.cluster.name}.yml: {error}") from error
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)

@@ -162,6 +162,18 @@ def test_a_damaged_image_is_refused(tmp_path: Path, damage: str) -> None:
         taken(tmp_path, data, "/vmlinuz")
 
 
+@pytest.mark.parametrize("kind", COMPRESSORS)
+@pytest.mark.parametrize("kept", [0.2, 0.9])
+def test_a_truncated_image_is_refused_in_the_words_of_what_unpacks_it(tmp_path: Path, kind: str, kept: float) -> None:
+    path = tmp_path / "whole"
+    image(tmp_path, tar(("etc/file", os.urandom(500_000)), ("vmlinuz", os.urandom(500_000))), kind)().close()
+    whole = (tmp_path / f"image.{kind}").read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    (tmp_path / "aside").mkdir()
+    with pytest.raises(FileError, match=rf"not a sound {kind} archive: {COMPRESSORS[kind]} says: .*[Ee]nd"):
+        kernels.take(lambda: path.open("rb"), kind, {"/vmlinuz"}, tmp_path / "aside")
+
+
 @pytest.mark.parametrize(
     ("limit", "value", "said"),
     [
