@@ -227,7 +227,7 @@ def _document(environment: Environment) -> dict[str, Any]:
         partition_type=int(environment.fdisktype, 16),
         options=_Options(
             kexec=environment.kexec,
-            partitions=[_Partition(id=each.id, device=each.device) for each in environment.partitions],
+            partitions=tuple(_Partition(id=each.id, device=each.device) for each in environment.partitions),
         ),
         custom_variables=dict(environment.custom_variables),
     )

@@ -137,6 +137,7 @@ def test_an_image_on_several_partitions_is_kept_whole() -> None:
 
 def test_kexec_can_be_ruled_out() -> None:
     assert not one("4-no-kexec.dsc").kexec
+    assert write(read("4-no-kexec.dsc"), "yaml").endswith("options:\n  kexec: false\n")
     assert one("4-aarch64.dsc").kexec
 
 
