@@ -25,6 +25,7 @@ from kadeploy.boot import uploads
 from kadeploy.boot.profile import FILES_FOLDER
 from kadeploy.caller import powerless
 from kadeploy.config.site import BootFolders
+from kadeploy.environments import soundness
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.image import KINDS
 from kadeploy.errors import EnvironmentRefusedError, FileError
@@ -48,7 +49,6 @@ HOPS = 40
 KEPT = 86400.0
 """Seconds for which boot files that no profile mentions are kept."""
 _HEADER_LIMIT = 4 * MEGA
-_COMPLAINT_LIMIT = 4096
 
 
 def wanted(environment: Environment, method: Literal["chainload", "pure_pxe"]) -> dict[What, str]:
@@ -281,9 +281,7 @@ def _unpacked(image: Image, kind: str) -> Iterator[_Forward]:
             """What the program says of an image that it cannot unpack to its end; empty when there is more."""
             if pipe.read(1) or process.wait() <= 0:
                 return ""
-            words.seek(0)
-            said = words.read(_COMPLAINT_LIMIT).decode(errors="replace").split("\n")
-            return next((line.strip() for line in said if line.strip()), "")  # advice follows
+            return soundness.words(words, KINDS[kind])
 
         try:
             yield _Forward(pipe, complaint)

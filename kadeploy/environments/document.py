@@ -66,9 +66,14 @@ class _Boot(_Struct, frozen=True, kw_only=True):
     partition: int | None = None
 
 
+class _Partition(_Struct, frozen=True, kw_only=True):
+    id: int
+    device: str
+
+
 class _Options(_Struct, frozen=True, kw_only=True):
     kexec: bool = True
-    partitions: Sequence[FileSystem] = ()
+    partitions: Sequence[_Partition] = ()
 
 
 class _Document(_Struct, frozen=True, kw_only=True):
@@ -132,7 +137,7 @@ _PARTS: Mapping[str, type[msgspec.Struct]] = {
     "postinstalls": _Archive,
     "boot": _Boot,
     "options": _Options,
-    "partitions": FileSystem,
+    "partitions": _Partition,
 }
 """What the values of these keys are, or the members of their lists."""
 
@@ -170,7 +175,7 @@ def _environment(found: Any, source: str) -> Environment:
         "demolishing_env": int(destructive) * (ALWAYS if isinstance(destructive, bool) else 1),
         "boot_partition": document.boot.partition,
         "kexec": document.options.kexec,
-        "partitions": tuple(document.options.partitions),
+        "partitions": [FileSystem(id=each.id, device=each.device) for each in document.options.partitions],
         "custom_variables": {
             name: "" if value is None else str(value) for name, value in document.custom_variables.items()
         },
@@ -220,7 +225,10 @@ def _document(environment: Environment) -> dict[str, Any]:
         postinstalls=[_document_archive(archive) for archive in environment.postinstalls] or None,
         boot=_Boot(**boot, partition=environment.boot_partition),
         partition_type=int(environment.fdisktype, 16),
-        options=_Options(kexec=environment.kexec, partitions=environment.partitions),
+        options=_Options(
+            kexec=environment.kexec,
+            partitions=tuple(_Partition(id=each.id, device=each.device) for each in environment.partitions),
+        ),
         custom_variables=dict(environment.custom_variables),
     )
     built: dict[str, Any] = msgspec.to_builtins(document)

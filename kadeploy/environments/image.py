@@ -31,6 +31,8 @@ class Compression:
     """Program and arguments that unpack standard input."""
     bounds: tuple[str, ...] = ()
     """Further arguments that bound its memory on this machine, where images are any user's."""
+    magic: tuple[bytes, ...] = ()
+    """How its files may begin; empty: unknown."""
     pack: str
     """Command that compresses standard input, when we build images."""
     archives: bool = True
@@ -48,8 +50,12 @@ class Compression:
 
 
 COMPRESSIONS = (
-    Compression(name="gzip", tar="tgz", dd="ddgz", suffix="gz", unpack=("gzip", "-dc"), pack="gzip -6"),
-    Compression(name="bzip2", tar="tbz2", dd="ddbz2", suffix="bz2", unpack=("bzip2", "-dc"), pack="bzip2"),
+    Compression(
+        name="gzip", tar="tgz", dd="ddgz", suffix="gz", unpack=("gzip", "-dc"), magic=(b"\x1f\x8b",), pack="gzip -6"
+    ),
+    Compression(
+        name="bzip2", tar="tbz2", dd="ddbz2", suffix="bz2", unpack=("bzip2", "-dc"), magic=(b"BZh",), pack="bzip2"
+    ),
     Compression(
         name="xz",
         tar="txz",
@@ -57,6 +63,7 @@ COMPRESSIONS = (
         suffix="xz",
         unpack=("xz", "-dc"),
         bounds=("--memlimit=1GiB",),
+        magic=(b"\xfd7zXZ\x00", b"\x5d\x00\x00"),
         pack="xz -T0 -3",
     ),
     Compression(
@@ -66,13 +73,16 @@ COMPRESSIONS = (
         suffix="zst",
         unpack=("zstd", "-dcq"),
         bounds=("--memory=1024MiB",),
+        magic=(b"\x28\xb5\x2f\xfd", *(bytes([0x50 + low]) + b"\x2a\x4d\x18" for low in range(16))),
         pack="zstd -q -T0 -12",
         archives=False,
     ),
 )
 
 _FSARCHIVER = tuple(
-    Compression(name=str(level), tar="", dd="", suffix="fsa", unpack=("cat",), pack="cat", archives=False)
+    Compression(
+        name=str(level), tar="", dd="", suffix="fsa", unpack=("cat",), magic=(b"FsA0",), pack="cat", archives=False
+    )
     for level in range(10)
 )
 """By fsarchiver's level, which is the description's word for its compression; the file travels as it is."""

@@ -23,6 +23,8 @@ TIMEOUT = 60
 """Seconds that it may take."""
 POSTINSTALL = "traitement.ash /rambin"
 """What Kadeploy 2 ran in every ``filesite`` archive."""
+FDISKTYPE, FILESYSTEM = "82", "ext2"
+"""What Kadeploy 2 took where the old description says nothing."""
 
 
 class Translated(NamedTuple):
@@ -39,7 +41,7 @@ def translate(text: str, kind: Kind, source: str) -> Translated:
         EnvironmentRefusedError: a key is missing, or its value has no meaning today; the text names the key.
     """
     old, odd = _read(text, source)
-    for key in ("name", "filebase", "fdisktype"):
+    for key in ("name", "filebase"):
         if not old.get(key):
             raise EnvironmentRefusedError(f"{source}: {key} is missing: add a line `{key} = …`.")
     boot = _xen_boot(old, source) if kind == "xen" else _boot(old)
@@ -48,10 +50,10 @@ def translate(text: str, kind: Kind, source: str) -> Translated:
         version=_version(old.get("version") or "1", source),
         description=old.get("description", ""),
         author=old.get("author", ""),
-        image=Image(file=old["filebase"], kind=_kind("filebase", old, IMAGE_KINDS, source)),
+        image=Image(file=_file(old["filebase"]), kind=_kind("filebase", old, IMAGE_KINDS, source)),
         postinstalls=_postinstalls(old, source),
-        fdisktype=old["fdisktype"],
-        filesystem=old.get("filesystem", ""),
+        fdisktype=old.get("fdisktype") or FDISKTYPE,
+        filesystem=old.get("filesystem") or FILESYSTEM,
         environment_kind=kind,
     )
     bootable = msgspec.structs.replace(environment, **boot)
@@ -123,7 +125,7 @@ def _read(text: str, source: str) -> tuple[dict[str, str], list[str]]:
 
 
 def _version(text: str, source: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text):
+    if not re.fullmatch("[0-9]{1,18}", text):
         raise EnvironmentRefusedError(f"{source}: version {text!r}: expected a number, such as 1.")
     return int(text)
 
@@ -156,7 +158,17 @@ def _postinstalls(old: Mapping[str, str], source: str) -> tuple[Archive, ...]:
     if not old.get("filesite"):
         return ()
     kind = _kind("filesite", old, ARCHIVE_KINDS, source)
-    return (Archive(file=old["filesite"], kind=kind, script=POSTINSTALL),)
+    return (Archive(file=_file(old["filesite"]), kind=kind, script=POSTINSTALL),)
+
+
+def _file(text: str) -> str:
+    """A path or a URL; Kadeploy 2 put ``file:/`` in front of a path, and so wrote ``file://home/a/x.tgz``.
+
+    >>> _file("file://home/a/x.tgz"), _file("file:///home/a/x.tgz"), _file("/home/a/x.tgz")
+    ('/home/a/x.tgz', '/home/a/x.tgz', '/home/a/x.tgz')
+    """
+    place = text.removeprefix("file:")
+    return text if place == text else "/" + place.lstrip("/")
 
 
 def _kind(key: str, old: Mapping[str, str], kinds: Sequence[str], source: str) -> str:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +18,8 @@ from kadeploy.boot import kernels, uploads
 from kadeploy.caller import Account
 from kadeploy.config.cluster import AdminArchive
 from kadeploy.config.site import Site
-from kadeploy.environments.environment import Archive, Environment
+from kadeploy.environments import soundness
+from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import ConfigError, FileError
 from kadeploy.files import MEGA, LocalFile
 from kadeploy.runner.request import Assignment, LocalArchive, LocalImage
@@ -43,21 +45,26 @@ class Staged:
 
 
 def stage(
-    assignments: Mapping[str, Assignment], folder: Path, account: Account, uploaded: Sequence[str] = ()
+    assignments: Mapping[str, Assignment],
+    folder: Path,
+    account: Account,
+    uploaded: Sequence[str] = (),
+    thorough: bool = False,
 ) -> Staged:
     """*assignments* (by cluster) with the files that nodes will get.
 
     Each file of the user is opened once, with the rights of *account*. An image stays open, everything else is copied
     to *folder*, and so is what comes over http: nothing that follows opens a file by the name that the user gave it.
 
-    *uploaded* are paths and URLs of files for the boot loader (``-x``).
+    *uploaded* are paths and URLs of files for the boot loader (``-x``). Archives are looked through, of images only the
+    beginning, unless it is to be *thorough*.
 
     Raises:
-        FileError: a file cannot be read or fetched, or is too big.
+        FileError: a file cannot be read or fetched, is too big, or is not what its kind says.
         EnvironmentRefusedError: a file is no longer what was recorded, or what nodes are to boot is not in the image.
         OptionError: uploaded files whose names do not suit boot loaders.
     """
-    files_of = _Files(account, folder / "files")
+    files_of = _Files(account, folder / "files", thorough)
     try:
         staged = {cluster: _with_files(assignment, files_of) for cluster, assignment in assignments.items()}
         for boot in {assignment.site.boot.http_root: assignment.site.boot for assignment in staged.values()}.values():
@@ -84,7 +91,7 @@ def dry_run(
         moved = {
             cluster: msgspec.structs.replace(assignment, site=aside) for cluster, assignment in assignments.items()
         }
-        with closing(stage(moved, folder, account, uploaded)) as staged:
+        with closing(stage(moved, folder, account, uploaded, thorough=True)) as staged:
             found = staged.assignments
     return {cluster: msgspec.structs.replace(assignment, site=site) for cluster, assignment in found.items()}
 
@@ -107,6 +114,7 @@ class _Files:
 
     account: Account
     into: Path
+    thorough: bool
     images: dict[str, tuple[BinaryIO, LocalFile]] = field(default_factory=dict)
     copies: dict[str, LocalFile] = field(default_factory=dict)
 
@@ -114,6 +122,21 @@ class _Files:
         if source not in self.images:
             self.images[source] = files.hold(source, self.into, self.account, site.state / "cache")
         return self.images[source]
+
+    def open_image(self, source: str, site: Site) -> BinaryIO:
+        """The image once more, from its beginning; to be closed before it is asked for again."""
+        stream, _ = self.image(source, site)
+        stream.seek(0)
+        return os.fdopen(os.dup(stream.fileno()), "rb")
+
+    def require_sound_image(self, image: Image, site: Site) -> None:
+        """Refuse an image that nodes could not unpack; unless this is to be thorough, its beginning is looked at."""
+        stream, found = self.image(image.file, site)
+        if self.thorough:
+            opened = partial(self.open_image, image.file, site)
+            soundness.require_whole(found, opened, image.kind, image.file, site.state / "cache")
+        else:
+            soundness.require_kind(stream, image.kind, image.file)
 
     def copy(self, source: str, limit_mb: int = 0, account: Account | None = None) -> LocalFile:
         if source not in self.copies:
@@ -123,6 +146,23 @@ class _Files:
     def close(self) -> None:
         for stream, _ in self.images.values():
             stream.close()
+
+    def open(self, source: str, account: Account | None = None) -> BinaryIO:
+        """Open what was fetched, with the rights of whom it belongs to."""
+        who = ROOT if files.is_url(source) else account or self.account
+        return files.open_as_user(self.found[source].path, who)
+
+    def require_sound(
+        self, source: str, kind: str, assignment: Assignment, whole: bool = True, account: Account | None = None
+    ) -> None:
+        """Refuse what nodes could not unpack."""
+        opened = partial(self.open, source, account)
+        if whole:
+            cache = assignment.site.state / "cache"
+            soundness.require_whole(self.found[source], opened, kind, source, account or self.account, cache)
+            return
+        with opened() as stream:
+            soundness.require_kind(stream, kind, source)
 
 
 def _with_files(assignment: Assignment, files_of: _Files) -> Assignment:
@@ -137,6 +177,7 @@ def _with_environment(assignment: Assignment, files_of: _Files) -> Assignment:
         return assignment
     _, image = files_of.image(environment.image.file, assignment.site)
     require_unchanged(environment, environment.image, image)
+    files_of.require_sound_image(environment.image, assignment.site)
     lent = not files.is_url(environment.image.file)
     return msgspec.structs.replace(
         assignment,
@@ -169,14 +210,19 @@ def _with_boot_files(assignment: Assignment, files_of: _Files) -> Assignment:
         return assignment
 
     def image() -> BinaryIO:
-        stream, local = files_of.image(environment.image.file, assignment.site)
+        _, local = files_of.image(environment.image.file, assignment.site)
         require_unchanged(environment, environment.image, local)
-        stream.seek(0)
-        return os.fdopen(os.dup(stream.fileno()), "rb")
+        return files_of.open_image(environment.image.file, assignment.site)
 
     sha256 = assignment.image.sha256 if assignment.image else environment.image.sha256
     found = kernels.provide(environment, sha256, method, assignment.site.boot, image)
     return msgspec.structs.replace(assignment, boot_files=found)
+
+
+def _require_sound(found: LocalFile, kind: str, name: str, assignment: Assignment) -> None:
+    """Refuse a copied archive that nodes could not unpack."""
+    cache = assignment.site.state / "cache"
+    soundness.require_whole(found, lambda: found.path.open("rb"), kind, name, cache)
 
 
 def _preinstall(assignment: Assignment, environment: Environment, files_of: _Files) -> LocalArchive | None:
@@ -185,12 +231,14 @@ def _preinstall(assignment: Assignment, environment: Environment, files_of: _Fil
         return None
     local = files_of.copy(archive.file, assignment.site.limits.preinstall)
     require_unchanged(environment, archive, local)
+    _require_sound(local, archive.kind, archive.file, assignment)
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)
 
 
 def _postinstall(assignment: Assignment, environment: Environment, archive: Archive, files_of: _Files) -> LocalArchive:
     local = files_of.copy(archive.file, assignment.site.limits.postinstall)
     require_unchanged(environment, archive, local)
+    _require_sound(local, archive.kind, archive.file, assignment)
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)
 
 
@@ -199,6 +247,7 @@ def _admin(assignment: Assignment, archive: AdminArchive, files_of: _Files) -> L
     source = str(Path(assignment.config_dir) / archive.file)
     try:
         local = files_of.copy(source, account=ROOT)
+        _require_sound(local, archive.kind, source, assignment)
     except FileError as error:
         raise FileError(f"clusters/{assignment.cluster.name}.yml: {error}") from error
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)

@@ -6,9 +6,12 @@ names the owner; public ones for everybody. Only administrators publish, and the
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import msgspec
 import peewee
@@ -16,6 +19,7 @@ import peewee
 from kadeploy import files
 from kadeploy.caller import Account
 from kadeploy.config.site import Site
+from kadeploy.environments import soundness
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.environments.reference import Reference
 from kadeploy.errors import EnvironmentRefusedError, OptionError, RightsError
@@ -197,7 +201,7 @@ def add_all(site: Site, described: Sequence[Environment], who: Account) -> list[
     Raises:
         RightsError: one is to be public, and *who* is no administrator.
         EnvironmentRefusedError: a name and version is recorded (or public) already, or described twice.
-        FileError: one of the files cannot be read, or is too big.
+        FileError: one of the files cannot be read, is too big, or is not what its kind says.
     """
     mine = [msgspec.structs.replace(each, user=who.name) for each in described]
     connect(site)
@@ -206,7 +210,7 @@ def add_all(site: Site, described: Sequence[Environment], who: Account) -> list[
         _require_new(each)
         if _identity(each) in map(_identity, mine[:number]):
             raise EnvironmentRefusedError(f"{each.name!r} version {each.version} is described twice: keep one of them.")
-    measured = [_measured(site, each, who, ("tarball", "preinstall", "postinstalls")) for each in mine]
+    measured = [_measured(site, each, who, ("tarball", "preinstall", "postinstalls"), whole=True) for each in mine]
     with transaction():
         for each in measured:
             _require_new(each)
@@ -339,13 +343,13 @@ def update_checksums(
 
     Raises:
         RightsError, EnvironmentRefusedError: not yours, or none, or it has no such file.
-        FileError: a file cannot be read, or is too big.
+        FileError: a file cannot be read, is too big, or is not what its kind says.
     """
     connect(site)
     environment = _highest(_owned(site, who.name, Reference(name, version, owner, arch)))
     if not _files(environment, (part,)):
         raise EnvironmentRefusedError(f"Environment {name!r} version {environment.version} has no {part} to update.")
-    measured = _measured(site, environment, who, (part,))
+    measured = _measured(site, environment, who, (part,), whole=True)
     with transaction():
         _update(environment, {_COLUMNS[part]: environment_columns(measured)[_COLUMNS[part]]})
     return _changes(environment, measured, (part,))
@@ -427,7 +431,7 @@ def move_files(site: Site, who: Account, moves: Sequence[tuple[str, str]]) -> li
         elsewhere = _map_files(environment, lambda file: msgspec.structs.replace(file, file=_moved(file.file, rules)))
         parts = tuple(part for part in _COLUMNS if _files(environment, (part,)) != _files(elsewhere, (part,)))
         if parts:
-            measured = _measured(site, elsewhere, who, parts)
+            measured = _measured(site, elsewhere, who, parts, whole=False)
             moved.append((environment, measured))
             changes += [each for each in _changes(environment, measured, parts) if each.before.file != each.after.file]
     with transaction():
@@ -506,18 +510,38 @@ def _map_files(environment: Environment, change: Any) -> Environment:
     )
 
 
-def _measured(site: Site, environment: Environment, who: Account, parts: Sequence[Part]) -> Environment:
-    """*environment* with the checksums of *parts* as they are now; files are opened with the rights of *who*."""
+def _measured(site: Site, environment: Environment, who: Account, parts: Sequence[Part], whole: bool) -> Environment:
+    """*environment* with the checksums of *parts* as they are now; files are opened with the rights of *who*.
+
+    With *whole*, they are also looked through for what nodes would stumble over.
+    """
     limits = {"tarball": 0, "preinstall": site.limits.preinstall, "postinstalls": site.limits.postinstall}
-    wanted = {id(file): limits[part] for part in parts for file in _files(environment, (part,))}
+    wanted = {id(file): limits[part] * MEGA for part in parts for file in _files(environment, (part,))}
+    cache = site.state / "cache"
 
     def measure(file: Image | Archive) -> Image | Archive:
         if id(file) not in wanted:
             return file
-        _, md5, sha256 = files.measure(file.file, who, wanted[id(file)] * MEGA, site.state / "cache")
+        if whole:
+            found = _whole(site, file, who, wanted[id(file)])
+            return msgspec.structs.replace(file, md5=found.md5, sha256=found.sha256)
+        _, md5, sha256 = files.measure(file.file, who, wanted[id(file)], cache)
         return msgspec.structs.replace(file, md5=md5, sha256=sha256)
 
     return _map_files(environment, measure)
+
+
+def _whole(site: Site, file: Image | Archive, who: Account, max_bytes: int) -> LocalFile:
+    """Checksums of a file that nodes will be able to unpack; what comes over http is not kept."""
+    cache = site.state / "cache"
+    with TemporaryDirectory(prefix="kaenv3-", dir=site.state if os.access(site.state, os.W_OK) else None) as folder:
+        found = files.fetch(file.file, Path(folder), who, max_bytes, cache=cache)
+
+        def opened() -> BinaryIO:
+            return found.path.open("rb") if files.is_url(file.file) else files.open_as_user(found.path, who)
+
+        soundness.require_whole(found, opened, file.kind, file.file, who, cache)
+    return found
 
 
 def _changes(before: Environment, after: Environment, parts: Sequence[Part]) -> list[Change]:

@@ -18,7 +18,8 @@ def main(name: str, folder: Path) -> None:
     if lab is None:
         sys.exit(f"There is no lab {name}.")
     configuration = load_configuration(lab.config)
-    (environment,) = description.load(str(lab.environments_folder / "tiny.dsc"), Account("root", 0, 0, Path("/root")))
+    root = Account("root", 0, 0, Path("/root"))
+    (environment,) = description.load(str(lab.environments_folder / "tiny.dsc"), root, print)
     with Path(environment.image.file).open("rb") as image:
         _, sha256, size = files.checksums(image)
     cluster = configuration.clusters["lab"]

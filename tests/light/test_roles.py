@@ -231,6 +231,21 @@ def test_postinstalls_run_on_the_deployed_files(
     assert light.everywhere("cat /mnt/dest/etc/extra") == {"from the site\n"}
 
 
+def test_pre_and_post_installs_find_custom_variables_as_they_were_written(
+    light: Cluster, tmp_path: Path, tgz: tuple[Environment, LocalImage]
+) -> None:
+    text = 'it\'s {{ x }} "q" $HOME `id` a,b é'
+    environment = msgspec.structs.replace(tgz[0], custom_variables={"ROLE": "compute", "TEXT": text})
+    script = b'#!/bin/sh\nprintf "%s\\n" "$1" "$KADEPLOY_ROLE" "$KADEPLOY_TEXT" > "$2"\n'
+    pre = local(tmp_path / "pre.tgz", {"go": script}, "go 1,2 /tmp/custom-pre")
+    post = local(tmp_path / "post.tgz", {"go": script}, "go 'a|b' /tmp/custom-post")
+    prepared(light, environment, preinstall=pre)
+    image = {"environment": environment, "image": tgz[1], "options": NO_BOOTLOADER}
+    assert all_ok(light.play("BroadcastEnvChain", postinstalls=(post,), **image))
+    assert light.everywhere("cat /tmp/custom-pre") == {f"1,2\ncompute\n{text}\n"}
+    assert light.everywhere("cat /tmp/custom-post") == {f"a|b\ncompute\n{text}\n"}
+
+
 def test_a_breakpoint_archive_is_unpacked_and_stops_the_nodes(
     light: Cluster, tmp_path: Path, tgz: tuple[Environment, LocalImage]
 ) -> None:

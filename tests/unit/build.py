@@ -5,6 +5,12 @@ build.request(tmp_path, options=Options(debug=True), cluster=build.cluster(kexec
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +30,12 @@ NAMES = ("gdx-1.site", "gdx-2.site", "nvm-1.site")
 """Nodes of both clusters of conftest's site."""
 DUMMIES = {step: (Implementation(name=f"{step}Dummy"),) for step in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")}
 """Steps that act nothing."""
+_PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "tgz": lambda content: gzip.compress(content, mtime=0),
+    "ddgz": lambda content: gzip.compress(content, mtime=0),
+    "tbz2": bz2.compress,
+    "txz": lzma.compress,
+}
 DEPLOY = (Partition(number=3, role="deploy"),)
 """The smallest layout."""
 
@@ -70,6 +82,16 @@ def environment(**changes: Any) -> Environment:
         "filesystem": "ext4",
     }
     return Environment(**values | changes)
+
+
+def packed(text: str | bytes = "", kind: str = "tgz") -> bytes:
+    """An image or archive of *kind*, whole: of one file that holds *text*, or just of it (dd)."""
+    content, plain = text.encode() if isinstance(text, str) else text, io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        member = tarfile.TarInfo("file")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    return _PACKERS[kind](content if kind.startswith("dd") else plain.getvalue())
 
 
 def assignment(folder: Path | str, **changes: Any) -> Assignment:

@@ -25,12 +25,6 @@ from kadeploy.errors import EnvironmentRefusedError, FileError
 from tests.unit import build
 
 COMPRESSORS = {"tgz": "gzip", "tbz2": "bzip2", "txz": "xz", "tar.zst": "zstd"}
-REASONS = {
-    "tgz": "gzip: .*end of file",
-    "tbz2": "bzip2: .*ends unexpectedly",
-    "txz": "xz: .*end of input",
-    "tar.zst": ".*premature end",
-}
 SHA256 = "0" * 64
 Member = tuple[str, bytes | tarfile.TarInfo]
 
@@ -194,19 +188,22 @@ def test_a_damaged_image_is_refused(tmp_path: Path, damage: str) -> None:
         taken(tmp_path, data, "/vmlinuz")
 
 
-@pytest.mark.parametrize("kind", COMPRESSORS)
-def test_the_reason_of_the_program_that_unpacks_is_told(tmp_path: Path, kind: str) -> None:
-    whole = image(tmp_path, tar(("other", os.urandom(300_000))), kind)().read()
-    path = tmp_path / "cut"
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FileError, match=rf"not a sound .* archive: {REASONS[kind]}"):
-        kernels.take(lambda: path.open("rb"), kind, {"/vmlinuz"}, tmp_path)
-
-
 def test_an_image_of_another_kind_than_it_says_is_told_by_the_program_that_unpacks(tmp_path: Path) -> None:
     opened = image(tmp_path, tar(("vmlinuz", b"kernel")), "txz")
-    with pytest.raises(FileError, match="not a sound tgz archive: gzip: stdin: not in gzip format"):
+    with pytest.raises(FileError, match="not a sound tgz archive: gzip says: stdin: not in gzip format"):
         kernels.take(opened, "tgz", {"/vmlinuz"}, tmp_path)
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+@pytest.mark.parametrize("kept", [0.2, 0.9])
+def test_a_truncated_image_is_refused_in_the_words_of_what_unpacks_it(tmp_path: Path, kind: str, kept: float) -> None:
+    path = tmp_path / "whole"
+    image(tmp_path, tar(("etc/file", os.urandom(500_000)), ("vmlinuz", os.urandom(500_000))), kind)().close()
+    whole = (tmp_path / f"image.{kind}").read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    (tmp_path / "aside").mkdir()
+    with pytest.raises(FileError, match=rf"not a sound {kind} archive: {COMPRESSORS[kind]} says: .*[Ee]nd"):
+        kernels.take(lambda: path.open("rb"), kind, {"/vmlinuz"}, tmp_path / "aside")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from kadeploy.environments.environment import Environment, Image
 from kadeploy.state import environments, nodes, rights
 from kadeploy.state.database import connect
 from kadeploy.state.tables import Claim, Workflow
+from tests.unit import build
 from tests.unit.plays import batch, write_play
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -46,7 +47,7 @@ def ready(site: Site, tmp_path: Path) -> Site:
     """A site on which the caller may deploy everywhere, and an environment file."""
     connect(site)
     rights.add(site, caller().name, ["*"], ["*"])
-    (tmp_path / "image.tgz").write_bytes(b"image")
+    (tmp_path / "image.tgz").write_bytes(build.packed("image"))
     (tmp_path / "env.dsc").write_text(ENVIRONMENT.format(image=tmp_path / "image.tgz"), encoding="utf-8")
     return site
 
@@ -209,7 +210,7 @@ def test_an_image_that_has_changed_is_refused(ready: Site, tool: Run, tmp_path: 
     image = Image(file=str(tmp_path / "image.tgz"), kind="tgz")
     found = Environment(name="tiny", user=who.name, image=image, kernel="/vmlinuz", filesystem="ext4")
     environments.add(ready, found, who)
-    (tmp_path / "image.tgz").write_bytes(b"another")
+    (tmp_path / "image.tgz").write_bytes(build.packed("another"))
     done = tool("kadeploy3", *NODE, "-e", "tiny")
     assert done.returncode == 1
     assert "kaenv3 --update-tarball-md5 tiny" in done.stderr

@@ -15,6 +15,7 @@ from kadeploy.config.site import Site
 from kadeploy.environments import description
 from kadeploy.state.database import connect
 from kadeploy.state.tables import EnvironmentRow
+from tests.unit import build
 
 LINUX = """\
 # recorded in 2008
@@ -110,7 +111,7 @@ def test_without_kadeploy_2_the_way_by_a_file_is_shown(tool: Any) -> None:
 def test_the_translation_can_be_added(site: Site, tool: Any, tmp_path: Path, old: Callable[[str], str]) -> None:
     """Wiki page: its output is an input for kaenv."""
     for name in ("image.tgz", "post.tgz"):
-        (tmp_path / name).write_text(name, encoding="utf-8")
+        (tmp_path / name).write_bytes(build.packed(name))
     text = LINUX.replace("/grid5000/images/debian4all.tar.gz", str(tmp_path / "image.tgz"))
     text = text.replace("file:///grid5000/postinstalls/debian4all-post.tgz", "post.tgz")
     translated = tool("kaenv2to3", "-f", old(text), "-k", "linux")
@@ -151,9 +152,7 @@ def test_the_kind_of_an_image_is_in_its_name(
         (("-post.tgz", "-post.dd.gz"), "linux", "filesite: the kind of 'debian4all-post.dd.gz'"),
         (("filebase =", "base ="), "linux", "filebase is missing"),
         (("name = debian4all\n", ""), "linux", "name is missing"),
-        (("fdisktype = 83", "fdisktype ="), "linux", "fdisktype is missing"),
         (("kernelpath", "kernel"), "linux", "kernel is missing"),
-        (("filesystem = ext3\n", ""), "linux", "filesystem is missing"),
         (("version = 3", "version = three"), "linux", "version 'three'"),
         (("author = ", "name = "), "linux", "line 5: name is given twice"),
         (("file:///grid5000/images", "ftp://host"), "linux", "tarball"),

@@ -23,6 +23,7 @@ from kadeploy.environments import description
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.state.database import connect
 from kadeploy.state.tables import EnvironmentRow, environment_columns
+from tests.unit import build
 
 ME = caller().name
 FREEBSD = Environment(
@@ -83,7 +84,7 @@ def johns(site: Site) -> None:
 def new_env(tmp_path: Path) -> str:
     """A description whose files exist."""
     for name in ("image.tgz", "post.tgz"):
-        (tmp_path / name).write_text(name, encoding="utf-8")
+        (tmp_path / name).write_bytes(build.packed(name))
     (tmp_path / "new_env.dsc").write_text(DESCRIPTION.format(files=tmp_path), encoding="utf-8")
     return str(tmp_path / "new_env.dsc")
 
@@ -128,7 +129,7 @@ def ok(done: Any) -> str:
 
 
 def md5(text: str) -> str:
-    return hashlib.md5(text.encode()).hexdigest()
+    return hashlib.md5(build.packed(text)).hexdigest()
 
 
 def mine(**fields: Any) -> Environment:
@@ -176,8 +177,8 @@ def test_use_case_5_an_environment_described_on_the_web_is_added(
     site: Site, tool: Any, tmp_path: Path, url: str
 ) -> None:
     """Its files may be there too, and have checksums all the same."""
-    (tmp_path / "image.tgz").write_text("from the web", encoding="utf-8")
-    (tmp_path / "post.tgz").write_text("post", encoding="utf-8")
+    (tmp_path / "image.tgz").write_bytes(build.packed("from the web"))
+    (tmp_path / "post.tgz").write_bytes(build.packed("post"))
     (tmp_path / "env.desc").write_text(DESCRIPTION.format(files=url), encoding="utf-8")
     ok(tool("kaenv3", "-a", f"{url}/env.desc", no_proxy="127.0.0.1"))
     [environment] = recorded(site)
@@ -209,7 +210,7 @@ def test_use_cases_8_and_9_a_changed_file_is_recorded_anew(
     site: Site, tool: Any, tmp_path: Path, new_env: str, option: str, file: str
 ) -> None:
     ok(tool("kaenv3", "-a", new_env))
-    (tmp_path / file).write_text("changed", encoding="utf-8")
+    (tmp_path / file).write_bytes(build.packed("changed"))
     printed = ok(tool("kaenv3", option, "new env"))
     assert printed.startswith(f"Updated: {tmp_path}/{file} of new env version 1 of {ME}: MD5 {md5(file)} -> ")
     assert md5("changed") in printed
@@ -219,7 +220,7 @@ def test_use_cases_8_and_9_a_changed_file_is_recorded_anew(
 
 
 def test_a_changed_preinstall_is_recorded_anew(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "pre.tgz").write_text("pre", encoding="utf-8")
+    (tmp_path / "pre.tgz").write_bytes(build.packed("pre"))
     put(site, mine(preinstall=Archive(file=str(tmp_path / "pre.tgz"), kind="tgz", script="run")))
     assert run("--update-preinstall-md5", "sidx64-base", "--env-version", "1") == 0
     [environment] = recorded(site)
@@ -238,7 +239,7 @@ def test_files_are_moved(site: Site, tool: Any, tmp_path: Path, new_env: str) ->
     ok(tool("kaenv3", "-a", new_env))
     (tmp_path / "new").mkdir()
     for name in ("image.tgz", "post.tgz"):
-        (tmp_path / "new" / name).write_text(f"new {name}", encoding="utf-8")
+        (tmp_path / "new" / name).write_bytes(build.packed(f"new {name}"))
     moves = f"{tmp_path}/image.tgz:{tmp_path}/new/image.tgz,{tmp_path}/post.tgz:{tmp_path}/new/post.tgz"
     lines = ok(tool("kaenv3", "--move-files", "-m", moves)).splitlines()
     assert lines[0] == f"Moved: {tmp_path}/image.tgz -> {tmp_path}/new/image.tgz in new env version 1 of {ME}"
@@ -476,7 +477,7 @@ def test_an_environment_of_a_caller_of_sudo_is_theirs(site: Site, tool: Any, tmp
     """The tool runs as root for everybody: who called sudo owns what it records."""
     user, uid = ("nobody", "65534") if os.getuid() == 0 else (ME, str(os.getuid()))
     for name in ("image.tgz", "post.tgz"):
-        (tmp_path / name).write_text(name, encoding="utf-8")
+        (tmp_path / name).write_bytes(build.packed(name))
     ok(tool("kaenv3", "-a", "-", stdin=DESCRIPTION.format(files=url), SUDO_UID=uid, no_proxy="127.0.0.1"))
     assert [each.user for each in recorded(site)] == [user]
 

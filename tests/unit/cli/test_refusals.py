@@ -21,6 +21,7 @@ from kadeploy.environments.environment import Environment, Image
 from kadeploy.state import environments, nodes, rights
 from kadeploy.state.database import connect
 from kadeploy.state.tables import Claim, Workflow
+from tests.unit import build
 
 ROOT = Path(__file__).parents[3]
 
@@ -187,7 +188,7 @@ def ready(site: Site, tmp_path: Path) -> Site:
         ("common", bob, "shared"),
     ):
         image = tmp_path / ("image.tgz" if name == "tiny" else f"{name}.tgz")
-        image.write_bytes(b"image")
+        image.write_bytes(build.packed("image"))
         found = Environment(
             name=name,
             image=Image(file=str(image), kind="tgz"),

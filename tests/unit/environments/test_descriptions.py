@@ -83,6 +83,21 @@ def test_unknown_keys_are_told_once_all_together_and_the_rest_is_taken() -> None
     assert (environment.name, environment.kernel, environment.kernel_params) == ("tomorrow", "/vmlinuz", "")
 
 
+def test_unknown_keys_are_left_out_wherever_they_stand() -> None:
+    text = (FOLDER / "3.1.7-multipart-fsa.dsc").read_text(encoding="utf-8")
+    text += "    label: data\n  future: 1\npreinstall: {archive: /a.tgz, compression: gzip, scrpt: x}\n"
+    text += (
+        "postinstalls: [{archive: /a.tgz, compression: gzip, mode: 1}, {archive: /b.tgz, compression: gzip, mode: 2}]\n"
+    )
+    warnings: list[str] = []
+    (environment,) = parse_all(text, source="/e", warn=warnings.append)
+    assert warnings == [
+        "/e: unknown keys, left out: options.partitions.label, options.future, preinstall.scrpt (script?), "
+        "postinstalls.mode."
+    ]
+    assert [each.device for each in environment.partitions] == ["/dev/sda1", "/dev/sda2"]
+
+
 def test_a_warning_comes_before_the_refusal_that_a_misspelt_key_leads_to() -> None:
     text = (FOLDER / "3.3-least.dsc").read_text(encoding="utf-8").replace("filesystem", "filesytem")
     warnings: list[str] = []
@@ -122,6 +137,7 @@ def test_an_image_on_several_partitions_is_kept_whole() -> None:
 
 def test_kexec_can_be_ruled_out() -> None:
     assert not one("4-no-kexec.dsc").kexec
+    assert write(read("4-no-kexec.dsc"), "yaml").endswith("options:\n  kexec: false\n")
     assert one("4-aarch64.dsc").kexec
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kadeploy.environments import description
+from kadeploy.environments import description, kadeploy2, reference
 from kadeploy.environments.kadeploy2 import Kind, translate
 from kadeploy.errors import EnvironmentRefusedError
 
@@ -49,3 +52,27 @@ def test_every_line_ends_up_in_the_environment_or_is_named() -> None:
     written = description.write([translated.environment], "wiki")
     for value in ("old", "/i.dd.gz", "/p.tgz", "/vmlinuz", "83", "ext3", "a=b", "2"):
         assert value in written
+
+
+@pytest.mark.parametrize(
+    "written", ["file://home/a/x.tgz", "file:///home/a/x.tgz", "file:/home/a/x.tgz", "/home/a/x.tgz"]
+)
+def test_a_path_behind_file_is_whole_with_any_number_of_slashes(written: str) -> None:
+    """Kadeploy 2 itself wrote two."""
+    text = f"name = a\nfilebase = {written}\nfilesite = {written}\nkernelpath = /vmlinuz\nfdisktype = 83\n"
+    environment = translate(text, "linux", "/old").environment
+    assert (environment.image.file, environment.postinstalls[0].file) == ("/home/a/x.tgz", "/home/a/x.tgz")
+
+
+def test_partition_type_and_file_system_have_the_defaults_of_kadeploy_2() -> None:
+    text = "name = a\nfilebase = /i.tgz\nkernelpath = /vmlinuz\n"
+    environment = translate(text, "linux", "/old").environment
+    assert (environment.fdisktype, environment.filesystem) == ("82", "ext2")
+    empty = translate(f"{text}fdisktype =\nfilesystem =\n", "linux", "/old").environment
+    assert empty == environment
+    assert translate(f"{text}fdisktype = a5\n", "linux", "/old").environment.fdisktype == "a5"
+
+
+def test_the_examples_hold() -> None:
+    assert doctest.testmod(kadeploy2).failed == 0
+    assert doctest.testmod(reference).failed == 0

@@ -23,7 +23,7 @@ def root() -> Account:
 def environment(site: Site, tmp_path: Path, root: Account) -> Environment:
     """A recorded one."""
     image = tmp_path / "image.tgz"
-    image.write_bytes(b"an image")
+    image.write_bytes(build.packed("an image"))
     return environments.add(site, build.environment(image=Image(file=str(image), kind="tgz")), root)
 
 

@@ -210,7 +210,7 @@ def test_what_is_refused_after_all_leaves_no_folder_no_claim_and_no_state(
     configuration: Configuration, environment: Environment
 ) -> None:
     """The image has changed since it was recorded."""
-    Path(environment.image.file).write_bytes(b"another image")
+    Path(environment.image.file).write_bytes(build.packed("another image"))
     work = deployment(configuration, environment)
     with pytest.raises(EnvironmentRefusedError, match="--update-tarball-md5"):
         go(work)

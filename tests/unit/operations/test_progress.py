@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import random
 import re
 import threading
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from kadeploy.events import Event, Progress
 from kadeploy.operations.launch import carry_out
 from kadeploy.operations.requests import DeployRequest, Described
 from kadeploy.state import journal, rights
+from tests.unit import build
 from tests.unit.plays import write_play, write_role
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -36,6 +38,7 @@ from kadeploy.broadcast import chain
 from kadeploy.broadcast.progress import ProgressFile
 from kadeploy.microsteps import send_image
 from kadeploy.microsteps.action import BatchAction
+from tests.unit import build
 
 SINK = "exec python3 -c $'import sys, time\\\\nwhile sys.stdin.buffer.read(1 << 21): time.sleep(0.25)'"
 
@@ -62,7 +65,7 @@ def request_(site: Site, site_folder: Path, tmp_path: Path) -> DeployRequest:
     (site_folder / "action_plugins" / "slowly.py").write_text(SLOWLY, encoding="utf-8")
     write_role(site_folder, "send_slowly", "- {slowly: , run_once: true}\n")
     image = tmp_path / "image.tgz"
-    image.write_bytes(b"\n" * 24 * MEGA)
+    image.write_bytes(build.packed(random.Random(1).randbytes(24 * MEGA)))
     me = caller().name
     rights.add(site, me, ["*"], ["*"])
     described = Environment(name="big", image=Image(file=str(image), kind="tgz"), kernel="/vmlinuz", filesystem="ext4")

@@ -22,6 +22,7 @@ from kadeploy.events import Event, Report
 from kadeploy.operations.launch import carry_out
 from kadeploy.operations.requests import DeployRequest, Described
 from kadeploy.state import database, nodes, rights
+from tests.unit import build
 from tests.unit.conftest import CLUSTERS, SITE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can work for others")
@@ -58,7 +59,7 @@ def image_of(who: Account, folder: Path) -> Environment:
     """An environment whose image nobody else may read."""
     folder.chmod(0o711)
     path = folder / f"{who.name}.tgz"
-    path.write_bytes(who.name.encode())
+    path.write_bytes(build.packed(who.name))
     path.chmod(0o400)
     os.chown(path, who.uid, who.gid)
     return Environment(
@@ -99,7 +100,7 @@ def test_deployments_on_two_sites_for_two_users_do_not_meet(open_folder: Path, n
         [folder] = (configuration.site.state / "runs").iterdir()
         assert list(events.read(folder / events.FILE_NAME)) == heard[name]
     assert Path("/proc/thread-self/ns/net").readlink() == outside
-    assert (os.geteuid(), (open_folder / "alice" / "alice.tgz").read_bytes()) == (0, b"alice")
+    assert (os.geteuid(), (open_folder / "alice" / "alice.tgz").read_bytes()) == (0, build.packed("alice"))
 
 
 def test_who_listens_hears_only_his_own_operation(open_folder: Path) -> None:

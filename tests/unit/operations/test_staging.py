@@ -6,7 +6,7 @@ import os
 import subprocess
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -35,7 +35,7 @@ def stage(assignment: Assignment, account: Account = ME, uploads: tuple[str, ...
 
 def archive(path: Path, content: bytes = b"archive") -> Archive:
     """A recorded archive: with the checksums that it has now."""
-    path.write_bytes(content)
+    path.write_bytes(build.packed(content))
     _, md5, sha256 = measure(str(path), ME)
     return Archive(file=str(path), kind="tgz", script="go", md5=md5, sha256=sha256)
 
@@ -134,7 +134,7 @@ def test_an_archive_that_is_too_big_is_refused(tmp_path: Path, which: str) -> No
     """Each kind has a limit of its own; what is just small enough is taken."""
     limits = Limits(**{"preinstall": 9, "postinstall": 9} | {which: 1})
     site = build.site(tmp_path, limits=limits)
-    assignment, file = with_install(tmp_path, which, bytes(MEGA), site=site)
+    assignment, file = with_install(tmp_path, which, os.urandom(MEGA - 20_000), site=site)
     stage(assignment)
     file.write_bytes(bytes(MEGA + 1))
     with pytest.raises(FileError, match=rf"{file}.*1 MB"):
@@ -148,15 +148,58 @@ def test_an_image_that_has_changed_is_refused(tmp_path: Path) -> None:
         stage(assignment)
 
 
+@INSTALLS
+def test_an_archive_that_nodes_could_not_unpack_is_refused(tmp_path: Path, which: str) -> None:
+    assignment, file = with_install(tmp_path, which)
+    broken = build.packed(os.urandom(10_000))[:-100]
+    file.write_bytes(broken)
+    _, md5, sha256 = measure(str(file), ME)
+    recorded = msgspec.structs.replace(archive(file), md5=md5, sha256=sha256)
+    installs = {"preinstall": recorded} if which == "preinstall" else {"postinstalls": (recorded,)}
+    file.write_bytes(broken)
+    environment = msgspec.structs.replace(cast("Environment", assignment.environment), **installs)
+    with pytest.raises(FileError, match=rf"{file}: is not a sound file of kind tgz: gzip says: "):
+        stage(msgspec.structs.replace(assignment, environment=environment))
+
+
+@pytest.mark.parametrize(
+    ("content", "deployed", "rehearsed"),
+    [
+        (build.packed("x", "txz"), "it is compressed by xz: say txz", "it is compressed by xz: say txz"),
+        (build.packed(os.urandom(10_000))[:-100], "", "gzip says: stdin: unexpected end of file"),
+        (build.packed("x", "ddgz"), "", "what it holds is no tar archive; if it is a disk, say ddgz"),
+    ],
+    ids=["another kind", "truncated", "no archive"],
+)
+def test_an_image_is_looked_at_before_a_deployment_and_looked_through_by_a_dry_run(
+    tmp_path: Path, content: bytes, deployed: str, rehearsed: str
+) -> None:
+    path = tmp_path / "broken.tgz"
+    path.write_bytes(content)
+    image = Image(file=str(path), kind="tgz")
+    assignment = build.assignment(tmp_path, environment=build.environment(image=image))
+    for said, act in (
+        (deployed, lambda: stage(assignment)),
+        (rehearsed, lambda: staging.dry_run({"gdx": assignment}, ME)),
+    ):
+        if not said:
+            act()
+            continue
+        with pytest.raises(FileError) as refusal:
+            act()
+        assert f"{path}: is not" in str(refusal.value)
+        assert said in str(refusal.value)
+
+
 def test_the_administrators_archives_are_found_from_the_configuration_folder(tmp_path: Path) -> None:
     """They are as big as they like."""
-    (tmp_path / "site.tgz").write_bytes(bytes(MEGA + 1))
+    (tmp_path / "site.tgz").write_bytes(build.packed(os.urandom(MEGA)))
     cluster = build.cluster(pre_installs=(AdminArchive(file="site.tgz"),), post_installs=(AdminArchive(file="no.tgz"),))
     site = build.site(tmp_path, limits=Limits(preinstall=1, postinstall=1))
     assignment = build.assignment(tmp_path, environment=environment(tmp_path), cluster=cluster, site=site)
     with pytest.raises(FileError, match=rf"clusters/gdx\.yml: .*{tmp_path}/no\.tgz"):
         stage(assignment)
-    (tmp_path / "no.tgz").write_bytes(b"now it is there")
+    (tmp_path / "no.tgz").write_bytes(build.packed("now it is there"))
     staged = stage(assignment)
     sent = [Path(each.path) for each in (*staged.admin_preinstalls, *staged.admin_postinstalls)]
     assert [path.name for path in sent] == ["site.tgz", "no.tgz"]
@@ -167,7 +210,7 @@ def test_the_administrators_archives_are_found_from_the_configuration_folder(tmp
 def test_files_of_users_are_opened_with_their_rights_and_the_sites_own_are_not(open_folder: Path) -> None:
     assignment, file = with_install(open_folder, "postinstall")
     cluster = build.cluster(pre_installs=(AdminArchive(file="site.tgz"),))
-    (open_folder / "site.tgz").write_bytes(b"the site's own")
+    (open_folder / "site.tgz").write_bytes(build.packed("the site's own"))
     (open_folder / "site.tgz").chmod(0o600)
     assignment = msgspec.structs.replace(assignment, cluster=cluster)
     assert stage(assignment, NOBODY).admin_preinstalls

@@ -77,9 +77,10 @@ def test_what_users_wrote_is_never_evaluated_and_arrives_as_it_was(tmp_path: Pat
     """Read by ansible-inventory, and used as a task's argument by ansible-playbook."""
     file = tmp_path / "evaluated"
     text = text.replace("FILE", str(file))
-    source = write(tmp_path, environment=build.environment(kernel_params=text), options=Options(authorized_keys=text))
+    environment = build.environment(kernel_params=text, custom_variables={"TEXT": text})
+    source = write(tmp_path, environment=environment, options=Options(authorized_keys=text))
     seen = listed(tmp_path, source)["_meta"]["hostvars"]["gdx-1.site"]["kadeploy_env"]
-    assert seen["KADEPLOY_AUTHORIZED_KEYS"] == text
+    assert seen["KADEPLOY_AUTHORIZED_KEYS"] == seen["KADEPLOY_TEXT"] == text
     assert seen["KADEPLOY_ENV_KERNEL_PARAMS"] == text.strip()
     copy = {"content": "{{ kadeploy_env.KADEPLOY_AUTHORIZED_KEYS }}", "dest": str(tmp_path / "copy")}
     local = {"connection": "local", "run_once": True, "vars": {"ansible_python_interpreter": sys.executable}}

@@ -134,6 +134,26 @@ def test_environments_of_version_3_are_migrated_and_dates_fit_as_versions(site: 
         EnvironmentRow.insert(**tables.environment_columns(today)).execute()
 
 
+@pytest.mark.parametrize(
+    ("kind", "dropped", "quoted"),
+    [
+        (peewee.SqliteDatabase, "DROP INDEX environmentrow_name_version_user", '"user"'),
+        (peewee.PostgresqlDatabase, "DROP INDEX environmentrow_name_version_user", '"user"'),
+        (peewee.MySQLDatabase, "DROP INDEX environmentrow_name_version_user ON environments", "`user`"),
+    ],
+)
+def test_each_database_gets_migrations_in_its_own_spelling(
+    kind: type[peewee.Database], dropped: str, quoted: str
+) -> None:
+    before = database._chosen.set(kind("kadeploy"))
+    try:
+        spelt = [database._spelt(statement) for statement in database.MIGRATIONS[4]]
+    finally:
+        database._chosen.reset(before)
+    assert [statement for statement in spelt if statement.startswith("DROP INDEX")] == [dropped]
+    assert spelt[-1].endswith(f"(name, version, {quoted}, arch)")
+
+
 def test_every_version_but_the_first_has_a_migration() -> None:
     assert sorted(database.MIGRATIONS) == list(range(2, database.SCHEMA_VERSION + 1))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import http.server
 import os
 import re
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from kadeploy.files import LocalFile
 from kadeploy.state import environments
 from kadeploy.state.database import connect
 from kadeploy.state.tables import EnvironmentRow, environment_columns
+from tests.unit import build
 
 ADMIN = caller()
 ALICE = Account("alice", os.getuid(), os.getgid(), Path("/"))
@@ -45,12 +49,13 @@ def everything(site: Site) -> list[Environment]:
 
 def written(path: Path, content: str) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
+    path.write_bytes(build.packed(content))
     return str(path)
 
 
 def sums(content: str) -> tuple[str, str]:
-    return hashlib.md5(content.encode()).hexdigest(), hashlib.sha256(content.encode()).hexdigest()
+    packed = build.packed(content)
+    return hashlib.md5(packed).hexdigest(), hashlib.sha256(packed).hexdigest()
 
 
 def on_disk(folder: Path, **fields: object) -> Environment:
@@ -67,6 +72,24 @@ def on_disk(folder: Path, **fields: object) -> Environment:
         filesystem="ext4",
     )
     return msgspec.structs.replace(environment, **fields)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """Where a web server shows the files of *tmp_path*."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Be quiet."""
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path))
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 # --- seeing -------------------------------------------------------------------------------------------------------
@@ -285,6 +308,32 @@ def test_a_recorded_one_is_found_whoever_asks_until_it_is_deleted(site: Site) ->
 
 
 # --- adding -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["image.tgz", "pre.tgz", "post1.tgz"])
+@pytest.mark.parametrize("web", [False, True], ids=["local", "http"])
+def test_a_file_that_nodes_could_not_unpack_is_not_recorded(
+    site: Site, tmp_path: Path, part: str, web: bool, request: pytest.FixtureRequest
+) -> None:
+    environment = on_disk(tmp_path)
+    packed = build.packed("whole" * 1000)
+    (tmp_path / part).write_bytes(packed[:-20])
+    if web:
+        url = request.getfixturevalue("url")
+        environment = environments._map_files(
+            environment, lambda file: msgspec.structs.replace(file, file=f"{url}/{Path(file.file).name}")
+        )
+    with pytest.raises(FileError, match=rf"{part}: is not a sound file of kind tgz: gzip says: stdin: unexpected end"):
+        environments.add(site, environment, ALICE)
+    assert everything(site) == []
+    (tmp_path / part).write_bytes(packed)
+    environments.add(site, environment, ALICE)
+    (tmp_path / part).write_bytes(build.packed("", "txz"))
+    which = {"image.tgz": "tarball", "pre.tgz": "preinstall", "post1.tgz": "postinstalls"}[part]
+    with pytest.raises(FileError, match=rf"{part}: is not of kind tgz: it is compressed by xz: say txz"):
+        environments.update_checksums(site, ALICE, "debian", which)  # type: ignore[arg-type]
+    assert everything(site) != []
+    assert not list(site.state.glob("kaenv3-*"))
 
 
 def test_an_added_one_belongs_to_who_adds_it_and_has_checksums(site: Site, tmp_path: Path) -> None:
