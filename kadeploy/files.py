@@ -329,21 +329,25 @@ def copy_stream(stream: BinaryIO, into: Path, name: str, max_bytes: int = 0) -> 
     return LocalFile(Path(target.name), *measures)
 
 
-def hold(source: str, into: Path, caller: Account, cache: Path | None = None) -> tuple[BinaryIO, LocalFile]:
+def hold(
+    source: str, into: Path, caller: Account, cache: Path | None = None, max_bytes: int = 0
+) -> tuple[BinaryIO, LocalFile]:
     """*source* (path or URL) open for reading, with its checksums, for a file that is too big to be copied.
 
     A path is opened once, with the rights of *caller*; the stream means that file whatever becomes of its name. A URL
-    is downloaded into the folder *into*. *cache* is a folder where checksums of local files are remembered.
+    is downloaded into the folder *into*. *cache* is a folder where checksums of local files are remembered; *max_bytes*
+    (0: none) is a limit of size.
 
     Raises:
-        FileError: cannot be read or fetched, changed meanwhile, or the disk is full.
+        FileError: cannot be read or fetched, too big, changed meanwhile, or the disk is full.
     """
     if is_url(source):
-        local = _fetch_url(source, into, 0)
+        local = _fetch_url(source, into, max_bytes)
         return local.path.open("rb"), local
     path = local_path(source)
     stream = open_as_user(path, caller)
     try:
+        _check_size(source, os.fstat(stream.fileno()).st_size, max_bytes)
         return stream, LocalFile(path, *_measured(stream, path, cache))
     except BaseException:
         stream.close()

@@ -11,7 +11,6 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -39,12 +38,12 @@ def require_kind(stream: BinaryIO, kind: str, name: str) -> None:
     raise FileError(f"{name}: is not of kind {kind}: {_seen(head, KINDS[kind])}.")
 
 
-def require_whole(found: LocalFile, opened: Callable[[], BinaryIO], kind: str, name: str, cache: Path) -> None:
+def require_whole(found: LocalFile, stream: BinaryIO, kind: str, name: str, cache: Path) -> None:
     """Refuse a file that cannot be unpacked to its end, or is of another kind; in *cache* is noted which are good.
 
     Args:
         found: checksums of the file.
-        opened: opens it.
+        stream: the file, open; it is read from its beginning.
         kind: what the description calls it.
         name: what people call it.
         cache: folder of the site.
@@ -55,10 +54,9 @@ def require_whole(found: LocalFile, opened: Callable[[], BinaryIO], kind: str, n
     note = cache / "sound" / f"{found.sha256}-{kind}"
     if note.exists():
         return
-    with opened() as stream:
-        require_kind(stream, kind, name)
-        if KINDS[kind].form != "fsa":
-            _unpack(stream, KINDS[kind], name)
+    require_kind(stream, kind, name)
+    if KINDS[kind].form != "fsa":
+        _unpack(stream, KINDS[kind], name)
     with suppress(OSError):  # a cache is a convenience, and only root may write it
         note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         note.touch()

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -133,8 +132,7 @@ class _Files:
         """Refuse an image that nodes could not unpack; unless this is to be thorough, its beginning is looked at."""
         stream, found = self.image(image.file, site)
         if self.thorough:
-            opened = partial(self.open_image, image.file, site)
-            soundness.require_whole(found, opened, image.kind, image.file, site.state / "cache")
+            soundness.require_whole(found, stream, image.kind, image.file, site.state / "cache")
         else:
             soundness.require_kind(stream, image.kind, image.file)
 
@@ -146,23 +144,6 @@ class _Files:
     def close(self) -> None:
         for stream, _ in self.images.values():
             stream.close()
-
-    def open(self, source: str, account: Account | None = None) -> BinaryIO:
-        """Open what was fetched, with the rights of whom it belongs to."""
-        who = ROOT if files.is_url(source) else account or self.account
-        return files.open_as_user(self.found[source].path, who)
-
-    def require_sound(
-        self, source: str, kind: str, assignment: Assignment, whole: bool = True, account: Account | None = None
-    ) -> None:
-        """Refuse what nodes could not unpack."""
-        opened = partial(self.open, source, account)
-        if whole:
-            cache = assignment.site.state / "cache"
-            soundness.require_whole(self.found[source], opened, kind, source, account or self.account, cache)
-            return
-        with opened() as stream:
-            soundness.require_kind(stream, kind, source)
 
 
 def _with_files(assignment: Assignment, files_of: _Files) -> Assignment:
@@ -221,8 +202,8 @@ def _with_boot_files(assignment: Assignment, files_of: _Files) -> Assignment:
 
 def _require_sound(found: LocalFile, kind: str, name: str, assignment: Assignment) -> None:
     """Refuse a copied archive that nodes could not unpack."""
-    cache = assignment.site.state / "cache"
-    soundness.require_whole(found, lambda: found.path.open("rb"), kind, name, cache)
+    with found.path.open("rb") as stream:
+        soundness.require_whole(found, stream, kind, name, assignment.site.state / "cache")
 
 
 def _preinstall(assignment: Assignment, environment: Environment, files_of: _Files) -> LocalArchive | None:

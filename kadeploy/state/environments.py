@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import peewee
@@ -535,12 +535,9 @@ def _whole(site: Site, file: Image | Archive, who: Account, max_bytes: int) -> L
     """Checksums of a file that nodes will be able to unpack; what comes over http is not kept."""
     cache = site.state / "cache"
     with TemporaryDirectory(prefix="kaenv3-", dir=site.state if os.access(site.state, os.W_OK) else None) as folder:
-        found = files.fetch(file.file, Path(folder), who, max_bytes, cache=cache)
-
-        def opened() -> BinaryIO:
-            return found.path.open("rb") if files.is_url(file.file) else files.open_as_user(found.path, who)
-
-        soundness.require_whole(found, opened, file.kind, file.file, who, cache)
+        stream, found = files.hold(file.file, Path(folder), who, cache, max_bytes)
+        with stream:
+            soundness.require_whole(found, stream, file.kind, file.file, cache)
     return found
 
 

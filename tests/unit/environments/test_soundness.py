@@ -7,20 +7,18 @@ import os
 import subprocess
 import tarfile
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from kadeploy import files
-from kadeploy.caller import Account, caller
+from kadeploy.caller import caller
 from kadeploy.environments import soundness
 from kadeploy.environments.image import ARCHIVE_KINDS, COMPRESSIONS, KINDS
 from kadeploy.errors import FileError
 from tests.unit import build
 
 WHO = caller()
-NOBODY = Account("nobody", 65534, 65534, Path("/nonexistent"))
 PACKED = [name for name, kind in KINDS.items() if kind.form != "fsa"]
 CONTENT = os.urandom(300_000)
 
@@ -41,11 +39,12 @@ def packed(kind: str, plain: bytes | None = None) -> bytes:
     return subprocess.run(command, input=content, capture_output=True, check=True).stdout
 
 
-def check(tmp_path: Path, content: bytes, kind: str, who: Account = WHO) -> None:
+def check(tmp_path: Path, content: bytes, kind: str) -> None:
     path = tmp_path / "image"
     path.write_bytes(content)
-    found = files.fetch(str(path), tmp_path, WHO)
-    soundness.require_whole(found, partial(path.open, "rb"), kind, "image", who, tmp_path / "cache")
+    stream, found = files.hold(str(path), tmp_path, WHO)
+    with stream:
+        soundness.require_whole(found, stream, kind, "image", tmp_path / "cache")
 
 
 def refusal(tmp_path: Path, content: bytes, kind: str) -> str:
@@ -128,18 +127,15 @@ def test_two_files_behind_each_other_are_whole_as_their_programs_say(tmp_path: P
 
 def test_a_good_file_is_looked_through_once(tmp_path: Path) -> None:
     check(tmp_path, packed("tgz"), "tgz")
-    found = files.fetch(str(tmp_path / "image"), tmp_path, WHO)
-
-    def opened() -> io.BufferedReader:
-        raise AssertionError("it is opened again")
-
-    soundness.require_whole(found, opened, "tgz", "image", WHO, tmp_path / "cache")
-    with pytest.raises(AssertionError):
-        soundness.require_whole(found, opened, "txz", "image", WHO, tmp_path / "cache")
+    closed, found = files.hold(str(tmp_path / "image"), tmp_path, WHO)
+    closed.close()
+    soundness.require_whole(found, closed, "tgz", "image", tmp_path / "cache")
+    with pytest.raises(ValueError, match="closed file"):
+        soundness.require_whole(found, closed, "txz", "image", tmp_path / "cache")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a program as somebody else")
-def test_the_program_runs_with_the_rights_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_runs_with_nobodys_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = tmp_path / "bin" / "gzip"
     spy.parent.mkdir()
     spy.write_text("#!/bin/sh\nid -u >&2\nid -G >&2\nexit 1\n", encoding="utf-8")
@@ -147,7 +143,7 @@ def test_the_program_runs_with_the_rights_of_the_user(tmp_path: Path, monkeypatc
         path.chmod(0o755)
     monkeypatch.setattr(os, "defpath", f"{spy.parent}:{os.defpath}")
     with pytest.raises(FileError, match="gzip says: 65534"):
-        check(tmp_path, build.packed(), "tgz", NOBODY)
+        check(tmp_path, build.packed(), "tgz")
 
 
 def test_what_unpacks_to_gigabytes_costs_no_memory_and_is_given_up_in_time(

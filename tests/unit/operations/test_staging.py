@@ -87,8 +87,9 @@ def test_an_archive_that_is_as_it_was_recorded_is_sent(tmp_path: Path, which: st
     (sent,) = filter(None, (staged.preinstall, *staged.postinstalls))
     assert (bool(staged.preinstall), len(staged.postinstalls)) == ((True, 0) if which == "preinstall" else (False, 1))
     assert sent == LocalArchive(path=sent.path, kind="tgz", script="go")
+    content = file.read_bytes()
     file.unlink()
-    assert Path(sent.path).read_bytes() == b"archive"
+    assert Path(sent.path).read_bytes() == content
     assert Path(sent.path).is_relative_to(tmp_path / "run")
 
 
@@ -203,7 +204,7 @@ def test_the_administrators_archives_are_found_from_the_configuration_folder(tmp
     staged = stage(assignment)
     sent = [Path(each.path) for each in (*staged.admin_preinstalls, *staged.admin_postinstalls)]
     assert [path.name for path in sent] == ["site.tgz", "no.tgz"]
-    assert sent[1].read_bytes() == b"now it is there"
+    assert sent[1].read_bytes() == (tmp_path / "no.tgz").read_bytes()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root opens files as somebody else")
