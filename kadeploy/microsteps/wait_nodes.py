@@ -14,7 +14,7 @@ from kadeploy.remote import reach
 from kadeploy.workflow import Outcome
 
 ARGUMENTS = {
-    "target": {"type": "str", "default": "user", "choices": ["deploy", "user"]},
+    "target": {"type": "str", "default": "user", "choices": ["deploy", "user", "any"]},
     "kind": {"type": "str", "default": "classical", "choices": ["classical", "kexec"]},
 }
 """As an Ansible argument specification."""
@@ -23,18 +23,18 @@ ARGUMENTS = {
 SETTLE_AFTER_DEPLOYMENT = 2.0
 """Seconds for which a deployed system must answer: the one before it had the marker port open, and both close at once.
 
-Any longer, and nodes that boot faster than we look would wait for nothing (see `reach` for the others).
+That it is another one than the deployment system proves that it has booted.
 """
 
 
 async def run(step: MicroStep) -> Mapping[str, Outcome]:
-    """Wait for the ssh port, and for the marker port to be open (deployment system) or closed (user system).
+    """Wait for the ssh port, and for the marker port to be open (deployment system) or closed (user system, not any).
 
     In a deployment by kadeploy3 a few nodes that boot slowly, or not at all, are LATE: the others go on, and these are
     waited for in an attempt of their own.
 
-    In a VLAN a node answers under another address once it has left the deployment system. The deployment system is
-    asked whether it was booted after this ansible-playbook began, since it may have run already.
+    In a VLAN a node answers under another address once it has left the deployment system. A system that may have run
+    already is asked whether it was booted after this ansible-playbook began.
     """
     request, site = step.request, step.request.site
     limits, options = request.cluster.timeouts, request.options
@@ -54,6 +54,9 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
         ports = [site.marker_port, site.ssh.port]
         return await wait(targets, ports, [], confirm=confirm, leave_late=leave_late)
     vlan = {node.name: node.vlan_address for node in request.nodes}
-    targets = [replace(target, address=vlan[target.name] or target.address) for target in targets]
-    settle = SETTLE_AFTER_DEPLOYMENT if request.operation == "deploy" else reach.SETTLE
-    return await wait(targets, [site.ssh.port], [site.marker_port], settle=settle)
+    targets = [replace(target, address=vlan[target.name] or target.address) for target in step.targets(pinned=False)]
+    down = [] if step.args["target"] == "any" else [site.marker_port]
+    if request.operation == "deploy":
+        return await wait(targets, [site.ssh.port], down, settle=SETTLE_AFTER_DEPLOYMENT)
+    confirm = reach.booted_after(step.remote, begun, may_refuse=True)
+    return await wait(targets, [site.ssh.port], down, confirm=confirm)
