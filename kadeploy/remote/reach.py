@@ -84,7 +84,7 @@ async def wait(
             outcome = Outcome(Verdict.OK, seconds=_since(begun))
         except TimeoutError:
             title = "Not rebooted" if watch.last.startswith((_OLD, _UNPROVED)) else "Unreachable after the reboot"
-            message = f"{title}: {watch.last} after {timeout:g} s: see its console."
+            message = f"{title}: {watch.last} after {timeout:g} s"
             outcome = Outcome(Verdict.KO, message, 1, seconds=_since(begun))
         if on_outcome:
             on_outcome(target.name, outcome)
