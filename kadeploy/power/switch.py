@@ -177,17 +177,22 @@ class _Commands:
     async def _follow(self, node: Node, order: str, wanted: bmc.State, limit: float) -> Outcome | None:
         """Ask until the node is as ordered; None when it is, KO when it is not after *limit* seconds."""
         until = time.monotonic() + limit
-        while (status := await command.run(self.power.commands.status, node.name, self.power.timeout)).rc not in (
-            command.NOT_STARTED,
-            TIMED_OUT,
-        ):
+        while True:
+            status = await command.run(self.power.commands.status, node.name, self.power.timeout)
+            if _broken(status):
+                return _denied(order, f"its end is unknown: {status.message}")
             seen = "on" if status.verdict is Verdict.OK else "off"
             if seen == wanted:
                 return None
             if time.monotonic() + bmc.PAUSE > until:
                 return _denied(order, f"power.commands.status still says {seen} after {limit:g} s")
             await asyncio.sleep(bmc.PAUSE)
-        return _denied(order, status.message)
+
+
+def _broken(status: Outcome) -> bool:
+    """Whether a status command has failed, which is not the same as saying off: off makes no error output."""
+    failed = status.rc in (command.NOT_STARTED, TIMED_OUT) or bool(status.stderr.strip())
+    return status.verdict is not Verdict.OK and failed
 
 
 def _denied(order: str, why: str) -> Outcome:

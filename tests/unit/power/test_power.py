@@ -518,11 +518,18 @@ def test_a_node_that_follows_a_command_later_is_waited_for(site: Site, tmp_path:
     assert outcome.stdout == "soft"
 
 
-def test_an_unknown_end_of_a_command_is_ko(site: Site) -> None:
-    how = commands(very_hard_off="true", status="/no/such/program")
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("/no/such/program", "/no/such/program: No such file or directory: check power.commands"),
+        ("sh -c 'echo no answer >&2; exit 2'", "no answer"),
+    ],
+)
+def test_a_status_that_cannot_be_told_is_not_off(site: Site, status: str, said: str) -> None:
+    how = commands(very_hard_off="true", status=status)
     outcome = switched(site, how, addresses(""), "off", "very_hard")["n-1"]
     assert outcome.message.startswith(
-        "very_hard: power.commands.very_hard_off ended well, but /no/such/program: No such file"
+        f"very_hard: power.commands.very_hard_off ended well, but its end is unknown: {said}"
     )
 
 
