@@ -6,8 +6,8 @@ A command is split into words as a shell does. Placeholders, words in capitals, 
 command                               placeholder                        stands for
 ====================================  =================================  ==========================================
 ``hooks.*``                           ``WORKFLOW_ID``                    the workflow's id
-``power.commands.*``, ``console``     ``HOSTNAME_FQDN``                  the node's name
-                                      ``HOSTNAME_SHORT``                 the same, up to the first dot
+``power.commands.*``, ``console``,    ``HOSTNAME_FQDN``                  the node's name
+``console_log`` (a file)              ``HOSTNAME_SHORT``                 the same, up to the first dot
 ``vlan.set_command``                  ``NODES``                          ``-m NAME`` for each node
                                       ``VLAN_ID``, ``USER``              the VLAN, the user
 ``broadcast_command``                 ``ENVFILE``, ``NODEFILE``          the image, a file of the nodes' names
@@ -67,6 +67,15 @@ def argv(command: str, values: Values, where: str) -> list[str]:
 def node_values(node: str) -> Values:
     """What the placeholders of a command for one node stand for."""
     return {"HOSTNAME_FQDN": node, "HOSTNAME_SHORT": node.partition(".")[0]}
+
+
+def filled(text: str, node: str) -> str:
+    """*text* with the placeholders of a node replaced, wherever they stand.
+
+    >>> filled("/var/log/conserver/HOSTNAME_SHORT", "gdx-1.site")
+    '/var/log/conserver/gdx-1'
+    """
+    return _replaced(text, node_values(node))[0]
 
 
 def _replaced(word: str, values: Values) -> Sequence[str]:

@@ -2,9 +2,10 @@
 
 An *attempt* is a set of nodes that go through one implementation of a macro-step. When it ends, its nodes part: the OK
 ones enter the next macro-step at once, as a set of their own; the KO ones try the whole implementation again, then the
-next implementation of the same macro-step, then are KO for good. Sets never merge again, and no node goes back to an
-earlier macro-step. Nodes that are LATE leave the set as well, which goes on without them: they go on with the same try
-from the micro-step in which they are, as a set of their own.
+next implementation of the same macro-step, then are KO for good. Sets never merge again. A node goes back to an earlier
+macro-step only if it has lost what that one did: then its next try begins there. Nodes that are LATE leave the set as
+well, which goes on without them: they go on with the same try from the micro-step in which they are, as a set of their
+own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal, Protocol
 
@@ -22,6 +23,10 @@ from kadeploy.printable import printable
 
 Operation = Literal["deploy", "reboot", "power"]
 """What a workflow does to nodes."""
+
+
+Again = Literal["", "before", "never"]
+"""How a node that is KO is tried again, if a try is left: as it is, from the macro-step before on, or not at all."""
 
 
 class Verdict(Enum):
@@ -49,7 +54,9 @@ class Outcome:
     answer: str = ""
     """What was asked for, where a step asks: ``on`` or ``off``."""
     micro_step: str = ""
-    """Where it waits, when it is LATE."""
+    """Where it waits when it is LATE, or failed."""
+    again: Again = ""
+    """How it is tried again when it is KO."""
 
     def __post_init__(self) -> None:
         """Make words of nodes and BMCs fit to be shown."""
@@ -169,6 +176,8 @@ class _Place:
     step: int = 0
     choice: int = 0
     retry: int = 0
+    then: _Place | None = None
+    """Where nodes go on once they are through the macro-step, when they have come back to it."""
 
 
 @dataclass(frozen=True)
@@ -247,12 +256,20 @@ class _Automaton:
         self.observer.ended(end.attempt, end.outcomes, end.seconds)
         sets = {verdict: {n: o for n, o in end.outcomes.items() if o.verdict is verdict} for verdict in Verdict}
         self._finish(sets[Verdict.BRK])
-        self._enter(_Place(end.place.step + 1), sets[Verdict.OK])
+        self._enter(end.place.then or _Place(end.place.step + 1), sets[Verdict.OK])
         if self.stop.is_set():
             self._finish(sets[Verdict.KO] | sets[Verdict.LATE], aborted=True)
         else:
-            self._enter(self._another_way(end.place), sets[Verdict.KO])
+            self._again(end.place, sets[Verdict.KO])
             self._go_on(end, sets[Verdict.LATE])
+
+    def _again(self, place: _Place, ko: Mapping[str, Outcome]) -> None:
+        """Try again with nodes that are KO, each in its way."""
+        another = self._another_way(place)
+        back = another and place.step > 0 and _Place(place.step - 1, then=another)
+        ways: dict[Again, _Place | None] = {"": another, "before": back or another, "never": None}
+        for again, way in ways.items():
+            self._enter(way, {node: outcome for node, outcome in ko.items() if outcome.again == again})
 
     def _go_on(self, end: _End, late: Mapping[str, Outcome]) -> None:
         """Let late nodes go on where they are; each node is late once in a try."""
@@ -266,9 +283,9 @@ class _Automaton:
         """Where the KO nodes of an attempt go: another try, the next implementation, or None, nowhere."""
         implementations = self.plan[place.step][1]
         if place.retry < implementations[place.choice].retries:
-            return _Place(place.step, place.choice, place.retry + 1)
+            return replace(place, retry=place.retry + 1)
         if place.choice + 1 < len(implementations):
-            return _Place(place.step, place.choice + 1)
+            return replace(place, choice=place.choice + 1, retry=0)
         return None
 
     def _finish(self, nodes: Mapping[str, Outcome], aborted: bool = False) -> None:

@@ -38,16 +38,17 @@ app = shell.Tool(
         DestructiveEnvironmentError.exit_code: "With -c: the environment deployed on some node is demolishing. No "
         "node was touched; the production system has to be deployed again.",
     },
-    about="A node that does not come back is rebooted again, harder: soft over ssh, hard by its BMC, very_hard by "
-    "switching it off and on. There are four kinds of reboot: simple_reboot boots what is installed, set_pxe follows "
-    "the boot profile of -w, deploy_env boots the deployment system, and env_recorded boots the environment that is "
-    "installed on the partition of -p. simple_reboot is what happens without -r.",
     aliases={
         **operation.ALIASES,
         "--check-destructive-tag": "--check-prod-env",
         "--op-level": "--reboot-level",
     },
     gone=operation.OF_DEPLOYMENTS,
+    about="A node that does not come back, or still runs the system from before, is rebooted again, harder: soft "
+    "over ssh, hard by its BMC, very_hard by switching it off and on. There are four kinds of reboot: "
+    "simple_reboot boots what the node boots by itself, be it the deployment system, set_pxe follows the boot "
+    "profile of -w, deploy_env boots the deployment system, and env_recorded boots the environment that is "
+    "installed on the partition of -p. simple_reboot is what happens without -r.",
 )
 
 

@@ -153,6 +153,8 @@ class Cluster(Struct, frozen=True, kw_only=True):
     """Command that opens a node's console (placeholders as in *PowerCommands*)."""
     console_account: str = ""
     """Account of this machine as which it runs; empty means the caller's. Never root for another user."""
+    console_log: str = ""
+    """File that a node's console is written to (placeholders likewise); read when a node does not come back."""
     timeouts: Timeouts = Timeouts()
     macro_steps: dict[str, tuple[Implementation, ...]] = msgspec.field(
         default_factory=lambda: dict(DEFAULT_MACRO_STEPS)

@@ -32,6 +32,8 @@ class BootFolders(Struct, frozen=True, kw_only=True):
     """Folder served over HTTP (kernels, initrds, uploaded files)."""
     http_url: str
     """URL of *http_root* as nodes reach it, ending in ``/``."""
+    log: str = ""
+    """Log of the boot server, whose lines name the address of who asks; read when a node does not come back."""
     uploads_max_mb: int = 500
     """Size limit of all files uploaded by ``-x``; the least recently used ones go first."""
 

@@ -19,12 +19,12 @@ OPERATIONS = {
 """Words of ``ipmi_sim`` → operation of the supervisor."""
 
 
-def ask(path: str, operation: str, node: str) -> dict[str, object]:
-    """The supervisor's answer: ``ok``, and ``on`` or ``error``."""
+def ask(path: str, operation: str, node: str, by: str = "bmc") -> dict[str, object]:
+    """The supervisor's answer: ``ok``, and ``on`` or ``error``; a BMC may be faulty, who asks *by* hand is not."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(20)
         connection.connect(path)
-        connection.sendall(json.dumps({"operation": operation, "node": node, "by": "bmc"}).encode() + b"\n")
+        connection.sendall(json.dumps({"operation": operation, "node": node, "by": by}).encode() + b"\n")
         with connection.makefile() as stream:
             answer: dict[str, object] = json.loads(stream.readline())
     return answer

@@ -21,7 +21,7 @@ def running(lab: Lab) -> process.Process | None:
 def ask(lab: Lab, operation: str, node: str = "") -> dict[str, Any]:
     """The supervisor's answer; raises KadeployError when there is none or it refuses."""
     try:
-        answer = chassis.ask(str(lab.control), operation, node)
+        answer = chassis.ask(str(lab.control), operation, node, by="kadeploy-lab")
     except (OSError, ValueError) as error:
         raise KadeployError(
             f"The lab {lab.name} does not answer ({error}): `kadeploy-lab up` starts it again."

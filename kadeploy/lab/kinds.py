@@ -12,6 +12,8 @@ from kadeploy.lab.machine import Machine
 from kadeploy.lab.service import Service
 from kadeploy.lab.virtual import Payload, Say
 
+_OF_ALL = ("dead", "mute", "small-disk", "bad-disk")
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -26,7 +28,7 @@ class Kind:
     machine: Callable[[Lab, LabNode], Machine]
     environments: tuple[str, ...] = ("tiny", "debian12-min")
     """What is built to be deployed, unless the user says otherwise."""
-    faults: tuple[str, ...] = ("dead", "mute", "small-disk", "bad-disk")
+    faults: tuple[str, ...] = _OF_ALL
     """Keys of `FAULTS` that its nodes can have."""
 
 
@@ -37,6 +39,7 @@ KINDS: Mapping[str, Kind] = {
         prepare=virtual.prepare,
         services=virtual.services,
         machine=virtual.machine,
+        faults=(*_OF_ALL, *(fault for fault in FAULTS if fault.startswith("bmc-"))),
     ),
     "light": Kind(
         summary="namespaces with loop devices as disks; reboot and PXE are acted",

@@ -35,6 +35,10 @@ FAULTS = {
     "hang": "its command that cuts the disk never ends",
     "slow": "each of its commands takes a second longer",
     "die": "its power fails in the middle of the broadcast",
+    "bmc-says-on": "its BMC says that it is on, whatever it is",
+    "bmc-says-off": "its BMC says that it is off, whatever it is",
+    "bmc-idle": "its BMC takes every order and does nothing",
+    "bmc-late": "its BMC does what it was told twenty seconds later",
 }
 """What can be wrong with a node on purpose."""
 

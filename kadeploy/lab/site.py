@@ -50,6 +50,7 @@ def site(lab: Lab, payload: Payload) -> str:
         host_key=payload.host_key,
         tftp=lab.tftp,
         http=lab.http,
+        boot_log=lab.log("boot server"),
         reboot_window=200 if lab.kind == "sim" else 50,
         patience=10 if lab.kind == "sim" else 30,
     )
@@ -74,6 +75,7 @@ def cluster(lab: Lab, payload: Payload) -> str:
         params=payload.params,
         power=_power(lab, payload),
         console=console_command(lab),
+        console_log=lab.serial_log("HOSTNAME_SHORT"),
         **_timing(lab),
     )
 

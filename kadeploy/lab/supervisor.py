@@ -35,6 +35,10 @@ OPERATIONS: Mapping[str, Callable[[Machine], Awaitable[None]]] = {
     "shutdown": lambda machine: machine.shutdown(),
 }
 """What can be done to a machine."""
+_CLAIMS = {"bmc-says-on": True, "bmc-says-off": False}
+"""Fault → what the machine's BMC says of it."""
+_LATE = 20.0
+"""Seconds after which a BMC that is late does what it was told."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -58,6 +62,7 @@ class Supervisor:
         self._locks = {name: asyncio.Lock() for name in self._machines}
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._stopped = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT, then switch everything off."""
@@ -112,15 +117,28 @@ class Supervisor:
         machine = self._machines.get(name)
         if machine is None or operation not in {"status", *OPERATIONS}:
             return {"ok": False, "error": f"no operation {operation!r} on {name!r}"}
+        fault = self._lab.members[name].fault if call.by == "bmc" else ""
         if operation != "status":
-            async with self._locks[name]:
-                try:
-                    await OPERATIONS[operation](machine)
-                except MachineError as error:
-                    say(f"{name}: {operation} failed: {error}")
-                    return {"ok": False, "error": f"{name}: {operation}: {error}"}
-            say(f"{name}: {operation} (asked by {call.by})")
-        return {"ok": True, "on": machine.running}
+            if fault == "bmc-late":
+                self._background.add(asyncio.create_task(self._later(call)))
+            elif fault != "bmc-idle" and (error := await self._operate(call)):
+                return {"ok": False, "error": error}
+        return {"ok": True, "on": _CLAIMS.get(fault, machine.running)}
+
+    async def _later(self, call: Call) -> None:
+        await asyncio.sleep(_LATE)
+        await self._operate(call)
+
+    async def _operate(self, call: Call) -> str:
+        """Do it; what went wrong, or nothing."""
+        async with self._locks[call.node]:
+            try:
+                await OPERATIONS[call.operation](self._machines[call.node])
+            except MachineError as error:
+                say(f"{call.node}: {call.operation} failed: {error}")
+                return f"{call.node}: {call.operation}: {error}"
+        say(f"{call.node}: {call.operation} (asked by {call.by})")
+        return ""
 
     def _status(self) -> dict[str, Any]:
         services = {service.name: self._state(service) for service in self._services}

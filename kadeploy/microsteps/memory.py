@@ -1,19 +1,21 @@
 """The memory of one run of ansible-playbook: which micro-steps have begun, and which nodes are out.
 
 Each task of a playbook runs in a process of its own; a file in the run folder, named after the ansible-playbook process
-(so that repeating a run by hand starts afresh), tells the next one what happened before: one JSON object per line.
+(so that repeating a run by hand starts afresh), tells the next one what happened before: one JSON object per line. A
+second one, in the workflow's folder, tells later attempts how hard nodes were rebooted.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from kadeploy import process
+from kadeploy.power.switch import Level
 from kadeploy.workflow import Outcome, Verdict
 
 
@@ -42,7 +44,17 @@ class Out(msgspec.Struct, frozen=True, tag="out"):
     message: str = ""
 
 
-_DECODER = msgspec.json.Decoder(_Beginning | Out)
+class Rebooted(msgspec.Struct, frozen=True, tag="rebooted"):
+    """A node that was rebooted, and how hard; kept for the whole workflow."""
+
+    node: str
+    macro_step: str
+    attempt: int
+    level: Level
+
+
+_Line = _Beginning | Out | Rebooted
+_DECODER = msgspec.json.Decoder(_Line)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -79,7 +91,19 @@ class Memory:
                 known.setdefault(line.node, line)
         return known
 
-    def _append(self, lines: list[_Beginning] | list[Out]) -> None:
+    def rebooted(self, lines: list[Rebooted]) -> None:
+        """Note how hard nodes were rebooted."""
+        self._append(lines)
+
+    def levels(self, macro_step: str, attempt: int) -> dict[str, Level]:
+        """How hard nodes were rebooted last, in the attempts of *macro_step* before this one."""
+        return {
+            line.node: line.level
+            for line in self._lines()
+            if isinstance(line, Rebooted) and line.macro_step == macro_step and line.attempt < attempt
+        }
+
+    def _append(self, lines: Sequence[_Line]) -> None:
         text = b"".join(_ENCODER.encode(line) + b"\n" for line in lines)
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
@@ -90,12 +114,12 @@ class Memory:
         finally:
             os.close(descriptor)
 
-    def _lines(self) -> list[_Beginning | Out]:
+    def _lines(self) -> list[_Line]:
         try:
             text = self.path.read_bytes()
         except FileNotFoundError:
             return []
-        lines: list[_Beginning | Out] = []
+        lines: list[_Line] = []
         for line in text.splitlines():
             try:
                 lines.append(_DECODER.decode(line))
@@ -107,6 +131,11 @@ class Memory:
 def memory_of(run_dir: Path, pid: int) -> Memory:
     """The memory of the ansible-playbook process *pid*; pids are used again, so its start time is part of the name."""
     return Memory(run_dir / f"verdicts-{pid}-{process.read_stat(pid).started}.jsonl")
+
+
+def memory_of_reboots(workflow_dir: Path) -> Memory:
+    """What all attempts of a workflow know of its reboots."""
+    return Memory(workflow_dir / "reboots.jsonl")
 
 
 def latest(run_dir: Path) -> Memory | None:

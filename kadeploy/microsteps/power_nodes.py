@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from kadeploy.microsteps.memory import Rebooted, memory_of_reboots
 from kadeploy.microsteps.microstep import MicroStep
 from kadeploy.power import switch
 from kadeploy.workflow import Outcome
@@ -19,7 +20,8 @@ ARGUMENTS = {
 async def run(step: MicroStep) -> Mapping[str, Outcome]:
     """Switch every member, as many at a time as the reboot window of this machine allows.
 
-    The ssh connections of nodes that are switched are closed: they would only be found dead later.
+    The ssh connections of nodes that are switched are closed: they would only be found dead later. A node that an
+    earlier attempt of the same macro-step has rebooted is rebooted harder.
     """
     request = step.request
     members = set(step.members)
@@ -28,14 +30,40 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     if operation != "status":
         await step.remote.forget(step.targets())
         await step.remote.forget(step.targets(pinned=False))
-    return await switch.switch(
+    outcomes = await switch.switch(
         request.site,
         request.cluster,
         nodes,
         operation,
-        step.args["level"],
+        _levels(step),
         config_dir=Path(request.config_dir),
         remote=step.remote,
         wait=request.boot.wait,
         on_outcome=step.report,
+    )
+    if operation == "reboot":
+        _remember(step, outcomes)
+    return outcomes
+
+
+def _levels(step: MicroStep) -> dict[str, switch.Level]:
+    """How hard each member is switched first."""
+    asked: switch.Level = step.args["level"]
+    if step.args["operation"] != "reboot":
+        return dict.fromkeys(step.members, asked)
+    attempt = step.request.attempt
+    before = memory_of_reboots(Path(step.request.workflow_dir)).levels(attempt.macro_step, attempt.number)
+    return {
+        node: max(asked, switch.harder(before[node]), key=switch.LEVELS.index) if node in before else asked
+        for node in step.members
+    }
+
+
+def _remember(step: MicroStep, outcomes: Mapping[str, Outcome]) -> None:
+    attempt = step.request.attempt
+    memory_of_reboots(Path(step.request.workflow_dir)).rebooted(
+        [
+            Rebooted(node, attempt.macro_step, attempt.number, switch.level_of(outcome))
+            for node, outcome in outcomes.items()
+        ]
     )

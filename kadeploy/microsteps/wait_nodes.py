@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
-from kadeploy import process
+from kadeploy import commands, process
+from kadeploy.boot import traces
+from kadeploy.boot.traces import Log
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.microsteps.microstep import MicroStep
 from kadeploy.remote import reach
-from kadeploy.workflow import Outcome
+from kadeploy.workflow import Outcome, Verdict
 
 ARGUMENTS = {
-    "target": {"type": "str", "default": "user", "choices": ["deploy", "user"]},
+    "target": {"type": "str", "default": "user", "choices": ["deploy", "user", "any"]},
     "kind": {"type": "str", "default": "classical", "choices": ["classical", "kexec"]},
 }
 """As an Ansible argument specification."""
@@ -23,18 +25,18 @@ ARGUMENTS = {
 SETTLE_AFTER_DEPLOYMENT = 2.0
 """Seconds for which a deployed system must answer: the one before it had the marker port open, and both close at once.
 
-Any longer, and nodes that boot faster than we look would wait for nothing (see `reach` for the others).
+That it is another one than the deployment system proves that it has booted.
 """
 
 
 async def run(step: MicroStep) -> Mapping[str, Outcome]:
-    """Wait for the ssh port, and for the marker port to be open (deployment system) or closed (user system).
+    """Wait for the ssh port, and for the marker port to be open (deployment system) or closed (user system, not any).
 
     In a deployment by kadeploy3 a few nodes that boot slowly, or not at all, are LATE: the others go on, and these are
     waited for in an attempt of their own.
 
-    In a VLAN a node answers under another address once it has left the deployment system. The deployment system is
-    asked whether it was booted after this ansible-playbook began, since it may have run already.
+    In a VLAN a node answers under another address once it has left the deployment system. A system that may have run
+    already is asked whether it was booted after this ansible-playbook began.
     """
     request, site = step.request, step.request.site
     limits, options = request.cluster.timeouts, request.options
@@ -47,13 +49,57 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     begun = goes_on.begun if goes_on else process.began(os.getppid())
     left = round(timeout - goes_on.waited) if goes_on else timeout
     targets = step.targets()
+    left_behind = _Traces.begin(step)
     wait = partial(reach.wait, timeout=left, window=site.windows.check, on_outcome=step.report)
     if step.args["target"] == "deploy":
         confirm = reach.booted_after(step.remote, begun)
         leave_late = os.environ.get("KADEPLOY_RUN") == "1" and request.operation == "deploy" and not goes_on
         ports = [site.marker_port, site.ssh.port]
-        return await wait(targets, ports, [], confirm=confirm, leave_late=leave_late)
+        return left_behind.added(await wait(targets, ports, [], confirm=confirm, leave_late=leave_late))
     vlan = {node.name: node.vlan_address for node in request.nodes}
-    targets = [replace(target, address=vlan[target.name] or target.address) for target in targets]
-    settle = SETTLE_AFTER_DEPLOYMENT if request.operation == "deploy" else reach.SETTLE
-    return await wait(targets, [site.ssh.port], [site.marker_port], settle=settle)
+    targets = [replace(target, address=vlan[target.name] or target.address) for target in step.targets(pinned=False)]
+    down = [] if step.args["target"] == "any" else [site.marker_port]
+    if request.operation == "deploy":
+        return left_behind.added(await wait(targets, [site.ssh.port], down, settle=SETTLE_AFTER_DEPLOYMENT))
+    confirm = reach.booted_after(step.remote, begun, may_refuse=True)
+    return left_behind.added(await wait(targets, [site.ssh.port], down, confirm=confirm))
+
+
+@dataclass(frozen=True)
+class _Traces:
+    """What nodes that do not come back left behind, where the site keeps it."""
+
+    step: MicroStep
+    boot_log: Log | None
+    consoles: Mapping[str, Log]
+
+    @classmethod
+    def begin(cls, step: MicroStep) -> _Traces:
+        """From here on; nodes that boot by kexec, or were waited for before, ask the boot server for nothing new."""
+        log = step.request.site.boot.log
+        asks = log and step.args["kind"] != "kexec" and not step.request.attempt.goes_on
+        pattern = step.request.cluster.console_log
+        consoles = {node: Log.now(commands.filled(pattern, node)) for node in step.members} if pattern else {}
+        return cls(step, Log.now(log) if asks else None, consoles)
+
+    def added(self, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+        """*outcomes*, in which nodes that are KO tell what they left behind, and where to look."""
+        asked = self.boot_log.lines() if self.boot_log and _ko(outcomes) else None
+        addresses = {target.name: target.address for target in self.step.targets()}
+        return dict(outcomes) | {
+            node: replace(outcome, message=self._told(node, outcome.message, asked, addresses[node]))
+            for node, outcome in _ko(outcomes).items()
+        }
+
+    def _told(self, node: str, message: str, asked: list[str] | None, address: str) -> str:
+        parts = [message]
+        if asked is not None:
+            parts.append(traces.asked(asked, address))
+        if node in self.consoles and (said := self.consoles[node].lines()) is not None:
+            parts.append(traces.said(said))
+        command = " (kaconsole3)" if self.step.request.cluster.console else ""
+        return f"{'; '.join(parts)}: see its console{command}."
+
+
+def _ko(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    return {node: outcome for node, outcome in outcomes.items() if outcome.verdict is Verdict.KO}

@@ -34,6 +34,7 @@ from kadeploy.operations.requests import (
     Wish,
 )
 from kadeploy.operations.work import States, Work, run_folder
+from kadeploy.power.switch import LEVELS
 from kadeploy.runner import inventory, playbooks
 from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode, profile_sources
 from kadeploy.state import environments, journal, rights
@@ -234,7 +235,7 @@ def _singular(options: Options, names: Sequence[str]) -> None:
 # --- reboot and power -----------------------------------------------------------------------------------------------
 
 REBOOTS: Mapping[RebootKind, tuple[str, NextBoot]] = {
-    "simple_reboot": ("RebootSimple", NextBoot(kind="none", target="user")),
+    "simple_reboot": ("RebootSimple", NextBoot(kind="none", target="any")),
     "set_pxe": ("RebootSetPxe", NextBoot(kind="custom", target="user")),
     "deploy_env": ("RebootDeployEnv", NextBoot(kind="deploy", target="deploy")),
     "env_recorded": ("RebootRecordedEnv", NextBoot(kind="deployed", target="user")),
@@ -266,7 +267,7 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
     assignments = parts.assignments("reboot", environment=environment, boot=boot)
     return parts.work(
         assignments,
-        dict.fromkeys(assignments, _single("Reboot", name)),
+        dict.fromkeys(assignments, _single("Reboot", name, _harder_levels(request))),
         _reboot_states(request.kind, environment, assignments),
         environment=environment,
         uploads=request.uploads,
@@ -329,9 +330,14 @@ def power(request: PowerRequest, configuration: Configuration) -> Work:
     )
 
 
-def _single(macro_step: str, implementation: str) -> StepTable:
-    """One macro-step, tried once, without a limit of its own."""
-    return ((macro_step, (Implementation(name=implementation),)),)
+def _harder_levels(request: RebootRequest) -> int:
+    """How often nodes that do not come back are rebooted again, each time harder; nobody knows without waiting."""
+    return len(LEVELS) - 1 - LEVELS.index(request.level) if request.wait else 0
+
+
+def _single(macro_step: str, implementation: str, retries: int = 0) -> StepTable:
+    """One macro-step, without a limit of its own."""
+    return ((macro_step, (Implementation(name=implementation, retries=retries),)),)
 
 
 # --- what all requests have in common -------------------------------------------------------------------------------

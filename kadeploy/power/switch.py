@@ -55,7 +55,7 @@ async def switch(
     cluster: Cluster,
     nodes: Sequence[Node],
     operation: PowerCommand,
-    level: Level = "soft",
+    level: Level | Mapping[str, Level] = "soft",
     *,
     config_dir: Path,
     window_folder: Path | None = None,
@@ -63,7 +63,7 @@ async def switch(
     wait: bool = True,
     on_outcome: OnOutcome | None = None,
 ) -> dict[str, Outcome]:
-    """Do *operation* on each of *nodes*, starting at *level*; outcomes by name.
+    """Do *operation* on each of *nodes*, starting at *level*, which may differ by node; outcomes by name.
 
     ``status`` answers OK for a node that is on and KO for one that is off, with ``on`` or ``off`` as its answer. The
     other operations' output tells which level did it. *remote* carries the commands over ssh (default: connections of
@@ -89,7 +89,8 @@ async def switch(
                 outcome = await driver.do(target, targets[target], "status", "soft")
             else:
                 async with window(folder, site.windows.reboot):
-                    outcome = await _escalate(driver, target, targets[target], operation, level)
+                    first = level if isinstance(level, str) else level[target.name]
+                    outcome = await _escalate(driver, target, targets[target], operation, first)
             return replace(outcome, seconds=round(time.monotonic() - begun, 3))
 
         return await on_all(targets, job, site.windows.reboot, on_outcome)
@@ -104,6 +105,16 @@ async def _escalate(driver: Driver, target: Target, node: Node, operation: Power
             return replace(outcome, stdout=f"{each}{before}")
         reasons.setdefault(outcome.message, []).append(each)
     return Outcome(Verdict.KO, _told(reasons), 1)
+
+
+def level_of(outcome: Outcome) -> Level:
+    """The level that did it, of a node that is OK; the hardest one was tried in vain on the others."""
+    return next((level for level in LEVELS if outcome.stdout.split(" ", 1)[0] == level), LEVELS[-1])
+
+
+def harder(level: Level) -> Level:
+    """The next level; the hardest one has none beyond it."""
+    return LEVELS[min(LEVELS.index(level) + 1, len(LEVELS) - 1)]
 
 
 def _told(reasons: Mapping[str, Sequence[Level]]) -> str:
@@ -166,17 +177,22 @@ class _Commands:
     async def _follow(self, node: Node, order: str, wanted: bmc.State, limit: float) -> Outcome | None:
         """Ask until the node is as ordered; None when it is, KO when it is not after *limit* seconds."""
         until = time.monotonic() + limit
-        while (status := await command.run(self.power.commands.status, node.name, self.power.timeout)).rc not in (
-            command.NOT_STARTED,
-            TIMED_OUT,
-        ):
+        while True:
+            status = await command.run(self.power.commands.status, node.name, self.power.timeout)
+            if _broken(status):
+                return _denied(order, f"its end is unknown: {status.message}")
             seen = "on" if status.verdict is Verdict.OK else "off"
             if seen == wanted:
                 return None
             if time.monotonic() + bmc.PAUSE > until:
                 return _denied(order, f"power.commands.status still says {seen} after {limit:g} s")
             await asyncio.sleep(bmc.PAUSE)
-        return _denied(order, status.message)
+
+
+def _broken(status: Outcome) -> bool:
+    """Whether a status command has failed, which is not the same as saying off: off makes no error output."""
+    failed = status.rc in (command.NOT_STARTED, TIMED_OUT) or bool(status.stderr.strip())
+    return status.verdict is not Verdict.OK and failed
 
 
 def _denied(order: str, why: str) -> Outcome:

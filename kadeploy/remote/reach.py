@@ -5,10 +5,12 @@ closed. A system that is about to go down answers just like the one that will co
 apart:
 
 - A node that was seen in a state other than the wanted one since the wait began has changed, and counts at once. It
-  refused a port, or was in the other system, or was silent twice in a row (one packet may get lost).
-- Of any other node *confirm* asks whether it has been booted; the deployment system allows that (`booted_after`). Where
-  nobody may ask, the node must keep answering for *settle* seconds, within which a system that was told to reboot goes
-  down. Both also serve nodes that were back before the wait began.
+  refused a port, or was in the other system.
+- Any other node is asked whether it has been booted (*confirm*). One that does not let us in counts if it was silent
+  twice in a row; a single packet may get lost. It is KO at the end if it was never away: nothing proves that it booted.
+
+Where nobody is asked, a silent node counts as well, and one that was never away must keep answering for *settle*
+seconds, within which a system that was told to reboot goes down.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 
 from kadeploy import process
+from kadeploy.errors import UnreachableError
 from kadeploy.remote.fanout import Remote, Target
 from kadeploy.workflow import Outcome, Verdict
 
@@ -33,8 +36,14 @@ MOST, LATE_FACTOR, LATE_AT_LEAST = 0.75, 1.25, 1.0
 CONFIRM_LIMIT = 10.0
 """Seconds that a node may take to tell its uptime."""
 
-Confirm = Callable[[Target], Awaitable[str]]
-"""Why a node that answers as it should does not run the wanted system yet; empty when it does."""
+ASKED = 3
+"""How often a node is asked that does not let us in: its system may be about to go down, or to come up."""
+
+Confirm = Callable[[Target], Awaitable[str | None]]
+"""Why a node that answers as it should does not run the wanted system yet; empty when it does, None when it does not
+let us in."""
+_OLD = "it still runs the system from before the reboot"
+_UNPROVED = "it answers, was never seen to be away, and does not let us in to tell when it was booted"
 
 
 class Port(Enum):
@@ -74,7 +83,8 @@ async def wait(
                 await watch.until_there(free, poll)
             outcome = Outcome(Verdict.OK, seconds=_since(begun))
         except TimeoutError:
-            message = f"Unreachable after the reboot: {watch.last} after {timeout:g} s: see its console."
+            title = "Not rebooted" if watch.last.startswith((_OLD, _UNPROVED)) else "Unreachable after the reboot"
+            message = f"{title}: {watch.last} after {timeout:g} s"
             outcome = Outcome(Verdict.KO, message, 1, seconds=_since(begun))
         if on_outcome:
             on_outcome(target.name, outcome)
@@ -131,6 +141,9 @@ class _Watch:
         self.settle, self.confirm = settle, confirm
         self.last = f"nothing answers at {target.address}"
         self.changed = False
+        self.away = False
+        """It was silent for longer than a lost packet explains."""
+        self.refusals = 0
         self.silent = 0
         self.answering_since: float | None = None
 
@@ -156,14 +169,28 @@ class _Watch:
         self.silent = 0
         if self.changed:
             return ""
+        if self._may_be_asked():
+            return await self._asked()
+        if self.away:
+            return ""
         if self.confirm:
-            doubt = await self.confirm(self.target)
-            if doubt and self.target.port in self.up:
-                return await self._closed(self.target.port) or doubt
-            return doubt
+            return _UNPROVED
         now = time.monotonic()
         self.answering_since = self.answering_since or now
         return "" if now - self.answering_since >= self.settle else "it answers, but may not have gone down yet"
+
+    def _may_be_asked(self) -> bool:
+        return self.confirm is not None and self.refusals < ASKED
+
+    async def _asked(self) -> str:
+        """What the node itself says of its boot; that it says nothing, as long as it may be asked again."""
+        doubt = await self.confirm(self.target) if self.confirm else None
+        if doubt != "" and self.target.port in self.up and (closed := await self._closed(self.target.port)):
+            return closed
+        if doubt is None:
+            self.refusals += 1
+            return _UNPROVED
+        return doubt
 
     async def _missing(self) -> str:
         """What is not as it should be; empty when all is.
@@ -176,7 +203,7 @@ class _Watch:
                 seen = await probe(self.target.address, port)
             if seen is Port.OPEN:
                 return self._otherwise(f"still in the deployment system (port {port} answers)")
-        asking = self.confirm is not None and not self.changed  # ssh is asked anyway
+        asking = self._may_be_asked() and not self.changed and len(self.up) > 1  # ssh is asked anyway
         for port in self.up:
             if asking and port == self.target.port:
                 continue
@@ -191,7 +218,8 @@ class _Watch:
             return self._otherwise(f"the node is alive and refuses port {port}")
         if seen is Port.SILENT:
             self.silent += 1
-            return self._otherwise(f"nothing answers at {self.target.address} port {port}", self.silent > 1)
+            self.away |= self.silent > 1
+            return self._otherwise(f"nothing answers at {self.target.address} port {port}", sure=False)
         return ""
 
     def _otherwise(self, text: str, sure: bool = True) -> str:
@@ -218,25 +246,35 @@ AGE = b"cat /proc/uptime /proc/1/stat"
 """What a node is asked for `first_process_age`."""
 
 
-def booted_after(remote: Remote, begun: float) -> Confirm:
+def booted_after(remote: Remote, begun: float, *, may_refuse: bool = False) -> Confirm:
     """Confirms that a node's system was started after *begun* (`time.monotonic`), by the age of its first process.
 
-    For the deployment system, which lets us in: a retry often reboots a node that is in the deployment system already.
+    The deployment system lets us in; a retry often reboots a node that is in it already. A user's system *may refuse*.
     """
 
-    async def confirm(target: Target) -> str:
-        outcome = await remote.run(target, AGE, timeout=CONFIRM_LIMIT)
-        if outcome.verdict is not Verdict.OK:
-            return f"its marker port answers, but {outcome.message}"
+    async def confirm(target: Target) -> str | None:
         try:
-            age = first_process_age(outcome.stdout)
-        except (ValueError, IndexError):
-            return "it answers, but does not tell when it was booted (/proc/uptime, /proc/1/stat)"
-        if age >= time.monotonic() - begun:
-            return f"it still runs the system from before the reboot (up for {age:.0f} s)"
-        return ""
+            age = await boot_age(remote, target)
+        except UnreachableError as error:
+            return None if may_refuse else f"its marker port answers, but {error}"
+        return f"{_OLD} (up for {age:.0f} s)" if age >= time.monotonic() - begun else ""
 
     return confirm
+
+
+async def boot_age(remote: Remote, target: Target) -> float:
+    """Seconds since a node's system was started, by the age of its first process.
+
+    Raises:
+        UnreachableError: it does not let us in, or does not tell.
+    """
+    outcome = await remote.run(target, AGE, timeout=CONFIRM_LIMIT)
+    if outcome.verdict is not Verdict.OK:
+        raise UnreachableError(outcome.message)
+    try:
+        return first_process_age(outcome.stdout)
+    except (ValueError, IndexError) as error:
+        raise UnreachableError("it does not tell when it was booted (/proc/uptime, /proc/1/stat)") from error
 
 
 def first_process_age(text: str) -> float:

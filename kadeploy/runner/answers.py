@@ -15,7 +15,7 @@ import msgspec
 
 from kadeploy.workflow import Outcome, Verdict
 
-_SELDOM = frozenset({"answer", "micro_step"})
+_SELDOM = frozenset({"answer", "micro_step", "again"})
 """Left out where they are empty."""
 STDERR_LIMIT = 4096
 """Characters of a failed node's standard error in an answer, but in debug mode."""

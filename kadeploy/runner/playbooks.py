@@ -85,6 +85,15 @@ def before(playbook: Path, micro_step: str, config_dir: Path) -> tuple[str, ...]
     return names[: names.index(micro_step)] if micro_step in names else ()
 
 
+def reboots(playbook: Path, config_dir: Path) -> bool:
+    """Whether a playbook boots its nodes, so that it can begin on nodes that are down.
+
+    Raises:
+        ConfigError: see `micro_steps`.
+    """
+    return any(roles.find(name, config_dir).reboots for name in micro_steps(playbook, config_dir))
+
+
 def boots(playbook: Path, config_dir: Path) -> tuple[str, ...]:
     """What the boot profiles that a playbook writes make nodes boot: a variable of the role that writes them.
 

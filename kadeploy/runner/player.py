@@ -7,13 +7,14 @@ nodes' outcomes from the events of its tasks. Each attempt has a folder that hol
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ import msgspec
 from kadeploy import process
 from kadeploy.broadcast import progress
 from kadeploy.broadcast.progress import Transfer
+from kadeploy.config.cluster import address
 from kadeploy.config.folder import collection
 from kadeploy.events import Listener, Progress
+from kadeploy.remote import broker, reach
+from kadeploy.remote.fanout import Credentials, Target, on_all
 from kadeploy.runner import custom, inventory, playbooks, request, roles
 from kadeploy.runner.request import Assignment, Request, RequestNode
 from kadeploy.runner.results import Reading
-from kadeploy.workflow import Attempt, Outcome, Verdict
+from kadeploy.workflow import Again, Attempt, Outcome, Verdict
 
 MARK = "KADEPLOY_ATTEMPT_DIR"
 """Environment variable that every process of an attempt inherits; those that carry it are ended with the attempt."""
@@ -98,7 +102,40 @@ class Player:
         watch = _Watch(folder, attempt.timeout, self.stop, begun, _Spy(folder, attempt, reading, self.tell))
         rc = _run(settings, source, playbook, done, reading, watch)
         end_processes(folder)
-        return reading.outcomes(_why(watch, attempt, rc, folder))
+        outcomes = reading.outcomes(_why(watch, attempt, rc, folder))
+        return outcomes if watch.stopped else self._with_ways_on(playbook, outcomes, begun)
+
+    def _with_ways_on(self, playbook: Path, outcomes: dict[str, Outcome], begun: float) -> dict[str, Outcome]:
+        """*outcomes*, in which nodes that are KO say how they are tried again.
+
+        A node that is down, or has been booted meanwhile, has lost what earlier macro-steps did; a playbook that does
+        not boot it would fail again. A reboot operation is repeated for nodes that did not come back, and for them
+        alone.
+        """
+        config_dir = Path(self.assignment.config_dir)
+        ko = {node: outcome for node, outcome in outcomes.items() if outcome.verdict is Verdict.KO}
+        again: dict[str, Again] = {}
+        if self.assignment.operation == "reboot":
+            again = {n: "" if roles.find(o.micro_step, config_dir).booted else "never" for n, o in ko.items()}
+        elif ko and not playbooks.reboots(playbook, config_dir):
+            again = dict.fromkeys(asyncio.run(self._gone(ko, begun)), "before")
+        return outcomes | {node: replace(ko[node], again=way) for node, way in again.items()}
+
+    async def _gone(self, names: Iterable[str], begun: float) -> set[str]:
+        """Those nodes that do not run the deployment system any more in which the attempt found them."""
+        site = self.assignment.site
+        targets = [Target(name, address(site, self.nodes[name]), site.ssh.port) for name in names]
+        remote = await broker.connect(Path(self.assignment.workflow_dir), Credentials.of(site))
+
+        async def same(target: Target) -> Outcome:
+            age = await reach.boot_age(remote, target)
+            return Outcome(Verdict.OK if age >= time.monotonic() - begun else Verdict.KO)
+
+        try:
+            found = await on_all(targets, same, site.windows.ssh)
+        finally:
+            await remote.close()
+        return {name for name, outcome in found.items() if outcome.verdict is Verdict.KO}
 
     def _silent(self, role: str) -> bool:
         return not role or roles.find(role, Path(self.assignment.config_dir)).silent

@@ -99,7 +99,9 @@ class NextBoot(Struct, frozen=True, kw_only=True):
 
     kind: Literal["none", "deploy", "deployed", "custom"] = "none"
     level: Literal["soft", "hard", "very_hard"] = "soft"
-    target: Literal["deploy", "user"] = "user"
+    """How hard nodes are rebooted at first; each further try is harder."""
+    target: Literal["deploy", "user", "any"] = "user"
+    """The system that must come up: the deployment system, a user's, or whichever the node boots."""
     wait: bool = True
 
 

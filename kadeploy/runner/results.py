@@ -119,7 +119,8 @@ class Reading:
         if told.verdict is not Verdict.KO:
             return told
         said = told.message or _last_line({"stderr": told.stderr, "stdout": told.stdout})
-        return replace(told, message=self._reason(step, said or f"exit status {told.rc or 'unknown'}"))
+        reason = self._reason(step, said or f"exit status {told.rc or 'unknown'}")
+        return replace(told, message=reason, micro_step=step)
 
     def _failure(self, data: Mapping[str, Any]) -> None:
         """A task has failed on a host."""

@@ -15,6 +15,8 @@ from kadeploy.config.cluster import Implementation
 from kadeploy.workflow import Attempt, Final, GoesOn, Outcome, Verdict, run
 
 OK, KO, BRK = Outcome(Verdict.OK), Outcome(Verdict.KO, "no"), Outcome(Verdict.BRK)
+GONE = Outcome(Verdict.KO, "no current", again="before")
+"""A node that has lost what the macro-step before did."""
 LATE = Outcome(Verdict.LATE, seconds=7.5, micro_step="wait")
 NODES = tuple(f"node-{number}" for number in range(16))
 WAIT = 20
@@ -245,6 +247,51 @@ def test_an_observer_that_fails_leaves_no_thread_behind() -> None:
 def test_every_attempt_tells_the_observer_start_end_and_finish_in_that_order() -> None:
     _, journal = play(plan("A:A1:0"), lambda _, nodes: dict.fromkeys(nodes, OK))
     assert [kind for kind, _, _ in journal.lines] == ["started", "ended", "finished"]
+
+
+def test_a_node_that_is_gone_begins_its_next_try_with_the_macro_step_before() -> None:
+    """The others go on; its try counts like any other."""
+
+    def answer(attempt, nodes):
+        return {
+            node: GONE if (attempt.implementation, attempt.retry) == ("B1", 0) and node in NODES[:4] else OK
+            for node in nodes
+        }
+
+    finals, journal = play(plan("A:A1:0", "B:B1:1", "C:C1:0"), answer)
+    assert verdicts(finals) == {"ok": 16}
+    path = [(tried.attempt.implementation, tried.attempt.retry) for tried in finals["node-0"].history]
+    assert path == [("A1", 0), ("B1", 0), ("A1", 0), ("B1", 1), ("C1", 0)]
+    assert ("C1", 0, NODES[4:]) in journal.tries()
+
+
+def test_a_node_that_is_gone_again_and_again_has_no_more_tries_than_any_other() -> None:
+    finals, journal = play(
+        plan("A:A1:0", "B:B1:1,B2:0"),
+        lambda attempt, nodes: dict.fromkeys(nodes, GONE if attempt.macro_step == "B" else OK),
+    )
+    assert verdicts(finals) == {"ko": 16}
+    tried = [(name, retry) for name, retry, _ in journal.tries()]
+    assert tried == [("A1", 0), ("B1", 0), ("A1", 0), ("B1", 1), ("A1", 0), ("B2", 0)]
+
+
+def test_a_node_that_does_not_come_back_is_ko_where_it_was_brought_back() -> None:
+    calls = Counter[str]()
+
+    def answer(attempt, nodes):
+        calls[attempt.implementation] += 1
+        return dict.fromkeys(nodes, GONE if calls["B1"] else OK)
+
+    finals, journal = play(plan("A:A1:1", "B:B1:3"), answer)
+    assert verdicts(finals) == {"ko": 16}
+    assert [(name, retry) for name, retry, _ in journal.tries()] == [("A1", 0), ("B1", 0), ("A1", 0), ("A1", 1)]
+
+
+def test_nodes_whom_no_try_can_help_are_not_tried_again() -> None:
+    never = Outcome(Verdict.KO, "all levels have failed", again="never")
+    finals, journal = play(plan("A:A1:2"), lambda _, nodes: {node: never if node == NODES[0] else KO for node in nodes})
+    assert [len(nodes) for _, _, nodes in journal.tries()] == [16, 15, 15]
+    assert finals[NODES[0]].message == "all levels have failed"
 
 
 def test_late_nodes_go_on_in_the_same_try_while_the_others_enter_the_next_macro_step() -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kadeploy.errors import MachineError
@@ -107,6 +108,25 @@ def test_resetting_a_machine_that_is_off_fails_as_on_real_ones(lab: Lab) -> None
     async def job() -> None:
         status, text = await bmc(lab, "set", "reset", "1")
         assert (status, text) == (1, "node-1: reset: it is off")
+
+    supervised(lab, [], job)
+
+
+@pytest.mark.parametrize(
+    ("fault", "claimed", "followed"),
+    [("bmc-says-on", "power:1", True), ("bmc-says-off", "power:0", True), ("bmc-idle", "power:0", False)],
+)
+def test_a_bmc_may_lie_or_do_nothing_where_the_machines_own_button_does_not(
+    lab: Lab, fault: str, claimed: str, followed: bool
+) -> None:
+    lab = msgspec.structs.replace(lab, faults={"node-1": fault})
+
+    async def job() -> None:
+        assert await bmc(lab, "get", "power") == (0, claimed)
+        assert await bmc(lab, "set", "power", "1") == (0, "")
+        told = await asyncio.to_thread(control.ask, lab, "status", "node-1")
+        assert told["on"] is followed
+        assert (await asyncio.to_thread(control.ask, lab, "on", "node-1"))["on"] is True
 
     supervised(lab, [], job)
 

@@ -148,7 +148,7 @@ ELSEWHERE = {
     13: ("cli/test_kadeploy3.py::test_one_signal_ends_cleanly",),
     14: (
         "cli/test_kapower3.py::test_a_level_that_fails_or_is_missing_passes_the_node_to_the_next",
-        "runner/test_inventory.py::test_an_attempt_reboots_softly_at_first_and_hard_when_it_is_repeated",
+        "power/test_power.py::test_each_try_of_a_macro_step_reboots_harder_than_the_one_before",
         "power/test_power.py::test_operations_side_by_side_never_switch_more_nodes_than_the_window_holds",
     ),
     15: (

@@ -372,11 +372,11 @@ def test_a_dry_run_shows_each_cluster_with_its_plan_and_its_boot_profiles(
 @pytest.mark.parametrize(
     ("kind", "shown"),
     [
-        ("simple_reboot", ["    Reboot: RebootSimple (1 try, no time limit)"]),
+        ("simple_reboot", ["    Reboot: RebootSimple (3 tries, no time limit)"]),
         (
             "set_pxe -w {home}/mine",
             [
-                "    Reboot: RebootSetPxe (1 try, no time limit)",
+                "    Reboot: RebootSetPxe (3 tries, no time limit)",
                 f"    boot profile (custom) of {NODE}:",
                 "        MINE",
             ],

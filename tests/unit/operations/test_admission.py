@@ -251,6 +251,17 @@ def test_each_kind_of_reboot_has_its_playbook_boot_and_state(
     assert (way.name, boot.kind, boot.level, work.states.ok) == (plan, kind_of_boot, "hard", state)
 
 
+@pytest.mark.parametrize(
+    ("level", "wait", "retries"), [("soft", True, 2), ("hard", True, 1), ("very_hard", True, 0), ("soft", False, 0)]
+)
+def test_a_reboot_is_tried_again_at_each_harder_level(
+    configuration: Configuration, level: Any, wait: bool, retries: int
+) -> None:
+    wish = RebootRequest(user="root", nodes=GDX, kind="simple_reboot", level=level, wait=wait)
+    ((_, (way,)),) = admission.admit(wish, configuration).plans["gdx"]
+    assert way.retries == retries
+
+
 def test_asking_whether_nodes_are_on_records_nothing(configuration: Configuration) -> None:
     asked = admission.admit(PowerRequest(user="root", nodes=GDX, operation="status"), configuration)
     assert (asked.states.begun, asked.states.ok, asked.states.ko) == (None, None, None)

@@ -518,11 +518,18 @@ def test_a_node_that_follows_a_command_later_is_waited_for(site: Site, tmp_path:
     assert outcome.stdout == "soft"
 
 
-def test_an_unknown_end_of_a_command_is_ko(site: Site) -> None:
-    how = commands(very_hard_off="true", status="/no/such/program")
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("/no/such/program", "/no/such/program: No such file or directory: check power.commands"),
+        ("sh -c 'echo no answer >&2; exit 2'", "no answer"),
+    ],
+)
+def test_a_status_that_cannot_be_told_is_not_off(site: Site, status: str, said: str) -> None:
+    how = commands(very_hard_off="true", status=status)
     outcome = switched(site, how, addresses(""), "off", "very_hard")["n-1"]
     assert outcome.message.startswith(
-        "very_hard: power.commands.very_hard_off ended well, but /no/such/program: No such file"
+        f"very_hard: power.commands.very_hard_off ended well, but its end is unknown: {said}"
     )
 
 
@@ -588,26 +595,47 @@ def test_a_password_may_be_in_the_environment_or_not_needed(tmp_path: Path) -> N
 # --- the engine -------------------------------------------------------------------------------------------------------
 
 
-def test_the_engine_switches_the_members_of_the_micro_step_only(site: Site, tmp_path: Path) -> None:
-    how = commands(hard_reboot=f"touch {tmp_path}/HOSTNAME_FQDN")
-    request = build.request(
-        tmp_path,
-        operation="reboot",
-        attempt=Attempt(macro_step="Reboot", implementation="RebootSimple"),
-        site=site,
-        cluster=build.cluster(nodes=(NodeRange(name="n-[1-3]"),), power=how),
-    )
+def rebooted_by_engine(
+    site: Site, folder: Path, how: Power, members: tuple[str, ...], attempt: Attempt, level: switch.Level = "soft"
+) -> dict[str, Outcome]:
+    """What the engine of the micro-step ``reboot`` says."""
+    cluster = build.cluster(nodes=(NodeRange(name="n-[1-3]"),), power=how)
+    request = build.request(folder, operation="reboot", attempt=attempt, site=site, cluster=cluster)
+    Path(request.workflow_dir).mkdir(parents=True, exist_ok=True)
 
     async def main() -> dict[str, Outcome]:
         step = MicroStep(
             request,
-            Begun("key", "reboot", "RebootSimple", "Reboot"),
-            ("n-1", "n-3"),
+            Begun("key", "reboot", attempt.implementation, attempt.macro_step),
+            members,
             Connections(Credentials(Path("/none"))),
-            args={"operation": "reboot", "level": "soft"},
+            args={"operation": "reboot", "level": level},
         )
         return await perform(step, power_nodes.run)
 
-    outcomes = asyncio.run(main())
+    return asyncio.run(main())
+
+
+def test_the_engine_switches_the_members_of_the_micro_step_only(site: Site, tmp_path: Path) -> None:
+    how = commands(hard_reboot=f"touch {tmp_path}/HOSTNAME_FQDN")
+    outcomes = rebooted_by_engine(site, tmp_path, how, ("n-1", "n-3"), Attempt("Reboot", "RebootSimple"))
     assert {name: outcome.verdict for name, outcome in outcomes.items()} == {"n-1": OK, "n-3": OK}
     assert sorted(path.name for path in tmp_path.glob("n-*")) == ["n-1", "n-3"]
+
+
+def test_each_try_of_a_macro_step_reboots_harder_than_the_one_before(site: Site, tmp_path: Path) -> None:
+    """On node 2 the soft reboot fails, so that the first try is a hard one already; another macro-step begins anew."""
+    how = commands(soft_reboot="test HOSTNAME_FQDN != n-2", hard_reboot="true", very_hard_reboot="true")
+    members = ("n-1", "n-2")
+
+    def levels(*attempt: Any, level: switch.Level = "soft") -> list[str]:
+        made = Attempt(*attempt[:2], number=attempt[2])
+        outcomes = rebooted_by_engine(site, tmp_path, how, members, made, level)
+        return [outcome.stdout.split()[0] for outcome in outcomes.values()]
+
+    assert levels("Reboot", "RebootSimple", 1) == ["soft", "hard"]
+    assert levels("Reboot", "RebootSimple", 2) == ["hard", "very_hard"]
+    assert levels("Reboot", "RebootSimple", 3) == ["very_hard", "very_hard"]
+    assert levels("Reboot", "RebootSimple", 2) == ["hard", "very_hard"], "by hand, an attempt is repeated as it was"
+    assert levels("BootNewEnv", "BootNewEnvHardReboot", 4, level="hard") == ["hard", "hard"]
+    assert levels("BootNewEnv", "BootNewEnvHardReboot", 5, level="hard") == ["very_hard", "very_hard"]

@@ -201,25 +201,63 @@ def test_a_node_that_did_not_change_is_asked_until_it_confirms() -> None:
     assert answers == []
 
 
-def test_one_lost_packet_is_no_reboot() -> None:
-    """A node that was silent once, and then answers, is asked like one that never was."""
-    asked = 0
+@pytest.mark.parametrize("silence", [0.5, 2 * PROBE_LIMIT + 1])
+def test_a_silence_proves_no_reboot_of_a_node_that_can_be_asked(silence: float) -> None:
+    """Be it one lost packet or a network that was away: the node itself knows better."""
+    answers = ["it still runs the old system", "it still runs the old system", ""]
+
+    async def confirm(_target: Target) -> str:
+        return answers.pop(0)
 
     async def main() -> Outcome:
         with full() as listener:
             port = listener.getsockname()[1]
-
-            async def confirm(_target: Target) -> str:
-                nonlocal asked
-                asked += 1
-                if asked == 2:
-                    listener.listen(64)  # from now on it answers
-                return "" if asked == 3 else "it still runs the old system"
-
             target = Target("node-1", "127.0.0.1", port)
-            return only(await within(wait([target], [port], [], timeout=30, window=5, poll=0.05, confirm=confirm)))
+            task = asyncio.create_task(
+                wait([target], [port], [], timeout=30, window=5, poll=0.05, confirm=confirm),
+            )
+            await asyncio.sleep(silence)
+            listener.listen(64)
+            return only(await within(task))
 
     assert asyncio.run(main()).verdict is Verdict.OK
+    assert answers == []
+
+
+async def lets_nobody_in(_target: Target) -> None:
+    """A user's system."""
+
+
+def test_a_node_that_lets_nobody_in_and_was_away_has_been_rebooted() -> None:
+    async def main() -> Outcome:
+        with full() as listener:
+            port = listener.getsockname()[1]
+            target = Target("node-1", "127.0.0.1", port)
+            task = asyncio.create_task(
+                wait([target], [port], [], timeout=60, window=5, poll=0.05, confirm=lets_nobody_in),
+            )
+            await asyncio.sleep(2 * PROBE_LIMIT + 1)
+            listener.listen(64)
+            return only(await within(task))
+
+    assert asyncio.run(main()).verdict is Verdict.OK
+
+
+def test_a_node_that_lets_nobody_in_and_was_never_away_is_ko_and_bothered_three_times_only() -> None:
+    asked = 0
+
+    async def confirm(_target: Target) -> None:
+        nonlocal asked
+        asked += 1
+
+    async def main() -> Outcome:
+        async with listening() as ssh:
+            target = Target("node-1", "127.0.0.1", ssh)
+            return only(await within(wait([target], [ssh], [], timeout=2, window=5, poll=0.05, confirm=confirm)))
+
+    outcome = asyncio.run(main())
+    assert outcome.verdict is Verdict.KO
+    assert outcome.message.startswith("Not rebooted: it answers, was never seen to be away, and does not let us in")
     assert asked == 3
 
 
@@ -249,7 +287,7 @@ def test_a_node_that_never_confirms_is_ko_and_the_message_says_why() -> None:
 
     outcome = asyncio.run(main())
     assert outcome.verdict is Verdict.KO
-    assert "still runs the system from before the reboot" in outcome.message
+    assert outcome.message.startswith("Not rebooted: it still runs the system from before the reboot after ")
 
 
 def test_probes_are_bounded_by_the_window() -> None:
@@ -273,22 +311,24 @@ def test_probes_are_bounded_by_the_window() -> None:
 
 
 def test_the_deployment_system_tells_by_its_first_process_whether_it_was_booted(nodes: Nodes) -> None:
-    async def main() -> tuple[str, str, str]:
+    async def main() -> list[str | None]:
         connections = Connections(nodes.credentials)
         now = time.monotonic()
         try:
-            return (
+            return [
                 await booted_after(connections, now - 10**9)(nodes.target()),
                 await booted_after(connections, now)(nodes.target()),
                 await booted_after(connections, now)(nodes.refusing()),
-            )
+                await booted_after(connections, now, may_refuse=True)(nodes.refusing()),
+            ]
         finally:
             await connections.close()
 
-    booted, old, refusing = asyncio.run(main())
+    booted, old, refusing, stranger = asyncio.run(main())
     assert booted == ""
-    assert "still runs the system from before" in old
-    assert "refused" in refusing
+    assert "still runs the system from before" in str(old)
+    assert "refused" in str(refusing)
+    assert stranger is None
 
 
 def test_the_age_of_the_first_process_is_not_the_machines_uptime() -> None:

@@ -12,7 +12,7 @@ from kadeploy.config.cluster import Disk, Loader, NodeRange
 from kadeploy.config.partition import Partition
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.environments.rules import RESERVED
-from kadeploy.runner.inventory import host_variables, partition_table, reboot_level, script_variables, variables, wants
+from kadeploy.runner.inventory import host_variables, partition_table, script_variables, variables, wants
 from kadeploy.runner.request import LocalArchive, Options, Request
 from kadeploy.workflow import Attempt
 from tests.unit import build
@@ -115,12 +115,6 @@ def test_the_environments_preinstall_takes_the_place_of_the_administrators() -> 
     admin = LocalArchive(path="/admin.tgz", kind="tgz", script="none")
     found = variables(request(preinstall=archive(), admin_preinstalls=(admin,)))["kadeploy_preinstalls"]
     assert [entry["path"] for entry in found] == ["/post.tgz"]
-
-
-def test_an_attempt_reboots_softly_at_first_and_hard_when_it_is_repeated() -> None:
-    again = Attempt(macro_step="SetDeploymentEnv", implementation="SetDeploymentEnvUntrusted", retry=1)
-    assert reboot_level(request()) == "soft"
-    assert reboot_level(request(attempt=again)) == "hard"
 
 
 def test_scripts_get_the_variables_of_the_specification() -> None:

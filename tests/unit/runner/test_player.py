@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -18,12 +19,18 @@ import pytest
 from kadeploy import process
 from kadeploy.config.cluster import NodeRange
 from kadeploy.config.folder import collection
+from kadeploy.config.site import Ssh
 from kadeploy.events import Event, StepResult, StepStarted
 from kadeploy.runner import player
 from kadeploy.runner.player import Player, end_processes, folder_name
 from kadeploy.workflow import Attempt, GoesOn, Outcome, Verdict
 from tests.unit import build
-from tests.unit.plays import OUTCOMES, batch, write_play
+from tests.unit.plays import OUTCOMES, batch, write_play, write_role
+
+if TYPE_CHECKING:
+    from tests.unit.sshd import Nodes
+
+pytest_plugins = ["tests.unit.sshd"]
 
 NAMES = ("n-1", "n-2", "n-3", "n-4")
 
@@ -107,6 +114,62 @@ def test_late_nodes_go_on_at_their_micro_step_and_what_came_before_is_not_done_a
     assert late["n-2"].micro_step == "wait"
     assert [step for step, _ in stage.ear.started] == ["wait"]
     assert "--skip-tags reboot" in (stage.workflow / "02-Small-retry1-late" / "command").read_text()
+
+
+# --- how a node is tried again --------------------------------------------------------------------------------------
+
+
+def on_nodes(stage: Stage, nodes: Nodes, folder: Path) -> Stage:
+    """The same, where node 3 has no system that answers, and the others answer like this machine."""
+    there = (
+        *(nodes.target(f"node-{number}").address for number in (1, 2)),
+        "127.9.1.1",
+        nodes.target("node-4").address,
+    )
+    site = build.site(
+        folder,
+        ssh=Ssh(
+            private_key=str(nodes.credentials.private_key), host_key=nodes.known_key, port=nodes.port, connect_timeout=5
+        ),
+    )
+    members = {
+        name: msgspec.structs.replace(stage.player.nodes[name], address=address)
+        for name, address in zip(NAMES, there, strict=True)
+    }
+    assignment = msgspec.structs.replace(stage.player.assignment, site=site)
+    return replace(stage, player=replace(stage.player, assignment=assignment, nodes=members))
+
+
+def test_a_node_that_is_down_begins_again_with_the_macro_step_before(
+    stage: Stage, nodes: Nodes, tmp_path: Path
+) -> None:
+    """A node that still runs its deployment system does not: its disk is as it was."""
+    outcomes = on_nodes(stage, nodes, tmp_path).play("  tasks:\n" + batch("send", n_1="ok", n_2="ko", n_3="ko"))
+    assert [outcomes[name].again for name in NAMES] == ["", "", "before", ""]
+
+
+def test_a_node_that_was_booted_meanwhile_has_lost_its_deployment_system(
+    stage: Stage, nodes: Nodes, tmp_path: Path
+) -> None:
+    stage = on_nodes(stage, nodes, tmp_path)
+    write_play(stage.config, "Small", "  tasks:\n" + batch("send", n_2="ko"))
+    long_ago = GoesOn("", time.monotonic() - 10**9, 0)
+    outcomes = stage.player.perform(Attempt("Macro", "Small", 0, 0, 1, long_ago), NAMES)
+    assert outcomes["n-2"].again == "before"
+
+
+def test_a_playbook_that_boots_its_nodes_brings_them_back_itself(stage: Stage, nodes: Nodes, tmp_path: Path) -> None:
+    write_role(stage.config, "start", "- ansible.builtin.meta: noop\n", "reboots: true\n")
+    text = "  roles: [start]\n  tasks:\n" + batch("send", n_3="ko")
+    assert on_nodes(stage, nodes, tmp_path).play(text)["n-3"].again == ""
+
+
+def test_only_nodes_that_did_not_come_back_are_rebooted_again(stage: Stage) -> None:
+    write_role(stage.config, "come_back", "- ansible.builtin.meta: noop\n", "booted: true\n")
+    assignment = msgspec.structs.replace(stage.player.assignment, operation="reboot")
+    stage = replace(stage, player=replace(stage.player, assignment=assignment))
+    outcomes = stage.play("  tasks:\n" + batch("order", n_1="ko") + batch("come_back", n_2="ko"))
+    assert [outcomes[name].again for name in NAMES[:2]] == ["never", ""]
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------
