@@ -74,6 +74,7 @@ def _opened(source: str, boot: BootFolders, caller: Account, into: Path) -> Iter
     if files.is_url(source):
         local = files.fetch(source, into, caller, boot.uploads_max_mb * MEGA)
         with local.path.open("rb") as stream:
+            local.path.unlink()
             yield stream
     else:
         with files.open_as_user(files.local_path(source, caller), caller) as stream:

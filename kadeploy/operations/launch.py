@@ -34,7 +34,7 @@ from kadeploy.events import (
     Report,
 )
 from kadeploy.nodeset import fold
-from kadeploy.operations import admission, hooks, production, staging
+from kadeploy.operations import admission, hooks, production, runs, staging
 from kadeploy.operations.recorder import Recorder
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.staging import Staged
@@ -72,7 +72,9 @@ def launch(work: Work, account: Account, listener: Listener, stop: threading.Eve
         with closing(staged), closing(EventFile(work.folder / events.FILE_NAME)) as file:
             lent = {path: stream.fileno() for path, stream in staged.images.items()}
             work = replace(work, assignments=staged.assignments, lent=lent)
-            return _claim_and_run(work, _to_all(file, listener), stop)
+            report = _claim_and_run(work, _to_all(file, listener), stop)
+        runs.purge(work.site, work.wid)
+        return report
 
 
 def _free_nodes_of_the_dead(work: Work, tell: Listener) -> None:
