@@ -79,13 +79,20 @@ def read_text(source: str, caller: Account, max_bytes: int = MEGA, content_types
     """Text of a path or http(s) URL, at most *max_bytes* long; ``-`` is standard input.
 
     Raises:
-        FileError: cannot be read, too big, of another type than *content_types* (see `fetch`), or not UTF-8.
+        FileError: cannot be read, too big, of another type than *content_types* (see `fetch`), a web page, not UTF-8.
     """
     content = _content(source, caller, max_bytes, content_types)
     try:
-        return content.decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FileError(f"{source}: not a text file (UTF-8).") from error
+    if is_url(source) and _WEB_PAGE.match(text):
+        raise FileError(f"{source}: is a web page (HTML), not the file itself: give the address that downloads it.")
+    return text
+
+
+_WEB_PAGE = re.compile(r"\ufeff?\s*(<\?xml|<!doctype\s+html|<!--|<html)", re.IGNORECASE)
+"""How pages begin: a listing, a login or an error, whatever type the server tells."""
 
 
 def _content(source: str, caller: Account, max_bytes: int, content_types: tuple[str, ...]) -> bytes:

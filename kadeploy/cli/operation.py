@@ -82,6 +82,10 @@ EnvVersion = Annotated[
     int | None,
     typer.Option("--env-version", metavar="NUMBER", help="Version (default: the highest)."),
 ]
+EnvArch = Annotated[
+    str | None,
+    typer.Option("--env-arch", metavar="ARCH", help="The same as NAME%ARCH for -e.", hidden=True),
+]
 ClassicalTimeout = Annotated[
     str | None,
     typer.Option(

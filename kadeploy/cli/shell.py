@@ -180,6 +180,11 @@ def _refuse(text: str, status: int) -> int:
     return status
 
 
+def warn(text: str) -> None:
+    """Tell the user of something that is no reason to stop."""
+    print(coloured("WARNING:", "yellow", sys.stderr), _one_line(text), file=sys.stderr)
+
+
 def _one_line(text: str) -> str:
     line = " ".join(text.split())
     return line if line.endswith((".", "?", ")")) else f"{line}."

@@ -144,6 +144,8 @@ class Cluster(Struct, frozen=True, kw_only=True):
     name: str = ""
     """Empty in the file: the file's own name."""
     nodes: tuple[NodeRange, ...]
+    arch: str = ""
+    """Architecture of the nodes, such as x86_64, in the words of the environments; empty: any environment will do."""
     disk: Disk
     loader: Loader = Loader()
     power: Power = Power()

@@ -118,6 +118,8 @@ class Site(Struct, frozen=True, kw_only=True):
     broadcast_patience: Annotated[float, msgspec.Meta(gt=0)] = 3.5
     """Seconds for which a node may give no sign of life during a broadcast before the others go on without it."""
     verbosity: int = 3
+    environment_form: Literal["wiki", "yaml"] = "wiki"
+    """What ``kaenv3 -p`` prints: ``key : value`` lines as Kadeploy 3.1, or YAML as 3.3."""
     use_address: bool = True
     """Reach nodes by the address in the cluster file rather than by name."""
 

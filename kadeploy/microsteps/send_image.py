@@ -46,6 +46,18 @@ say_if_full() {
 }
 { tar -x -f - -C "$KADEPLOY_ENV_EXTRACTION_DIR" $options && cat >/dev/null || say_if_full; }"""
 _DD = ' dd of="$KADEPLOY_DEPLOY_PART" ibs=64k obs=4M conv=fsync'
+# Nobody may go on using what is written over. An image is often shorter than its partition: what an earlier system left
+# behind its end would keep mount from knowing it.
+_CLEAN = """
+if [ -b "$KADEPLOY_DEPLOY_PART" ]; then
+  device=$(readlink -f "$KADEPLOY_DEPLOY_PART")
+  for used in "$device" "$device"[0-9]* "$device"p[0-9]*; do
+    ! findmnt --source "$used" >/dev/null || umount --all-targets --recursive "$used" || exit
+    ! grep -q "^$used " /proc/swaps || swapoff "$used" || exit
+  done
+  wipefs --quiet --all --force "$device" || exit
+fi
+"""
 
 
 def sink(kind: str) -> str:
@@ -55,7 +67,7 @@ def sink(kind: str) -> str:
     """
     decompress = KINDS[kind].compression.unpack_on_node
     if KINDS[kind].form == "dd":
-        return f"set -o pipefail\n{decompress} |{_DD}"
+        return f"set -o pipefail{_CLEAN}{decompress} |{_DD}"
     setup, unpack = _TAR.rsplit("\n", 1)
     return f"set -o pipefail -o noglob{setup}\n{decompress} | {unpack}"
 

@@ -24,7 +24,7 @@ from kadeploy.runner import roles
 from kadeploy.runner.roles import Role
 from kadeploy.state import journal, nodes
 from kadeploy.state.journal import LogRow
-from kadeploy.state.nodes import NO_ENVIRONMENT, Named, State
+from kadeploy.state.nodes import NO_ENVIRONMENT, Named, Recorded, State
 from kadeploy.workflow import ABORTED, Final, Outcome, Verdict
 
 
@@ -107,9 +107,10 @@ class Recorder:
 
     def _finished(self, finals: Mapping[str, Final]) -> None:
         self.finals |= finals
-        groups: dict[tuple[State | None, Named | None], list[str]] = {}
+        groups: dict[tuple[State | None, Recorded | None], list[str]] = {}
         for name, final in finals.items():
-            groups.setdefault(self._end_state(final), []).append(name)
+            state, environment = self._end_state(final)
+            groups.setdefault((state, Recorded.of(environment) if environment else None), []).append(name)
         for (state, environment), names in groups.items():
             self._set_state(names, state, environment)
         ko = _with(finals, Verdict.KO)

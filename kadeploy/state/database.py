@@ -30,7 +30,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import DatabaseError
 from kadeploy.state.tables import TABLES, Row, SchemaVersion
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_SECONDS = 30
 """How long a process waits for another one's write before it gives up."""
 CHUNK = 500
@@ -319,11 +319,31 @@ atexit.register(disconnect)  # SQLite then folds its journal back into one file
 
 # --- schema versions --------------------------------------------------------------------------------------------
 
+
+def _widened(table: str, column: str, kind: str) -> Iterator[str]:
+    """SQL that gives a column of numbers another *kind*: each database has words of its own to do it in place."""
+    yield f"ALTER TABLE {table} ADD COLUMN wider {kind}"
+    yield f"UPDATE {table} SET wider = {column}"  # noqa: S608 - names of ours
+    yield f"ALTER TABLE {table} DROP COLUMN {column}"
+    yield f"ALTER TABLE {table} RENAME COLUMN wider TO {column}"
+
+
 MIGRATIONS: Mapping[int, Sequence[str]] = {
     2: ("ALTER TABLE rights ADD COLUMN until BIGINT",),
     3: ("ALTER TABLE progress ADD COLUMN told VARCHAR(64) NOT NULL DEFAULT ''",),
+    4: (
+        "ALTER TABLE environments ADD COLUMN alias VARCHAR(255) NOT NULL DEFAULT ''",
+        "ALTER TABLE environments ADD COLUMN arch VARCHAR(64) NOT NULL DEFAULT ''",
+        "ALTER TABLE environments ADD COLUMN options TEXT",
+        "ALTER TABLE nodes ADD COLUMN env_arch VARCHAR(64) NOT NULL DEFAULT ''",
+        "DROP INDEX environmentrow_name_version_user ON environments",
+        *_widened("environments", "version", "BIGINT NOT NULL DEFAULT 1"),
+        *_widened("nodes", "env_version", "BIGINT"),
+        *_widened("workflows", "env_version", "BIGINT"),
+        'CREATE UNIQUE INDEX environmentrow_name_version_user_arch ON environments (name, version, "user", arch)',
+    ),
 }
-"""SQL that leads from the version before to this one; understood by all three databases."""
+"""SQL that leads from the version before to this one, for all three databases (see `_spelt`)."""
 
 
 def migrate() -> None:
@@ -362,7 +382,14 @@ def _create() -> None:
 def _upgrade(found: int) -> None:
     for version in range(found + 1, SCHEMA_VERSION + 1):
         for statement in MIGRATIONS[version]:
-            DB.execute_sql(statement)
+            DB.execute_sql(_spelt(statement))
+
+
+def _spelt(statement: str) -> str:
+    """*statement* as this database writes it: MySQL quotes otherwise, and it alone drops an index ON its table."""
+    if isinstance(DB.obj, peewee.MySQLDatabase):
+        return statement.replace('"', "`")
+    return re.sub(r"\A(DROP INDEX \w+) ON \w+", r"\1", statement)
 
 
 def _recorded_version() -> int | None:

@@ -52,8 +52,6 @@ IN_FLIGHT = ("deploying", "rebooting", "powering")
 """States that only a running workflow may leave a node in."""
 FINISHED = ("prod_env", "recorded_env", "deploy_env", "deployed", "rebooted", "powered")
 """States in which an operation leaves a node that is well."""
-_AFTER_ABORT: dict[str, Any] = {"state": "aborted", "env_name": "", "env_version": None, "env_owner": ""}
-"""Columns of a node that was in flight when its controller died."""
 _NAMES = 5000
 """Names per ``IN (…)``."""
 
@@ -70,17 +68,33 @@ class Named(Protocol):
     @property
     def user(self) -> str: ...  # noqa: D102
 
+    @property
+    def arch(self) -> str: ...  # noqa: D102
+
 
 class Recorded(NamedTuple):
-    """Name, version and owner of the environment on a node."""
+    """Name, version, owner and architecture of the environment on a node."""
 
     name: str = ""
     version: int | None = None
     user: str = ""
+    arch: str = ""
+
+    @classmethod
+    def of(cls, environment: Named) -> Recorded:
+        """What is recorded of *environment*."""
+        return cls(environment.name, environment.version, environment.user, environment.arch)
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """As columns of a node's row."""
+        return {f"env_{name}": value for name, value in zip(("name", "version", "owner", "arch"), self, strict=True)}
 
 
 NO_ENVIRONMENT = Recorded()
 """Nothing recorded is on the node: an anonymous environment, the deployment system, or who knows what."""
+_AFTER_ABORT: dict[str, Any] = {"state": "aborted", **NO_ENVIRONMENT.columns}
+"""Columns of a node that was in flight when its controller died."""
 
 
 class NodeRow(NamedTuple):
@@ -96,6 +110,7 @@ class NodeRow(NamedTuple):
     env_version: int | None
     env_owner: str
     date: int
+    env_arch: str = ""
 
 
 # --- claims -----------------------------------------------------------------------------------------------------
@@ -191,7 +206,7 @@ def set_state(
     if user is not None:
         columns["user"] = user
     if environment is not None:
-        columns |= {"env_name": environment.name, "env_version": environment.version, "env_owner": environment.user}
+        columns |= Recorded.of(environment).columns
     with transaction():
         upsert(
             NodeState,

@@ -27,6 +27,12 @@ from kadeploy.errors import EnvironmentRefusedError, FileError
 from tests.unit import build
 
 COMPRESSORS = {"tgz": "gzip", "tbz2": "bzip2", "txz": "xz", "tar.zst": "zstd"}
+REASONS = {
+    "tgz": "gzip: .*end of file",
+    "tbz2": "bzip2: .*ends unexpectedly",
+    "txz": "xz: .*end of input",
+    "tar.zst": ".*premature end",
+}
 SHA256 = "0" * 64
 Member = tuple[str, bytes | tarfile.TarInfo]
 
@@ -188,6 +194,21 @@ def test_a_damaged_image_is_refused(tmp_path: Path, damage: str) -> None:
     data = tar(("vmlinuz", b"kernel" * 1000))[:2000] if damage == "cut short" else b"no header" * 1000
     with pytest.raises(FileError, match="not a sound tgz archive"):
         taken(tmp_path, data, "/vmlinuz")
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_the_reason_of_the_program_that_unpacks_is_told(tmp_path: Path, kind: str) -> None:
+    whole = image(tmp_path, tar(("other", os.urandom(300_000))), kind)().read()
+    path = tmp_path / "cut"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FileError, match=rf"not a sound .* archive: {REASONS[kind]}"):
+        kernels.take(lambda: path.open("rb"), kind, {"/vmlinuz"}, tmp_path)
+
+
+def test_an_image_of_another_kind_than_it_says_is_told_by_the_program_that_unpacks(tmp_path: Path) -> None:
+    opened = image(tmp_path, tar(("vmlinuz", b"kernel")), "txz")
+    with pytest.raises(FileError, match="not a sound tgz archive: gzip: stdin: not in gzip format"):
+        kernels.take(opened, "tgz", {"/vmlinuz"}, tmp_path)
 
 
 @pytest.mark.parametrize(

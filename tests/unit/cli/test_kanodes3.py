@@ -89,6 +89,7 @@ def test_other_formats_hold_the_same(busy_site: Site, capsys: pytest.CaptureFixt
         "env_version": None,
         "env_owner": "",
         "date": 1600000000,
+        "env_arch": "",
     }
     assert shell.run(kanodes3.app, "kanodes3", ["-d", "--format", "yaml"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == rows

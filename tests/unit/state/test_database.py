@@ -15,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import peewee
 import pytest
 
 from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
-from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.errors import DatabaseError
 from kadeploy.state import database, journal, nodes, tables
 from kadeploy.state.database import DB
@@ -29,10 +30,26 @@ from kadeploy.state.tables import EnvironmentRow, Log, NodeState, Progress, Righ
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
+BACK = {
+    3: (
+        "DROP INDEX environmentrow_name_version_user_arch",
+        *(f"ALTER TABLE environments DROP COLUMN {column}" for column in ("alias", "arch", "options")),
+        "ALTER TABLE nodes DROP COLUMN env_arch",
+        "ALTER TABLE environments ALTER COLUMN version TYPE INTEGER",
+        "ALTER TABLE nodes ALTER COLUMN env_version TYPE INTEGER",
+        "ALTER TABLE workflows ALTER COLUMN env_version TYPE INTEGER",
+        'CREATE UNIQUE INDEX environmentrow_name_version_user ON environments (name, version, "user")',
+    ),
+    2: ("ALTER TABLE progress DROP COLUMN told",),
+    1: ("ALTER TABLE rights DROP COLUMN until",),
+}
+"""What leads a database of PostgreSQL to a version from the one after it."""
+
+
 def make_version(site: Site, version: int, *statements: str) -> None:
     """Leave the database as that version had it, with the rows that the file of that version holds.
 
-    Where the file's SQL is not understood, *statements* lead there from the present version.
+    Where the file's SQL is not understood, the database is led back, and *statements* make the rows.
     """
     if site.database.startswith("sqlite"):
         with sqlite3.connect(site.state / "kadeploy.db") as connection:
@@ -40,7 +57,7 @@ def make_version(site: Site, version: int, *statements: str) -> None:
         connection.close()
         return
     database.connect(site)
-    for statement in statements:
+    for statement in (*(each for known, back in BACK.items() if known >= version for each in back), *statements):
         DB.execute_sql(statement)
     SchemaVersion.update(version=version).execute()
     database.disconnect()
@@ -64,8 +81,6 @@ def test_a_database_of_version_1_is_migrated_and_keeps_its_rows(site: Site) -> N
     make_version(
         site,
         1,
-        "ALTER TABLE progress DROP COLUMN told",
-        "ALTER TABLE rights DROP COLUMN until",
         "INSERT INTO rights (\"user\", node, part) VALUES ('alice', 'gdx-1.site', '/dev/sda3')",
     )
     database.connect(site)
@@ -80,7 +95,6 @@ def test_a_workflow_that_runs_under_version_2_is_migrated_and_goes_on(site: Site
     make_version(
         site,
         2,
-        "ALTER TABLE progress DROP COLUMN told",
         "INSERT INTO workflows VALUES"
         " ('D-1', 'deploy', 'alice', '', NULL, '', false, 1600000000, NULL, 'running', 'old', 1, '1', 'x', 1600000000)",
         "INSERT INTO progress VALUES ('D-1', 'gdx-1.site', 'gdx', 'BroadcastEnvChain', 'send_environment', 'ok')",
@@ -91,6 +105,33 @@ def test_a_workflow_that_runs_under_version_2_is_migrated_and_goes_on(site: Site
     journal.told("D-1", ["gdx-1.site"], "42 %")
     assert [row.told for row in Progress.select()] == ["42 %"]
     assert SchemaVersion.get().version == database.SCHEMA_VERSION
+
+
+def test_environments_of_version_3_are_migrated_and_dates_fit_as_versions(site: Site) -> None:
+    make_version(
+        site,
+        3,
+        *(
+            "INSERT INTO environments VALUES"
+            f" ({rank}, 'debian', 12, '{user}', '', '', '{{\"file\":\"/tiny.tgz\",\"kind\":\"tgz\"}}', 'null', '[]',"
+            f" '/vmlinuz', '', '', '', '', '83', 'ext4', 'linux', '{visibility}', 0, '')"
+            for rank, user, visibility in ((101, "alice", "shared"), (102, "bob", "private"))
+        ),
+        "INSERT INTO nodes VALUES ('gdx-1.site', 'deployed', 'debian', 12, 'alice', 1600000000, 'alice')",
+    )
+    database.connect(site)
+    kept = [row.environment for row in EnvironmentRow.select().order_by(EnvironmentRow.id)]
+    assert [(each.name, each.version, each.user) for each in kept] == [("debian", 12, "alice"), ("debian", 12, "bob")]
+    assert (kept[0].arch, kept[0].alias, kept[0].kexec, kept[0].custom_variables) == ("", "", True, {})
+    [node] = NodeState.select()
+    assert (node.env_name, node.env_version, node.env_arch) == ("debian", 12, "")
+    today = msgspec.structs.replace(kept[0], version=20240902161530, arch="x86_64", custom_variables={"A": "1"})
+    for each in (today, msgspec.structs.replace(today, arch="aarch64")):
+        EnvironmentRow.insert(**tables.environment_columns(each)).execute()
+    NodeState.update(env_version=today.version).execute()
+    assert EnvironmentRow.select().where(EnvironmentRow.version == today.version).first().environment == today
+    with pytest.raises(peewee.IntegrityError):
+        EnvironmentRow.insert(**tables.environment_columns(today)).execute()
 
 
 def test_every_version_but_the_first_has_a_migration() -> None:
@@ -142,7 +183,9 @@ def test_an_environment_comes_back_as_it_was_recorded(site: Site) -> None:
     database.connect(site)
     recorded = Environment(
         name="débian",
-        version=12,
+        alias="débian-x64",
+        arch="x86_64",
+        version=2024090216,
         image=Image(file="/srv/debian.tgz", kind="tgz", md5="1" * 32, sha256="2" * 64),
         preinstall=Archive(file="/srv/pre.tgz", kind="tgz", script="go.sh -x"),
         postinstalls=(Archive(file="http://server/post.tgz", kind="tbz2"),),
@@ -151,6 +194,12 @@ def test_an_environment_comes_back_as_it_was_recorded(site: Site) -> None:
         visibility="shared",
         demolishing_env=3,
         part="/dev/sda3",
+        kexec=False,
+        multipart=True,
+        partitions=(FileSystem(id=0, device="/dev/sda2"), FileSystem(id=1, device="/dev/sda3")),
+        block_device="/dev/sda",
+        boot_partition=2,
+        custom_variables={"A": "é 'b' {{ c }}"},
         user="alice",
     )
     EnvironmentRow.insert(**tables.environment_columns(recorded)).execute()
