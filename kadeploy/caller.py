@@ -29,7 +29,7 @@ class Account(NamedTuple):
 
 
 def caller(environment: Mapping[str, str] | None = None) -> Account:
-    """The real user of this process; under sudo, who called sudo.
+    """The real user of this process; under sudo, who called sudo. The home folder is that of ``$HOME``.
 
     ``SUDO_UID`` counts for root alone: only root could have been put there by sudo, and root may claim anything anyway.
 
@@ -38,14 +38,15 @@ def caller(environment: Mapping[str, str] | None = None) -> Account:
     """
     variables = os.environ if environment is None else environment
     sudo = variables.get("SUDO_UID", "")
-    uid = int(sudo) if os.getuid() == 0 and sudo.isdecimal() else os.getuid()
+    uid = int(sudo) if os.getuid() == 0 and sudo.isascii() and sudo.isdecimal() else os.getuid()
     try:
         entry = pwd.getpwuid(uid)
-    except KeyError as error:
+    except (KeyError, OverflowError) as error:
         raise OptionError(
             f"The user number {uid} has no account on this machine: run as a user who has one."
         ) from error
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+    own = variables.get("HOME", "") if uid == os.getuid() else ""  # under sudo it may be root's
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(own if own.startswith("/") else entry.pw_dir))
 
 
 def account(name: str) -> Account:

@@ -10,6 +10,7 @@ KadeployError                     exit code 1: refused, no node touched
 ├── OptionError                   options that contradict each other or make no sense
 ├── DatabaseError                 the state database cannot be used
 ├── DestructiveEnvironmentError   exit code 2: kareboot3 -c found a demolishing environment
+├── BrokenOffError                exit code 4: ended in mid-run by what has nothing to do with nodes
 └── UserInterruptError            exit code 130: the user asked to stop
 
 Two more never leave the place where they arise: they become a node's outcome, or the answer of the lab's BMC.
@@ -22,11 +23,17 @@ Exception
 
 from __future__ import annotations
 
+from kadeploy.printable import printable
+
 
 class KadeployError(Exception):
     """A request that is refused; its text says what to do next."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Fit to be shown: it may quote a web server, or a file."""
+        return printable(super().__str__())
 
 
 class ConfigError(KadeployError):
@@ -65,6 +72,12 @@ class DestructiveEnvironmentError(KadeployError):
     """A node runs an environment that may have destroyed the production system."""
 
     exit_code = 2
+
+
+class BrokenOffError(KadeployError):
+    """An operation that had begun cannot go on: the disk is full, or the database is gone."""
+
+    exit_code = 4
 
 
 class UserInterruptError(KadeployError):

@@ -10,6 +10,8 @@ import io
 import os
 import re
 import shutil
+import socket
+import ssl
 import stat
 import sys
 import tempfile
@@ -19,7 +21,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import msgspec
 
@@ -32,9 +34,13 @@ if TYPE_CHECKING:
 MEGA = 1024 * 1024
 HTTP_TIMEOUT = 30
 """Seconds that a web server may stay silent."""
+HEAD_LIMIT = 60
+"""Seconds that it may take for the head of its answer, and before its speed counts."""
 MAX_REDIRECTS = 5
 SLOWEST = 10_000
-"""Bytes per second below which a download is given up, once it has lasted a minute."""
+"""Bytes per second below which a download is given up."""
+_EXCERPT = 200
+"""Characters shown of what a web server says."""
 _BLOCK = 4 * MEGA
 _SETTLED = 2.0
 """Seconds after its last change until a file's times tell it from one that is changed again."""
@@ -75,13 +81,15 @@ def _at_home(path: str | Path, caller: Account) -> Path:
     return caller.home.joinpath(*parts[1:]) if parts[:1] == ("~",) else Path(path)
 
 
-def read_text(source: str, caller: Account, max_bytes: int = MEGA, content_types: tuple[str, ...] = ()) -> str:
+def read_text(source: str, caller: Account, max_bytes: int = MEGA) -> str:
     """Text of a path or http(s) URL, at most *max_bytes* long; ``-`` is standard input.
 
+    What the caller's shell has opened is read as it is (see `is_stream`).
+
     Raises:
-        FileError: cannot be read, too big, of another type than *content_types* (see `fetch`), a web page, not UTF-8.
+        FileError: cannot be read, too big, a web page (whatever type the server tells), or not UTF-8.
     """
-    content = _content(source, caller, max_bytes, content_types)
+    content = _content(source, caller, max_bytes)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -95,14 +103,13 @@ _WEB_PAGE = re.compile(r"\ufeff?\s*(<\?xml|<!doctype\s+html|<!--|<html)", re.IGN
 """How pages begin: a listing, a login or an error, whatever type the server tells."""
 
 
-def _content(source: str, caller: Account, max_bytes: int, content_types: tuple[str, ...]) -> bytes:
+def _content(source: str, caller: Account, max_bytes: int) -> bytes:
     if is_url(source):
         blocks: list[bytes] = []
-        with _download(source, content_types) as response:
-            _copy(source, response, blocks.append, max_bytes, _length(response))
+        with _download(source) as response:
+            _copy(source, response, blocks.append, max_bytes, _length(source, response))
         return b"".join(blocks)
-    opened = contextlib.nullcontext(sys.stdin.buffer) if source == "-" else open_as_user(local_path(source), caller)
-    with opened as stream:
+    with _opened(source, caller) as stream:
         try:
             content = stream.read(max_bytes + 1)
         except OSError as error:
@@ -111,9 +118,33 @@ def _content(source: str, caller: Account, max_bytes: int, content_types: tuple[
     return content
 
 
+def _opened(source: str, caller: Account) -> contextlib.AbstractContextManager[BinaryIO]:
+    if not is_stream(source):
+        return open_as_user(local_path(source), caller)
+    number = 0 if source in ("-", "/dev/stdin") else int(source.rpartition("/")[2])
+    if number == 0:
+        return contextlib.nullcontext(sys.stdin.buffer)
+    try:
+        if stat.S_ISFIFO(os.fstat(number).st_mode):
+            return os.fdopen(os.dup(number), "rb")
+    except OSError as error:
+        raise FileError(
+            f"{source}: nothing is open there; sudo closes what <(…) opens. Write it to a file and name that."
+        ) from error
+    return open_as_user(source, caller)
+
+
+_STREAM = re.compile(r"/dev/stdin|/(?:dev|proc/self)/fd/[0-9]{1,6}")
+
+
+def is_stream(source: str) -> bool:
+    """Whether *source* is no name but what the caller's shell has opened: ``-``, or ``/dev/fd/63`` of ``<(…)``."""
+    return source == "-" or _STREAM.fullmatch(source) is not None
+
+
 def _why(error: object) -> str:
     """What went wrong, without the names of exceptions where there are words for it."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:_EXCERPT]
 
 
 class _FromStart(io.RawIOBase):
@@ -328,7 +359,7 @@ def measure(source: str, caller: Account, max_bytes: int = 0, cache: Path | None
     if not is_url(source):
         return _measure_path(local_path(source, caller), caller, max_bytes, cache)
     with _download(source) as response:
-        return _copy(source, response, lambda _block: None, max_bytes, _length(response))
+        return _copy(source, response, lambda _block: None, max_bytes, _length(source, response))
 
 
 def _measure_path(path: Path, caller: Account, max_bytes: int, cache: Path | None) -> tuple[int, str, str]:
@@ -361,39 +392,112 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         """Refuse to be sent to another kind of place."""
         if not is_url(newurl):
-            raise FileError(f"{req.full_url}: redirects to {newurl}, which is not http(s).")
+            raise FileError(f"{req.full_url}: redirects to {newurl[:_EXCERPT]}, which is not http(s).")
         if req.type == "https" and not newurl.lower().startswith("https:"):
-            raise FileError(f"{req.full_url}: redirects to {newurl}, which is not protected as https is.")
+            raise FileError(f"{req.full_url}: redirects to {newurl[:_EXCERPT]}, which is not protected as https is.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
-def _download(source: str, content_types: tuple[str, ...] = ()) -> BinaryIO:
+class _Timed(io.RawIOBase):
+    """What a web server sends, as long as it is quick enough.
+
+    A time-out of the socket alone would let it send a byte now and then for ever.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._incoming = connection.makefile("rb", buffering=0)
+        self._begun = time.monotonic()
+        self._received = 0
+        self.in_head = True
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Some bytes.
+
+        Raises:
+            TimeoutError: silence, or too few bytes.
+        """
+        more = HEAD_LIMIT + (0 if self.in_head else self._received / SLOWEST)
+        left = self._begun + more - time.monotonic()
+        self._connection.settimeout(max(0.001, min(left, HTTP_TIMEOUT)))
+        try:
+            count = self._incoming.readinto(buffer) if left > 0 else None
+        except TimeoutError:
+            count = None
+        if count is None:
+            slow = f"the server is too slow, {self._received} bytes in {time.monotonic() - self._begun:.0f} s"
+            raise TimeoutError(slow if left < HTTP_TIMEOUT else f"the server is silent for {HTTP_TIMEOUT} s")
+        self._received += count
+        return count
+
+    def close(self) -> None:
+        """Close this reader; the connection is its owner's."""
+        self._incoming.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer with a limit to the time of its head, and to its slowness."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp.close()
+        self._timed = _Timed(sock)
+        self.fp = io.BufferedReader(self._timed)
+
+    def begin(self) -> None:
+        """Read the head, and any number of heads that only say to go on."""
+        super().begin()
+        self._timed.in_head = False
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _Web(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens http and https URLs over these connections; certificates are verified."""
+
+    def __init__(self) -> None:
+        urllib.request.HTTPSHandler.__init__(self, context=ssl.create_default_context())
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """Over TCP."""
+        return self.do_open(_Connection, req)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """Over TLS."""
+        return self.do_open(_SecureConnection, req, context=self._context)  # type: ignore[attr-defined]
+
+
+def _download(source: str) -> BinaryIO:
     """Open a URL; certificates are verified, proxies are those of the environment."""
     check_url(source)
-    opener = urllib.request.build_opener(_Redirects)
+    opener = urllib.request.build_opener(_Web, _Redirects)
     opener.addheaders = [("User-Agent", "Kadeploy")]
     try:
-        response = opener.open(source, timeout=HTTP_TIMEOUT)
+        return cast("BinaryIO", opener.open(source, timeout=HTTP_TIMEOUT))
     except urllib.error.HTTPError as error:
         error.close()
-        raise FileError(f"{source}: the server answers {error.code} {' '.join(error.reason.split())}.") from error
+        raise FileError(
+            f"{source}: the server answers {error.code} {' '.join(error.reason.split())[:_EXCERPT]}."
+        ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise FileError(f"{source}: cannot be fetched: {_why(getattr(error, 'reason', None) or error)}.") from error
-    kind = response.headers.get_content_type()
-    if content_types and not any(_is(kind, each) for each in content_types):
-        response.close()
-        raise FileError(f"{source}: is {kind}, expected {' or '.join(content_types)}.")
-    return cast("BinaryIO", response)
-
-
-def _is(kind: str, wanted: str) -> bool:
-    return kind.startswith(wanted) if wanted.endswith("/") else kind == wanted
 
 
 def _fetch_url(source: str, into: Path, max_bytes: int) -> LocalFile:
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(urllib.parse.urlsplit(source).path).name)[-100:] or "file"
     with _download(source) as response, _new_file(into, name, source) as target:
-        measures = _copy(source, response, target.write, max_bytes, _length(response))
+        measures = _copy(source, response, target.write, max_bytes, _length(source, response))
     return LocalFile(Path(target.name), *measures)
 
 
@@ -420,14 +524,11 @@ def _copy(
     source: str, stream: BinaryIO, write: Callable[[bytes], object], max_bytes: int, expected: int | None = None
 ) -> tuple[int, str, str]:
     """Pass all of *stream* on to *write*; its size, MD5 and SHA-256. *expected* is the size that was announced."""
-    begun = time.monotonic()
     _check_size(source, expected or 0, max_bytes)
     md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     while block := _receive(source, stream):
         size += len(block)
         _check_size(source, size, max_bytes)
-        if size < SLOWEST * (time.monotonic() - begun - 60):
-            raise FileError(f"{source}: too slow, {size} bytes so far. Copy the file to a nearer place.")
         md5.update(block)
         sha256.update(block)
         write(block)
@@ -444,9 +545,13 @@ def _receive(source: str, stream: BinaryIO) -> bytes:
         raise FileError(f"{source}: the transfer broke off: {_why(error)}. Try again.") from error
 
 
-def _length(response: BinaryIO) -> int | None:
+def _length(source: str, response: BinaryIO) -> int | None:
     length = response.headers.get("Content-Length", "")  # type: ignore[attr-defined]
-    return int(length) if length.isdecimal() else None
+    if not re.fullmatch(r"[0-9]+", length):
+        return None
+    if len(length) > len(str(sys.maxsize)):
+        raise FileError(f"{source}: the server announces a size of {len(length)} digits. Ask who runs it.")
+    return int(length)
 
 
 # --- public keys --------------------------------------------------------------------------------------------------

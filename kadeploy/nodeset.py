@@ -8,33 +8,88 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from math import prod
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 
 from kadeploy.errors import NodeListError
 
+MOST = 100_000
+"""Names that a list of nodes may stand for, where the site says nothing else."""
+
 _ALLOWED = re.compile(r"[A-Za-z0-9._\[\],-]+\Z")
+_DIGITS = re.compile(r"\d{16,}")
+"""Longer numbers than any node has; they are names for no machine."""
 
 
-def expand(pattern: str) -> list[str]:
-    """Names in *pattern*, in order and without duplicates.
+def expand(pattern: str, most: int = MOST) -> list[str]:
+    """Names in *pattern*, in order and without duplicates; they are counted before they are made.
 
     >>> expand("gdx-[5-7].site")
     ['gdx-5.site', 'gdx-6.site', 'gdx-7.site']
 
     Raises:
-        NodeListError: malformed pattern, or one that stands for no node at all.
+        NodeListError: malformed pattern, one that stands for no node at all, or for more than *most*.
     """
     text = pattern.strip()
     if not _ALLOWED.match(text):
-        raise NodeListError(f"Invalid node range {pattern!r}: letters, digits, '.', '-', '_', '[', ']' and ',' only.")
+        raise NodeListError(
+            f"Invalid node range {_short(pattern)!r}: letters, digits, '.', '-', '_', '[', ']' and ',' only."
+        )
+    if _DIGITS.search(text):
+        raise NodeListError(f"Invalid node range {_short(pattern)!r}: it has a number of more than 15 digits.")
+    require_few(count(text), most, pattern)
     try:
         names = list(NodeSet(text, resolver=None))
-    except NodeSetException as error:
-        raise NodeListError(f"Invalid node range {pattern!r}: {error}.") from error
+    except (NodeSetException, ValueError) as error:
+        raise NodeListError(f"Invalid node range {_short(pattern)!r}: {_short(str(error))}.") from error
     if not names:
-        raise NodeListError(f"The node range {pattern!r} stands for no node.")
+        raise NodeListError(f"The node range {_short(pattern)!r} stands for no node.")
     return names
+
+
+_BRACKETS = re.compile(r"\[([^\]]*)\]")
+
+
+def count(pattern: str) -> int:
+    """How many names *pattern* stands for, duplicates included, without making any.
+
+    >>> count("n-[1-10]-[1-10],m-1")
+    101
+    """
+    outside = _BRACKETS.sub(lambda match: match[0].replace(",", ";"), pattern)
+    return sum(_product(part.replace(";", ",")) for part in outside.split(","))
+
+
+def _product(part: str) -> int:
+    return prod(sum(map(_length, ranges.split(","))) for ranges in _BRACKETS.findall(part))
+
+
+def _length(span: str) -> int:
+    """Numbers in ``1-10`` or ``7``; 1 for what is malformed, which is refused by its name afterwards."""
+    first, _, last = span.partition("-")
+    return max(0, int(last) - int(first) + 1) if first.isdecimal() and last.isdecimal() else 1
+
+
+def require_few(found: int, most: int, named: str) -> None:
+    """Refuse a list of *found* names, called *named*, when *most* may be named.
+
+    Raises:
+        NodeListError: says which key of the site it is about.
+    """
+    if found > most:
+        raise NodeListError(
+            f"{_short(named)}: {found} nodes, and at most {most} are taken at a time (limits.nodes in site.yml). "
+            "Name fewer."
+        )
+
+
+def _short(text: str) -> str:
+    """*text* as far as one line of a message has room for it."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+_SHOWN = 200
 
 
 def fold(names: Iterable[str]) -> str:
@@ -43,19 +98,39 @@ def fold(names: Iterable[str]) -> str:
     >>> fold(["n-1.site", "n-2.site", "n-4.site"])
     'n-[1-2,4].site'
     """
-    return str(NodeSet.fromlist(list(names), resolver=None))
+    listed = list(names)
+    try:
+        return str(NodeSet.fromlist(listed, resolver=None))
+    except (NodeSetException, ValueError):  # names of no node, which somebody gave as such
+        return ",".join(listed)
+
+
+def told(names: Iterable[str]) -> str:
+    """*names* folded, as far as one line of a message has room for them."""
+    return _short(fold(names))
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that puts ``gdx-2`` before ``gdx-10``."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)
+    return tuple(map(_part_key, filter(None, re.split(r"(\d+)", name))))
 
 
-def parse_lines(text: str) -> list[str]:
-    """Names from a node file: one range per line, ``#`` comments and blank lines ignored, duplicates once."""
+def _part_key(part: str) -> tuple[int, int, str]:
+    """Numbers before words, by their value however long they are."""
+    digits = part.lstrip("0")
+    return (0, len(digits), digits) if part.isdecimal() else (1, 0, part)
+
+
+def parse_lines(text: str, most: int = MOST) -> list[str]:
+    """Names from a node file: one range per line, ``#`` comments and blank lines ignored, duplicates once.
+
+    Raises:
+        NodeListError: a malformed range, or more than *most* names.
+    """
     names: dict[str, None] = {}
     for line in text.splitlines():
         content = line.split("#", 1)[0].strip()
         if content:
-            names.update(dict.fromkeys(expand(content)))
+            names.update(dict.fromkeys(expand(content, most)))
+            require_few(len(names), most, "The list of nodes")
     return list(names)

@@ -44,6 +44,8 @@ NODE_PATTERN = "NODE_SINGULARITY"
 """In a user's profile: the node's own word (``--set-pxe-pattern``; wiki page, use case 6 of kadeploy3)."""
 FILES_PATTERN = "FILES_PREFIX"
 """In a user's profile: the user's uploaded files (``-x``), as ``FILES_PREFIX--name``."""
+KERNELS_PATTERN = "KERNELS_DIR"
+"""In a user's profile: the folder of these files."""
 FILES_FOLDER = "kernels"
 """Folder of uploaded and extracted files, under ``tftp_root`` and ``http_root``."""
 
@@ -191,6 +193,7 @@ def custom(sources: Sources, node: Node) -> str:
         if node.name not in sources.singularities:
             raise OptionError(f"{NODE_PATTERN} is unknown for {node.name}: give it a line with --set-pxe-pattern.")
         text = text.replace(NODE_PATTERN, parameters.printable(sources.singularities[node.name]))
+    text = text.replace(f"{KERNELS_PATTERN}/{FILES_PATTERN}", FILES_PATTERN).replace(KERNELS_PATTERN, FILES_FOLDER)
     text = text.replace(FILES_PATTERN, f"{FILES_FOLDER}/pxe-{sources.user}")
     return text if text.endswith("\n") else f"{text}\n"
 

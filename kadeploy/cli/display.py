@@ -6,7 +6,6 @@ Levels: 0 beginning, end, nodes left out and final lists; 1 macro-steps, failure
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import IO, Any
 
 from kadeploy.broadcast.progress import Transfer
 from kadeploy.cli import hangup
+from kadeploy.cli.shell import is_plain
 from kadeploy.events import (
     AttemptEnded,
     AttemptStarted,
@@ -32,6 +32,7 @@ from kadeploy.events import (
 )
 from kadeploy.nodeset import fold, natural_key
 from kadeploy.operations.plan import lines as plan_lines
+from kadeploy.printable import printable
 from kadeploy.workflow import Attempt, Final, Outcome, Verdict
 
 TITLES = {"deploy": "Deployment", "reboot": "Reboot", "power": "Power operation"}
@@ -176,8 +177,8 @@ class Display:
         self.print(*(f"{stamp} {line}" for line in lines))
 
     def print(self, *lines: str) -> None:
-        """Print *lines* as they are."""
-        text = "\n".join(map(_printable, lines))
+        """Print *lines* as they are, if they are fit to be shown."""
+        text = printable("\n".join(lines))
         with self._lock:
             try:
                 self._write(text)
@@ -223,7 +224,7 @@ class Display:
         source = sys.stdin if stdin is None else stdin
         if source is not None and source.isatty():
             threading.Thread(target=self._answer_enter, args=(source,), daemon=True, name="enter").start()
-        if not self.stream.isatty() or os.environ.get("TERM") == "dumb":
+        if is_plain(self.stream):
             yield
             return
         from rich.console import Console  # noqa: PLC0415 - a tenth of a second that scripts need not pay
@@ -302,11 +303,6 @@ def _by_word(words: Mapping[str, str]) -> dict[str, list[str]]:
     for name, word in words.items():
         groups.setdefault(word, []).append(name)
     return groups
-
-
-def _printable(line: str) -> str:
-    """*line* without the control characters that a node's output may hold: they would reach the user's terminal."""
-    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def _count(names: Sequence[str]) -> str:

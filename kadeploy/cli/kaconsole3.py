@@ -33,6 +33,7 @@ app = shell.Tool(
 
 @app.command()
 def kaconsole3(
+    first: Annotated[str | None, typer.Argument(hidden=True, metavar="NODE", autocompletion=completion.nodes)] = None,
     *,
     machine: Annotated[
         str | None,
@@ -47,11 +48,15 @@ def kaconsole3(
     _version: shell.Version = False,
     _completion: shell.Completion = None,
     _server: shell.Server = None,
+    _multi_server: shell.MultiServer = False,
 ) -> int:
     """Open the console of a node; ESC typed four times leaves it."""
-    node = _one(machine)
+    if machine and first:
+        raise NodeListError(f"-m {machine} and {first}: a console is of one node.")
+    node = _one(machine or first)
     configuration = load_configuration()
     site, who = configuration.site, caller()
+    (node,) = configuration.full_names([node])
     (name,) = configuration.cluster_nodes([node])
     cluster = configuration.clusters[name]
     part = partition_device(cluster.disk.device, cluster.disk.number("deploy"))

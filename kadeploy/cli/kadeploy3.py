@@ -35,6 +35,7 @@ app = shell.Tool(
     "boot loader is installed, and they reboot into the environment. Nodes that fail are tried again, then reported "
     "with the micro-step that failed and why. Enter shows where each node is; Ctrl-C ends the deployment and frees the "
     "nodes.",
+    aliases={**operation.ALIASES, "--chainload-partition": "--boot-partition"},
 )
 
 
@@ -45,6 +46,9 @@ def _no_l(given: str | None) -> None:
 
 @app.command()
 def kadeploy3(
+    env: Annotated[
+        str | None, typer.Argument(hidden=True, metavar="ENVNAME", autocompletion=completion.environments)
+    ] = None,
     *,
     env_file: Annotated[
         str | None,
@@ -77,10 +81,7 @@ def kadeploy3(
         str,
         typer.Option("-r", "--reformat-tmp", metavar="FSTYPE", help="Format the /tmp partition with this type."),
     ] = "",
-    script: Annotated[
-        str | None,
-        typer.Option("-s", "--script", metavar="FILE", help="Run this script after the deployment."),
-    ] = None,
+    script: operation.Script = None,
     user: operation.User = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
@@ -93,13 +94,7 @@ def kadeploy3(
     _server: shell.Server = None,
     verbosity: operation.Verbosity = None,
     wid_file: operation.Wid = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--ignore-nodes-deploying",
-            help="Also take nodes that are being deployed.",
-        ),
-    ] = False,
+    force: operation.Force = False,
     disable_bootloader: Annotated[
         bool,
         typer.Option("--disable-bootloader-install", help="Install no boot loader."),
@@ -140,12 +135,16 @@ def kadeploy3(
 ) -> int:
     """Deploy an environment on nodes."""
     who = caller()
-    names = operation.nodes(machines, node_files)
+    outputs = operation.Outputs(ok_file, ko_file, wid_file, known_hosts)
+    if not dry_run:
+        outputs.create()
     configuration = load_configuration()
+    names = operation.nodes(machines, node_files, configuration.site)
     if not wait and (script or ok_file or ko_file or known_hosts):
         raise OptionError("--no-wait: -o, -n, -s and --known-hosts need the end of the deployment. Leave them out.")
     if script:
         operation.check_script(script, who)
+    env_name = operation.one_of("an environment", {"-e": env_name, "the first word": env})
     request = DeployRequest(
         user=who.name,
         nodes=names,
@@ -175,21 +174,18 @@ def kadeploy3(
         ignore_nodes_deploying=force,
         hook=hook,
     )
-    outputs = operation.Outputs(ok_file, ko_file, wid_file)
     if not wait and not dry_run:
-        outputs.create()
         return operation.in_background(request, configuration.folder, who, outputs)
     work = admission.deploy(request, configuration)
     if dry_run:
         return operation.show(work, who)
-    outputs.create()
     level = configuration.site.verbosity if verbosity is None else verbosity
     report = operation.carry_out(work, who, Display(level, debug), outputs)
     if known_hosts:
         operation.write_host_keys(known_hosts, work, report)
     if script:
         operation.run_script(script, who)
-    return operation.status(report)
+    return operation.status(report, configuration.site)
 
 
 def _environment(who: Account, file: str | None, recorded: Recorded) -> Recorded | Described:

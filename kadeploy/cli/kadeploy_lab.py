@@ -86,6 +86,8 @@ def up(
     """Bring the lab up: images, network, services, configuration. The machines stay off."""
     if kind not in KINDS:
         raise KadeployError(f"--kind {kind}: expected {' or '.join(KINDS)}.")
+    checked(Lab(name=name, kind=kind, nodes=nodes))
+    _require_root()
     names = list(Lab(kind=kind, nodes=nodes).members)
     wrong = faults({"dead": dead, "mute": mute, "small-disk": small_disk, "bad-disk": bad_disk})
     wrong = chosen_faults(faulty, [each for each in names if each not in wrong], seed) | wrong
@@ -127,6 +129,7 @@ def down(
 ) -> None:
     """Take the lab down and remove its files; built images stay in the cache."""
     checked(Lab(name=name, folder=folder))
+    _require_root()
     with lock.locked(name):
         found = take_down(name, folder, _progress(), keep_disks=keep_disks)
     print(f"{name} is down." if found else f"There is no lab {name}: nothing to do.")
@@ -209,6 +212,7 @@ def build(
     environments: Annotated[str, typer.Option(help="Environments to build, separated by commas.")] = ",".join(BUILDERS),
 ) -> None:
     """Build the deployment system and the environments into the cache, without a lab."""
+    _require_root()
     say = _progress()
     public_key = deployment_key(CACHE).with_suffix(".pub").read_text()
     system = build_deployment_system(CACHE, public_key, say=say)
@@ -216,6 +220,11 @@ def build(
     print(f"deployment system: {system.kernel}\n                   {system.initrd}")
     for name, environment in built.items():
         print(f"{name}: {environment.description_file}")
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise KadeployError("kadeploy-lab makes namespaces and disks, which root alone may: run it with sudo.")
 
 
 def _existing(name: str, folder: str) -> Lab:

@@ -66,7 +66,7 @@ def _read(file: str) -> tuple[str, str]:
     """Text of the caller's *file*, and what it is called in messages."""
     who = caller()
     text = files.read_text(file, who, description.MAX_BYTES)
-    plain = file == "-" or files.is_url(file)
+    plain = files.is_stream(file) or files.is_url(file)
     return text, file if plain else str(files.local_path(file, who))
 
 

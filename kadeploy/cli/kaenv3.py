@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Annotated, cast, get_args
 
 import msgspec
@@ -38,6 +39,19 @@ app = shell.Tool(
     "lists and uses a public one; only administrators make an environment public. Checksums (MD5 and SHA-256) are "
     "recorded. A file that has changed since then is refused at deployment, until --update-tarball-md5, "
     "--update-preinstall-md5 or --update-postinstalls-md5 records its new checksums.",
+    aliases={
+        "--all-versions": "--show-all-versions",
+        "--env-user": "--user",
+        "--update-image-md5": "--update-tarball-md5",
+        "--update-image-checksum": "--update-tarball-md5",
+        "--update-preinstall-checksum": "--update-preinstall-md5",
+        "--update-postinstalls-checksum": "--update-postinstalls-md5",
+    },
+    gone={
+        "--toggle-destructive-tag": "--remove-demolishing-tag NAME takes the tag off; demolishing_env : 1 in a "
+        "description puts it on.",
+        "--migrate": "descriptions of all times are read as they are; kaenv3 -p NAME --format yaml prints YAML.",
+    },
 )
 
 
@@ -68,7 +82,10 @@ def kaenv3(
         typer.Option("-a", "--add", metavar="ENVFILE", help="Add the environments of a file or URL."),
     ] = None,
     delete: Annotated[str | None, _named("-d", "Delete all versions, or --env-version.", "--delete")] = None,
-    list_: Annotated[bool, typer.Option("-l", "--list", help="List yours and the public ones.")] = False,
+    list_: Annotated[
+        str | None,
+        typer.Option("-l", "--list", metavar="[NAME]", help="List yours and the public ones; NAME may hold *."),
+    ] = None,
     files_to_move: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,7 +119,7 @@ def kaenv3(
         str | None, _named("--remove-demolishing-tag", "Set the demolishing counter to 0.")
     ] = None,
     set_visibility: Annotated[
-        str | None, _named("--set-visibility-tag", "Set who sees it: --env-version N -t TAG.")
+        str | None, _named("--set-visibility-tag", "Set who sees it: -t TAG, and --env-version N.")
     ] = None,
     update_tarball: Annotated[
         str | None, _named("--update-tarball-md5", "Record the tarball's checksums anew.")
@@ -118,6 +135,7 @@ def kaenv3(
         typer.Option("--move-files", help="Rewrite paths in all environments (-m)."),
     ] = False,
     form: shell.Format = "text",
+    _multi_server: shell.MultiServer = False,
     _server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
@@ -126,7 +144,7 @@ def kaenv3(
     given: dict[str, str | None] = {
         "-a": add,
         "-d": delete,
-        "-l": "" if list_ else None,
+        "-l": list_,
         "-p": print_,
         "--remove-demolishing-tag": remove_demolishing,
         "--set-visibility-tag": set_visibility,
@@ -135,6 +153,8 @@ def kaenv3(
         "--update-postinstalls-md5": update_postinstalls,
         "--move-files": "" if move_files else None,
     }
+    if not any(value is not None for value in given.values()):
+        given["-l"] = ""
     operation, name = _chosen(given)
     if user == "":
         raise OptionError("-u: the name of the user is empty.")
@@ -219,6 +239,9 @@ _COLUMNS: dict[str, tuple[int, Callable[[Environment], str]]] = {
 
 def _list(site: Site, wish: Wish) -> int:
     found = environments.listed(site, caller().name, wish.owner, wish.all_versions)
+    if wish.name:
+        pattern = wish.name.replace("[", "[[]").replace("%", "*")
+        found = [each for each in found if fnmatchcase(each.name, pattern)]
     if wish.form != "text":
         shell.emit(msgspec.to_builtins(found), wish.form)
     elif found:
@@ -275,8 +298,8 @@ def _remove_demolishing(site: Site, wish: Wish) -> int:
 
 
 def _set_visibility(site: Site, wish: Wish) -> int:
-    if wish.version is None or wish.visibility is None:
-        raise OptionError("--set-visibility-tag needs a version and a visibility: --env-version NUMBER -t TAG.")
+    if wish.visibility is None:
+        raise OptionError("--set-visibility-tag needs a visibility: -t private, -t shared or -t public.")
     user, name = caller().name, _mine(wish)
     changed = environments.set_visibility(site, user, name, wish.visibility, wish.version, wish.owner, wish.arch)
     print(f"Now {changed.visibility}: {_told(changed)}")

@@ -22,6 +22,10 @@ from kadeploy.state import journal, nodes, rights
 NAME = "kanodes3"
 WATCH_SECONDS = 2.0
 
+ALL = (
+    "-y shows all that runs: the id of a deployment begins with D-, of a reboot with R-, of a power operation with P-."
+)
+
 app = shell.Tool(
     "Show the state of nodes (-d), the running workflows (-y) or the nodes of the site (-l).",
     examples={
@@ -36,6 +40,11 @@ app = shell.Tool(
     "While an image is sent, -y also tells how far it is on each node. A workflow whose controller died does not run: "
     "-y leaves it out, -y -w says so with the key aborted, and -d shows its nodes as aborted. Rights of others are "
     "shown to administrators.",
+    aliases={"-s": "-d", "--get-nodes-state": "-d", "-a": "-y", "--get-all-status": "-y"},
+    gone={
+        **dict.fromkeys(("-r", "--get-reboots-status", "-p", "--get-powers-status", "--get-deployments-status"), ALL),
+        **dict.fromkeys(("-c", "--get-consoles-status"), "open consoles are not listed; ps shows kaconsole3."),
+    },
 )
 
 
@@ -59,6 +68,7 @@ def kanodes3(
     machines: shell.Machines = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh the output every 2 seconds until Ctrl-C.")] = False,
     form: shell.Format = "text",
+    _multi_server: shell.MultiServer = False,
     _server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
@@ -68,7 +78,7 @@ def kanodes3(
         raise OptionError("Choose one of -d (state of the nodes), -y (workflows) and -l (all nodes of the site).")
     if wid is not None and not dump:
         raise OptionError("-w goes with -y: kanodes3 -y -w WID.")
-    names = _known(shell.node_names(machines, files))
+    names = _known(shell.node_names(machines, files, load_site().limits.nodes))
     show = _show_list if listing else _show_states if state else _show_workflows(wid)
     if watch:
         return _watch(lambda: show(names, form))
@@ -77,10 +87,13 @@ def kanodes3(
 
 
 def _known(names: list[str]) -> list[str] | None:
-    """*names* if the site has them all; None when no node was named."""
-    if names:
-        load_configuration().cluster_nodes(names)
-    return names or None
+    """The whole names of nodes that the site has; None when none was named."""
+    if not names:
+        return None
+    configuration = load_configuration()
+    whole = configuration.full_names(names)
+    configuration.cluster_nodes(whole)
+    return whole
 
 
 def _show_states(names: Sequence[str] | None, form: shell.Form) -> None:
@@ -144,7 +157,7 @@ def _rights(holders: Sequence[rights.Holder]) -> str:
 
 def _watch(show: Callable[[], None]) -> int:
     """Show again and again; on a terminal in place."""
-    paint = _in_place if sys.stdout.isatty() else "\n{}".format
+    paint = "\n{}".format if shell.is_plain(sys.stdout) else _in_place
     try:
         while True:
             shown = io.StringIO()

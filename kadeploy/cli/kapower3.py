@@ -30,12 +30,16 @@ app = shell.Tool(
     about="When a level fails, or the site has no command for it, the next one is tried: soft asks the system on the "
     "node, hard and very_hard use its BMC. An order is sent whatever the BMC says of its machine, and a node is OK "
     "when its BMC, or the site's status command, says that it is on or off as ordered. The site's window limits how "
-    "many nodes are switched at a time.",
+    "many nodes are switched at a time. --status takes no node from anybody, and leaves no trace in kanodes3 and "
+    "kastat3.",
+    aliases={**operation.ALIASES, "--op-level": "--level"},
+    gone=operation.OF_DEPLOYMENTS,
 )
 
 
 @app.command()
 def kapower3(
+    first: Annotated[str | None, typer.Argument(hidden=True, metavar="on|off|status")] = None,
     *,
     debug: operation.Debug = False,
     node_files: shell.Files = None,
@@ -47,6 +51,7 @@ def kapower3(
     _multi_server: shell.MultiServer = False,
     ko_file: shell.KoFile = None,
     ok_file: shell.OkFile = None,
+    script: operation.Script = None,
     off: Annotated[bool, typer.Option("--off", help="Shut the nodes down.")] = False,
     on: Annotated[bool, typer.Option("--on", help="Switch the nodes on.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Tell which nodes are on (-o), or not (-n).")] = False,
@@ -56,42 +61,55 @@ def kapower3(
     _server: shell.Server = None,
     verbosity: operation.Verbosity = None,
     wid_file: operation.Wid = None,
+    force: operation.Force = False,
     hook: operation.Hook = True,
     dry_run: operation.DryRun = False,
 ) -> int:
     """Switch nodes on or off, or ask whether they are on."""
     who = caller()
-    chosen = _operation({"on": on, "off": off, "status": status})
-    names = operation.nodes(machines, node_files)
+    outputs = operation.Outputs(ok_file, ko_file, wid_file)
+    if not dry_run:
+        outputs.create()
+    chosen = _operation({"on": on, "off": off, "status": status}, first)
+    if script and not wait:
+        raise OptionError("--no-wait: -s needs the end of the operation. Leave it out.")
+    if script:
+        operation.check_script(script, who)
+    configuration = load_configuration()
+    names = operation.nodes(machines, node_files, configuration.site)
     if chosen == "status" and level is not None:
         raise OptionError("-l goes with --on and --off: there is one way to ask for the status.")
     if chosen == "status" and not wait:
         raise OptionError("--no-wait goes with --on and --off: a status is what one waits for.")
-    if not wait and (ok_file or ko_file):
-        raise OptionError("--no-wait: -o and -n need the end of the operation. Leave them out.")
-    configuration = load_configuration()
     request = PowerRequest(
-        user=who.name, nodes=names, operation=chosen, level=level or "soft", wait=wait, debug=debug, hook=hook
+        user=who.name,
+        nodes=names,
+        operation=chosen,
+        level=level or "soft",
+        wait=wait,
+        ignore_nodes_deploying=force,
+        debug=debug,
+        hook=hook,
     )
-    outputs = operation.Outputs(ok_file, ko_file, wid_file)
-    if not wait and not dry_run:
-        outputs.create()
+    if not wait and not dry_run and not (ok_file or ko_file):
         return operation.in_background(request, configuration.folder, who, outputs)
     work = admission.power(request, configuration)
     if dry_run:
         return operation.show(work, who)
-    outputs.create()
     if chosen == "status":  # how it was found out is of interest only when asked for
         display = Display(verbosity or 0, debug, final=status_lines)
     else:
         display = Display(configuration.site.verbosity if verbosity is None else verbosity, debug)
-    return operation.status(operation.carry_out(work, who, display, outputs))
+    report = operation.carry_out(work, who, display, outputs)
+    if script:
+        operation.run_script(script, who)
+    return operation.status(report, configuration.site)
 
 
-def _operation(given: dict[PowerOperation, bool]) -> PowerOperation:
-    """The one that was asked for."""
-    chosen = [name for name, wanted in given.items() if wanted]
-    if len(chosen) != 1:
+def _operation(given: dict[PowerOperation, bool], first: str | None) -> PowerOperation:
+    """The one that was asked for, by an option or as the *first* word."""
+    chosen = [name for name, wanted in given.items() if wanted or name == first]
+    if len(chosen) != 1 or first not in (None, *given):
         raise OptionError("Choose one of --on, --off and --status.")
     return chosen[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, cast, get_args
 
 import typer
 
@@ -42,12 +42,19 @@ app = shell.Tool(
     about="A node that does not come back is rebooted again, harder: soft over ssh, hard by its BMC, very_hard by "
     "switching it off and on. There are four kinds of reboot: simple_reboot boots what is installed, set_pxe follows "
     "the boot profile of -w, deploy_env boots the deployment system, and env_recorded boots the environment that is "
-    "installed on the partition of -p.",
+    "installed on the partition of -p. simple_reboot is what happens without -r.",
+    aliases={
+        **operation.ALIASES,
+        "--check-destructive-tag": "--check-prod-env",
+        "--op-level": "--reboot-level",
+    },
+    gone=operation.OF_DEPLOYMENTS,
 )
 
 
 @app.command()
 def kareboot3(
+    first: Annotated[str | None, typer.Argument(hidden=True, metavar="REBOOT_KIND")] = None,
     *,
     block_device: operation.BlockDevice = None,
     check: Annotated[
@@ -81,13 +88,15 @@ def kareboot3(
     ko_file: shell.KoFile = None,
     ok_file: shell.OkFile = None,
     partition: operation.Partition = None,
+    script: operation.Script = None,
     kind: Annotated[
-        Literal["set_pxe", "simple_reboot", "deploy_env", "env_recorded", "simple", "recorded_env"] | None,
+        str | None,
         typer.Option(
             "-r",
             "--reboot-kind",
             metavar="REBOOT_KIND",
-            help="simple_reboot, set_pxe, deploy_env or env_recorded.",
+            help="simple_reboot (default), set_pxe, deploy_env, env_recorded.",
+            autocompletion=completion.choices(*get_args(RebootKind)),
         ),
     ] = None,
     user: operation.User = None,
@@ -103,23 +112,26 @@ def kareboot3(
     _server: shell.Server = None,
     verbosity: operation.Verbosity = None,
     wid_file: operation.Wid = None,
+    force: operation.Force = False,
     classical_timeout: operation.ClassicalTimeout = None,
     hook: operation.Hook = True,
     dry_run: operation.DryRun = False,
 ) -> int:
     """Reboot nodes."""
     who = caller()
-    names = operation.nodes(machines, node_files)
-    if kind is None:
-        raise OptionError("No kind of reboot: choose one with -r: simple_reboot, set_pxe, deploy_env, env_recorded.")
-    chosen = ALIASES.get(kind, cast("RebootKind", kind))
     outputs = operation.Outputs(ok_file, ko_file, wid_file)
+    if not dry_run:
+        outputs.create()
+    configuration = load_configuration()
+    names = operation.nodes(machines, node_files, configuration.site)
+    chosen = _kind(operation.one_of("a kind of reboot", {"-r": kind, "the first word": first}))
     recorded = Recorded(name=env_name or "", version=env_version, owner=user, arch=env_arch)
     if not recorded.name and recorded != Recorded(name=""):
         raise OptionError("-u, --env-version and --env-arch go with -e, the name of a recorded environment.")
-    if not wait and (ok_file or ko_file):
-        raise OptionError("--no-wait: -o and -n need the end of the reboot. Leave them out.")
-    configuration = load_configuration()
+    if not wait and (ok_file or ko_file or script):
+        raise OptionError("--no-wait: -o, -n and -s need the end of the reboot. Leave them out.")
+    if script:
+        operation.check_script(script, who)
     request = RebootRequest(
         user=who.name,
         nodes=names,
@@ -139,15 +151,27 @@ def kareboot3(
             debug=debug,
         ),
         uploads=operation.uploads(upload),
+        ignore_nodes_deploying=force,
         hook=hook,
     )
     work = admission.reboot(request, configuration)
     if dry_run:
         return operation.show(work, who)
-    outputs.create()
     display = Display(configuration.site.verbosity if verbosity is None else verbosity, debug)
     report = operation.carry_out(work, who, display, outputs)
-    return PRODUCTION_LOST if check and report.ko and not report.aborted else operation.status(report)
+    if script:
+        operation.run_script(script, who)
+    if check and report.ko and not report.aborted:
+        return PRODUCTION_LOST
+    return operation.status(report, configuration.site)
+
+
+def _kind(given: str | None) -> RebootKind:
+    """The kind of reboot that was asked for, by whichever of its names."""
+    name = ALIASES.get(given or "simple", given)
+    if name not in get_args(RebootKind):
+        raise OptionError(f"-r {given}: no such kind of reboot. There are {', '.join(get_args(RebootKind))}.")
+    return cast("RebootKind", name)
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ import typer
 
 from kadeploy.caller import caller
 from kadeploy.cli import shell
+from kadeploy.config.cluster import Disk
 from kadeploy.config.folder import Configuration, load_configuration, load_site
+from kadeploy.config.partition import split_partition
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
 from kadeploy.state import rights
@@ -30,7 +33,9 @@ app = shell.Tool(
         "except those given with *.",
         "karights3 -d -m gdx-25.site -p /dev/sda3 -u johnsmith": "Take a right back.",
         "karights3 -s -u johnsmith": "Show the rights of a user; your own need no administrator.",
+        "karights3 -s": "As administrator: the rights of all users.",
     },
+    aliases={"-l": "--show-rights", "--list": "--show-rights"},
     statuses=shell.STATUSES | {1: "The request is refused, or there was no right to add, to delete or to show."},
 )
 
@@ -40,6 +45,7 @@ class Wish:
     """What the options ask for."""
 
     user: str
+    """Empty stands for all users."""
     nodes: list[str]
     parts: list[str]
     until: int | None
@@ -50,7 +56,9 @@ class Wish:
 @app.command()
 def karights3(
     *,
-    user: Annotated[str, typer.Option("-u", "--user", metavar="USERNAME", help="Whose rights.")],
+    user: Annotated[
+        str | None, typer.Option("-u", "--user", metavar="USERNAME", help="Whose rights; with -s all users' without.")
+    ] = None,
     add: Annotated[bool, typer.Option("-a", "--add", help="Add some rights to a user.")] = False,
     delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete some rights of a user.")] = False,
     show: Annotated[bool, typer.Option("-s", "--show-rights", help="Show the rights of a user.")] = False,
@@ -69,6 +77,7 @@ def karights3(
         typer.Option("--until", metavar="DATE", help="With -a: last day, or 'YYYY-MM-DD HH:MM'."),
     ] = None,
     form: shell.Format = "text",
+    _multi_server: shell.MultiServer = False,
     _server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
@@ -77,10 +86,12 @@ def karights3(
     chosen = [name for name, given in (("-a", add), ("-d", delete), ("-s", show)) if given]
     if len(chosen) != 1:
         raise OptionError("Choose one of -a (add), -d (delete) and -s (show).")
+    if user is None and not show:
+        raise OptionError(f"{chosen[0]} needs a user: -u USERNAME.")
     if (overwrite or until is not None) and not add:
         raise OptionError("-o and --until go with -a.")
     end = None if until is None else _end(until)
-    wish = Wish(_user(user), _nodes(machines, files), list(parts or ()), end, overwrite, form)
+    wish = Wish("" if user is None else _user(user), _nodes(machines, files), list(parts or ()), end, overwrite, form)
     return _OPERATIONS[chosen[0]](wish)
 
 
@@ -93,7 +104,7 @@ def _user(name: str) -> str:
 def _nodes(machines: Sequence[str] | None, files: Sequence[str] | None) -> list[str]:
     """Names, ``*`` among them when it was given."""
     ranges = [machine for machine in machines or () if machine.strip() != rights.ANY]
-    names = shell.node_names(ranges, files)
+    names = load_configuration().full_names(shell.node_names(ranges, files, load_site().limits.nodes))
     return [rights.ANY, *names] if len(ranges) < len(machines or ()) else names
 
 
@@ -107,6 +118,7 @@ def _end(text: str) -> int:
 def _add(wish: Wish) -> int:
     site = _administrator()
     _check(wish, load_configuration())
+    _warn_of_typos(wish)
     new, skipped = rights.add(site, wish.user, wish.nodes, wish.parts, until=wish.until, overwrite=wish.overwrite)
     for node in skipped:
         print(f"Some rights are already set on the node {node}: skipped. Use -o to overwrite them.")
@@ -130,6 +142,27 @@ def _check(wish: Wish, configuration: Configuration | None = None) -> None:
         configuration.cluster_nodes([node for node in wish.nodes if node != rights.ANY])
 
 
+def _warn_of_typos(wish: Wish) -> None:
+    """Tell what is allowed and rarely meant: the account or the partition may be of another machine, or of tomorrow."""
+    configuration = load_configuration()
+    try:
+        pwd.getpwnam(wish.user)
+    except KeyError:
+        shell.warn(f"{wish.user} has no account on this machine: see that the name is right.")
+    named = [node for node in wish.nodes if node != rights.ANY]
+    clusters = configuration.cluster_nodes(named) if named else configuration.clusters
+    for part in wish.parts:
+        device, number = split_partition(part)
+        disks = [configuration.clusters[name].disk for name in clusters]
+        if part != rights.ANY and number and not any(_has(disk, device, number) for disk in disks):
+            shell.warn(f"{part} is not a partition of {', '.join(clusters)}: see disk in the cluster file.")
+
+
+def _has(disk: Disk, device: str, number: int) -> bool:
+    """Whether *number* is in the layout; of other disks than the cluster's own nothing is known."""
+    return device != disk.device or number in [part.number for part in disk.partitions]
+
+
 def _delete(wish: Wish) -> int:
     site = _administrator()
     _check(wish)
@@ -143,6 +176,8 @@ def _show(wish: Wish) -> int:
     site = load_site()
     if caller().name != wish.user:
         rights.require_almighty(site, caller().name)
+    if not wish.user:
+        return _show_all(site, wish.form)
     given = rights.show(site, wish.user)
     if wish.form != "text":
         shell.emit([right._asdict() for right in given], wish.form)
@@ -153,6 +188,17 @@ def _show(wish: Wish) -> int:
     else:
         print(f"No rights have been given for the user {wish.user}")
     return 0 if given else 1
+
+
+def _show_all(site: Site, form: shell.Form) -> int:
+    found = {user: rights.show(site, user) for user in rights.users(site)}
+    if form != "text":
+        shell.emit({user: [right._asdict() for right in given] for user, given in found.items()}, form)
+    else:
+        for user, given in found.items():
+            for node, texts in _by_node(given).items():
+                print(f"{user:15} {node:41} {','.join(texts)}")
+    return 0 if found else 1
 
 
 def _by_node(given: Sequence[rights.Given]) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from kadeploy.cli import completion, plot, shell
 from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
-from kadeploy.nodeset import expand
+from kadeploy.printable import printable
 from kadeploy.state import history
 from kadeploy.state.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
 
@@ -34,6 +35,7 @@ app = shell.Tool(
         "kastat3 -d -f hostname -f env -f success": "Some fields of all deployments.",
         "kastat3 -b -x 2026:02:12:08:00:00 -y 2026:02:13:08:00:00": "Failure rate of each node within a day.",
         "kastat3 -c 25 -x 2026-02-12": "Nodes that failed in at least 25 % of their deployments since a day.",
+        "kastat3 -d -w D-9xfnm17rxv -F hostname,error --sort error": "What came of one workflow.",
         "kastat3 -a 3 -s 1": "Deployments with three retries or more of the first macro-step.",
         "kastat3 --plot past.svg": "Failure rates and durations as a picture.",
     },
@@ -42,6 +44,14 @@ app = shell.Tool(
     "with -y. Line ends within a value are written \\n and \\r. Commas are not escaped: use --format json if values "
     "may contain them. Operations that were aborted, by Ctrl-C or with their controller, are listed, but no node's "
     "failures: -b, -c and --plot leave them out. The plot draws the durations of each image apart.",
+    aliases={
+        "--all": "--list-all",
+        "--failure-rate": "--list-failure-rate",
+        "--min-retries": "--list-min-retries",
+        "--retry-steps": "--step",
+        "-r": "--list-min-retries",
+    },
+    gone={"--last": "the newest lines, newest first: kastat3 -d -m NODE --sort -start -l 1."},
 )
 
 
@@ -56,22 +66,28 @@ class Question:
     rate: int
     plot: str
     form: shell.Form
+    limit: int | None = None
+    order: tuple[str, ...] = ()
 
 
 @app.command()
 def kastat3(
     *,
     retries: Annotated[
-        int | None,
+        str | None,
         typer.Option(
             "-a",
             "--list-min-retries",
-            metavar="NB",
-            min=0,
+            metavar="[NB]",
             help="Deployments that needed NB retries or more.",
         ),
     ] = None,
-    rates: Annotated[bool, typer.Option("-b", "--list-failure-rate", help="Failure rate of the nodes.")] = False,
+    rates: Annotated[
+        str | None,
+        typer.Option(
+            "-b", "--list-failure-rate", metavar="[RATE]", help="Failure rate of the nodes, from RATE (0 to 1) on."
+        ),
+    ] = None,
     min_rate: Annotated[
         int | None,
         typer.Option(
@@ -90,39 +106,50 @@ def kastat3(
             "-f",
             "--field",
             metavar="FIELD",
-            help="With -a and -d: only this field; repeatable. A wrong name lists them all.",
+            help="With -a and -d: only this field; repeatable. A wrong name lists them all. Or a file of nodes.",
             autocompletion=completion.choices(*FIELDS, *MORE_FIELDS),
         ),
     ] = None,
+    field_lists: Annotated[
+        list[str] | None,
+        typer.Option("-F", "--fields", metavar="FIELDS", help="The same, several with commas."),
+    ] = None,
     machines: shell.Machines = None,
     steps: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option(
             "-s",
             "--step",
             metavar="STEP",
-            min=1,
-            max=3,
-            help="With -a: retries of this macro-step; of each, when repeated.",
+            help="With -a: retries of this macro-step, 1 to 3; of each, when repeated.",
         ),
     ] = None,
+    wid: Annotated[str | None, typer.Option("-w", "--workflow-id", metavar="WID", help="Only this workflow.")] = None,
     date_min: Annotated[
         str | None,
-        typer.Option("-x", "--date-min", metavar="DATE", help="From this date: yyyy:mm:dd:hh:mm:ss."),
+        typer.Option("-x", "--date-min", metavar="DATE", help="From this date: yyyy:mm:dd:hh:mm:ss, or yyyy-mm-dd."),
     ] = None,
     date_max: Annotated[
         str | None,
         typer.Option("-y", "--date-max", metavar="DATE", help="To this date, inclusive."),
     ] = None,
     operation: Annotated[
-        Literal["deploy", "reboot", "power", "all"],
-        typer.Option("--operation", metavar="KIND", help="deploy, reboot, power or all."),
-    ] = "deploy",
+        Literal["deploy", "reboot", "power", "all"] | None,
+        typer.Option("-o", "--operation", metavar="KIND", help="deploy (default), reboot, power or all."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("-l", "--limit", metavar="N", help="Only the first N lines.", min=0)
+    ] = None,
+    sort: Annotated[
+        list[str] | None,
+        typer.Option("--sort", metavar="FIELDS", help="Order of the lines; -start is newest first."),
+    ] = None,
     plot_file: Annotated[
         str | None,
         typer.Option("--plot", metavar="FILE", help="Draw rates and durations (.png or .svg)."),
     ] = None,
     form: shell.Format = "text",
+    _multi_server: shell.MultiServer = False,
     _server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
@@ -130,53 +157,55 @@ def kastat3(
     """Print statistics about past deployments."""
     chosen = _only(
         {
-            "-a": retries is not None,
-            "-b": rates,
+            "-a": bool(retries),
+            "-b": rates is not None,
             "-c": min_rate is not None,
-            "-d": everything,
+            "-d": everything or retries == "",
             "--plot": plot_file is not None,
         }
     )
-    if steps and chosen != "-a":
-        raise OptionError("-s goes with -a.")
-    if fields and chosen not in {"-a", "-d"}:
-        raise OptionError("-f goes with -a and -d.")
+    names, lists = _fields_and_files(fields or (), field_lists or ())
+    columns = {"-s": bool(steps), "-f": bool(names), "-l": limit is not None, "--sort": bool(sort)}
+    for option, used in columns.items():
+        if used and chosen not in _USES[option]:
+            raise OptionError(f"{option} goes with {' and '.join(_USES[option])}.")
     if form != "text" and chosen == "--plot":
         raise OptionError("--format goes with -a, -b, -c and -d; the name of the --plot file tells png or svg.")
-    selection = Selection(
-        None if operation == "all" else operation,
-        _named(machines or ()) or None,
-        None if date_min is None else shell.moment("-x", date_min),
-        None if date_max is None else shell.moment("-y", date_max, day_ends=True),
-    )
     question = Question(
-        selection=selection,
-        fields=_fields(fields or (RETRY_FIELDS if chosen == "-a" else FIELDS)),
-        retries=retries or 0,
-        steps=tuple(steps or ()),
-        rate=min_rate or 0,
+        selection=Selection(
+            (None if wid else "deploy") if operation is None else None if operation == "all" else operation,
+            _nodes(machines, lists),
+            None if date_min is None else shell.moment("-x", date_min),
+            None if date_max is None else shell.moment("-y", date_max, day_ends=True),
+            wid,
+        ),
+        fields=names or (RETRY_FIELDS if chosen == "-a" else FIELDS),
+        retries=_retries(retries or "0"),
+        steps=tuple(_step(word) for text in steps or () for word in text.split(",")),
+        rate=_share(rates) if rates else min_rate or 0,
         plot=plot_file or "",
         form=form,
+        limit=limit,
+        order=tuple(_order(word) for text in sort or () for word in text.split(",")),
     )
     return _OPERATIONS[chosen](load_site(), question)
 
 
-def _named(machines: Sequence[str]) -> list[str]:
-    """The nodes of ``-m``; those that the site has no more may be asked for as long as the log tells of them.
+def _nodes(machines: Sequence[str] | None, lists: Sequence[str]) -> list[str] | None:
+    """The whole names of what is named; nodes that the site has no more count for as long as the log tells of them.
 
     Raises:
-        NodeListError: neither the site nor the log knows a node of one of *machines*.
+        NodeListError: neither the site nor the log knows any node of one of *machines*, or of *lists*.
     """
-    if not machines:
-        return []
     configuration = load_configuration()
-    for pattern in machines:
-        names = expand(pattern)
-        if not any(name in configuration.cluster_of for name in names):
-            strangers = history.strangers(configuration.site, names)
-            if len(strangers) == len(names):
-                configuration.cluster_nodes(names)
-    return shell.node_names(machines, None)
+    found: list[str] = []
+    for patterns, files in [([pattern], []) for pattern in machines or ()] + ([([], lists)] if lists else []):
+        names = configuration.full_names(shell.node_names(patterns, files, configuration.site.limits.nodes))
+        known = any(name in configuration.cluster_of for name in names)
+        if not known and len(history.strangers(configuration.site, names)) == len(names):
+            configuration.cluster_nodes(names)
+        found += names
+    return list(dict.fromkeys(found)) or None
 
 
 def _only(given: dict[str, bool]) -> str:
@@ -186,15 +215,50 @@ def _only(given: dict[str, bool]) -> str:
     return chosen[0]
 
 
-def _fields(names: Sequence[str]) -> tuple[str, ...]:
-    unknown = [name for name in names if name not in FIELDS + MORE_FIELDS]
-    if unknown:
-        raise OptionError(f"-f {unknown[0]}: no such field. The fields are {', '.join(FIELDS + MORE_FIELDS)}.")
-    return tuple(names)
+_USES: dict[str, tuple[str, ...]] = {"-s": ("-a",), "-f": ("-a", "-d"), "-l": ("-a", "-d"), "--sort": ("-a", "-d")}
+"""Operations that each of these options makes sense for."""
+
+
+def _fields_and_files(words: Sequence[str], lists: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The fields of ``-f`` and ``-F``; and what ``-f`` names that is no field, but a file of nodes."""
+    known = FIELDS + MORE_FIELDS
+    files = [word for word in words if word not in known and (Path(word).suffix or "/" in word or word == "-")]
+    names = [word for word in words if word not in files] + [name for text in lists for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise OptionError(f"-f {name}: no such field, nor ./FILE of nodes. The fields are {', '.join(known)}.")
+    return tuple(names), files
+
+
+def _order(word: str) -> str:
+    if word.removeprefix("-") not in FIELDS + MORE_FIELDS:
+        raise OptionError(f"--sort {word}: no such field. The fields are {', '.join(FIELDS + MORE_FIELDS)}.")
+    return word
+
+
+def _retries(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise OptionError(f"-a {text}: expected the number of retries, such as 3; -d is for all deployments.")
+    return int(text)
+
+
+def _step(text: str) -> int:
+    if text not in ("1", "2", "3"):
+        raise OptionError(f"-s {text}: the macro-steps are 1, 2 and 3.")
+    return int(text)
+
+
+def _share(text: str) -> int:
+    """Percent of a rate from 0 to 1, as Kadeploy 3.3 has them."""
+    if not re.fullmatch(r"0?\.[0-9]{1,9}|0|1(\.0{1,9})?", text):
+        raise OptionError(f"-b {text}: expected a rate from 0 to 1, such as 0.25; -c takes percent.")
+    return round(100 * float(text))
 
 
 def _list(site: Site, question: Question) -> int:
-    rows = history.rows(site, question.selection, question.fields, question.retries, question.steps)
+    rows = history.rows(
+        site, question.selection, question.fields, question.retries, question.steps, question.order, question.limit
+    )
     if question.form == "text":
         _write(_lines(rows))
     else:
@@ -208,7 +272,7 @@ def _list(site: Site, question: Question) -> int:
 def _lines(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
     """One line per row, whatever the values hold."""
     for row in rows:
-        yield ",".join(map(str, row)).replace("\n", "\\n").replace("\r", "\\r")
+        yield printable(",".join(map(str, row)).replace("\n", "\\n").replace("\r", "\\r"))
 
 
 def _truth(name: str, value: Any) -> Any:

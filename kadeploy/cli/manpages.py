@@ -20,7 +20,8 @@ from kadeploy.cli.shell import Tool
 
 ENVIRONMENT = {
     "KADEPLOY_CONFIG_DIR": "Folder of the site's configuration; /etc/kadeploy by default.",
-    "NO_COLOR": "Set to anything: no colours, not even on a terminal.",
+    "KADEPLOY_PLAIN": "Set to anything: plain lines, without colours or a live view, on any terminal.",
+    "NO_COLOR": "The same.",
 }
 FILES = {
     "/etc/kadeploy/site.yml": "The site: database, boot server, administrators, default verbosity.",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +18,17 @@ import typer
 
 from kadeploy import files
 from kadeploy.boot.profile import NODE_PATTERN
-from kadeploy.caller import Account, as_user, caller
+from kadeploy.caller import Account, as_user
 from kadeploy.cli import hangup, shell
 from kadeploy.cli.display import Display
-from kadeploy.errors import FileError, NodeListError, UserInterruptError
+from kadeploy.config.site import Site
+from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
 from kadeploy.events import Report
 from kadeploy.operations import background, dry_run, hostkeys
 from kadeploy.operations.launch import launch
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.work import Work
 from kadeploy.runner import player
-
-SOME_KO = 3
-"""Exit status of an operation that has finished with nodes KO."""
 
 Verbosity = Annotated[
     int | None,
@@ -94,12 +93,42 @@ ClassicalTimeout = Annotated[
         help="Seconds for n nodes to boot: 200+5*n.",
     ),
 ]
+Script = Annotated[
+    str | None,
+    typer.Option("-s", "--script", metavar="FILE", help="Run this script at the end."),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--ignore-nodes-deploying", help="Also take nodes that another operation holds."),
+]
+ALIASES = {
+    "--force": "--ignore-nodes-deploying",
+    "--env-user": "--user",
+    "--custom-steps": "--set-custom-operations",
+}
+"""Names that Kadeploy 3.2 and later have for options of all tools that touch nodes."""
+_DEPLOYMENTS_ALONE = "of a deployment alone, which has the steps for it: kadeploy3."
+OF_DEPLOYMENTS = {
+    "--breakpoint": _DEPLOYMENTS_ALONE,
+    "--custom-steps": _DEPLOYMENTS_ALONE,
+    "--set-custom-operations": _DEPLOYMENTS_ALONE,
+}
+"""What other tools took as well in Kadeploy 3.2 and later, and where it is now."""
 Hook = Annotated[bool, typer.Option("--hook/--no-hook", help="Run the site's hook at the end (default).")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, and stop.")]
 Wid = Annotated[
     str | None,
     typer.Option("--write-workflow-id", metavar="FILE", help="Write the workflow id there."),
 ]
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What is refused after the operation has begun is a warning: its report and its exit status count more."""
+    try:
+        yield
+    except FileError as error:
+        shell.warn(str(error))
 
 
 @dataclass(frozen=True)
@@ -109,30 +138,53 @@ class Outputs:
     ok: str | None = None
     ko: str | None = None
     wid: str | None = None
+    known_hosts: str | None = None
 
     def create(self) -> None:
-        """Create or empty them, so that a wrong path is refused before any node is touched."""
+        """Create or empty them: before anything else, so that no script takes an earlier run's names for this one's.
+
+        A wrong path is refused before any node is touched.
+        """
         shell.create_name_files(self.ok, self.ko)
-        if self.wid:
-            shell.write_names(self.wid, ())
+        for path in filter(None, (self.wid, self.known_hosts)):
+            shell.write_names(path, ())
 
     def fill(self, report: Report) -> None:
-        """Write the nodes that are OK and those that are not."""
+        """Write the nodes that are OK and those that are not; a file that cannot be written is told."""
         for path, names in ((self.ok, report.ok), (self.ko, report.ko)):
             if path:
-                shell.write_names(path, names)
+                with told():
+                    shell.write_names(path, names)
 
 
-def nodes(machines: Sequence[str] | None, lists: Sequence[str] | None) -> tuple[str, ...]:
-    """The nodes of ``-m`` and ``-f``; at least one.
+OAR_NODES = ("OAR_NODE_FILE", "OAR_NODEFILE")
+"""Variables in which the batch scheduler OAR names the file of a job's nodes."""
+
+
+def nodes(machines: Sequence[str] | None, lists: Sequence[str] | None, site: Site) -> tuple[str, ...]:
+    """The nodes of ``-m`` and ``-f``, or where neither is given those of the caller's OAR job; at least one.
 
     Raises:
-        NodeListError: none was given.
+        NodeListError: none was given, or too many.
     """
-    names = shell.node_names(machines, lists)
+    if not machines and not lists:
+        lists = [path for path in map(os.environ.get, OAR_NODES) if path][:1]
+    names = shell.node_names(machines, lists, site.limits.nodes)
     if not names:
         raise NodeListError("No node: name them with -m NODE, or give a file of names with -f FILE.")
     return tuple(names)
+
+
+def one_of(what: str, given: Mapping[str, str | None]) -> str | None:
+    """The only value of *given*, by how it was given; *what* says what they name.
+
+    Raises:
+        OptionError: several.
+    """
+    found = {how: value for how, value in given.items() if value is not None}
+    if len(found) > 1:
+        raise OptionError(f"{' and '.join(found)} both name {what}: give one of them.")
+    return next(iter(found.values()), None)
 
 
 def singularities(path: str | None, who: Account) -> dict[str, str]:
@@ -159,9 +211,13 @@ def check_script(path: str, who: Account) -> None:
     Raises:
         FileError: says what is missing.
     """
-    with as_user(who):
-        if not Path(path).is_file() or not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
-            raise FileError(f"-s {path}: not a file that you can read and execute. Try chmod +x {path}.")
+    try:
+        with as_user(who):
+            good = stat.S_ISREG(Path(path).stat().st_mode) and os.access(path, os.R_OK | os.X_OK, effective_ids=True)
+    except OSError as error:
+        raise FileError(f"-s {path}: {error.strerror}. Name a script that you can read and execute.") from error
+    if not good:
+        raise FileError(f"-s {path}: not a file that you can read and execute. Try chmod +x {path}.")
 
 
 def run_script(path: str, who: Account) -> None:
@@ -200,12 +256,9 @@ def uploads(given: str | None) -> tuple[str, ...]:
 
 def write_host_keys(path: str, work: Work, report: Report) -> None:
     """Fill the caller's file of ``--known-hosts`` with the keys of the nodes that run their new system."""
-    lines = hostkeys.lines(work, report)
-    try:
-        with as_user(caller()), Path(path).open("w", encoding="utf-8") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
-    except OSError as error:
-        raise FileError(f"--known-hosts {path}: {error.strerror}. Name a file that you can write.") from error
+    text = "".join(f"{line}\n" for line in hostkeys.lines(work, report))
+    with told():
+        shell.write_bytes(path, text.encode())
 
 
 def show(work: Work, who: Account) -> int:
@@ -238,11 +291,11 @@ def in_background(request: Wish, folder: Path, who: Account, outputs: Outputs) -
     return 0
 
 
-def status(report: Report) -> int:
-    """Exit status of an operation that was begun."""
+def status(report: Report, site: Site) -> int:
+    """Exit status of an operation that has ended."""
     if report.aborted:
         return UserInterruptError.exit_code
-    return SOME_KO if report.ko else 0
+    return site.partial_failure_status if report.ko else 0
 
 
 @contextmanager

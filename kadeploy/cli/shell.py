@@ -9,24 +9,30 @@ A tool is a :class:`Tool` with one command that returns its exit status, and::
 from __future__ import annotations
 
 import errno
+import io
+import itertools
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import IO, Annotated, Any, Literal, TypeVar
 
 import typer
 import typer.core
 
-from kadeploy import __version__
+from kadeploy import __version__, files
 from kadeploy.caller import as_user, caller
-from kadeploy.cli import completion
+from kadeploy.cli import completion, spelling
+from kadeploy.cli.spelling import Spelling
 from kadeploy.config.folder import load_site
 from kadeploy.errors import FileError, KadeployError, NodeListError, OptionError, UserInterruptError
-from kadeploy.nodeset import expand, natural_key, parse_lines
+from kadeploy.files import MEGA
+from kadeploy.nodeset import MOST, expand, natural_key, parse_lines, require_few
+from kadeploy.printable import printable
 
 _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 BROKEN_PIPE = 141
@@ -45,7 +51,8 @@ STATUSES = {
 NODE_STATUSES = {
     0: "All nodes are OK.",
     1: "The request is refused, and no node was touched.",
-    3: "Finished, and some nodes are KO: the report and the file of -n name them.",
+    3: "Finished, and some nodes are KO: the report and the file of -n name them. A site may choose another status.",
+    4: "It had begun and broke off, nodes may be in any state: the disk is full, or the database is gone.",
     130: "Interrupted by Ctrl-C: what ran was stopped, and the nodes are free again.",
 }
 """The same for tools that touch nodes."""
@@ -62,6 +69,8 @@ class Tool(typer.Typer):
         examples: command lines, most wanted first, and in a few words what each does.
         statuses: exit statuses and what each tells.
         about: paragraphs for the man page, with what one sentence cannot say.
+        aliases: names that options had at other times, and today's.
+        gone: options of other times that there are no more, and what to do in their place (see `Spelling`).
     """
 
     def __init__(
@@ -70,6 +79,8 @@ class Tool(typer.Typer):
         examples: Mapping[str, str] | None = None,
         statuses: Mapping[int, str] = MappingProxyType(STATUSES),
         about: str = "",
+        aliases: Mapping[str, str] = MappingProxyType({}),
+        gone: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(
             cls=_Group,
@@ -83,6 +94,8 @@ class Tool(typer.Typer):
         self.examples = examples or {}
         self.statuses = statuses
         self.about = about
+        self.aliases = aliases
+        self.gone = {**GONE, **gone}
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[_Function], _Function]:
         """Decorate the function that does the work."""
@@ -91,12 +104,13 @@ class Tool(typer.Typer):
     def made(self, name: str) -> Any:
         """The application as the command *name*, to be run or described."""
         command: Any = typer.main.get_command(self)
+        command.spelt = (self.aliases, self.gone)
         command.help = self.summary
         if self.examples:
             command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in self.examples)
         for parameter in command.get_params(typer.Context(command, info_name=name, **command.context_settings)):
             vars(parameter)["get_runtime_param"] = _Frugal(parameter)
-            vars(parameter)["show_default"] = parameter.show_default and not parameter.is_flag
+            vars(parameter)["show_default"] = parameter.show_default and not getattr(parameter, "is_flag", False)
         return command
 
 
@@ -116,10 +130,14 @@ class _Context(typer.Context):
 class _Command(typer.core.TyperCommand):
     context_class = _Context
 
+    spelt: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
+    """Aliases, and options that are gone."""
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Values that may be left out, which the help shows in brackets, are filled in first."""
-        optional = [name for each in self.params if str(each.metavar or "").startswith("[") for name in each.opts]
-        return super().parse_args(ctx, optional_value(args, *optional))
+        """Options are called by today's names first, unless what follows is the command line of another program."""
+        if not self.ignore_unknown_options:
+            args = Spelling(spelling.of(self.get_params(ctx)), *self.spelt).today(args)
+        return super().parse_args(ctx, args)
 
 
 class _Group(typer.core.TyperGroup):
@@ -131,14 +149,24 @@ def run(app: Tool, name: str, argv: Sequence[str] | None = None) -> int:
 
     A refusal is one line on standard error; so is wrong usage, followed by where to look.
     """
+    _write_anything()
     if completion.asked():
         return completion.answer(app.made(name), name)
     return _ended(app.made(name), name, list(sys.argv[1:] if argv is None else argv))
 
 
+def _write_anything() -> None:
+    """Have an output even where none is open, that knows some way to write each character."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the end of the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _ended(command: Any, name: str, arguments: list[str]) -> int:
     """Exit status of *command*, whichever way it ends."""
     try:
+        _require_text(arguments)
         with command.make_context(name, arguments) as context:
             status = command.invoke(context)
         sys.stdout.flush()
@@ -151,8 +179,14 @@ def _ended(command: Any, name: str, arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return UserInterruptError.exit_code
     except OSError as error:
-        return _output_lost(error)
+        return _machine_refuses(error)
     return status or 0
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    for rank, word in enumerate(arguments, start=1):
+        if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise OptionError(f"Word {rank} of the command line is no text (UTF-8): {word!r}.")
 
 
 class _Frugal:
@@ -172,7 +206,14 @@ class _Frugal:
             return () if param.multiple or param.nargs == -1 else None
         if value == param.default or param.type_descriptor.annotation in {str, list[str]}:
             return value
-        return self._thorough().coerce(value, param=param, ctx=ctx)
+        found = self._thorough().coerce(value, param=param, ctx=ctx)
+        if isinstance(found, int) and abs(found) > _LARGEST:
+            raise OptionError(f"{param.opts[-1]}: this number is too large.")
+        return found
+
+
+_LARGEST = 2**53
+"""Whole numbers up to here mean the same to databases, to JSON and to us."""
 
 
 def _refuse(text: str, status: int) -> int:
@@ -190,33 +231,35 @@ def _one_line(text: str) -> str:
     return line if line.endswith((".", "?", ")")) else f"{line}."
 
 
-def _output_lost(error: OSError) -> int:
-    """Leave when nobody reads the output (quietly), or when it cannot be written; what else went wrong is raised."""
-    if error.errno not in _UNWRITABLE or error.filename is not None:
-        raise error
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed once more when the interpreter ends
+def _machine_refuses(error: OSError) -> int:
+    """Tell what the machine does not do: a disk is full, a folder is somebody else's, nobody reads the output.
+
+    What could not be written is not tried again: the interpreter flushes standard output once more at its end.
+    """
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
-    return _refuse(f"The output cannot be written: {error.strerror}.", KadeployError.exit_code)
+    return _refuse(f"{error.filename or 'The output'}: {error.strerror or error}.", KadeployError.exit_code)
 
 
 # --- options ----------------------------------------------------------------------------------------------------
 
-
-def optional_value(argv: Sequence[str], *names: str, default: str = "") -> list[str]:
-    """*argv* in which each option of *names* has a value, which users may leave out.
-
-    >>> optional_value(["-k", "-m", "n-1"], "-k", "--key"), optional_value(["-k", "keys.pub"], "-k", "--key")
-    (['-k', '', '-m', 'n-1'], ['-k', 'keys.pub'])
-    """
-    words: list[str] = []
-    end = list(argv).index("--") if "--" in argv else len(argv)
-    for rank, word in enumerate(argv):
-        words.append(word)
-        followed = rank + 1 < end and not argv[rank + 1].startswith("-")
-        if rank < end and word in names and not followed:
-            words.append(default)
-    return words
+GONE = {
+    "--debug-http": "nothing goes over HTTP here; -d shows what commands on nodes say.",
+    "-H": "nothing goes over HTTP here; -d shows what commands on nodes say.",
+    "--no-debug-http": "",
+    "--password": "there is no password to give: the machine knows who calls.",
+    "--server-info": "a site's steps and boot profiles are in what kadeploy3 --dry-run shows.",
+    "-I": "a site's steps and boot profiles are in what kadeploy3 --dry-run shows.",
+    "-i": "a site's steps and boot profiles are in what kadeploy3 --dry-run shows.",
+    "--secure": "",
+    "--no-secure": "",
+    "--no-dry-run": "",
+    "--no-debug-mode": "",
+    "--no-force": "",
+}
+"""Options of Kadeploy 3.1.7 and 3.3 that no tool has any more; those without a word said nothing that is not so."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -231,11 +274,6 @@ def _refuse_server(name: str | None) -> None:
             f"--server {name}: this Kadeploy works on the site of its own configuration. Run the command on {name}'s "
             "controller, or set KADEPLOY_CONFIG_DIR to that site's folder."
         )
-
-
-def _refuse_multi_server(wanted: bool) -> None:
-    if wanted:
-        raise OptionError("--multi-server: one site at a time. Run the command once per site, with the nodes of each.")
 
 
 def _show_completion(shell: str | None) -> None:
@@ -273,11 +311,13 @@ KoFile = Annotated[
 ]
 Server = Annotated[
     str | None,
-    typer.Option("--server", metavar="STRING", help="Site; for now the one of this machine.", callback=_refuse_server),
+    typer.Option(
+        "-S", "--server", metavar="STRING", help="Site; for now the one of this machine.", callback=_refuse_server
+    ),
 ]
 MultiServer = Annotated[
     bool,
-    typer.Option("--multi-server", help="Refused for now: one site at a time.", callback=_refuse_multi_server),
+    typer.Option("-M", "--multi-server", help="Accepted: there is one site."),
 ]
 Version = Annotated[
     bool,
@@ -310,52 +350,67 @@ _DATES = {
     "%Y-%m-%d": timedelta(days=1, seconds=-1),
 }
 """Ways to write a date (the first is the wiki page's), and how far its last second is from its first."""
+_ZONE = re.compile(r" ?(Z|UTC|GMT|[+-]\d\d:?\d\d)\Z", re.ASCII)
 
 
 def moment(option: str, text: str, day_ends: bool = False) -> int:
-    """Unix seconds of a date that *option* was given, in local time; of a day alone its first or last second.
+    """Unix seconds of a date that *option* was given; of a day alone its first or last second.
+
+    A zone may follow (``Z``, ``UTC``, ``+02:00``); without one it is local time.
 
     Raises:
         OptionError: not a date.
     """
+    zone = _ZONE.search(text) if len(text) > len("yyyy-mm-dd") else None
+    plain = text[: zone.start()] if zone else text
     for pattern, length in _DATES.items():
         try:
-            start = datetime.strptime(text, pattern)
-        except ValueError:
+            start = datetime.strptime(plain, pattern)
+            when = start + length if day_ends else start
+            offset = _offset(zone[1]) if zone else None
+            return int((when.replace(tzinfo=offset) if offset else when).timestamp())
+        except (ValueError, OverflowError, OSError):
             continue
-        return int((start + length if day_ends else start).timestamp())
     raise OptionError(
-        f"{option} {text}: not a date. Expected yyyy:mm:dd:hh:mm:ss, 'yyyy-mm-dd hh:mm' or a day yyyy-mm-dd."
+        f"{option} {text}: not a date. Expected yyyy:mm:dd:hh:mm:ss, 'yyyy-mm-dd hh:mm' or a day yyyy-mm-dd, local "
+        "time unless a zone such as Z or +02:00 follows."
     )
+
+
+def _offset(zone: str) -> timezone:
+    if zone[0] not in "+-":
+        return UTC
+    east = timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
+    return timezone(east if zone[0] == "+" else -east)
 
 
 # --- files of the caller ----------------------------------------------------------------------------------------
 
 
-def node_names(machines: Sequence[str] | None, files: Sequence[str] | None) -> list[str]:
+NODE_FILE_BYTES = 8 * MEGA
+"""Largest file of nodes that is read."""
+
+
+def node_names(machines: Sequence[str] | None, lists: Sequence[str] | None, most: int = MOST) -> list[str]:
     """Names given with ``-m`` and ``-f``, in that order, each once; empty when neither was given.
 
     Raises:
-        NodeListError: malformed range, or files that name no node.
-        FileError: a file that the caller cannot read.
+        NodeListError: malformed range, files that name no node, or more than *most* names.
+        FileError: a file that the caller cannot read, that is no plain file, or too big.
     """
-    names = dict.fromkeys(name for pattern in machines or () for name in expand(pattern))
-    for path in files or ():
-        found = parse_lines(_read(path))
-        if not found:
-            raise NodeListError(f"{path}: no node in this file (one node or range per line).")
+    names: dict[str, None] = {}
+    for found in itertools.chain((expand(pattern, most) for pattern in machines or ()), _listed(lists or (), most)):
         names.update(dict.fromkeys(found))
+        require_few(len(names), most, "All of -m and -f")
     return list(names)
 
 
-def _read(path: str) -> str:
-    if path == "-":
-        return sys.stdin.read()
-    try:
-        with as_user(caller()):
-            return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: {_why(error)}. Give -f a file that you can read.") from error
+def _listed(lists: Iterable[str], most: int) -> Iterator[list[str]]:
+    for path in lists:
+        found = parse_lines(files.read_text(path, caller(), NODE_FILE_BYTES), most)
+        if not found:
+            raise NodeListError(f"{path}: no node in this file (one node or range per line).")
+        yield found
 
 
 def create_name_files(ok: str | None, ko: str | None) -> None:
@@ -386,15 +441,15 @@ def write_bytes(path: str, content: bytes) -> None:
     Raises:
         FileError: the caller may not write there.
     """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         with as_user(caller()):
-            Path(path).write_bytes(content)
+            descriptor = os.open(path, flags, 0o666)
+        os.set_blocking(descriptor, True)  # only to open a FIFO that nobody reads would wait for ever
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
     except OSError as error:
-        raise FileError(f"{path}: {_why(error)}. Name a file that you can write.") from error
-
-
-def _why(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else "not a text file (UTF-8)"
+        raise FileError(f"{path}: {error.strerror or error}. Name a file that you can write.") from error
 
 
 # --- formats and colours ----------------------------------------------------------------------------------------
@@ -408,7 +463,7 @@ def emit(data: Any, form: Form) -> None:
 def document(data: Any, form: Form) -> str:
     """*data* (dictionaries, lists, strings, numbers) as one JSON document, else as a YAML one."""
     if form == "json":
-        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+        return printable(json.dumps(data, indent=2, ensure_ascii=False)) + "\n"
     import yaml  # noqa: PLC0415 - not for every output
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -418,6 +473,14 @@ def document(data: Any, form: Form) -> str:
 
 def coloured(text: str, colour: str, stream: IO[str] | None = None) -> str:
     """*text* in *colour* (red, green, yellow…), when *stream* (default: output) is a terminal that shows colours."""
-    target = sys.stdout if stream is None else stream
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not target.isatty()
-    return text if plain else typer.style(text, fg=colour)
+    return text if is_plain(sys.stdout if stream is None else stream) else typer.style(text, fg=colour)
+
+
+def is_plain(stream: IO[str]) -> bool:
+    """Whether *stream* gets lines of text alone, without any escape sequence.
+
+    So it is where no terminal is, or one that knows none, and where ``NO_COLOR`` or ``KADEPLOY_PLAIN`` is set: programs
+    that run us on a pseudo-terminal keep what we say.
+    """
+    wanted = any(os.environ.get(name) for name in ("NO_COLOR", "KADEPLOY_PLAIN"))
+    return wanted or os.environ.get("TERM") == "dumb" or not stream.isatty()

@@ -8,9 +8,10 @@ these files: they name the file or environment variable that holds it.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from kadeploy.config.cluster import DEFAULT_MACRO_STEPS, Cluster, Node
 from kadeploy.config.file import Struct, read_struct
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, NodeListError
+from kadeploy.nodeset import told
 
 DEFAULT_FOLDER = Path("/etc/kadeploy")
 
@@ -36,12 +38,33 @@ class Configuration(Struct, frozen=True, kw_only=True):
         """Name of each node's cluster."""
         return {node: cluster.name for cluster in self.clusters.values() for node in cluster.members}
 
+    @cached_property
+    def _short_names(self) -> dict[str, list[str]]:
+        """Full names by what they may be called: all that comes before one of their dots."""
+        found: dict[str, list[str]] = {}
+        for name in self.cluster_of:
+            for short in itertools.accumulate(name.split(".")[:-1], "{}.{}".format):
+                found.setdefault(short, []).append(name)
+        return found
+
+    def full_names(self, names: Iterable[str]) -> list[str]:
+        """*names* with the node's whole name where its beginning was given; unknown ones stay as they are.
+
+        Raises:
+            NodeListError: several nodes begin so.
+        """
+        found = {name: [name] if name in self.cluster_of else self._short_names.get(name, [name]) for name in names}
+        for name, full in found.items():
+            if len(full) > 1:
+                raise NodeListError(f"{name} is the beginning of several nodes: {told(full)}. Write its whole name.")
+        return list(dict.fromkeys(full for (full,) in found.values()))
+
     def cluster_nodes(self, names: list[str]) -> dict[str, list[str]]:
         """*names* grouped by cluster; raises NodeListError naming the nodes that no cluster has."""
         unknown = [name for name in names if name not in self.cluster_of]
         if unknown:
             where = self.folder / "clusters"
-            raise NodeListError(f"Unknown node: {', '.join(unknown)}. The nodes of this site are those in {where}.")
+            raise NodeListError(f"Unknown node: {told(unknown)}. The nodes of this site are those in {where}.")
         groups: dict[str, list[str]] = {}
         for name in names:
             groups.setdefault(self.cluster_of[name], []).append(name)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kadeploy.config.file import Struct
+from kadeploy.nodeset import MOST
 
 
 class Ssh(Struct, frozen=True, kw_only=True):
@@ -45,12 +46,16 @@ class Windows(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Size limits of user files, in MB."""
+    """What users may ask for at most."""
 
     preinstall: int = 20
+    """Size of a pre-install, in MB."""
     postinstall: int = 20
     custom_operation: int = 1024
     """A file that a custom operation sends or runs."""
+    """Size of a post-install, in MB."""
+    nodes: Annotated[int, msgspec.Meta(ge=1)] = MOST
+    """Nodes of one request."""
 
 
 class Runs(Struct, frozen=True, kw_only=True):
@@ -120,6 +125,8 @@ class Site(Struct, frozen=True, kw_only=True):
     verbosity: int = 3
     environment_form: Literal["wiki", "yaml"] = "wiki"
     """What ``kaenv3 -p`` prints: ``key : value`` lines as Kadeploy 3.1, or YAML as 3.3."""
+    partial_failure_status: Annotated[int, msgspec.Meta(ge=0, le=99)] = 3
+    """Exit status of an operation that ended with some nodes KO; 0 for scripts that look at the lists alone."""
     use_address: bool = True
     """Reach nodes by the address in the cluster file rather than by name."""
 

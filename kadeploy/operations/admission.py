@@ -6,8 +6,10 @@ answers with `Work`: who does what to which nodes. A refusal is an exception who
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -20,7 +22,7 @@ from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import EnvironmentRefusedError, OptionError
 from kadeploy.nodeset import fold
-from kadeploy.operations import plan, production
+from kadeploy.operations import custom, plan, production
 from kadeploy.operations.requests import (
     DeployRequest,
     Described,
@@ -64,11 +66,14 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         ConfigError: the cluster's loader cannot boot such a system.
         EnvironmentRefusedError: there is no such environment, or it cannot be deployed.
     """
+    request = _with_full_names(request, configuration)
     environment = _environment(configuration, request.user, request.environment, request.nodes)
     _require_one_file_system(environment)
     anonymous = isinstance(request.environment, Described)
     _readable(request.uploads, request.options)
+    _names_a_disk(request.options)
     options = _on_default_partition(_on_whole_device(request.options), environment)
+    options = msgspec.structs.replace(options, breakpoint=playbooks.named_today(options.breakpoint))
     parts = _Parts(configuration, request.user, request.nodes, options)
     assignments = parts.assignments("deploy", environment=environment)
     notes: list[str] = []
@@ -80,10 +85,12 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         for way in (way for ways in chosen.values() for way in ways):
             playbooks.require_implementation(way.name, configuration.folder)
         if options.breakpoint:
-            plan.check_breakpoint(options.breakpoint, chosen, configuration.folder)
+            used = [way.name for ways in chosen.values() for way in ways]
+            plan.check_breakpoint(custom.as_used(options.breakpoint, used), chosen, configuration.folder)
         plans[name] = tuple(chosen.items())
         notes += [f"{name}: {change}" for change in changes]
     _singular(options, request.nodes)
+    assignments = _as_planned(assignments, plans)
     kept = NO_ENVIRONMENT if anonymous else environment
     return parts.work(
         assignments,
@@ -96,6 +103,19 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         hook=configuration.site.hooks.end_of_deployment if request.hook else "",
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _as_planned(assignments: Mapping[str, Assignment], plans: Mapping[str, StepTable]) -> dict[str, Assignment]:
+    """*assignments* whose breakpoint and custom operations belong to implementations that some cluster goes through."""
+    used = list(dict.fromkeys(way.name for steps in plans.values() for _, ways in steps for way in ways))
+    fitted = {}
+    for name, each in assignments.items():
+        mine = [way.name for _, ways in plans[name] for way in ways]
+        operations = custom.fitted(each.options.custom_operations, [*mine, *(way for way in used if way not in mine)])
+        stop = custom.as_used(each.options.breakpoint, mine)
+        options = msgspec.structs.replace(each.options, custom_operations=operations, breakpoint=stop)
+        fitted[name] = msgspec.structs.replace(each, options=options)
+    return fitted
 
 
 def _environment(
@@ -123,6 +143,15 @@ def _readable(uploads: Sequence[str], options: Options) -> None:
     """Refuse uploaded files that no boot profile of the user's could name."""
     if uploads and not options.pxe_profile:
         raise OptionError("-x goes with -w: without a PXE profile of yours nobody reads these files.")
+
+
+_DISK = re.compile(r"/dev(/[A-Za-z0-9_:@+-][A-Za-z0-9._:@+-]*)+")
+
+
+def _names_a_disk(options: Options) -> None:
+    """Refuse a block device that is no device file: commands on nodes get it as a word."""
+    if options.block_device and not _DISK.fullmatch(options.block_device):
+        raise OptionError(f"-b {options.block_device!r}: not a disk. Expected a device such as /dev/sda.")
 
 
 def _on_whole_device(options: Options) -> Options:
@@ -155,6 +184,7 @@ def _fits(assignment: Assignment) -> None:
         )
     if assignment.partition is None and environment is not None and not environment.image.is_dd:
         raise OptionError("Without a partition the whole disk is written, which takes a dd image: add -p NUMBER.")
+    _is_for_systems(assignment)
     numbers = [part.number for part in cluster.disk.partitions]
     if assignment.partition and assignment.partition not in numbers and not options.disable_disk_partitioning:
         raise OptionError(
@@ -175,6 +205,18 @@ def _boots(assignment: Assignment) -> None:
         files = {what: f"{profile.FILES_FOLDER}/{what}" for what in kernels.wanted(environment, loader.method)}
         sources = profile_sources(msgspec.structs.replace(assignment, boot_files=files))
         profile.render(sources, "deployed", assignment.nodes[0])
+
+
+def _is_for_systems(assignment: Assignment) -> None:
+    """Refuse a partition that the site needs for something else than a system."""
+    kinds = {part.number: part.role for part in assignment.cluster.disk.partitions}
+    role = kinds.get(assignment.partition or 0)
+    if role in ("swap", "efi"):
+        others = [str(number) for number, other in kinds.items() if other not in ("swap", "efi")]
+        raise OptionError(
+            f"-p {assignment.partition}: that is the {role} partition of cluster {assignment.cluster.name}, not one "
+            f"for a system. Choose {', '.join(others)}."
+        )
 
 
 def _singular(options: Options, names: Sequence[str]) -> None:
@@ -210,6 +252,8 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
         DestructiveEnvironmentError: with *check_production*, a node runs an environment that may have destroyed it.
     """
     _suits(request)
+    _names_a_disk(request.options)
+    request = _with_full_names(request, configuration)
     _readable(request.uploads, request.options)
     _singular(request.options, request.nodes)
     site = configuration.site
@@ -226,6 +270,7 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
         _reboot_states(request.kind, environment, assignments),
         environment=environment,
         uploads=request.uploads,
+        force=request.ignore_nodes_deploying,
         hook=site.hooks.end_of_reboot if request.hook else "",
         production=production.check(configuration, request.nodes, request.options.partition)
         if request.check_production
@@ -267,6 +312,7 @@ def _reboot_states(kind: RebootKind, environment: Environment | None, assignment
 
 def power(request: PowerRequest, configuration: Configuration) -> Work:
     """Admit a power operation; raises as `deploy` does."""
+    request = _with_full_names(request, configuration)
     options = Options(debug=request.debug)
     parts = _Parts(configuration, request.user, request.nodes, options)
     boot = NextBoot(level=request.level, wait=request.wait)
@@ -278,6 +324,7 @@ def power(request: PowerRequest, configuration: Configuration) -> Work:
         assignments,
         dict.fromkeys(assignments, _single("Power", POWERS[request.operation])),
         states,
+        force=request.ignore_nodes_deploying,
         hook=configuration.site.hooks.end_of_power if request.hook else "",
     )
 
@@ -288,6 +335,23 @@ def _single(macro_step: str, implementation: str) -> StepTable:
 
 
 # --- what all requests have in common -------------------------------------------------------------------------------
+
+
+_Asked = TypeVar("_Asked", DeployRequest, RebootRequest, PowerRequest)
+
+
+def _with_full_names(request: _Asked, configuration: Configuration) -> _Asked:
+    """*request* with the whole name of each node of which the beginning was given."""
+    request = msgspec.structs.replace(request, nodes=tuple(configuration.full_names(request.nodes)))
+    if isinstance(request, PowerRequest):
+        return request
+    words = request.options.singularities
+    whole = {full: word for name, word in words.items() for full in configuration.full_names([name])}
+    return msgspec.structs.replace(request, options=msgspec.structs.replace(request.options, singularities=whole))
+
+
+VLAN_NAME = re.compile(r"[A-Za-z0-9]{1,63}")
+"""What becomes part of host names that are looked up, and a word of the site's command."""
 
 
 class _Parts:
@@ -358,6 +422,8 @@ class _Parts:
             return ""
         if vlan is None:
             raise OptionError("--vlan: this site has no VLANs (site.yml, vlan).")
+        if not VLAN_NAME.fullmatch(self.options.vlan):
+            raise OptionError(f"--vlan {self.options.vlan!r}: a VLAN is named with letters and digits alone.")
         short, dot, domain = name.partition(".")
         full = f"{short}{vlan.hostname_suffix.replace('VLAN_ID', self.options.vlan)}{dot}{domain}"
         try:

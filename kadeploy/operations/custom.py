@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,9 @@ except ImportError:  # PyYAML built without libyaml
 ALIASES: Mapping[tuple[str, str], str] = {("BootNewEnvKexec", "reboot"): "kexec"}
 """Micro-steps that had another name when the wiki page was written."""
 
+CHAINS = ("BroadcastEnvChain", "BroadcastEnvKastafior", "BroadcastEnvKascade")
+"""Names that the chained broadcast has and had: what is meant for one is meant for whichever of them is used."""
+
 When = Literal["pre", "substitute", "post"]
 
 
@@ -43,7 +46,7 @@ def load(path: str, who: Account, config_dir: Path) -> tuple[CustomOperation, ..
         FileError: the file cannot be read.
         OptionError: an operation is malformed, or goes to a step that does not exist; names file and line.
     """
-    source = "-" if path == "-" else str(files.local_path(path, who))
+    source = path if files.is_stream(path) else str(files.local_path(path, who))
     return parse(files.read_text(path, who), source=source, who=who, config_dir=config_dir)
 
 
@@ -52,6 +55,42 @@ def parse(text: str, *, source: str, who: Account, config_dir: Path) -> tuple[Cu
     content = text.removeprefix("\ufeff")
     checks = _Checks(source, who, config_dir)
     return tuple(_from_lines(content, checks) if _LINES.search(content) else _from_yaml(content, checks))
+
+
+def fitted(operations: Sequence[CustomOperation], used: Sequence[str]) -> tuple[CustomOperation, ...]:
+    """*operations* for the implementations that a deployment has *used* for, in order.
+
+    Raises:
+        OptionError: one belongs to an implementation that it does not go through.
+    """
+    return tuple(_fitted(each, used) for each in operations)
+
+
+def _fitted(operation: CustomOperation, used: Sequence[str]) -> CustomOperation:
+    name = operation.implementation
+    if name in used or name in playbooks.MACRO_STEPS:
+        return operation
+    chain = as_used(name, used)
+    if chain == name:
+        raise OptionError(
+            f"--set-custom-operations: {name}, of {told(operation)!r}, is not used by this deployment, which uses "
+            f"{', '.join(used)}. Name one of these, or {playbooks.generic(name)} for whichever it is."
+        )
+    return msgspec.structs.replace(operation, implementation=chain)
+
+
+def as_used(where: str, used: Sequence[str]) -> str:
+    """*where*, an implementation, alone or with a micro-step: by the name of the chain that is *used*, if it is one."""
+    name, colon, micro = where.partition(":")
+    chain = next((each for each in used if each in CHAINS), name) if name in CHAINS and name not in used else name
+    return f"{chain}{colon}{micro}"
+
+
+def told(operation: CustomOperation) -> str:
+    """What *operation* does, in a few words."""
+    if operation.action == "exec":
+        return f"exec {operation.command}"
+    return " ".join(filter(None, (operation.action, operation.file, operation.destination or operation.params)))
 
 
 @dataclass(frozen=True)
@@ -74,6 +113,7 @@ class _Checks:
 
     def step(self, line: int, macro: str, micro: str) -> tuple[str, str]:
         """Implementation (or macro-step) and micro-step by the names they have today."""
+        macro = playbooks.named_today(macro)
         if macro not in self.known and macro not in playbooks.MACRO_STEPS:
             try:
                 playbooks.require_implementation(macro, self.config_dir)
@@ -94,7 +134,7 @@ class _Checks:
             path = files.local_path(name)
             if path.parts[:1] == ("~",):
                 path = files.local_path(name, self.who)
-            absolute = (Path.cwd() if self.source == "-" else Path(self.source).parent) / path
+            absolute = (Path.cwd() if files.is_stream(self.source) else Path(self.source).parent) / path
             files.open_as_user(absolute, self.who).close()
         except FileError as error:
             raise self.refusal(line, str(error)) from error

@@ -10,7 +10,7 @@ from typing import cast
 from kadeploy.boot import loaders, profile
 from kadeploy.caller import Account
 from kadeploy.nodeset import fold
-from kadeploy.operations import plan, staging
+from kadeploy.operations import custom, plan, staging
 from kadeploy.operations.work import Work
 from kadeploy.runner import playbooks
 from kadeploy.runner.player import find
@@ -36,7 +36,16 @@ def _details(assignment: Assignment, steps: Plan) -> list[str]:
     target = [f"to {assignment.deploy_part}"] if assignment.environment else []
     if assignment.environment and not assignment.options.pxe_profile:
         target.append(f"boots: {loaders.how(assignment.cluster.loader, assignment.environment)}")
-    return [*target, *plan.lines(steps), *_profiles(assignment, steps)]
+    return [*target, *plan.lines(steps), *_operations(assignment), *_profiles(assignment, steps)]
+
+
+def _operations(assignment: Assignment) -> list[str]:
+    """The custom operations, and where they happen."""
+    words = {"pre": "before", "substitute": "in place of", "post": "after"}
+    return [
+        f"custom operation {words[each.when]} {each.implementation}:{each.micro_step}: {custom.told(each)}"
+        for each in assignment.options.custom_operations
+    ]
 
 
 def _profiles(assignment: Assignment, steps: Plan) -> list[str]:

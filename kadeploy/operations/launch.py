@@ -19,7 +19,7 @@ from pathlib import Path
 from kadeploy import events, workflow
 from kadeploy.caller import Account
 from kadeploy.config.folder import Configuration
-from kadeploy.errors import UserInterruptError
+from kadeploy.errors import BrokenOffError, KadeployError, UserInterruptError
 from kadeploy.events import (
     AttemptEnded,
     AttemptStarted,
@@ -35,7 +35,7 @@ from kadeploy.events import (
 )
 from kadeploy.nodeset import fold
 from kadeploy.operations import admission, hooks, production, runs, staging
-from kadeploy.operations.recorder import Recorder
+from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.staging import Staged
 from kadeploy.operations.work import Work, run_folder
@@ -64,6 +64,7 @@ def launch(work: Work, account: Account, listener: Listener, stop: threading.Eve
 
     Raises:
         KadeployError: the request is refused after all (a file has changed or cannot be fetched); no node was touched.
+        BrokenOffError: the operation had begun and cannot go on.
     """
     with namespace.inside(work.site.network_namespace):
         _free_nodes_of_the_dead(work, listener)
@@ -72,12 +73,18 @@ def launch(work: Work, account: Account, listener: Listener, stop: threading.Eve
         with closing(staged), closing(EventFile(work.folder / events.FILE_NAME)) as file:
             lent = {path: stream.fileno() for path, stream in staged.images.items()}
             work = replace(work, assignments=staged.assignments, lent=lent)
-            report = _claim_and_run(work, _to_all(file, listener), stop)
-        runs.purge(work.site, work.wid)
+            run = _look if work.only_looks else _claim_and_run
+            report = run(work, _to_all(file, listener), stop)
+        if work.only_looks:  # monitoring looks every minute
+            shutil.rmtree(work.folder, ignore_errors=True)
+        else:
+            runs.purge(work.site, work.wid)
         return report
 
 
 def _free_nodes_of_the_dead(work: Work, tell: Listener) -> None:
+    if work.only_looks:
+        return
     for wid, names in nodes.reap(work.site).items():
         end_processes(run_folder(work.site, wid))
         tell(Note(text=f"workflow {wid} was left by a controller that died; its nodes are free again: {fold(names)}"))
@@ -119,34 +126,74 @@ def _folder(path: Path) -> Iterator[None]:
         raise
 
 
-def _claim_and_run(work: Work, tell: Listener, stop: threading.Event) -> Report:
-    claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force)
+def _look(work: Work, tell: Listener, stop: threading.Event) -> Report:
+    """Ask nodes something: whoever holds them goes on, and nothing of it is recorded or kept."""
     try:
-        if left_out:
-            tell(LeftOut(reasons=left_out))
-        report = _record_and_run(work.only(claimed), left_out, tell, stop) if claimed else Report(work.wid, ko=left_out)
+        report = _run(work, {}, Results(work), tell, stop)
         tell(Ended(operation=work.operation, groups=work.groups, report=report))
         return report
     finally:
-        nodes.release(work.wid)
+        shutil.rmtree(work.folder, ignore_errors=True)
+
+
+def _claim_and_run(work: Work, tell: Listener, stop: threading.Event) -> Report:
+    claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force)
+    with _begun(work.wid):
+        try:
+            return _report(work, claimed, left_out, tell, stop)
+        finally:
+            nodes.release(work.wid)
+
+
+def _report(
+    work: Work, claimed: list[str], left_out: Mapping[str, str], tell: Listener, stop: threading.Event
+) -> Report:
+    if left_out:
+        tell(LeftOut(reasons=left_out))
+    report = _record_and_run(work.only(claimed), left_out, tell, stop) if claimed else Report(work.wid, ko=left_out)
+    tell(Ended(operation=work.operation, groups=work.groups, report=report))
+    return report
+
+
+@contextmanager
+def _begun(wid: str) -> Iterator[None]:
+    """From here on nothing is a refusal any more: what stops the operation says that nodes may be touched.
+
+    Raises:
+        BrokenOffError: in place of what is raised inside.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads the output any more
+        raise
+    except (KadeployError, OSError) as error:
+        reason = str(error).rstrip(".")
+        raise BrokenOffError(
+            f"{wid} broke off after it had begun, and its nodes may be in any state: {reason}. Run it again afterwards."
+        ) from error
 
 
 def _record_and_run(work: Work, left_out: Mapping[str, str], listener: Listener, stop: threading.Event) -> Report:
-    recorder = Recorder(work)
-    tell = _to_all(recorder, listener)
-    tell(_began(work))
-    try:
-        _run_clusters(work, tell, recorder.keep_alive, stop)
-    finally:
-        if lost := recorder.lost():
-            tell(Finished(finals=lost))
-        recorder.close()
-    report = recorder.report(left_out)
+    report = _run(work, left_out, Recorder(work), listener, stop)
     if work.production is not None:
         production.count_failures(work.site, work.production, report)
     if said := hooks.run(work.hook, work.wid, work.site.end_hook_timeout):
-        tell(Note(text=said))
+        listener(Note(text=said))
     return report
+
+
+def _run(
+    work: Work, left_out: Mapping[str, str], results: Results, listener: Listener, stop: threading.Event
+) -> Report:
+    tell = _to_all(results, listener)
+    tell(_began(work))
+    try:
+        _run_clusters(work, tell, results.keep_alive, stop)
+    finally:
+        if lost := results.lost():
+            tell(Finished(finals=lost))
+        results.close()
+    return results.report(left_out)
 
 
 def _began(work: Work) -> Began:

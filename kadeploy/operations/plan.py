@@ -126,7 +126,7 @@ def _forced(way: str, step: str, config_dir: Path) -> Implementation:
     match = _FORCED.match(way)
     if not match:
         raise OptionError(f"--force-steps: {way!r} is not of the form Implementation:retries:timeout.")
-    name = match[1]
+    name = playbooks.named_today(match[1])
     playbooks.require_implementation(name, config_dir)
     if playbooks.generic(name) != step:
         raise OptionError(f"--force-steps: {name} is not an implementation of {step}.")

@@ -1,4 +1,4 @@
-"""What is written down of an operation while it runs: the journal, the states of its nodes, the log at its end."""
+"""What is kept of an operation while it runs: how each node ended, the journal, the states of nodes, the log."""
 
 from __future__ import annotations
 
@@ -28,20 +28,60 @@ from kadeploy.state.nodes import NO_ENVIRONMENT, Named, Recorded, State
 from kadeploy.workflow import ABORTED, Final, Outcome, Verdict
 
 
-class Recorder:
-    """A listener that keeps the database true while an operation runs, and knows at the end how it went.
+class Results:
+    """A listener that knows at the end how an operation went; it writes nothing.
 
-    *work* has the nodes that take part, all of them claimed. All calls come from one thread, whose database it is.
+    *work* has the nodes that take part.
     """
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.begun = time.time()
         self.finals: dict[str, Final] = {}
         self.answers: dict[str, str] = {}
 
     def __call__(self, event: Event) -> None:
-        """Write down what *event* says."""
+        """Keep what *event* says of nodes."""
+        if isinstance(event, StepResult):
+            self.answers |= {name: outcome.answer for name, outcome in event.outcomes.items() if outcome.answer}
+        elif isinstance(event, Finished):
+            self.finals |= event.finals
+
+    def lost(self) -> dict[str, Final]:
+        """Nodes that came to no end: aborted."""
+        return {name: Final(Verdict.KO, ABORTED, aborted=True) for name in self.work.names if name not in self.finals}
+
+    def keep_alive(self) -> None:
+        """Nobody waits for a sign of life of who holds no node."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+    def report(self, left_out: Mapping[str, str]) -> Report:
+        """How it ended, once it has."""
+        ends = {name: self.finals[name] for name in self.work.names}
+        return Report(
+            self.work.wid,
+            tuple(name for name, final in ends.items() if final.verdict is not Verdict.KO),
+            {name: final.message for name, final in ends.items() if final.verdict is Verdict.KO} | dict(left_out),
+            tuple(name for name, final in ends.items() if final.verdict is Verdict.BRK),
+            tuple(name for name, final in ends.items() if final.aborted),
+            self.answers,
+        )
+
+
+class Recorder(Results):
+    """Results that also keep the database true while an operation runs.
+
+    All nodes of *work* are claimed. All calls come from one thread, whose database it is.
+    """
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work)
+        self.begun = time.time()
+
+    def __call__(self, event: Event) -> None:
+        """Keep and write down what *event* says."""
+        super().__call__(event)
         match event:
             case Began():
                 self._begin()
@@ -56,10 +96,6 @@ class Recorder:
             case LeftOut() | AttemptStarted() | AttemptEnded() | Note() | Ended():
                 pass
 
-    def lost(self) -> dict[str, Final]:
-        """Nodes that came to no end: aborted."""
-        return {name: Final(Verdict.KO, ABORTED, aborted=True) for name in self.work.names if name not in self.finals}
-
     def keep_alive(self) -> None:
         """Tell the controllers of other machines that this one lives."""
         journal.keep_alive(self.work.wid)
@@ -69,18 +105,6 @@ class Recorder:
         aborted = any(final.aborted for final in self.finals.values())
         rows = [_log_row(self.work, name, self.finals[name]) for name in self.work.names]
         journal.end(self.work.wid, rows, "aborted" if aborted else "ended")
-
-    def report(self, left_out: Mapping[str, str]) -> Report:
-        """How it ended, once it has."""
-        ends = {name: self.finals[name] for name in self.work.names}
-        return Report(
-            self.work.wid,
-            tuple(name for name, final in ends.items() if final.verdict is not Verdict.KO),
-            {name: final.message for name, final in ends.items() if final.verdict is Verdict.KO} | dict(left_out),
-            tuple(name for name, final in ends.items() if final.verdict is Verdict.BRK),
-            tuple(name for name, final in ends.items() if final.aborted),
-            self.answers,
-        )
 
     def _begin(self) -> None:
         """Open the journal: from here on the truth is in the database, whatever happens to this process."""
@@ -100,13 +124,11 @@ class Recorder:
             journal.node_state(self.work.wid, _with(outcomes, Verdict.OK), "rebooted")
         if ko := _with(outcomes, Verdict.KO):
             journal.node_state(self.work.wid, ko, "ko")
-        self.answers |= {name: outcome.answer for name, outcome in outcomes.items() if outcome.answer}
 
     def _role(self, micro_step: str) -> Role:
         return roles.find(micro_step, self.work.configuration.folder)
 
     def _finished(self, finals: Mapping[str, Final]) -> None:
-        self.finals |= finals
         groups: dict[tuple[State | None, Recorded | None], list[str]] = {}
         for name, final in finals.items():
             state, environment = self._end_state(final)

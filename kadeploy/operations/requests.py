@@ -65,6 +65,7 @@ class RebootRequest(_Struct, frozen=True, kw_only=True, tag="reboot"):
     """``-c``: refuse when the production system cannot have survived."""
     options: Options = Options()
     uploads: tuple[str, ...] = ()
+    ignore_nodes_deploying: bool = False
     hook: bool = True
 
 
@@ -76,6 +77,7 @@ class PowerRequest(_Struct, frozen=True, kw_only=True, tag="power"):
     operation: PowerOperation
     level: Level = "soft"
     wait: bool = True
+    ignore_nodes_deploying: bool = False
     debug: bool = False
     hook: bool = True
 

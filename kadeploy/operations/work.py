@@ -68,6 +68,11 @@ class Work:
         return run_folder(self.site, self.wid)
 
     @property
+    def only_looks(self) -> bool:
+        """Whether nodes are asked something and left as they are: then others may hold them meanwhile."""
+        return self.states.begun is None
+
+    @property
     def names(self) -> list[str]:
         """All nodes."""
         return [name for names in self.groups.values() for name in names]

@@ -241,6 +241,19 @@ class _Client:
             self.writer.write(_pack(answer))
 
     async def _do(self, request: Run | Send | Start | Forget) -> None:
+        """Answer, whatever happens: a client must not wait for ever."""
+        number, waits_for_outcome = request.number, isinstance(request, Run | Send)
+        try:
+            await self._answer(request)
+        except Exception as error:  # whatever a node has done to us, the others go on
+            reason = f"{type(error).__name__}: {error}"
+            if waits_for_outcome:
+                self._say(Done(number, Outcome(Verdict.KO, reason, LOST)))
+            else:
+                self._say(Refused(number, reason))
+                self._say(Ended(number, LOST, reason))
+
+    async def _answer(self, request: Run | Send | Start | Forget) -> None:
         number = request.number
         match request:
             case Run(_, target, script, env, timeout, stdin, stdin_file, disconnect_ok):

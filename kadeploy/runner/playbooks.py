@@ -21,6 +21,16 @@ NEVER_IMPLEMENTED = {"BootNewEnvPivotRoot": "PivotRoot has never been implemente
 """Names that users may know from documentation, and what to tell them."""
 
 
+TODAY = {"BroadcastEnvKascade": "BroadcastEnvChain"}
+"""Implementations of other times, and what does their work today."""
+
+
+def named_today(where: str) -> str:
+    """*where*, ``Implementation`` or ``Implementation:micro-step``, with the implementation's name of today."""
+    macro, colon, micro = where.partition(":")
+    return f"{TODAY.get(macro, macro)}{colon}{micro}"
+
+
 def playbook_folders(config_dir: Path) -> list[Path]:
     """Where playbooks are looked for: the site's first, then ours."""
     return [config_dir / "playbooks", collection() / "playbooks"]

@@ -24,7 +24,7 @@ from kadeploy.broadcast import progress
 from kadeploy.broadcast.progress import Transfer
 from kadeploy.config.folder import collection
 from kadeploy.events import Listener, Progress
-from kadeploy.runner import inventory, playbooks, request, roles
+from kadeploy.runner import custom, inventory, playbooks, request, roles
 from kadeploy.runner.request import Assignment, Request, RequestNode
 from kadeploy.runner.results import Reading
 from kadeploy.workflow import Attempt, Outcome, Verdict
@@ -80,18 +80,20 @@ class Player:
         folder = Path(self.assignment.workflow_dir) / folder_name(attempt)
         folder.mkdir(mode=0o700, parents=True)
         this = self._request(attempt, nodes, folder)
-        source = request.write(this)
-        (folder / inventory.KNOWN_HOSTS).write_text(inventory.known_hosts_lines(this), encoding="utf-8")
         config_dir = Path(this.config_dir)
         playbook = find(attempt.implementation, config_dir)
+        left_out = playbooks.left_out(playbook, inventory.wants(this)) if playbook else frozenset()
+        if playbook:
+            this = _with_operations(this, playbooks.micro_steps(playbook, config_dir), left_out)
+        source = request.write(this)
+        (folder / inventory.KNOWN_HOSTS).write_text(inventory.known_hosts_lines(this), encoding="utf-8")
         if playbook is None:
             return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
         (folder / "ansible.cfg").write_text(_CONFIGURATION, encoding="utf-8")
         settings = environment(this)
         done = playbooks.before(playbook, attempt.goes_on.micro_step, config_dir) if attempt.goes_on else ()
         _write_command(folder, settings, source, playbook, done, this.site.network_namespace)
-        left_out = playbooks.left_out(playbook, inventory.wants(this)) | set(done)
-        reading = Reading(attempt, nodes, left_out, self.tell, self._silent)
+        reading = Reading(attempt, nodes, left_out | set(done), self.tell, self._silent)
         begun = attempt.goes_on.begun if attempt.goes_on else time.monotonic()
         watch = _Watch(folder, attempt.timeout, self.stop, begun, _Spy(folder, attempt, reading, self.tell))
         rc = _run(settings, source, playbook, done, reading, watch)
@@ -105,6 +107,17 @@ class Player:
         common = msgspec.structs.asdict(self.assignment)
         members = tuple(self.nodes[node] for node in nodes)
         return Request(**common | {"nodes": members}, run_dir=str(folder), attempt=attempt)
+
+
+def _with_operations(this: Request, micro_steps: Sequence[str], left_out: frozenset[str]) -> Request:
+    """*this* with the custom operations of this attempt alone, and its breakpoint, where they happen in it."""
+    options, name = this.options, this.attempt.implementation
+    changed = msgspec.structs.replace(
+        options,
+        custom_operations=custom.moved(options.custom_operations, name, micro_steps, left_out),
+        breakpoint=custom.breakpoint_(options.breakpoint, name, micro_steps, left_out),
+    )
+    return msgspec.structs.replace(this, options=changed)
 
 
 def folder_name(attempt: Attempt) -> str:

@@ -360,7 +360,7 @@ def set_visibility(
     owner: str | None = None,
     arch: str | None = None,
 ) -> Environment:
-    """Say who sees a version of an environment; returns it as it is now.
+    """Say who sees a version of an environment (the highest, unless given); returns it as it is now.
 
     Raises:
         RightsError: not yours, or public, which administrators only may make it.

@@ -53,6 +53,7 @@ class Selection(NamedTuple):
     nodes: Sequence[str] | None = None
     since: int | None = None
     until: int | None = None
+    wid: str | None = None
 
 
 class Rate(NamedTuple):
@@ -88,18 +89,27 @@ class Durations(NamedTuple):
 
 
 def rows(
-    site: Site, selection: Selection, fields: Sequence[str], min_retries: int = 0, steps: Sequence[int] = ()
+    site: Site,
+    selection: Selection,
+    fields: Sequence[str],
+    min_retries: int = 0,
+    steps: Sequence[int] = (),
+    order: Sequence[str] = (),
+    limit: int | None = None,
 ) -> Iterator[tuple[Any, ...]]:
-    """Values of *fields* of each row, oldest first, one row at a time; truths are the words ``true`` and ``false``.
+    """Values of *fields* of each row, one row at a time; truths are the words ``true`` and ``false``.
 
-    With *min_retries*, rows where each of *steps* (default: any step) needed that many.
+    With *min_retries*, rows where each of *steps* (default: any step) needed that many. They come in the *order* of
+    these fields, downwards where the field begins with ``-``, and then oldest first; at most *limit* of them.
     """
     connect(site)
     query = _selected(Log.select(*map(_column, fields)), selection)
     if min_retries:
         enough = [getattr(Log, f"retry_step{step}") >= min_retries for step in steps or STEPS]
         query = query.where(reduce(and_ if steps else or_, enough))
-    return stream(query.order_by(Log.start, Log.id))
+    columns = [getattr(Log, name[1:]).desc() if name.startswith("-") else getattr(Log, name).asc() for name in order]
+    ordered = query.order_by(*columns, Log.start, Log.id)
+    return stream(ordered if limit is None else ordered.limit(limit))
 
 
 def failure_rates(site: Site, selection: Selection) -> list[Rate]:
@@ -158,6 +168,8 @@ def _ended(query: Any, selection: Selection) -> Any:
 def _selected(query: Any, selection: Selection) -> Any:
     if selection.operation is not None:
         query = query.where(Log.operation == selection.operation)
+    if selection.wid is not None:
+        query = query.where(Log.wid == selection.wid)
     if selection.nodes is not None:
         query = query.where(Log.hostname.in_(selection.nodes))
     if selection.since is not None:

@@ -130,6 +130,12 @@ def holders(site: Site, nodes: Sequence[str], user: str | None = None) -> dict[s
     return {node: sorted(by_node.get(node, set()) | everywhere, key=lambda each: each[:2]) for node in nodes}
 
 
+def users(site: Site) -> list[str]:
+    """Who has any right today, by name."""
+    connect(site)
+    return sorted(name for (name,) in fetch(Right.select(Right.user).where(_valid()).distinct()))
+
+
 def _valid() -> Any:
     return Right.until.is_null() | (Right.until > int(time.time()))
 

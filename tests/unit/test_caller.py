@@ -35,6 +35,13 @@ def test_without_sudo_it_is_the_real_user() -> None:
     assert caller({}) == (ME.pw_name, ME.pw_uid, ME.pw_gid, Path(ME.pw_dir))
 
 
+def test_home_is_where_the_users_shell_says_and_not_where_sudo_does() -> None:
+    assert caller({"HOME": "/srv/me"}).home == Path("/srv/me")
+    assert caller({"HOME": "here"}).home == Path(ME.pw_dir)
+    if os.getuid() == 0:
+        assert caller({"HOME": "/root", "SUDO_UID": str(NOBODY.pw_uid)}).home == Path(NOBODY.pw_dir)
+
+
 def test_under_sudo_it_is_who_called_sudo_and_only_root_is_believed() -> None:
     expected = NOBODY if os.getuid() == 0 else ME
     assert caller({"SUDO_UID": str(NOBODY.pw_uid)}).name == expected.pw_name
@@ -51,7 +58,7 @@ def test_who_is_not_root_is_believed_nothing() -> None:
     assert in_process(code, SUDO_UID="0") == NOBODY.pw_name
 
 
-@pytest.mark.parametrize("text", ["", "root", "-1", "1; id"])
+@pytest.mark.parametrize("text", ["", "root", "-1", "1; id", "²"])
 def test_a_sudo_uid_that_is_no_number_does_not_count(text: str) -> None:
     assert caller({"SUDO_UID": text}).uid == os.getuid()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy.errors import NodeListError
-from kadeploy.nodeset import expand, fold, natural_key, parse_lines
+from kadeploy.nodeset import count, expand, fold, natural_key, parse_lines
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,40 @@ def test_a_malformed_or_empty_range_is_refused_by_name(pattern: str) -> None:
         expand(pattern)
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "n-[1-999999999]",
+        "n-[1-2000]-[1-2000]",
+        "[1-99999],[1-99999]",
+        "n-[0-999999999999999]",
+        f"n-{'9' * 5000}",
+        f"n-[1-{'9' * 5000}]",
+        "n-[1-10]" * 200,
+    ],
+)
+def test_a_range_is_counted_before_it_is_expanded(pattern: str) -> None:
+    """What would take gigabytes is refused in no time, in a line."""
+    begun = time.process_time()
+    with pytest.raises(NodeListError) as refusal:
+        expand(pattern)
+    assert time.process_time() - begun < 0.5
+    assert len(str(refusal.value)) < 500
+
+
+def test_the_limit_counts_the_names_of_a_whole_file() -> None:
+    assert len(parse_lines("n-[1-5]\nn-[6-10]\nn-[1-10]\n", 10)) == 10
+    with pytest.raises(NodeListError, match=r"11 nodes, and at most 10 .*limits\.nodes in site\.yml"):
+        parse_lines("n-[1-5]\nn-[6-11]\n", 10)
+
+
+@given(st.lists(st.sampled_from(["a", "n-", "[1-3]", "[02-04,7]", "[5,1-2]", ".site", ","]), min_size=1, max_size=7))
+def test_as_many_names_are_counted_as_there_are_or_more(words: list[str]) -> None:
+    pattern = "".join(words)
+    with contextlib.suppress(NodeListError):
+        assert len(expand(pattern)) <= count(pattern)
+
+
 def test_a_node_file_may_hold_ranges_comments_and_blank_lines() -> None:
     assert parse_lines("# rack 1\n\ngdx-[1-2]\n gdx-2 # twice\ngdx-9\n") == ["gdx-1", "gdx-2", "gdx-9"]
 
@@ -57,3 +93,11 @@ def test_expand_answers_with_names_or_a_refusal_whatever_is_typed(text: str) -> 
 
 def test_neighbours_follow_each_other_in_natural_order() -> None:
     assert sorted(["gdx-10", "gdx-2", "gdx-1"], key=natural_key) == ["gdx-1", "gdx-2", "gdx-10"]
+    assert sorted(["n008", "n7", "n06"], key=natural_key) == ["n06", "n7", "n008"]
+
+
+@given(st.lists(st.text(max_size=8)), st.integers(0, 9999))
+def test_any_names_have_a_natural_order_and_numbers_have_theirs(names: list[str], number: int) -> None:
+    ordered = sorted(names, key=natural_key)
+    assert all(natural_key(one) <= natural_key(next_one) for one, next_one in itertools.pairwise(ordered))
+    assert natural_key(f"n-{number}") < natural_key(f"n-{number + 1}") < natural_key(f"n-1{'0' * 5000}")

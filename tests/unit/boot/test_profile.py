@@ -300,6 +300,12 @@ def test_the_users_profile_is_kept_but_for_its_two_words(golden: Callable[[str],
     assert render(sources(loader("pxelinux"), options=options), "custom", NODE) == golden("pxe/custom")
 
 
+@pytest.mark.parametrize("written", ["FILES_PREFIX--k", "KERNELS_DIR/FILES_PREFIX--k", "KERNELS_DIR/pxe-ejeanvoine--k"])
+def test_the_users_files_are_found_however_old_profiles_name_their_folder(written: str) -> None:
+    options = Options(pxe_profile=f"KERNEL {written}\n")
+    assert render(sources(loader("pxelinux"), options=options), "custom", NODE) == "KERNEL kernels/pxe-ejeanvoine--k\n"
+
+
 def test_the_users_profile_replaces_that_of_the_final_boot_only() -> None:
     options = Options(pxe_profile="mine\n")
     asked = sources(loader("pxelinux"), options=options)

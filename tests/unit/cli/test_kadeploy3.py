@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,72 @@ def touched(site: Site) -> bool:
     return bool(list(nodes.states(site)) or Claim.select().count() or Workflow.select().count())
 
 
+# --- nodes ----------------------------------------------------------------------------------------------------------
+
+
+def plain(tool: Run, tmp_path: Path, *words: str, **more: str) -> str:
+    """What ``kadeploy3 --dry-run`` of the environment file says."""
+    done = tool("kadeploy3", "-a", str(tmp_path / "env.dsc"), "--dry-run", *words, **more)
+    return done.stdout + done.stderr
+
+
+def test_the_beginning_of_a_nodes_name_will_do_while_no_other_begins_so(ready: Site, tool: Run, tmp_path: Path) -> None:
+    (tmp_path / "profile").write_text("APPEND id=NODE_SINGULARITY\n", encoding="utf-8")
+    (tmp_path / "words").write_text("gdx-3,three\ngdx-4.site,four\n", encoding="utf-8")
+    words = ("-w", str(tmp_path / "profile"), "--set-pxe-pattern", str(tmp_path / "words"))
+    told = plain(tool, tmp_path, "-m", "gdx-[3-4]", *words)
+    assert "cluster gdx: gdx-3.site, gdx-4.site\n" in told
+    assert "id=three" in told
+    assert "id=four" in told
+    cluster = Path(ready.state.parent / "clusters" / "nvm.yml")
+    cluster.write_text(cluster.read_text().replace("nvm-[1-4].site", "gdx-[1-4].other"), encoding="utf-8")
+    assert "gdx-3 is the beginning of several nodes: gdx-3.other,gdx-3.site." in plain(tool, tmp_path, "-m", "gdx-3")
+    assert "Unknown node: gdx-33." in plain(tool, tmp_path, "-m", "gdx-33")
+
+
+def test_every_file_that_is_read_may_be_what_the_shell_has_opened(
+    ready: Site, site_folder: Path, tmp_path: Path
+) -> None:
+    """Relative names in it start at the caller's folder."""
+    (tmp_path / "script").touch()
+    tool = Path(sys.executable).parent / "kadeploy3"
+    line = f"""{tool} --dry-run -f <(echo gdx-1) -a <(sed 's|{tmp_path}/||' env.dsc) -k <(echo ssh-rsa AAAA me) \
+        -w <(echo APPEND id=NODE_SINGULARITY) --set-pxe-pattern <(echo gdx-1,one) \
+        --set-custom-operations <(echo 'BroadcastEnv,sync@send%script%/dest')"""
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "id=one" in done.stdout
+    assert f"custom operation before BroadcastEnv:sync: send {tmp_path}/script /dest" in done.stdout
+    closed = subprocess.run(
+        [tool, "-m", "gdx-1", "-e", "x", "-k", "/dev/fd/63"], capture_output=True, text=True, check=False
+    )
+    assert closed.stderr.startswith("ERROR: /dev/fd/63: nothing is open there; sudo closes what <(…) opens.")
+
+
+def test_the_nodes_of_the_callers_oar_job_are_taken_when_none_is_named(ready: Site, tool: Run, tmp_path: Path) -> None:
+    """OAR writes a node as often as it has cores."""
+    (tmp_path / "job").write_text("gdx-7.site\n" * 4 + "gdx-8.site\n" * 4, encoding="utf-8")
+    job = {"OAR_NODE_FILE": str(tmp_path / "job")}
+    assert "cluster gdx: gdx-7.site, gdx-8.site\n" in plain(tool, tmp_path, **job)
+    assert "cluster gdx: gdx-1.site\n" in plain(tool, tmp_path, "-m", "gdx-1.site", **job)
+
+
+def test_a_site_says_how_many_nodes_one_request_may_name(ready: Site, site_folder: Path, tool: Run) -> None:
+    with (site_folder / "site.yml").open("a", encoding="utf-8") as file:
+        file.write("limits: {nodes: 10}\n")
+    for name, *words in (
+        ("kadeploy3", "-e", "tiny"),
+        ("kareboot3", "-r", "simple_reboot"),
+        ("kapower3", "--on"),
+        ("kanodes3", "-d"),
+        ("kastat3", "-d"),
+        ("karights3", "-a", "-p", "*", "-u", "root"),
+    ):
+        done = tool(name, *words, "-m", "gdx-[1-8].site", "-m", "gdx-[6-11].site")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "11 nodes, and at most 10 are taken at a time (limits.nodes in site.yml)" in done.stderr
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 NODE = ("-m", "gdx-1.site")
@@ -106,7 +173,7 @@ REFUSALS = {
     "files of an end nobody awaits": ((*NODE, *ENV, "--no-wait", "-o", "{tmp}/x"), "--no-wait"),
     "the -l of an example": ((*NODE, "-e", "tiny", "-l", "johnsmith"), "-u johnsmith"),
     "another server": ((*NODE, *ENV, "--server", "lille"), "lille"),
-    "several servers": ((*NODE, *ENV, "--multi-server"), "--multi-server"),
+    "an environment named twice": ((*NODE, "-e", "one", "another"), "-e and the first word both name an environment"),
     "whole disk from an archive": ((*NODE, *ENV, "-b", "/dev/sdb", "-c", "0"), "dd image"),
 }
 
@@ -390,6 +457,85 @@ def test_after_a_kill_the_next_deployment_frees_the_nodes_and_ends_what_was_left
     assert "was left by a controller that died" in done.stdout
     assert sleepers(tmp_path) == []
     assert {row.state for row in nodes.states(ready)} == {"deployed"}
+
+
+@pytest.mark.parametrize("nodes_", ["mars-1", "gdx-["])
+@pytest.mark.parametrize("command", ["kadeploy3 -e tiny --known-hosts {hosts}", "kareboot3", "kapower3 --on"])
+def test_a_refusal_leaves_no_names_of_an_earlier_run(
+    command: str, nodes_: str, ready: Site, tool: Run, tmp_path: Path
+) -> None:
+    files = {name: tmp_path / name for name in ("ok", "ko", "wid", "hosts")}
+    for path in files.values():
+        path.write_text("gdx-9.site\n", encoding="utf-8")
+    name, *words = f"{command} -o {{ok}} -n {{ko}} --write-workflow-id {{wid}}".format(**files).split()
+    assert tool(name, "-m", nodes_, *words).returncode == 1
+    kept = [path.name for path in files.values() if path.read_text()]
+    assert kept == ([] if name == "kadeploy3" else ["hosts"])
+
+
+def test_a_dry_run_leaves_the_files_alone(ready: Site, tool: Run, tmp_path: Path) -> None:
+    (tmp_path / "ok").write_text("gdx-9.site\n", encoding="utf-8")
+    plain(tool, tmp_path, "-m", "gdx-1.site", "-o", str(tmp_path / "ok"))
+    assert (tmp_path / "ok").read_text() == "gdx-9.site\n"
+
+
+def test_a_list_that_cannot_be_written_at_the_end_is_a_warning(deploy: Run) -> None:
+    done = deploy("-V", "0", "-o", "/dev/full")
+    assert done.returncode == 0
+    assert "Nodes correctly deployed on cluster gdx\n" in done.stdout
+    assert done.stderr == "WARNING: /dev/full: No space left on device. Name a file that you can write.\n"
+
+
+@pytest.mark.parametrize("status", [0, 7])
+def test_a_site_chooses_the_status_of_a_partial_failure(
+    status: int, deploy: Run, ready: Site, site_folder: Path
+) -> None:
+    with (site_folder / "site.yml").open("a", encoding="utf-8") as file:
+        file.write(f"partial_failure_status: {status}\n")
+    nodes.claim(ready, ["gdx-2.site"], "D-1", "alice")
+    done = deploy("-V", "0")
+    assert "gdx-2.site (already used by alice" in done.stdout
+    assert done.returncode == status
+
+
+def on_a_terminal(words: Sequence[str], **environment: str) -> str:
+    """What the tool writes to its terminal until its end."""
+    program, line = pty.fork()
+    if program == 0:
+        os.execve(Path(sys.executable).parent / words[0], list(words), os.environ | {"TERM": "xterm"} | environment)
+    said = b""
+    with suppress(OSError):  # EIO: it has ended
+        while piece := os.read(line, 1 << 16):
+            said += piece
+    os.close(line)
+    os.waitpid(program, 0)
+    return said.decode()
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"KADEPLOY_PLAIN": "1"}, {"TERM": "dumb"}])
+def test_no_escape_reaches_a_terminal_that_wants_plain_lines(
+    variables: dict[str, str], ready: Site, tmp_path: Path
+) -> None:
+    words = ("kadeploy3", "-m", "gdx-1.site", "-a", str(tmp_path / "env.dsc"), "--force-steps", FORCED)
+    said = on_a_terminal(words, **variables) + on_a_terminal(("kadeploy3", "-m", "mars-1", "-e", "x"), **variables)
+    assert "Nodes correctly deployed on cluster gdx" in said
+    assert "ERROR: There is no environment 'x'" in said
+    assert "\x1b" not in said
+
+
+def test_a_terminal_gets_colours_and_a_live_view_otherwise(ready: Site, tmp_path: Path) -> None:
+    words = ("kadeploy3", "-m", "gdx-1.site", "-a", str(tmp_path / "env.dsc"), "--force-steps", FORCED)
+    assert "\x1b" in on_a_terminal(words)
+
+
+def test_a_database_that_is_lost_in_mid_run_is_no_refusal(deploy: Run, ready: Site, site_folder: Path) -> None:
+    """Status 1 would say that no node was touched."""
+    broken = f"for file in {ready.state}/kadeploy.db*; do echo nonsense >$file; done"
+    write_play(site_folder, "SetDeploymentEnvLosing", f"  tasks:\n    - ansible.builtin.shell: '{broken}'\n")
+    done = deploy("-V", "0", steps=FORCED.replace("SetDeploymentEnvDummy", "SetDeploymentEnvLosing"))
+    assert done.returncode == 4
+    assert "broke off after it had begun, and its nodes may be in any state: The database" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_every_option_of_the_wiki_page_is_in_the_help(tool: Run, site_folder: Path) -> None:

@@ -332,7 +332,6 @@ def test_terminal_escapes_cannot_come_in_by_a_description(
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        ([], "Choose one operation: -a, -d, -l"),
         (["-l", "-d", "x"], "Choose one operation, not -d and -l together"),
         (["-p", "x", "-p", "y", "-l"], "not -l and -p together"),
         (["-l", "--env-version", "1"], "--env-version does not go with -l, but with -d, -p,"),
@@ -355,8 +354,8 @@ def test_terminal_escapes_cannot_come_in_by_a_description(
         (["-d", "nope"], "There is no environment 'nope'"),
         (["-d", "FreeBSD"], "Environment 'FreeBSD' belongs to johnsmith; administrators add -u johnsmith."),
         (["--remove-demolishing-tag", "nope"], "There is no environment 'nope'"),
-        (["--set-visibility-tag", "FreeBSD", "-t", "private"], "needs a version and a visibility"),
-        (["--set-visibility-tag", "FreeBSD", "--env-version", "3"], "needs a version and a visibility"),
+        (["--set-visibility-tag", "FreeBSD", "--env-version", "3"], "needs a visibility"),
+        (["--toggle-destructive-tag", "FreeBSD"], "--remove-demolishing-tag NAME takes the tag off"),
         (["--set-visibility-tag", "FreeBSD", "--env-version", "3", "-t", "mine"], "private, shared, public"),
         (["--update-tarball-md5", "nope"], "There is no environment 'nope'"),
         (["--update-preinstall-md5", "FreeBSD", "-u", "johnsmith"], "has no preinstall to update"),
@@ -370,7 +369,7 @@ def test_terminal_escapes_cannot_come_in_by_a_description(
         (["-a", "ftp://host/env.dsc"], "only paths, file:// and http(s):// are accepted"),
         (["-a", "http://127.0.0.1:1/env.dsc"], "cannot be fetched"),
         (["-l", "--server", "lille"], "lille's controller"),
-        (["-l", "extra"], "extra"),
+        (["-l", "extra", "another"], "another"),
     ],
 )
 @pytest.mark.usefixtures("johns")

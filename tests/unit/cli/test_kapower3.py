@@ -14,7 +14,7 @@ from kadeploy.caller import caller
 from kadeploy.config.site import Site
 from kadeploy.state import nodes, rights
 from kadeploy.state.database import connect
-from kadeploy.state.tables import Claim, Workflow
+from kadeploy.state.tables import Claim, Log, Workflow
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -81,12 +81,12 @@ REFUSALS = {
     "unknown level": ((*NODES, "--on", "-l", "brutal"), "-l"),
     "level of a status": ((*NODES, "--status", "-l", "hard"), "-l goes with"),
     "a status that nobody awaits": ((*NODES, "--status", "--no-wait"), "--no-wait goes with"),
-    "files of an end nobody awaits": ((*NODES, "--on", "--no-wait", "-n", "{tmp}/x"), "--no-wait"),
+    "script of an end nobody awaits": ((*NODES, "--on", "--no-wait", "-s", "/bin/true"), "--no-wait"),
+    "operation as a word and as an option": ((*NODES, "--on", "off"), "--on, --off and --status"),
     "the same file twice": ((*NODES, "--on", "-o", "{tmp}/x", "-n", "{tmp}/x"), "-o and -n"),
     "file that cannot be written": ((*NODES, "--on", "-o", "{tmp}/no/folder"), "no/folder"),
     "verbosity": ((*NODES, "--on", "-V", "5"), "-V"),
     "another server": ((*NODES, "--on", "--server", "lille"), "lille"),
-    "several servers": ((*NODES, "--on", "--multi-server"), "--multi-server"),
 }
 
 
@@ -136,6 +136,37 @@ def test_asking_for_the_status_leaves_the_recorded_state_alone(ready: Site, powe
     nodes.set_state(["gdx-1.site"], "deployed", None, "alice")
     assert power("--status", "-m", "gdx-1.site").returncode == 0
     assert [(row.hostname, row.state) for row in nodes.states(ready)] == [("gdx-1.site", "deployed")]
+
+
+def test_a_status_takes_no_node_from_others_and_is_answered_while_they_hold_it(
+    ready: Site, power: Run, tmp_path: Path
+) -> None:
+    claimed, _ = nodes.claim(ready, ["gdx-1.site"], "D-1", "alice")
+    before = [row.wid for row in Claim.select()]
+    done = power("--status", "-m", "gdx-1.site", "-o", str(tmp_path / "up"))
+    assert claimed == ["gdx-1.site"]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "up").read_text(encoding="utf-8") == "gdx-1.site\n"
+    assert [row.wid for row in Claim.select()] == before == ["D-1"]
+
+
+def test_a_status_leaves_neither_a_workflow_nor_a_line_of_statistics_nor_a_folder(ready: Site, power: Run) -> None:
+    assert power("--status", *NODES).returncode == 3
+    assert (Workflow.select().count(), Log.select().count(), Claim.select().count()) == (0, 0, 0)
+    assert list((ready.state / "runs").iterdir()) == []
+
+
+def test_orders_that_nobody_awaits_have_their_lists_all_the_same(power: Run, tmp_path: Path) -> None:
+    """-o and -n hold which nodes took the order."""
+    files = [str(tmp_path / name) for name in ("ok", "ko")]
+    done = power("on", "-m", "gdx-[1,3].site", "--no-wait", "-o", files[0], "-n", files[1])
+    assert (done.returncode, done.stderr) == (3, "")
+    assert [Path(file).read_text(encoding="utf-8") for file in files] == ["gdx-1.site\n", "gdx-3.site\n"]
+    assert any(line.endswith("--no-wait") for line in asked(tmp_path))
+
+
+def test_a_script_runs_at_the_end(power: Run) -> None:
+    assert "The script /bin/true ended with status 0" in power("status", "-m", "gdx-1.site", "-s", "/bin/true").stdout
 
 
 # --- on and off -------------------------------------------------------------------------------------------------------

@@ -28,15 +28,39 @@ def all_rights() -> set[tuple[str, str, str]]:
     return {(row.user, row.node, row.part) for row in Right.select()}
 
 
+UNKNOWN = "WARNING: johnsmith has no account on this machine: see that the name is right.\n"
+
+
 def test_give_show_and_take_back_as_processes(tool: Any, site: Site, golden: Callable[[str], str]) -> None:
     given = tool("karights3", "-a", "-m", "gdx-[2,10].site", "-p", "/dev/sda3", "-p", "/dev/sda5", *JOHN)
-    assert (given.returncode, given.stdout, given.stderr) == (0, "", "")
+    assert (given.returncode, given.stdout, given.stderr) == (0, "", UNKNOWN)
     assert tool("karights3", "-a", "-m", "*", "-p", "*", *JOHN).returncode == 0
     shown = tool("karights3", "-s", *JOHN)
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, golden("karights3-s.txt"), "")
     taken = tool("karights3", "-d", "-m", "*", "-p", "*", *JOHN)
     assert (taken.returncode, taken.stdout, taken.stderr) == (0, "", "")
     assert "*" not in tool("karights3", "-s", *JOHN).stdout
+
+
+def test_what_is_rarely_meant_is_told_and_done(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-a", "-m", "gdx-1.site", "-p", "/dev/sda33", "-p", "/dev/sdb7", "-u", "root") == 0
+    told = capsys.readouterr().err
+    assert told == "WARNING: /dev/sda33 is not a partition of gdx: see disk in the cluster file.\n"
+    assert {part for _, _, part in all_rights()} == {"/dev/sda33", "/dev/sdb7"}
+
+
+@pytest.mark.parametrize("option", ["-s", "-l", "--list"])
+def test_an_administrator_sees_the_rights_of_all_users(
+    option: str, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(option) == 1
+    rights.add(site, "johnsmith", ["gdx-1.site"], ["/dev/sda3", "/dev/sda5"])
+    rights.add(site, "alice", ["*"], ["*"])
+    assert run(option) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["alice", "*", "*"],
+        ["johnsmith", "gdx-1.site", "/dev/sda3,/dev/sda5"],
+    ]
 
 
 def test_a_user_without_rights_is_said_to_have_none(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,7 +124,7 @@ def test_a_right_may_end_with_a_moment_after_which_it_is_gone(tool: Any, site: S
     soon = int(time.time()) + 5
     until = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(soon))
     given = tool("karights3", "-a", "-m", "gdx-1.site", "-p", "/dev/sda3", *JOHN, "--until", until)
-    assert (given.returncode, given.stdout, given.stderr) == (0, "", "")
+    assert (given.returncode, given.stdout, given.stderr) == (0, "", UNKNOWN)
     [right] = rights.show(site, "johnsmith")
     assert right.until == soon
     time.sleep(max(0, soon - time.time()))
@@ -121,7 +145,7 @@ def test_other_formats_hold_the_same(site: Site, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        (["-a"], "Missing option '-u'"),
+        (["-a"], "-a needs a user: -u USERNAME"),
         ([*JOHN], "Choose one of -a"),
         (["-a", "-d", *JOHN], "Choose one of -a"),
         (["-a", "-p", "/dev/sda3", *JOHN], "at least one node"),

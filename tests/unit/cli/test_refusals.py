@@ -116,7 +116,6 @@ REFUSALS = [
             ("-k {tmp}/words", "deploy_env"),
         )
     ),
-    Refusal(23, "no kind", REBOOT, "simple_reboot, set_pxe, deploy_env, env_recorded"),
     Refusal(23, "unknown kind", f"{REBOOT} -r warm", "simple_reboot"),
     Refusal(23, "unknown level", f"{REBOOT} -r simple_reboot -l brutal", "very_hard"),
     Refusal(23, "set_pxe without profile", f"{REBOOT} -r set_pxe", "-w FILE"),

@@ -153,9 +153,9 @@ def test_the_sites_own_name_is_a_server_and_another_is_refused(site: Site, capsy
     assert "Run the command on lille's controller" in capsys.readouterr().err
 
 
-def test_several_servers_are_refused_with_advice(capsys: pytest.CaptureFixture[str]) -> None:
-    assert shell.run(app_that(lambda _: 0), "tool3", ["--multi-server"]) == 1
-    assert "once per site" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["--multi-server", "-M"])
+def test_several_servers_are_the_one_there_is(option: str) -> None:
+    assert shell.run(app_that(lambda _: 0), "tool3", [option]) == 0
 
 
 @pytest.mark.parametrize("tool_name", READING_TOOLS)
@@ -173,31 +173,6 @@ print(sorted({{name.split(".")[0] for name in sys.modules}}))
 
 
 # --- an option whose value may be left out ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("argv", "normal"),
-    [
-        (["-k"], ["-k", ""]),
-        (["--key", "-m", "n-1"], ["--key", "", "-m", "n-1"]),
-        (["-k", "keys.pub", "-m", "n-1"], ["-k", "keys.pub", "-m", "n-1"]),
-        (["--key=keys.pub"], ["--key=keys.pub"]),
-        (["-kkeys.pub"], ["-kkeys.pub"]),
-        (["-m", "n-1", "-k"], ["-m", "n-1", "-k", ""]),
-        (["-k", "--", "-k"], ["-k", "", "--", "-k"]),
-        ([], []),
-    ],
-)
-def test_an_optional_value_is_filled_in(argv: list[str], normal: list[str]) -> None:
-    assert shell.optional_value(argv, "-k", "--key") == normal
-
-
-@given(st.lists(st.sampled_from(["-k", "--key", "-m", "n-1", "--", "keys.pub", "-d"]), max_size=8))
-def test_filling_in_adds_only_empty_values_and_is_done_once(argv: list[str]) -> None:
-    normal = shell.optional_value(argv, "-k", "--key", default="")
-    assert [word for word in normal if word] == argv
-    filled = shell.optional_value(normal, "-k", "--key", default="")
-    assert filled == normal
 
 
 def test_a_value_in_brackets_may_be_left_out() -> None:
@@ -242,6 +217,26 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         shell.node_names(None, [str(tmp_path / "binary")])
 
 
+def test_a_list_of_nodes_that_has_no_end_is_refused(tmp_path: Path) -> None:
+    """A FIFO that nobody writes, a device, and more than a site's nodes would ever take."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "long").write_bytes(b"n-1\n" * (shell.NODE_FILE_BYTES // 4 + 1))
+    for path, said in (("fifo", "not a regular file"), ("long", "too big"), ("/dev/zero", "not a regular file")):
+        with pytest.raises(FileError, match=said):
+            shell.node_names(None, [str(tmp_path / path)])
+
+
+def test_a_list_may_be_what_the_shell_has_opened(tool: Any, site: Site) -> None:
+    database.connect(site)
+    lines = ["kanodes3 -d -f <(echo gdx-99.site)", "echo gdx-99.site | kanodes3 -d -f /dev/stdin"]
+    for line in lines:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", line], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert "Unknown node: gdx-99.site" in done.stderr
+
+
 def test_files_are_opened_with_the_rights_of_who_called_sudo(tmp_path: Path) -> None:
     """A file that root alone may read stays unread, and none of it is in the message; root gets its rights back."""
     secret = tmp_path / "shadow"
@@ -265,6 +260,27 @@ except shell.FileError as refusal:
     assert "Permission denied" in done.stdout
     assert "root:x" not in done.stdout
     assert done.stdout.endswith("True\n")
+
+
+# --- dates ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zone", ["Z", "UTC", " GMT", "+00:00", " -0000"])
+@pytest.mark.parametrize("text", ["2026-02-12T08:00:00", "2026-02-12 08:00:00", "2026:02:12:08:00:00"])
+def test_a_date_may_say_its_zone(text: str, zone: str) -> None:
+    assert shell.moment("-x", f"{text}{zone}") == 1770883200
+
+
+def test_a_zone_moves_a_date_and_a_days_two_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shell.moment("-x", "2026-02-12 08:00+01:00") == 1770883200 - 3600
+    assert shell.moment("-x", "2026-02-12-0530") == 1770854400 + 5 * 3600 + 1800
+    assert shell.moment("-y", "2026-02-12Z", day_ends=True) == 1770854400 + 86399
+
+
+@pytest.mark.parametrize("text", ["2026-02-12T08:00:00+99:99", "2026-02-12T08:00:00 CET", "Z", "+01:00", "9999-99-99"])
+def test_what_is_no_zone_makes_no_date(text: str) -> None:
+    with pytest.raises(OptionError, match="not a date"):
+        shell.moment("-x", text)
 
 
 # --- files for names --------------------------------------------------------------------------------------------

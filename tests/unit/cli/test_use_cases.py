@@ -318,15 +318,25 @@ BootNewEnvKexec:
 """
     (home / "custom_ops").write_text(lines if form == "lines" else later, encoding="utf-8")
     words = ("-m", NODE, "-e", "lenny-x64-nfs-1.0", "--set-custom-operations", f"{home}/custom_ops")
-    assert tool("kadeploy3", *words).returncode == 0
-    asked = [
-        (each.implementation, each.micro_step, each.action, Path(each.file).name or each.command, each.destination)
-        for each in requests(site)[0].options.custom_operations
+    refused = tool("kadeploy3", *words)
+    assert (refused.returncode, "BootNewEnvKexec, of 'exec echo" in refused.stderr) == (1, True)
+    assert "which uses SetDeploymentEnvUntrusted, BroadcastEnvKastafior, BootNewEnvClassical." in refused.stderr
+    words = (*words, "--force-steps", USE_CASE_9.replace("Prod", "Untrusted"))
+    shown = tool("kadeploy3", *words, "--dry-run").stdout
+    assert [line.strip() for line in shown.splitlines() if "custom operation" in line] == [
+        f"custom operation before SetDeploymentEnvUntrusted:format_tmp_part: send {home}/script.sh /dest",
+        "custom operation before SetDeploymentEnvUntrusted:format_tmp_part: exec /dest/script.sh",
+        'custom operation before BootNewEnvKexec:kexec: exec echo "s" > /proc/sysrq-trigger',
     ]
-    assert asked == [
-        ("SetDeploymentEnvUntrusted", "format_tmp_part", "send", "script.sh", "/dest"),
-        ("SetDeploymentEnvUntrusted", "format_tmp_part", "exec", "/dest/script.sh", ""),
-        ("BootNewEnvKexec", "kexec", "exec", 'echo "s" > /proc/sysrq-trigger', ""),
+    tool("kadeploy3", *words)  # only as far as nodes need not answer
+    asked = [
+        (each.implementation, each.micro_step, each.action, each.file or each.command, each.destination)
+        for attempt in requests(site)
+        for each in attempt.options.custom_operations
+    ]
+    assert asked[:2] == [
+        ("SetDeploymentEnvUntrusted", "format_swap_part", "send", f"{home}/script.sh", "/dest"),
+        ("SetDeploymentEnvUntrusted", "format_swap_part", "exec", "/dest/script.sh", ""),
     ]
 
 

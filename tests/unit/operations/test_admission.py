@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from kadeploy.caller import Account
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Site, Vlan
 from kadeploy.environments.environment import Environment, Image
@@ -20,6 +21,7 @@ from kadeploy.errors import (
     RightsError,
 )
 from kadeploy.operations import admission
+from kadeploy.operations.custom import parse
 from kadeploy.operations.requests import Described, PowerRequest, RebootRequest, Recorded
 from kadeploy.operations.work import Work
 from kadeploy.runner.request import Options
@@ -283,8 +285,9 @@ def test_a_vlan_in_which_a_node_has_no_address_is_refused(
         deployed(configuration, options=Options(vlan="7"))
     vlan = Vlan(hostname_suffix="-vlan-VLAN_ID", set_command="true")
     site = msgspec.structs.replace(configuration.site, vlan=vlan)
+    configuration = msgspec.structs.replace(configuration, site=site)
     with pytest.raises(OptionError, match=r"gdx-1-vlan-7\.site cannot be resolved"):
-        deployed(msgspec.structs.replace(configuration, site=site), options=Options(vlan="7"))
+        deployed(configuration, options=Options(vlan="7"))
 
 
 # --- what could not be booted -----------------------------------------------------------------------------------
@@ -328,3 +331,58 @@ def test_a_loader_that_cannot_boot_a_disk_is_refused_at_the_request(configuratio
     with pytest.raises(ConfigError, match="PXELINUX cannot boot a disk"):
         deployed(unable, build.environment(), nodes=GDX)
     assert deployed(unable, build.environment(), nodes=GDX, options=Options(pxe_profile="DEFAULT mine\n"))
+
+
+@pytest.mark.parametrize("name", ["9.evil.example", "-x", "7 8", "7\n", "é", "7" * 64, "a/b"])
+def test_a_vlan_is_named_with_letters_and_digits_alone(
+    name: str, configuration: Configuration, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is asked for the address of a stranger, and no word becomes an option of the site's command."""
+    asked: list[object] = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *words: asked.append(words))
+    site = msgspec.structs.replace(configuration.site, vlan=Vlan(hostname_suffix="-VLAN_ID", set_command="true"))
+    with pytest.raises(OptionError, match="letters and digits alone"):
+        deployed(msgspec.structs.replace(configuration, site=site), options=Options(vlan=name))
+    assert asked == []
+
+
+@pytest.mark.parametrize("disk", ["sda", "--force", "/dev/sda /dev/sdb", "/dev/../etc/passwd", "/dev/", "/dev/sda\n"])
+def test_what_is_no_device_file_is_no_disk(disk: str, configuration: Configuration, environment: Environment) -> None:
+    options = Options(block_device=disk, partition=3)
+    with pytest.raises(OptionError, match="not a disk"):
+        deployed(configuration, options=options)
+    request = RebootRequest(
+        user="root", nodes=GDX, kind="env_recorded", environment=Recorded(name="tiny"), options=options
+    )
+    with pytest.raises(OptionError, match="not a disk"):
+        admission.admit(request, configuration)
+
+
+def test_no_system_is_put_on_the_swap_partition(configuration: Configuration, environment: Environment) -> None:
+    with pytest.raises(OptionError, match=r"-p 1: that is the swap partition of cluster gdx.* Choose 2, 3, 5\."):
+        deployed(configuration, options=Options(partition=1))
+
+
+# --- custom operations and the breakpoint ---------------------------------------------------------------------------
+
+CHAINED = ("BroadcastEnvKastafior", "BroadcastEnvKascade", "BroadcastEnvChain")
+
+
+@pytest.mark.parametrize("name", CHAINED)
+def test_what_is_meant_for_one_chain_is_meant_for_the_one_that_is_used(
+    name: str, configuration: Configuration, environment: Environment, root: Account
+) -> None:
+    operations = parse(f"{name},sync@exec%true%", source="-", who=root, config_dir=configuration.folder)
+    asked = Options(custom_operations=operations, breakpoint=f"{name}:sync")
+    work = deployed(configuration, options=asked, force_steps=None)
+    options = work.assignments["gdx"].options
+    assert [each.implementation for each in options.custom_operations] == ["BroadcastEnvChain"]
+    assert options.breakpoint == "BroadcastEnvChain:sync"
+
+
+def test_an_operation_of_a_step_that_is_not_gone_through_is_refused(
+    configuration: Configuration, environment: Environment, root: Account
+) -> None:
+    operations = parse("BroadcastEnvTree,sync@exec%true%", source="-", who=root, config_dir=configuration.folder)
+    with pytest.raises(OptionError, match=r"BroadcastEnvTree, of 'exec true', is not used.*BroadcastEnv for whichever"):
+        deployed(configuration, options=Options(custom_operations=operations))

@@ -22,7 +22,7 @@ from kadeploy.config.cluster import Implementation
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Site
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import EnvironmentRefusedError, UserInterruptError
+from kadeploy.errors import BrokenOffError, EnvironmentRefusedError, UserInterruptError
 from kadeploy.events import (
     AttemptEnded,
     AttemptStarted,
@@ -198,7 +198,7 @@ def test_a_listener_that_breaks_leaves_no_claim_no_thread_and_a_closed_journal(
 
     work = deployment(configuration, environment)
     before = threading.active_count()
-    with pytest.raises(OSError, match="the terminal is gone"):
+    with pytest.raises(BrokenOffError, match="nodes may be in any state: the terminal is gone"):
         go(work, ear=Ear(broken))
     assert Claim.select().count() == 0
     assert Workflow.get_by_id(work.wid).state == "aborted"
