@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -49,6 +50,7 @@ HOPS = 40
 KEPT = 86400.0
 """Seconds for which boot files that no profile mentions are kept."""
 _HEADER_LIMIT = 4 * MEGA
+_ASIDE = ".aside-"
 
 
 def wanted(environment: Environment, method: Literal["chainload", "pure_pxe"]) -> dict[What, str]:
@@ -77,12 +79,16 @@ def provide(
     paths = wanted(environment, method)
     names = {what: _name(sha256, path) for what, path in paths.items()}
     with uploads.locked(boot) as folder:
-        missing = {what: paths[what] for what, name in names.items() if not (folder / name).is_file()}
-        if missing:
-            _take_out(environment, missing, names, folder, image)
-        for name in names.values():
-            os.utime(folder / name)
-        _forget_unused(boot, folder)
+        _forget_unused(boot, folder, set(names.values()))
+        missing = {what: paths[what] for what, name in names.items() if not _is_there(folder / name)}
+    if missing:
+        with (
+            uploads.writing(boot) as folder,
+            _taken_out(environment, missing, folder, image) as found,
+            uploads.locked(boot),
+        ):
+            for what, copy in found.items():
+                copy.replace(folder / names[what])
     return {what: f"{FILES_FOLDER}/{name}" for what, name in names.items()}
 
 
@@ -96,34 +102,57 @@ def _name(sha256: str, path: str) -> str:
     return f"{PREFIX}{key}-{re.sub(r'[^A-Za-z0-9._+-]', '_', Path(path).name)[-80:]}"
 
 
-def _take_out(
-    environment: Environment, paths: Mapping[What, str], names: Mapping[What, str], folder: Path, image: Image
-) -> None:
+def _is_there(path: Path) -> bool:
+    """Whether the file is there; it then stays for a while, even if no profile mentions it yet."""
+    if not path.is_file():
+        return False
+    os.utime(path)
+    return True
+
+
+@contextmanager
+def _taken_out(
+    environment: Environment, paths: Mapping[What, str], folder: Path, image: Image
+) -> Iterator[dict[What, Path]]:
+    """Copies of these files of the image, below *folder* and readable for all; what is not moved is gone at the end.
+
+    It may take long: nobody waits for it.
+    """
     if environment.image.is_dd:
         raise EnvironmentRefusedError(
             f"{environment.name}: nodes of this cluster boot its kernel over the network, and none can be taken out of "
             "a dd image. Make an archive of it (tgz), or have the cluster boot from its disks (loader.method)."
         )
-    aside = folder / f".aside-{os.getpid()}"
-    aside.mkdir(mode=0o700)
-    try:
-        found = take(image, environment.image.kind, set(paths.values()), aside)
+    with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=folder) as aside:
+        found = take(image, environment.image.kind, set(paths.values()), Path(aside))
         for what, path in paths.items():
             if path not in found:
                 raise EnvironmentRefusedError(
                     f"{environment.name}: the image holds no file {path}. Correct `{what}` in its description."
                 )
-            with found[path].open("rb") as stream:
-                uploads.place(stream, folder / names[what], FILE_LIMIT)
-    finally:
-        for each in aside.iterdir():
-            each.unlink()
-        aside.rmdir()
+        yield {what: _apart(found[path], Path(aside) / what) for what, path in paths.items()}
 
 
-def _forget_unused(boot: BootFolders, folder: Path) -> None:
-    """Remove boot files that no profile of any node mentions any more."""
-    old = [path for path in folder.glob(f"{PREFIX}*") if time.time() - path.lstat().st_mtime > KEPT]
+def _apart(copy: Path, own: Path) -> Path:
+    """*copy* under a name of its own: kernel and initrd may be one file."""
+    os.link(copy, own)
+    own.chmod(0o644)
+    return own
+
+
+def _forget_unused(boot: BootFolders, folder: Path, wanted_now: set[str]) -> None:
+    """Remove boot files that no profile of any node mentions any more, and what killed processes left."""
+    for path in folder.glob(f"{_ASIDE}*"):
+        if time.time() - path.lstat().st_mtime > KEPT:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".new-*"):
+        if time.time() - path.lstat().st_mtime > KEPT:
+            path.unlink(missing_ok=True)
+    old = [
+        path
+        for path in folder.glob(f"{PREFIX}*")
+        if path.name not in wanted_now and time.time() - path.lstat().st_mtime > KEPT
+    ]
     if not old:
         return
     root = Path(boot.tftp_root)

@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ from kadeploy.files import MEGA
 PREFIX = "pxe-"
 IN_USE = 3600.0
 """Seconds for which a file that was uploaded or read is not removed: nodes may be about to boot from it."""
-_NAME = re.compile(r"[A-Za-z0-9._+@=~-]{1,150}")
+_NAME = re.compile(r"[A-Za-z0-9._+@=~][A-Za-z0-9._+@=~-]{0,149}")
+"""No dash at its beginning: ``pxe-a---x`` is user ``a-`` and file ``x``, and never user ``a`` and file ``-x``."""
 
 
 def store(sources: Sequence[str], boot: BootFolders, caller: Account, into: Path) -> list[str]:
@@ -43,9 +45,9 @@ def store(sources: Sequence[str], boot: BootFolders, caller: Account, into: Path
     if twice := {name for name in names if names.count(name) > 1}:
         raise OptionError(f"-x: two files have the same name: {', '.join(sorted(twice))}. Rename one of them.")
     for name, source in zip(names, sources, strict=True):
-        with _opened(source, boot, caller, into) as stream, locked(boot) as folder:
-            _make_room(boot, folder, name, source, os.fstat(stream.fileno()).st_size)
-            place(stream, folder / name, boot.uploads_max_mb * MEGA)
+        with _opened(source, boot, caller, into) as stream, _beside(stream, boot, name) as copy, locked(boot) as folder:
+            _make_room(boot, folder, name, source, copy.stat().st_size)
+            copy.replace(folder / name)
             _link(folder / name, Path(boot.tftp_root) / FILES_FOLDER / name)
     return [f"{FILES_FOLDER}/{name}" for name in names]
 
@@ -58,7 +60,10 @@ def name_of(source: str, caller: Account) -> str:
     """
     base = source.partition("?")[0].rstrip("/").rpartition("/")[2]
     if not _NAME.fullmatch(base):
-        raise OptionError(f"-x {source}: boot loaders need plain names: letters, digits and . _ + @ = ~ -. Rename it.")
+        raise OptionError(
+            f"-x {source}: boot loaders need plain names: letters, digits and . _ + @ = ~ -, the first of them no -. "
+            "Rename it."
+        )
     if "--" in caller.name:
         raise OptionError(f"-x: the user name {caller.name} holds --, which ends the user's name in uploaded files.")
     return f"{PREFIX}{caller.name}--{base}"
@@ -69,6 +74,7 @@ def _opened(source: str, boot: BootFolders, caller: Account, into: Path) -> Iter
     if files.is_url(source):
         local = files.fetch(source, into, caller, boot.uploads_max_mb * MEGA)
         with local.path.open("rb") as stream:
+            local.path.unlink()
             yield stream
     else:
         with files.open_as_user(files.local_path(source, caller), caller) as stream:
@@ -85,35 +91,55 @@ def locked(boot: BootFolders) -> Iterator[Path]:
     Raises:
         ConfigError: it cannot be made, or written.
     """
+    with writing(boot) as folder:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield folder
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def writing(boot: BootFolders) -> Iterator[Path]:
+    """The same folder, for what others need not wait for: files under names that nobody else knows.
+
+    Raises:
+        ConfigError: it cannot be made, or written.
+    """
     folder = Path(boot.http_root) / FILES_FOLDER
     try:
         for each in (folder, Path(boot.tftp_root) / FILES_FOLDER):
             each.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigError(f"{folder}: {error.strerror}: check boot.http_root and boot.tftp_root.") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield folder
     except OSError as error:
         raise ConfigError(
             f"{error.filename or folder}: {error.strerror}: check boot.http_root, boot.tftp_root and their disk."
         ) from error
-    finally:
-        os.close(descriptor)
 
 
-def place(stream: BinaryIO, path: Path, limit: int) -> None:
-    """Write all of *stream* to *path*, whole or not at all; a link of that name is replaced, not followed.
+@contextmanager
+def _beside(stream: BinaryIO, boot: BootFolders, name: str) -> Iterator[Path]:
+    """A copy of *stream* in the folder, readable for all, which is gone at the end unless it was given a name.
 
     Raises:
-        FileError: more than *limit* bytes came.
+        FileError: it does not end within the room that there is for all uploads.
     """
-    with files.replacing(path, 0o644) as target:
-        while piece := stream.read(MEGA):
-            target.write(piece)
-            if target.tell() > limit:
-                raise FileError(f"{path.name}: more than {limit / MEGA:g} MB.")
+    with writing(boot) as folder, tempfile.NamedTemporaryFile(prefix=".new-", dir=folder, delete=False) as copy:
+        path, limit = Path(copy.name), boot.uploads_max_mb * MEGA
+        try:
+            while piece := stream.read(MEGA):
+                copy.write(piece)
+                if copy.tell() > limit:
+                    raise FileError(
+                        f"{name}: no room: it alone is bigger, and boot.uploads_max_mb is {boot.uploads_max_mb}. "
+                        "Make it smaller, or ask an administrator."
+                    )
+            copy.flush()
+            path.chmod(0o644)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _link(path: Path, other: Path) -> None:

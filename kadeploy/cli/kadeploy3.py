@@ -25,8 +25,6 @@ app = shell.Tool(
         "range of nodes, let your ssh keys in, and write which nodes are OK and which are not.",
         "kadeploy3 -f $OAR_NODE_FILE -a my.dsc -p 4 -s ./launcher.sh": "Deploy an environment that is not recorded, on "
         "the fourth partition, then run a script.",
-        "kadeploy3 -m gdx-5.site -e debian12 --breakpoint BroadcastEnv:sync": "Stop before "
-        "a micro-step, the node in the deployment system, to look around there.",
         "kadeploy3 -m gdx-5.site -e debian12 --dry-run": "Check the request and show the workflow.",
     },
     statuses=shell.NODE_STATUSES,
@@ -130,6 +128,7 @@ def kadeploy3(
         typer.Option("--known-hosts", metavar="FILE", help="Write the nodes' new host keys there."),
     ] = None,
     dry_run: operation.DryRun = False,
+    form: operation.Format = "text",
     _owner_hint: Annotated[str | None, typer.Option("-l", hidden=True, callback=_no_l)] = None,
 ) -> int:
     """Deploy an environment on nodes."""
@@ -141,6 +140,8 @@ def kadeploy3(
     names = operation.nodes(machines, node_files, configuration.site)
     if not wait and (script or ok_file or ko_file or known_hosts):
         raise OptionError("--no-wait: -o, -n, -s and --known-hosts need the end of the deployment. Leave them out.")
+    if form != "text" and (dry_run or not wait):
+        raise OptionError("--format json tells how the deployment ended: leave out --dry-run and --no-wait.")
     if script:
         operation.check_script(script, who)
     env_name = operation.one_of("an environment", {"-e": env_name, "the first word": env})
@@ -178,12 +179,14 @@ def kadeploy3(
     work = admission.deploy(request, configuration)
     if dry_run:
         return operation.show(work, who)
+    output = operation.apart(form)
     display = operation.display_of(NAME, configuration, verbosity, debug)
     report = operation.carry_out(work, who, display, outputs)
     if known_hosts:
         operation.write_host_keys(known_hosts, work, report)
     if script:
         operation.run_script(script, who)
+    operation.answer(output, report)
     return operation.status(report, configuration.site)
 
 

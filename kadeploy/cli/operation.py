@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
+import msgspec
 import typer
 
 from kadeploy import files
@@ -118,6 +119,11 @@ OF_DEPLOYMENTS = {
 """What other tools took as well in Kadeploy 3.2 and later, and where it is now."""
 Hook = Annotated[bool, typer.Option("--hook/--no-hook", help="Run the site's hook at the end (default).")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, and stop.")]
+ReportForm = Literal["text", "json"]
+Format = Annotated[
+    ReportForm,
+    typer.Option("--format", metavar="FORMAT", help="text, or json: the report alone.", show_default=False),
+]
 Wid = Annotated[
     str | None,
     typer.Option("--write-workflow-id", metavar="FILE", help="Write the workflow id there."),
@@ -293,6 +299,22 @@ def carry_out(work: Work, who: Account, display: Display, outputs: Outputs) -> R
         report = launch(work, who, display, stop)
     outputs.fill(report)
     return report
+
+
+def apart(form: ReportForm) -> int | None:
+    """With ``--format json``, a descriptor of standard output for the report alone; all else goes to standard error."""
+    if form == "text":
+        return None
+    output = os.dup(1)
+    os.dup2(2, 1)
+    return output
+
+
+def answer(output: int | None, report: Report) -> None:
+    """Write the report where `apart` has made room for it; nobody may read it any more."""
+    if output is not None:
+        with suppress(OSError), os.fdopen(output, "w", encoding="utf-8") as stream:
+            stream.write(shell.document(msgspec.to_builtins(report), "json"))
 
 
 def in_background(request: Wish, folder: Path, who: Account, outputs: Outputs) -> int:

@@ -63,6 +63,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Nodes of one request."""
 
 
+class Runs(Struct, frozen=True, kw_only=True):
+    """How long what is known of an operation stays on disk (``state_dir/runs``)."""
+
+    days: Annotated[int, msgspec.Meta(ge=1)] = 30
+    max_mb: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    """Room for all of them; the oldest go first, those of running operations never."""
+
+
 class Vlan(Struct, frozen=True, kw_only=True):
     """VLAN support: a host name suffix holding ``VLAN_ID`` and the command that moves nodes."""
 
@@ -110,6 +118,7 @@ class Site(Struct, frozen=True, kw_only=True):
     mkfs_options: dict[str, str] = {}
     windows: Windows = Windows()
     limits: Limits = Limits()
+    runs: Runs = Runs()
     vlan: Vlan | None = None
     demolishing: Demolishing = Demolishing()
     hooks: Hooks = Hooks()

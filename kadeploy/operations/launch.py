@@ -34,7 +34,7 @@ from kadeploy.events import (
     Report,
 )
 from kadeploy.nodeset import fold
-from kadeploy.operations import admission, hooks, production, staging
+from kadeploy.operations import admission, hooks, production, runs, staging
 from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.staging import Staged
@@ -74,7 +74,12 @@ def launch(work: Work, account: Account, listener: Listener, stop: threading.Eve
             lent = {path: stream.fileno() for path, stream in staged.images.items()}
             work = replace(work, assignments=staged.assignments, lent=lent)
             run = _look if work.only_looks else _claim_and_run
-            return run(work, _to_all(file, listener), stop)
+            report = run(work, _to_all(file, listener), stop)
+        if work.only_looks:  # monitoring looks every minute
+            shutil.rmtree(work.folder, ignore_errors=True)
+        else:
+            runs.purge(work.site, work.wid)
+        return report
 
 
 def _free_nodes_of_the_dead(work: Work, tell: Listener) -> None:

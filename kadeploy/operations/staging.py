@@ -37,10 +37,15 @@ class Staged:
     images: Mapping[str, BinaryIO]
     """By path; open for as long as the operation lasts, and lent to its tasks (`kadeploy.remote.lending`)."""
 
+    folder: Path
+    """Where the files of ours are."""
+
     def close(self) -> None:
-        """Close the images."""
-        for stream in self.images.values():
+        """Close the images; those that came over http, which are ours and big, are removed."""
+        for path, stream in self.images.items():
             stream.close()
+            if Path(path).is_relative_to(self.folder):
+                Path(path).unlink(missing_ok=True)
 
 
 def stage(
@@ -71,7 +76,7 @@ def stage(
     except BaseException:
         files_of.close()
         raise
-    return Staged(staged, {str(file.path): stream for stream, file in files_of.images.values()})
+    return Staged(staged, {str(file.path): stream for stream, file in files_of.images.values()}, files_of.into)
 
 
 def dry_run(

@@ -148,6 +148,12 @@ def abort(wid: str, reason: str, finished: Container[str] = ()) -> bool:
     return end(wid, rows, state="aborted")
 
 
+def ended(site: Site) -> dict[str, bool]:
+    """Whether it has ended, for each workflow that the journal still knows."""
+    connect(site)
+    return {wid: end is not None for wid, end in fetch(Workflow.select(Workflow.wid, Workflow.ended))}
+
+
 def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = None) -> dict[str, Any]:
     """The running workflows, or the one named *wid* even when it has ended, as ``kanodes3 -y`` shows them.
 

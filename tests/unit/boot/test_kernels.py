@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy import process
-from kadeploy.boot import kernels
+from kadeploy.boot import kernels, uploads
+from kadeploy.caller import Account
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError
 from tests.unit import build
@@ -271,6 +273,35 @@ def test_files_are_readable_for_all_under_a_name_of_their_image(tmp_path: Path) 
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     (other,) = provided(tmp_path, sha256="1" * 64, vmlinuz=b"another")
     assert (path.read_bytes(), other.read_bytes()) == (b"kernel", b"another")
+
+
+def test_nobody_waits_while_files_are_taken_out_of_somebody_elses_image(tmp_path: Path) -> None:
+    boot, opened, go_on = build.boot_folders(tmp_path), threading.Event(), threading.Event()
+
+    def slow() -> BinaryIO:
+        opened.set()
+        assert go_on.wait(30)
+        return image(tmp_path, tar(("vmlinuz", b"kernel")))()
+
+    with ThreadPoolExecutor(2) as pool:
+        theirs = pool.submit(kernels.provide, build.environment(), SHA256, "pure_pxe", boot, slow)
+        try:
+            assert opened.wait(30)
+            (tmp_path / "mine").write_bytes(b"mine")
+            me = Account("alice", os.geteuid(), os.getegid(), tmp_path)
+            stored = pool.submit(uploads.store, [str(tmp_path / "mine")], boot, me, tmp_path / "fetched")
+            assert stored.result(10) == ["kernels/pxe-alice--mine"]
+        finally:
+            go_on.set()
+        assert (tmp_path / "http" / theirs.result(30)["kernel"]).read_bytes() == b"kernel"
+    assert not list((tmp_path / "http" / "kernels").glob(".*"))
+
+
+def test_kernel_and_initrd_may_be_one_file(tmp_path: Path) -> None:
+    environment = build.environment(kernel="/both", initrd="/both")
+    first, second = provided(tmp_path, environment, both=b"kernel")
+    assert first == second
+    assert first.read_bytes() == b"kernel"
 
 
 def test_an_image_is_read_once(tmp_path: Path) -> None:

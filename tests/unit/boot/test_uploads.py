@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import os
 import stat
 import time
@@ -102,16 +102,36 @@ def test_a_file_that_its_user_may_not_read_is_refused(tmp_path: Path, boot: Boot
     assert not (tmp_path / "http" / "kernels" / "pxe-nobody--shadow").exists()
 
 
-def test_a_stream_that_does_not_end_is_cut_off_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_stream_that_does_not_end_is_cut_off_and_nothing_is_left(tmp_path: Path, boot: BootFolders) -> None:
     """A file may grow while it is copied."""
-    with pytest.raises(FileError, match="more than 1 MB"):
-        uploads.place(io.BytesIO(bytes(2 * MEGA)), tmp_path / "vmlinuz", MEGA)
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileError, match="uploads_max_mb is 1"):
+        store(boot, source(tmp_path, "vmlinuz", 2 * MEGA))
+    assert list((tmp_path / "http" / "kernels").iterdir()) == []
+
+
+@pytest.mark.parametrize(("user", "file"), [("a-", "x"), ("a", "x"), ("a", "x--y"), ("a", "x-")])
+def test_a_stored_name_tells_user_and_file_apart(boot: BootFolders, user: str, file: str) -> None:
+    name = uploads.name_of(file, ALICE._replace(name=user))
+    readings = [
+        (name[len(uploads.PREFIX) : at], name[at + 2 :])
+        for at in range(len(uploads.PREFIX), len(name))
+        if name[at : at + 2] == "--"
+    ]
+    possible = []
+    for each, base in readings:
+        with contextlib.suppress(OptionError):
+            possible += [(each, base)] * (uploads.name_of(base, ALICE._replace(name=each)) == name)
+    assert possible == [(user, file)]
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_refused_with_what_to_do(tmp_path: Path, boot: BootFolders) -> None:
+    with pytest.raises(OptionError, match="the first of them no -"):
+        store(boot, source(tmp_path, "-x"))
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_the_settings(tmp_path: Path, boot: BootFolders) -> None:
     (tmp_path / "http").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"boot\.http_root and boot\.tftp_root"):
+    with pytest.raises(ConfigError, match=r"boot\.http_root, boot\.tftp_root"):
         store(boot, source(tmp_path, "vmlinuz"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import re
@@ -303,6 +304,27 @@ def test_replaying_a_runs_events_shows_the_run_again(deploy: Run, ready: Site, t
         display(event)
     assert "BootNewEnvDummy" in done.stdout
     assert again.getvalue() == done.stdout
+
+
+def test_the_report_as_json_is_all_there_is_on_standard_output(deploy: Run, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\necho said by the script\n", encoding="utf-8")
+    script.chmod(0o755)
+    done = deploy("--format", "json", "-s", str(script))
+    report = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert report["ok"] == ["gdx-1.site", "gdx-2.site"]
+    assert report["ko"] == {}
+    assert f"Deployment {report['wid']} ended" in done.stderr
+    assert "said by the script" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--no-wait"])
+def test_a_report_as_json_needs_an_end(deploy: Run, ready: Site, option: str) -> None:
+    done = deploy("--format", "json", option)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--format json tells how the deployment ended" in done.stderr
+    assert not touched(ready)
 
 
 def test_no_wait_tells_a_refusal(deploy: Run, ready: Site, tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""How long run folders are kept: for some days, and within some room, the oldest going first (`runs` in site.yml)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from kadeploy.config.site import Site
+from kadeploy.files import MEGA
+from kadeploy.operations.work import run_folder
+from kadeploy.state import journal
+
+_DAY = 86400.0
+_SIZE = "size"
+"""File of a run folder that tells how many bytes it holds, written once it has ended."""
+
+
+class _Run(NamedTuple):
+    """A run folder that nobody uses; *last* is when something was written there (Unix)."""
+
+    path: Path
+    last: float
+    size: int
+
+
+def purge(site: Site, wid: str) -> None:
+    """Remove what is too old or too much; the workflow *wid* has just ended, and stays."""
+    _note_size(run_folder(site, wid))
+    ended = journal.ended(site)
+    runs = sorted(_unused(site, ended, wid), key=lambda run: run.last)
+    oldest = time.time() - site.runs.days * _DAY
+    room = site.runs.max_mb * MEGA - _size(run_folder(site, wid))
+    total = sum(run.size for run in runs)
+    for run in runs:
+        if total <= room and run.last >= oldest:
+            break
+        shutil.rmtree(run.path, ignore_errors=True)
+        total -= run.size
+
+
+def _unused(site: Site, ended: Mapping[str, bool], wid: str) -> Iterator[_Run]:
+    """Run folders, less those of workflows that run or are just being prepared."""
+    for path in (site.state / "runs").iterdir():
+        with suppress(OSError):  # another process may purge as well
+            last = path.stat().st_mtime
+            fresh = time.time() - last < _DAY
+            if path.name != wid and ended.get(path.name, not fresh):
+                yield _Run(path, last, _size(path))
+
+
+def _size(folder: Path) -> int:
+    """Bytes below *folder*, as noted at its end, or else counted: its controller died."""
+    try:
+        return int((folder / _SIZE).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return _count(folder)
+
+
+def _note_size(folder: Path) -> None:
+    with suppress(OSError):
+        (folder / _SIZE).write_text(f"{_count(folder)}\n", encoding="ascii")
+
+
+def _count(folder: Path) -> int:
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(where, name)).st_size  # noqa: PTH118 - many files
+    return total
