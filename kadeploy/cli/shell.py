@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import IO, Annotated, Any, Literal, TypeVar
@@ -438,13 +438,29 @@ def write_bytes(path: str, content: bytes) -> None:
     Raises:
         FileError: the caller may not write there.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    with _opened(path, os.O_TRUNC) as stream:
+        stream.write(content)
+
+
+def require_writable(path: str) -> None:
+    """Refuse the caller's file *path* unless it can be written; what is in it stays.
+
+    Raises:
+        FileError: the caller may not write there.
+    """
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: str, flags: int = 0) -> Iterator[IO[bytes]]:
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         with as_user(caller()):
             descriptor = os.open(path, flags, 0o666)
         os.set_blocking(descriptor, True)  # only to open a FIFO that nobody reads would wait for ever
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            yield stream
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}. Name a file that you can write.") from error
 
