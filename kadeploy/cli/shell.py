@@ -146,16 +146,18 @@ def run(app: Tool, name: str, argv: Sequence[str] | None = None) -> int:
 
     A refusal is one line on standard error; so is wrong usage, followed by where to look.
     """
-    _write_anything()
+    _complete_streams()
     if completion.asked():
         return completion.answer(app.made(name), name)
     return _ended(app.made(name), name, list(sys.argv[1:] if argv is None else argv))
 
 
-def _write_anything() -> None:
-    """Have an output even where none is open, that knows some way to write each character."""
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the end of the process
+def _complete_streams() -> None:
+    """Have all three standard streams even where they are closed, and an output that can write any character."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the lowest free descriptor is the one that is missing
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
