@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from kadeploy.errors import OptionError
 
@@ -47,6 +47,33 @@ def caller(environment: Mapping[str, str] | None = None) -> Account:
         ) from error
     own = variables.get("HOME", "") if uid == os.getuid() else ""  # under sudo it may be root's
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(own if own.startswith("/") else entry.pw_dir))
+
+
+def account(name: str) -> Account:
+    """The account of this machine that is called *name*.
+
+    Raises:
+        OptionError: there is none.
+    """
+    try:
+        entry = pwd.getpwnam(name)
+    except (KeyError, ValueError) as error:
+        raise OptionError(f"The user {name} has no account on this machine: name one who has.") from error
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+
+
+class _Whose(TypedDict, total=False):
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+_NOBODY = 65534
+
+
+def powerless() -> _Whose:
+    """How `subprocess.Popen` starts a program that reads a user's data: with nobody's rights, where root calls."""
+    return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 # --- the user of one thread -----------------------------------------------------------------------------------------

@@ -23,11 +23,17 @@ Exception
 
 from __future__ import annotations
 
+from kadeploy.printable import printable
+
 
 class KadeployError(Exception):
     """A request that is refused; its text says what to do next."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Fit to be shown: it may quote a web server, or a file."""
+        return printable(super().__str__())
 
 
 class ConfigError(KadeployError):

@@ -6,8 +6,12 @@ import contextlib
 import errno
 import hashlib
 import http.client
+import io
 import os
 import re
+import shutil
+import socket
+import ssl
 import stat
 import sys
 import tempfile
@@ -17,19 +21,26 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import msgspec
 
 from kadeploy.caller import Account, as_user
 from kadeploy.errors import FileError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 MEGA = 1024 * 1024
 HTTP_TIMEOUT = 30
 """Seconds that a web server may stay silent."""
+HEAD_LIMIT = 60
+"""Seconds that it may take for the head of its answer, and before its speed counts."""
 MAX_REDIRECTS = 5
 SLOWEST = 10_000
-"""Bytes per second below which a download is given up, once it has lasted a minute."""
+"""Bytes per second below which a download is given up."""
+_EXCERPT = 200
+"""Characters shown of what a web server says."""
 _BLOCK = 4 * MEGA
 _SETTLED = 2.0
 """Seconds after its last change until a file's times tell it from one that is changed again."""
@@ -70,26 +81,33 @@ def _at_home(path: str | Path, caller: Account) -> Path:
     return caller.home.joinpath(*parts[1:]) if parts[:1] == ("~",) else Path(path)
 
 
-def read_text(source: str, caller: Account, max_bytes: int = MEGA, content_types: tuple[str, ...] = ()) -> str:
+def read_text(source: str, caller: Account, max_bytes: int = MEGA) -> str:
     """Text of a path or http(s) URL, at most *max_bytes* long; ``-`` is standard input.
 
     What the caller's shell has opened is read as it is (see `is_stream`).
 
     Raises:
-        FileError: cannot be read, too big, of another type than *content_types* (see `fetch`), or not UTF-8.
+        FileError: cannot be read, too big, a web page (whatever type the server tells), or not UTF-8.
     """
-    content = _content(source, caller, max_bytes, content_types)
+    content = _content(source, caller, max_bytes)
     try:
-        return content.decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FileError(f"{source}: not a text file (UTF-8).") from error
+    if is_url(source) and _WEB_PAGE.match(text):
+        raise FileError(f"{source}: is a web page (HTML), not the file itself: give the address that downloads it.")
+    return text
 
 
-def _content(source: str, caller: Account, max_bytes: int, content_types: tuple[str, ...]) -> bytes:
+_WEB_PAGE = re.compile(r"\ufeff?\s*(<\?xml|<!doctype\s+html|<!--|<html)", re.IGNORECASE)
+"""How pages begin: a listing, a login or an error, whatever type the server tells."""
+
+
+def _content(source: str, caller: Account, max_bytes: int) -> bytes:
     if is_url(source):
         blocks: list[bytes] = []
-        with _download(source, content_types) as response:
-            _copy(source, response, blocks.append, max_bytes)
+        with _download(source) as response:
+            _copy(source, response, blocks.append, max_bytes, _length(source, response))
         return b"".join(blocks)
     with _opened(source, caller) as stream:
         try:
@@ -126,7 +144,30 @@ def is_stream(source: str) -> bool:
 
 def _why(error: object) -> str:
     """What went wrong, without the names of exceptions where there are words for it."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:_EXCERPT]
+
+
+class _FromStart(io.RawIOBase):
+    """A file behind a descriptor, from its beginning; the position that others share is left alone."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._offset = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """As in `io.RawIOBase`."""
+        count = os.preadv(self._descriptor, [buffer], self._offset)
+        self._offset += count
+        return count
+
+
+def from_start(descriptor: int) -> BinaryIO:
+    """All of the file behind *descriptor*, which stays open and as it is."""
+    return cast("BinaryIO", io.BufferedReader(_FromStart(descriptor), MEGA))
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -194,13 +235,17 @@ def _local_checksums(stream: BinaryIO, path: Path, cache: Path | None) -> tuple[
     if note and (known := _known(note)) and known.identity == identity:
         return known.md5, known.sha256, identity[2]
     md5, sha256, size = checksums(stream)
-    if _identity(stream.fileno()) != identity:
-        raise FileError(f"{path}: changed while it was read. Try again once it is complete.")
+    _require_same(stream, path, identity)
     if note and begun - identity[-1] / 1e9 > _SETTLED:
         with contextlib.suppress(OSError):  # a cache is a convenience, and only root may write it
             note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             replace_file(note, msgspec.json.encode(_Known(identity, md5, sha256)))
     return md5, sha256, size
+
+
+def _require_same(stream: BinaryIO, path: Path, before: tuple[int, ...]) -> None:
+    if _identity(stream.fileno()) != before:
+        raise FileError(f"{path}: changed while it was read. Try again once it is complete.")
 
 
 def _known(note: Path) -> _Known | None:
@@ -253,31 +298,56 @@ def local_path(source: str, caller: Account | None = None) -> Path:
     return Path(path)
 
 
-def fetch(
-    source: str,
-    into: Path,
-    caller: Account,
-    max_bytes: int = 0,
-    content_types: tuple[str, ...] = (),
-    cache: Path | None = None,
-) -> LocalFile:
-    """Have *source* as a file of this machine, with its checksums.
+def fetch(source: str, into: Path, caller: Account, max_bytes: int = 0) -> LocalFile:
+    """A copy of *source* (path or URL) in a new folder of *into*, with its checksums; it keeps its name.
 
-    A path stays where it is, read with the rights of *caller*; a URL is downloaded into the folder *into*. The size
-    limit *max_bytes* (0: none) is checked before and while reading. *content_types* are what a web server may say
-    (``text/`` stands for all that begin so). *cache* is a folder where checksums of local files are remembered.
-
-    Between this check and the use of a local file its owner can put another one in its place. So whoever uses it opens
-    it again with `open_as_user`, never as root, and compares the SHA-256 of what was read (the broadcast does, on
-    every node): another file is then found out, and none can be read that the user could not read anyway.
+    A path is opened once, with the rights of *caller*. From then on the copy is used: by its name, the original could
+    be another file at any time. The size limit *max_bytes* (0: none) is checked before and while reading.
 
     Raises:
-        FileError: cannot be read or fetched, too big, of another type, changed meanwhile, or the disk is full.
+        FileError: cannot be read or fetched, too big, changed meanwhile, or the disk is full.
     """
     if is_url(source):
-        return _fetch_url(source, into, max_bytes, content_types)
-    path = local_path(source, caller)
-    return LocalFile(path, *_measure_path(path, caller, max_bytes, cache))
+        return _fetch_url(source, into, max_bytes)
+    path = local_path(source)
+    with open_as_user(path, caller) as stream:
+        before = _identity(stream.fileno())
+        _check_size(source, os.fstat(stream.fileno()).st_size, max_bytes)
+        copy = copy_stream(stream, into, path.name, max_bytes)
+        _require_same(stream, path, before)
+    return copy
+
+
+def copy_stream(stream: BinaryIO, into: Path, name: str, max_bytes: int = 0) -> LocalFile:
+    """All of *stream* as a file of that name in a new folder of *into*.
+
+    Raises:
+        FileError: cannot be read, too big, or the disk is full.
+    """
+    with _new_file(into, name, name) as target:
+        measures = _copy(name, stream, target.write, max_bytes)
+    return LocalFile(Path(target.name), *measures)
+
+
+def hold(source: str, into: Path, caller: Account, cache: Path | None = None) -> tuple[BinaryIO, LocalFile]:
+    """*source* (path or URL) open for reading, with its checksums, for a file that is too big to be copied.
+
+    A path is opened once, with the rights of *caller*; the stream means that file whatever becomes of its name. A URL
+    is downloaded into the folder *into*. *cache* is a folder where checksums of local files are remembered.
+
+    Raises:
+        FileError: cannot be read or fetched, changed meanwhile, or the disk is full.
+    """
+    if is_url(source):
+        local = _fetch_url(source, into, 0)
+        return local.path.open("rb"), local
+    path = local_path(source)
+    stream = open_as_user(path, caller)
+    try:
+        return stream, LocalFile(path, *_measured(stream, path, cache))
+    except BaseException:
+        stream.close()
+        raise
 
 
 def measure(source: str, caller: Account, max_bytes: int = 0, cache: Path | None = None) -> tuple[int, str, str]:
@@ -289,16 +359,21 @@ def measure(source: str, caller: Account, max_bytes: int = 0, cache: Path | None
     if not is_url(source):
         return _measure_path(local_path(source, caller), caller, max_bytes, cache)
     with _download(source) as response:
-        return _copy(source, response, lambda _block: None, max_bytes)
+        return _copy(source, response, lambda _block: None, max_bytes, _length(source, response))
 
 
 def _measure_path(path: Path, caller: Account, max_bytes: int, cache: Path | None) -> tuple[int, str, str]:
     with open_as_user(path, caller) as stream:
         _check_size(str(path), os.fstat(stream.fileno()).st_size, max_bytes)
-        try:
-            md5, sha256, size = _local_checksums(stream, path, cache)
-        except OSError as error:
-            raise FileError(f"{path}: {_why(error)}.") from error
+        return _measured(stream, path, cache)
+
+
+def _measured(stream: BinaryIO, path: Path, cache: Path | None) -> tuple[int, str, str]:
+    """Size in bytes, MD5 and SHA-256."""
+    try:
+        md5, sha256, size = _local_checksums(stream, path, cache)
+    except OSError as error:
+        raise FileError(f"{path}: {_why(error)}.") from error
     return size, md5, sha256
 
 
@@ -317,70 +392,143 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         """Refuse to be sent to another kind of place."""
         if not is_url(newurl):
-            raise FileError(f"{req.full_url}: redirects to {newurl}, which is not http(s).")
+            raise FileError(f"{req.full_url}: redirects to {newurl[:_EXCERPT]}, which is not http(s).")
         if req.type == "https" and not newurl.lower().startswith("https:"):
-            raise FileError(f"{req.full_url}: redirects to {newurl}, which is not protected as https is.")
+            raise FileError(f"{req.full_url}: redirects to {newurl[:_EXCERPT]}, which is not protected as https is.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
-def _download(source: str, content_types: tuple[str, ...] = ()) -> BinaryIO:
+class _Timed(io.RawIOBase):
+    """What a web server sends, as long as it is quick enough.
+
+    A time-out of the socket alone would let it send a byte now and then for ever.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._incoming = connection.makefile("rb", buffering=0)
+        self._begun = time.monotonic()
+        self._received = 0
+        self.in_head = True
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Some bytes.
+
+        Raises:
+            TimeoutError: silence, or too few bytes.
+        """
+        more = HEAD_LIMIT + (0 if self.in_head else self._received / SLOWEST)
+        left = self._begun + more - time.monotonic()
+        self._connection.settimeout(max(0.001, min(left, HTTP_TIMEOUT)))
+        try:
+            count = self._incoming.readinto(buffer) if left > 0 else None
+        except TimeoutError:
+            count = None
+        if count is None:
+            slow = f"the server is too slow, {self._received} bytes in {time.monotonic() - self._begun:.0f} s"
+            raise TimeoutError(slow if left < HTTP_TIMEOUT else f"the server is silent for {HTTP_TIMEOUT} s")
+        self._received += count
+        return count
+
+    def close(self) -> None:
+        """Close this reader; the connection is its owner's."""
+        self._incoming.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer with a limit to the time of its head, and to its slowness."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp.close()
+        self._timed = _Timed(sock)
+        self.fp = io.BufferedReader(self._timed)
+
+    def begin(self) -> None:
+        """Read the head, and any number of heads that only say to go on."""
+        super().begin()
+        self._timed.in_head = False
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _Web(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens http and https URLs over these connections; certificates are verified."""
+
+    def __init__(self) -> None:
+        urllib.request.HTTPSHandler.__init__(self, context=ssl.create_default_context())
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """Over TCP."""
+        return self.do_open(_Connection, req)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """Over TLS."""
+        return self.do_open(_SecureConnection, req, context=self._context)  # type: ignore[attr-defined]
+
+
+def _download(source: str) -> BinaryIO:
     """Open a URL; certificates are verified, proxies are those of the environment."""
     check_url(source)
-    opener = urllib.request.build_opener(_Redirects)
+    opener = urllib.request.build_opener(_Web, _Redirects)
     opener.addheaders = [("User-Agent", "Kadeploy")]
     try:
-        response = opener.open(source, timeout=HTTP_TIMEOUT)
+        return cast("BinaryIO", opener.open(source, timeout=HTTP_TIMEOUT))
     except urllib.error.HTTPError as error:
         error.close()
-        raise FileError(f"{source}: the server answers {error.code} {' '.join(error.reason.split())}.") from error
+        raise FileError(
+            f"{source}: the server answers {error.code} {' '.join(error.reason.split())[:_EXCERPT]}."
+        ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise FileError(f"{source}: cannot be fetched: {_why(getattr(error, 'reason', None) or error)}.") from error
-    kind = response.headers.get_content_type()
-    if content_types and not any(_is(kind, each) for each in content_types):
-        response.close()
-        raise FileError(f"{source}: is {kind}, expected {' or '.join(content_types)}.")
-    return cast("BinaryIO", response)
 
 
-def _is(kind: str, wanted: str) -> bool:
-    return kind.startswith(wanted) if wanted.endswith("/") else kind == wanted
-
-
-def _fetch_url(source: str, into: Path, max_bytes: int, content_types: tuple[str, ...]) -> LocalFile:
+def _fetch_url(source: str, into: Path, max_bytes: int) -> LocalFile:
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(urllib.parse.urlsplit(source).path).name)[-100:] or "file"
-    with _download(source, content_types) as response, _new_file(into, f"-{name}", source) as target:
-        measures = _copy(source, response, target.write, max_bytes)
+    with _download(source) as response, _new_file(into, name, source) as target:
+        measures = _copy(source, response, target.write, max_bytes, _length(source, response))
     return LocalFile(Path(target.name), *measures)
 
 
 @contextlib.contextmanager
-def _new_file(folder: Path, suffix: str, source: str) -> Iterator[tempfile._TemporaryFileWrapper[bytes]]:
-    """A file that stays only when it is complete; trouble with the disk is a refusal."""
+def _new_file(into: Path, name: str, source: str) -> Iterator[BinaryIO]:
+    """A file in a folder of its own that stays only when it is complete; trouble with the disk is a refusal."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix="fetched-", suffix=suffix, dir=folder, delete=False) as target:
-            try:
+        into.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="file-", dir=into))
+        try:
+            with (folder / name).open("xb") as target:
+                os.fchmod(target.fileno(), 0o600)
                 yield target
-                target.flush()
-            except BaseException:
-                Path(target.name).unlink(missing_ok=True)
-                raise
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = f"the disk that holds {folder} is full: make room there" if full else _why(error)
+        advice = f"the disk that holds {into} is full: make room there" if full else _why(error)
         raise FileError(f"{source}: cannot be stored: {advice}.") from error
 
 
-def _copy(source: str, response: BinaryIO, write: Callable[[bytes], object], max_bytes: int) -> tuple[int, str, str]:
-    """Pass all of *response* on to *write*; its size, MD5 and SHA-256."""
-    expected, begun = _length(response), time.monotonic()
+def _copy(
+    source: str, stream: BinaryIO, write: Callable[[bytes], object], max_bytes: int, expected: int | None = None
+) -> tuple[int, str, str]:
+    """Pass all of *stream* on to *write*; its size, MD5 and SHA-256. *expected* is the size that was announced."""
     _check_size(source, expected or 0, max_bytes)
     md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-    while block := _receive(source, response):
+    while block := _receive(source, stream):
         size += len(block)
         _check_size(source, size, max_bytes)
-        if size < SLOWEST * (time.monotonic() - begun - 60):
-            raise FileError(f"{source}: the server is too slow, {size} bytes so far. Copy the file to a nearer place.")
         md5.update(block)
         sha256.update(block)
         write(block)
@@ -389,17 +537,21 @@ def _copy(source: str, response: BinaryIO, write: Callable[[bytes], object], max
     return size, md5.hexdigest(), sha256.hexdigest()
 
 
-def _receive(source: str, response: BinaryIO) -> bytes:
+def _receive(source: str, stream: BinaryIO) -> bytes:
     """What has arrived, at most a megabyte."""
     try:
-        return cast("http.client.HTTPResponse", response).read1(MEGA)
+        return cast("io.BufferedReader", stream).read1(MEGA)
     except (OSError, http.client.HTTPException) as error:
         raise FileError(f"{source}: the transfer broke off: {_why(error)}. Try again.") from error
 
 
-def _length(response: BinaryIO) -> int | None:
+def _length(source: str, response: BinaryIO) -> int | None:
     length = response.headers.get("Content-Length", "")  # type: ignore[attr-defined]
-    return int(length) if length.isdecimal() else None
+    if not re.fullmatch(r"[0-9]+", length):
+        return None
+    if len(length) > len(str(sys.maxsize)):
+        raise FileError(f"{source}: the server announces a size of {len(length)} digits. Ask who runs it.")
+    return int(length)
 
 
 # --- public keys --------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol
 
+from kadeploy.printable import printable
+
 Operation = Literal["deploy", "reboot", "power"]
 """What a workflow does to nodes."""
 
@@ -48,6 +50,13 @@ class Outcome:
     """What was asked for, where a step asks: ``on`` or ``off``."""
     micro_step: str = ""
     """Where it waits, when it is LATE."""
+
+    def __post_init__(self) -> None:
+        """Make words of nodes and BMCs fit to be shown."""
+        for name in ("message", "stdout", "stderr", "answer"):
+            said = getattr(self, name)
+            if (shown := printable(said)) is not said:
+                object.__setattr__(self, name, shown)
 
 
 class Implementation(Protocol):
@@ -101,6 +110,10 @@ class Tried:
     attempt: Attempt
     verdict: Verdict
     seconds: float
+
+
+ABORTED = "aborted"
+"""Reason of a node whose workflow was stopped, by its user or with its controller; more may follow after a colon."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +277,7 @@ class _Automaton:
         ends = {
             node: Final(
                 Verdict.KO if aborted else outcome.verdict,
-                "aborted" if aborted else outcome.message,
+                ABORTED if aborted else outcome.message,
                 self.history[node],
                 aborted,
             )

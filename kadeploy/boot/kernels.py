@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from typing import BinaryIO, Literal, cast
 
 from kadeploy.boot import uploads
 from kadeploy.boot.profile import FILES_FOLDER
+from kadeploy.caller import powerless
 from kadeploy.config.site import BootFolders
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.image import KINDS
@@ -46,6 +48,7 @@ HOPS = 40
 KEPT = 86400.0
 """Seconds for which boot files that no profile mentions are kept."""
 _HEADER_LIMIT = 4 * MEGA
+_COMPLAINT_LIMIT = 4096
 
 
 def wanted(environment: Environment, method: Literal["chainload", "pure_pxe"]) -> dict[What, str]:
@@ -179,7 +182,9 @@ class _Pass:
                     if self._take(stream, member) and enough():
                         return
             except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
-                raise FileError(f"The image is not a sound {kind} archive: {error}.") from error
+                raise _unsound(kind, stream.complaint() or str(error)) from error
+            if said := stream.complaint():
+                raise _unsound(kind, said)
 
     def _take(self, stream: _Forward, member: tarfile.TarInfo) -> bool:
         """Whether the member tells something new."""
@@ -253,29 +258,48 @@ def _members(stream: _Forward) -> Iterator[tarfile.TarInfo]:
     raise FileError(f"The image holds more than {MEMBERS} files.")
 
 
+def _unsound(kind: str, why: str) -> FileError:
+    return FileError(f"The image is not a sound {kind} archive: {why.rstrip('.')}.")
+
+
 @contextmanager
 def _unpacked(image: Image, kind: str) -> Iterator[_Forward]:
-    with image() as packed:
-        process = subprocess.Popen(
-            KINDS[kind].compression.unpack_here,
-            stdin=packed,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": os.defpath},
-        )
-    try:
-        yield _Forward(cast("BinaryIO", process.stdout))
-    finally:
-        process.kill()
-        cast("BinaryIO", process.stdout).close()
-        process.wait()
+    with tempfile.TemporaryFile() as words:
+        with image() as packed:
+            process = subprocess.Popen(
+                KINDS[kind].compression.unpack_here,
+                stdin=packed,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                env={"PATH": os.defpath, "LC_ALL": "C"},
+                process_group=0,  # what the terminal says to us is not for it
+                **powerless(),
+            )
+        pipe = cast("BinaryIO", process.stdout)
+
+        def complaint() -> str:
+            """What the program says of an image that it cannot unpack to its end; empty when there is more."""
+            if pipe.read(1) or process.wait() <= 0:
+                return ""
+            words.seek(0)
+            said = words.read(_COMPLAINT_LIMIT).decode(errors="replace").split("\n")
+            return next((line.strip() for line in said if line.strip()), "")  # advice follows
+
+        try:
+            yield _Forward(pipe, complaint)
+        finally:
+            process.kill()
+            pipe.close()
+            process.wait()
 
 
 class _Forward:
     """A pipe as `tarfile` likes files: it can be skipped forward, a step back, and is bounded in all it yields."""
 
-    def __init__(self, pipe: BinaryIO) -> None:
+    def __init__(self, pipe: BinaryIO, complaint: Callable[[], str]) -> None:
         self.pipe = pipe
+        self.complaint = complaint
+        """Why the program in front of the pipe gave up; empty when it did not."""
         self.position = 0
         self.ahead = b""
         self.last = b""

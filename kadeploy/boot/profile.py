@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 
 import jinja2
 
+from kadeploy.boot import loaders, parameters
 from kadeploy.config.cluster import Cluster, Node
 from kadeploy.config.folder import collection
 from kadeploy.config.partition import partition_device
@@ -47,8 +48,6 @@ KERNELS_PATTERN = "KERNELS_DIR"
 """In a user's profile: the folder of these files."""
 FILES_FOLDER = "kernels"
 """Folder of uploaded and extracted files, under ``tftp_root`` and ``http_root``."""
-
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +168,8 @@ def _texts(sources: Sources, kind: ProfileKind, node: Node) -> dict[Loader, str]
     second = _SECOND[loader.firmware]
     if loader.profiles == "ipxe" and values["boots"] != "linux":
         return {"ipxe": _filled(sources, "ipxe", values), second: _filled(sources, second, values)}
-    if loader.profiles == "pxelinux" and loader.firmware == "uefi" and values["boots"] != "linux":
-        raise ConfigError("PXELINUX cannot boot a disk or a hypervisor under UEFI: set loader.profiles to grub.")
+    if values["boots"] not in loaders.way(loader).boots:
+        raise ConfigError(loaders.UNABLE)
     return {loader.profiles: _filled(sources, loader.profiles, values)}
 
 
@@ -193,7 +192,7 @@ def custom(sources: Sources, node: Node) -> str:
     if NODE_PATTERN in text:
         if node.name not in sources.singularities:
             raise OptionError(f"{NODE_PATTERN} is unknown for {node.name}: give it a line with --set-pxe-pattern.")
-        text = text.replace(NODE_PATTERN, _printable(sources.singularities[node.name]))
+        text = text.replace(NODE_PATTERN, parameters.printable(sources.singularities[node.name]))
     text = text.replace(f"{KERNELS_PATTERN}/{FILES_PATTERN}", FILES_PATTERN).replace(KERNELS_PATTERN, FILES_FOLDER)
     text = text.replace(FILES_PATTERN, f"{FILES_FOLDER}/pxe-{sources.user}")
     return text if text.endswith("\n") else f"{text}\n"
@@ -209,12 +208,12 @@ def _boots(sources: Sources, kind: ProfileKind) -> dict[str, Any]:
             raise ConfigError(f"clusters/{sources.cluster.name}.yml: loader.nfsroot_kernel is not set.")
         return _linux(sources, loader.nfsroot_kernel, loader.nfsroot_initrd, loader.nfsroot_params, tell_interface=True)
     environment = sources.environment
-    system = environment.environment_kind if environment else "other"
-    if environment is None or system == "other" or (system == "linux" and loader.method == "chainload"):
+    boots = loaders.boots(loader, environment)
+    if environment is None or boots == "disk":
         return _disk(sources)
     files = sources.boot_files
     values = _linux(sources, files.get("kernel", ""), files.get("initrd", ""), _root(sources, environment))
-    if system == "xen":
+    if boots == "xen":
         hypervisor = url(sources, files.get("hypervisor", ""))
         if not hypervisor:
             raise ConfigError(f"environment {environment.name} has no hypervisor file: add `hypervisor` to it.")
@@ -229,7 +228,7 @@ def _linux(sources: Sources, kernel: str, initrd: str, params: str, *, tell_inte
         "boots": "linux",
         "kernel": url(sources, kernel),
         "initrd": url(sources, initrd),
-        "params": " ".join(params.split(" ")).strip(),
+        "params": params.strip(),
         "tell_interface": tell_interface,
     }
 
@@ -237,8 +236,7 @@ def _linux(sources: Sources, kernel: str, initrd: str, params: str, *, tell_inte
 def _root(sources: Sources, environment: Environment) -> str:
     """Kernel parameters of a deployed system that is booted over the network."""
     params = f"{sources.cluster.loader.user_params} {environment.kernel_params}".strip()
-    named = any(word.startswith("root=") for word in params.split())
-    return params if named else f"root={partition_device(sources.device, sources.partition)} {params}".strip()
+    return parameters.with_root(params, f"root={partition_device(sources.device, sources.partition)}")
 
 
 def _disk(sources: Sources) -> dict[str, Any]:
@@ -292,24 +290,11 @@ def _templates(config_dir: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_printable,
+        finalize=parameters.printable,
     )
-    made.globals.update(word=_word, device=_grub_device, quoted=_grub_words, plain=_ipxe_words)
+    made.globals.update(word=_word, device=_grub_device, quoted=parameters.grub, plain=parameters.ipxe)
+    made.globals.update(appended=parameters.pxelinux, module=parameters.mboot)
     return made
-
-
-def _printable(value: object) -> str:
-    """Every value that a template inserts passes here: none may end its line.
-
-    Raises:
-        ProfileRefusedError: it holds a control character.
-    """
-    text = str(value)
-    if found := _FORBIDDEN.search(text.replace("\t", " ")):
-        raise ProfileRefusedError(
-            f"{text[:60]!r} holds the control character {found[0]!r}: kernel parameters are one line."
-        )
-    return text
 
 
 def _word(text: str) -> str:
@@ -323,22 +308,3 @@ def _grub_device(text: str) -> str:
     """A URL as GRUB writes it, ``(http,server)/path``; a path stays."""
     parts = urlsplit(_word(text))
     return f"({parts.scheme},{parts.netloc}){parts.path}" if parts.scheme else f"/{text.lstrip('/')}"
-
-
-def _grub_words(params: str) -> str:
-    """Kernel parameters as words of a GRUB command, each quoted: ``;``, ``$`` and braces mean nothing.
-
-    Double quotes group as in the kernel's own parser, and go: GRUB puts its own where a word holds blanks.
-    """
-    words = re.findall(r'(?:"[^"]*"|[^\s"]|")+', params)
-    quoted = (word.replace('"', "").replace("'", "'\\''") for word in words)
-    return "".join(f" '{word}'" for word in quoted)
-
-
-def _ipxe_words(params: str) -> str:
-    """Kernel parameters for iPXE, which knows no quoting."""
-    if "${" in params or {"&&", "||", ";"} & set(params.split()):
-        raise ProfileRefusedError(
-            f"{params!r}: iPXE takes ${{…}}, &&, || and ; for its own; change the kernel parameters."
-        )
-    return params

@@ -1,8 +1,9 @@
 """Read-only TFTP and HTTP servers for what nodes fetch while they boot.
 
-TFTP (RFC 1350, with the block size and size options of RFC 2348 and 2349) carries the loader and its profiles: a few
-hundred KB at 1 to 2 MB/s. HTTP carries kernels and initrds. Both serve regular files below their root and nothing
-else: no write, no folder listing, no ``..``, no symbolic link that leads outside.
+TFTP carries the loader and its profiles, a few hundred KB. HTTP carries kernels and initrds. Both serve regular files
+below their root and nothing else: no write, no folder listing, no ``..``, no symbolic link that leads outside. Both
+bound how many clients they serve at a time: a whole room of nodes that boots, or somebody who only knocks, makes others
+wait and ends neither.
 
 ``python -m kadeploy.boot.server --address 10.177.0.1 --tftp-root DIR --http-root DIR`` serves a site that has no
 servers of its own; the virtual cluster runs the same program.
@@ -11,12 +12,11 @@ servers of its own; the virtual cluster runs the same program.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import stat
+import resource
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,92 +24,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-import tftpy
+from kadeploy.boot.root import open_below
+from kadeploy.boot.tftp import TRANSFERS, Log, TftpServer
 
-Log = Callable[[str], None]
-
-_NO_FOLDER = "/dev/null"
-"""Root shown to tftpy: it holds no file, so that every request is answered by `open_below`."""
+CONNECTIONS = 1000
+"""HTTP connections at a time."""
 _SECONDS_IDLE = 60
 """After so long without a byte an HTTP client is let go."""
-
-
-def open_below(root: Path, name: str) -> BinaryIO | None:
-    """Open the regular file *name* below *root* for reading; None when there is none that may be served.
-
-    *name* comes from the network. What was really opened is compared with *root*, so that neither ``..`` nor a
-    symbolic link, even one that changes meanwhile, leads outside.
-    """
-    if "\0" in name:
-        return None
-    try:
-        descriptor = os.open(root / name.lstrip("/"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError:
-        return None
-    opened = Path(f"/proc/self/fd/{descriptor}").readlink()
-    if not opened.is_relative_to(root.resolve()) or not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        return None
-    return os.fdopen(descriptor, "rb")
-
-
-# --- TFTP -------------------------------------------------------------------------------------------------------
-
-
-class _Sessions(dict[str, Any]):
-    """tftpy's transfers by client: one that meets a malformed packet ends, where tftpy would end the whole server."""
-
-    def __setitem__(self, key: str, session: Any) -> None:
-        session.start = _contained(session.start)
-        session.cycle = _contained(session.cycle)
-        super().__setitem__(key, session)
-
-
-def _contained(step: Callable[..., None]) -> Callable[..., None]:
-    """*step*, failing in no other way than the one tftpy is prepared for."""
-
-    def run(*arguments: Any) -> None:
-        try:
-            step(*arguments)
-        except tftpy.TftpException:
-            raise
-        except Exception as error:
-            raise tftpy.TftpException(f"malformed packet: {error}") from error
-
-    return run
-
-
-class TftpServer:
-    """A TFTP server for the files below *root*; uploads are refused."""
-
-    def __init__(self, root: Path, log: Log = print) -> None:
-        self._root = root
-        self._log = log
-        self._server = tftpy.TftpServer(str(root), dyn_file_func=self._open, upload_open=self._refuse)
-        self._server.root = _NO_FOLDER
-        self._server.sessions = _Sessions()
-        logging.getLogger("tftpy").setLevel(logging.CRITICAL)  # it reports every profile that a loader probes for
-
-    @property
-    def port(self) -> int | None:
-        """UDP port, once it listens."""
-        return self._server.listenport if self._server.is_running.is_set() else None
-
-    def serve(self, address: str, port: int = 69) -> None:
-        """Answer until `stop`; raises OSError when the port cannot be had."""
-        self._server.listen(address, port)
-
-    def stop(self) -> None:
-        """End `serve` within a few seconds."""
-        self._server.stop(now=True)
-
-    def _open(self, name: str, raddress: str, rport: int) -> BinaryIO | None:  # noqa: ARG002 - named by tftpy
-        stream = open_below(self._root, name)
-        self._log(f"tftp: {raddress} {name!r} {'sent' if stream else 'absent'}")
-        return stream
-
-    def _refuse(self, path: str, context: Any) -> None:
-        self._log(f"tftp: {context.host} {path!r} upload refused")
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------
@@ -165,12 +86,35 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class HttpServer(ThreadingHTTPServer):
-    """An HTTP server for the files below *root*: GET and HEAD only."""
+    """An HTTP server for the files below *root*: GET and HEAD only, *limit* connections at a time, the others wait."""
 
     daemon_threads = True
+    request_queue_size = 1024
 
-    def __init__(self, root: Path, address: str, port: int = 80, log: Log = print) -> None:
+    def __init__(self, root: Path, address: str, port: int = 80, log: Log = print, limit: int = CONNECTIONS) -> None:
+        self._places = threading.BoundedSemaphore(limit)
+        self._log_line = log
         super().__init__((address, port), partial(_Handler, root, log))
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve the connection in a thread of its own, once there is a place for it."""
+        self._places.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """What that thread does."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - named by the library
+        """A connection that broke, in a line in place of a traceback."""
+        self._log_line(f"http: {client_address[0]} interrupted: {sys.exc_info()[1]}")
 
 
 # --- both -------------------------------------------------------------------------------------------------------
@@ -179,9 +123,20 @@ class HttpServer(ThreadingHTTPServer):
 def serve(tftp_root: Path, http_root: Path, address: str, tftp_port: int = 69, http_port: int = 80) -> None:
     """Serve both folders on *address* for ever, one line per request on the standard output."""
     log = partial(print, flush=True)
-    http = HttpServer(http_root, address, http_port, log)
+    fair_share = _raise_file_limit() // 5  # a client takes two descriptors, and some are left for the rest
+    http = HttpServer(http_root, address, http_port, log, min(CONNECTIONS, fair_share))
     threading.Thread(target=http.serve_forever, daemon=True).start()
-    TftpServer(tftp_root, log).serve(address, tftp_port)
+    TftpServer(tftp_root, log, min(TRANSFERS, fair_share)).serve(address, tftp_port)
+
+
+def _raise_file_limit() -> int:
+    """How many files this process may have open, after asking for as many as are useful."""
+    useful = 5 * max(CONNECTIONS, TRANSFERS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < useful:
+        soft = useful if hard == resource.RLIM_INFINITY else min(useful, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return useful if soft == resource.RLIM_INFINITY else soft
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,8 +3,9 @@
     outcomes = await bittorrent.send(broadcast, members, run_on, server="192.0.2.1")
 
 Unlike with the chain, every node stores the image once (in its /tmp), unpacks it, and deletes it.
-Pieces are checked by aria2c (SHA-1, as BitTorrent has it), the whole file by `sha256sum`. Nodes go on seeding while
-they unpack.
+Pieces are checked by aria2c (SHA-1, as BitTorrent has it). Each node tells the size and the SHA-256 of what it got, and
+is OK when they are the image's. It does not know that SHA-256, but its digest, which tells it not to unpack another
+image. Nodes go on seeding while they unpack.
 
 The torrent travels over ssh and nowhere else, and neither its info-hash nor the tracker's path can be guessed: the
 file's name and the path are random. Local discovery, DHT and peer exchange are off.
@@ -15,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 import http.server
 import ipaddress
+import re
 import secrets
 import shlex
 import socket
@@ -30,7 +33,7 @@ from pathlib import Path
 
 import libtorrent
 
-from kadeploy.broadcast.chain import Broadcast, Member, Progress, Reception, unfit
+from kadeploy.broadcast.chain import Broadcast, Member, Progress, Reception, refute, unfit
 from kadeploy.workflow import Outcome, Verdict
 
 RunOn = Callable[[Member, bytes], Awaitable[Outcome]]
@@ -65,8 +68,9 @@ until [ -e complete ]; do
 done
 sha256=$(sha256sum @NAME@) || exit 1
 sha256=${sha256%% *}
-if [ "$sha256" != @SHA256@ ]; then
-    echo "wrong sha256: $sha256 received, @SHA256@ expected; check the image, then the network" >&2
+echo "received $(stat -c %s @NAME@) $sha256"
+if [ "$(printf %s "$sha256" | sha256sum)" != "@CHECK@  -" ]; then
+    echo "this is another image than the recorded one" >&2
     exit 1
 fi
 @EXPORTS@
@@ -147,9 +151,9 @@ class _Announce(http.server.BaseHTTPRequestHandler):
 class Seed:
     """The image as a torrent, and the session that gives it away."""
 
-    def __init__(self, image: Path, address: str, folder: Path) -> None:
+    def __init__(self, image: Path | int, address: str, folder: Path) -> None:
         self.name = f"kadeploy-{secrets.token_hex(16)}"
-        (folder / self.name).symlink_to(image.resolve())
+        (folder / self.name).symlink_to(image.resolve() if isinstance(image, Path) else f"/proc/self/fd/{image}")
         host = f"[{address}]" if ":" in address else address
         self.session = libtorrent.session(
             {
@@ -192,7 +196,7 @@ class Seed:
 
 
 @contextlib.contextmanager
-def _swarm(image: Path, address: str) -> Iterator[tuple[Seed, Tracker]]:
+def _swarm(image: Path | int, address: str) -> Iterator[tuple[Seed, Tracker]]:
     """A seed and its tracker; both gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="kadeploy-bittorrent-") as folder:
         seed = Seed(image, address, Path(folder))
@@ -217,7 +221,7 @@ def script(broadcast: Broadcast, name: str, torrent: bytes, stall: int) -> bytes
         "STALL": str(stall),
         "INTERVAL": str(ANNOUNCE_INTERVAL),
         "NAME": name,
-        "SHA256": broadcast.sha256,
+        "CHECK": hashlib.sha256(broadcast.sha256.encode()).hexdigest(),
         "EXPORTS": exports,
         "SINK": shlex.quote("set -o pipefail\n" + broadcast.sink),
     }
@@ -241,7 +245,8 @@ async def send(
     """
     if complaint := unfit(broadcast) or ("" if broadcast.size else "an empty image makes no torrent"):
         return {member.name: Reception(Verdict.KO, complaint) for member in members}
-    with _swarm(broadcast.image, server) as (seed, tracker):
+    image = broadcast.image if broadcast.descriptor is None else broadcast.descriptor
+    with _swarm(image, server) as (seed, tracker):
         torrent = await asyncio.to_thread(seed.publish, tracker.url)
         program = script(broadcast, seed.name, torrent, stall)
         watching = asyncio.create_task(_watch(seed, tracker, broadcast.size, progress)) if progress else None
@@ -270,7 +275,15 @@ async def _receive(broadcast: Broadcast, member: Member, run_on: RunOn, program:
     except OSError as error:
         return Reception(Verdict.KO, f"its download cannot be started: {error}")
     seconds = round(time.monotonic() - started, 3)
+    size, sha256 = _received(outcome.stdout)
+    complaint = refute(broadcast, size, sha256)
     if outcome.verdict is not Verdict.OK:
         said = outcome.stderr.strip() or outcome.message or f"status {outcome.rc}"
-        return Reception(Verdict.KO, said, seconds=seconds)
-    return Reception(Verdict.OK, "", broadcast.size, broadcast.sha256, seconds)
+        return Reception(Verdict.KO, (sha256 and complaint) or said, seconds=seconds)
+    return Reception(Verdict.KO if complaint else Verdict.OK, complaint, size, sha256, seconds)
+
+
+def _received(said: str) -> tuple[int, str]:
+    """Size and SHA-256 of what a node got, from what its script printed; zero bytes if it does not say."""
+    found = re.search(r"^received (\d{1,18}) ([0-9a-f]{64})\b", said, re.MULTILINE)
+    return (int(found[1]), found[2]) if found else (0, "")

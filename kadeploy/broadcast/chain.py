@@ -2,6 +2,9 @@
 
     outcomes = await chain.send(chain.describe(image, sink="tar -xf - -C /mnt/dest"), members, start_relay)
 
+A node is believed about itself alone, and OK only when it tells the size and the SHA-256 of the image, which it is not
+told. What its relay says is bounded; words that cannot be understood make that node KO.
+
 The relay program is started on every node by `start_relay`, which is injected: ssh in real life, a local process in
 tests. The head, the same program reading the image file, runs beside the controller; every byte leaves it once per
 chain.
@@ -16,10 +19,10 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Literal, Protocol, cast
 
 import msgspec
 
@@ -31,6 +34,8 @@ FIRST_PER_MEMBER = 0.1
 """Seconds that a relay waits longer for its first predecessor, for each member: it may be started before the others."""
 PROGRAM = Path(relay.__file__).read_text(encoding="utf-8")
 HEAD = "server"
+EXCERPT = 100
+"""Characters shown of words that cannot be understood."""
 LOST = 255
 """Exit status of a relay whose connection was lost, as ssh(1) has it."""
 
@@ -54,6 +59,7 @@ class Broadcast(msgspec.Struct, frozen=True):
     size: int
     sha256: str
     sink: str
+    descriptor: int | None = None  # of the image, where it is open already: then its path is a name for messages
     environment: dict[str, str] = {}
     arity: int = 1  # chains fed side by side
     fanout: int = 1  # successors of a node: more than one makes trees of the chains
@@ -65,6 +71,7 @@ class Broadcast(msgspec.Struct, frozen=True):
     start_limit: float = 20.0  # for relays to listen, after the last one that does
     window: int = 100  # relays that are being started at a time
     grace: float = 2.0  # for last words, once the head has finished
+    stall_limit: float = 300.0  # without any news, until those who have none are fed by the head itself
 
 
 class Reception(msgspec.Struct, frozen=True):
@@ -115,19 +122,34 @@ def plan(members: Sequence[Member], arity: int = 1) -> list[list[Member]]:
     return [ordered[first:end] for first, end in relay.split(0, len(ordered), max(1, arity))]
 
 
-def payload(broadcast: Broadcast, members: Sequence[Member], index: int, secret: bytes) -> bytes:
+def signature(secret: bytes, name: str) -> bytes:
+    """The key with which a member signs its reports; *secret* is the controller's own."""
+    return relay.proof(secret, b"signature", name.encode())
+
+
+def payload(
+    broadcast: Broadcast,
+    members: Sequence[Member],
+    index: int,
+    secret: bytes,
+    key: bytes = b"",
+    directly: Sequence[int] = (),
+) -> bytes:
     """The program of one member, to be given to `python3 -` on its standard input; index 0 is the head.
 
     It is told only of the members behind it, as one text: to compile a list of thousands would cost more than all else.
+    All know the *secret*; the *key* for signatures is the member's own. The head feeds those that are named in
+    *directly* itself, or all by chains.
     """
     config = {
         "members": "\n".join(f"{m.name} {m.address} {m.port}" for m in [Member(HEAD, "-", 0), *members][index:]),
         "index": index,
         "fanout": broadcast.fanout if index else max(1, broadcast.arity),
-        "image": "" if index else str(broadcast.image),
+        "image": "" if index else str(broadcast.image) if broadcast.descriptor is None else broadcast.descriptor,
+        "directly": list(directly),
         "size": broadcast.size,
-        "sha256": broadcast.sha256,
         "secret": secret.hex(),
+        "signature": key.hex(),
         "sink": broadcast.sink,
         "environment": broadcast.environment,
         "ring": max(relay.Sink.LAG * 2, broadcast.ring),
@@ -173,8 +195,8 @@ class LocalRelay:
         return self.tail.decode(errors="replace").strip()
 
 
-async def start_local(_: Member, program: bytes, *prefix: str) -> LocalRelay:
-    """Run a relay here, behind a command prefix if any (`ip netns exec …`)."""
+async def start_local(_: Member, program: bytes, *prefix: str, keep: Sequence[int] = ()) -> LocalRelay:
+    """Run a relay here, behind a command prefix if any (`ip netns exec …`); it has the descriptors of *keep*."""
     process = await asyncio.create_subprocess_exec(
         *prefix,
         sys.executable,
@@ -184,6 +206,7 @@ async def start_local(_: Member, program: bytes, *prefix: str) -> LocalRelay:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         limit=16 << 20,
+        pass_fds=keep,
     )
     stdin = cast("asyncio.StreamWriter", process.stdin)
     stdin.write(program)
@@ -193,48 +216,155 @@ async def start_local(_: Member, program: bytes, *prefix: str) -> LocalRelay:
     return LocalRelay(process)
 
 
+class _Listening(msgspec.Struct, frozen=True, tag_field="event", tag="listening"):
+    """A relay waits for its predecessor."""
+
+
+class _Progress(msgspec.Struct, frozen=True, tag_field="event", tag="progress"):
+    """How far the head is."""
+
+    sent: int
+    acknowledged: int
+    given: int
+    """Bytes of the image that have left the head, all together."""
+
+
+class _Skipped(msgspec.Struct, frozen=True, tag_field="event", tag="skipped"):
+    """A member has found another one dead."""
+
+    node: str
+    reason: str
+
+
+class _Verdict(msgspec.Struct, frozen=True, tag_field="event", tag="verdict"):
+    """How it ended for the member that says it."""
+
+    verdict: Literal["ok", "ko"]
+    message: str
+    bytes: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+    sha256: Annotated[str, msgspec.Meta(max_length=64)]
+    seconds: float
+
+
+class _Report(msgspec.Struct, frozen=True, tag_field="event", tag="report"):
+    """What came back along the chains: a member's name, its signature, and what it says."""
+
+    line: str
+
+
+class _End(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
+    """The head has served everybody."""
+
+
+_FROM_NODES = msgspec.json.Decoder(_Listening | _Skipped | _Verdict)
+_FROM_HEAD = msgspec.json.Decoder(_Progress | _Skipped | _Report | _End)
+
+
 class _Journal:
     """What the relays have told so far."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, broadcast: Broadcast, secret: bytes, names: Sequence[str], progress: Progress | None) -> None:
+        self.broadcast = broadcast
+        self.secret = secret
         self.progress = progress
-        self.listening: dict[str, asyncio.Event] = {}
-        self.moved = time.monotonic()  # when a relay listened that did not before
-        self.verdicts: dict[str, Reception] = {}
-        self.hearsay: dict[str, Reception] = {}  # verdicts that came back along the chain
+        self.begun = time.monotonic()
+        self.listening = {name: asyncio.Event() for name in names}
+        self.moved = time.monotonic()  # when there was news
+        self.verdicts: dict[str, _Verdict] = {}
+        self.reported: dict[str, _Verdict] = {}  # verdicts that came back along the chain
         self.skipped: dict[str, str] = {}
         self.lost: dict[str, str] = {}
+        self.nonsense: dict[str, str] = {}
+        self.unfed: set[str] = set()  # not even the head itself can feed them
+        self.given = 0
+        self.acknowledged = 0
 
     def hear(self, node: str, line: str) -> None:
-        """Note one line of a member's output; what is not ours (a greeting of the login shell) is passed over."""
+        """Note one line of a node's output; what is not ours (a greeting of the login shell) is passed over."""
         try:
-            facts = msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.DecodeError:
+            event = _FROM_NODES.decode(line)
+        except (ValueError, RecursionError) as error:
+            if '"event"' in line:
+                self.nonsense.setdefault(node, f"its relay said what no relay says ({error}): {line[:EXCERPT]}")
             return
-        event = facts.get("event")
-        if event == "progress" and self.progress:
-            self.progress(facts["sent"], facts["acknowledged"])
-        elif event == "listening":
+        if isinstance(event, _Verdict):
+            if node not in self.verdicts:
+                self.verdicts[node] = event
+                self.moved = time.monotonic()
+        elif isinstance(event, _Skipped):
+            self._skip(node, event)
+        elif not self.listening[node].is_set():
             self.listening[node].set()
             self.moved = time.monotonic()
-        elif event == "skipped":
-            self.skipped.setdefault(facts["node"], f"skipped by {facts['by']}: {facts['reason']}")
-        elif event == "verdict":
-            self.verdicts[node] = _reception(facts)
-        elif event == "outcome":
-            self.hearsay[facts["node"]] = _reception(facts)
+
+    def hear_head(self, line: str) -> None:
+        """Note one line of the head's output."""
+        event = _FROM_HEAD.decode(line)
+        if isinstance(event, _Progress):
+            self._advance(event)
+        elif isinstance(event, _Skipped):
+            self._skip(HEAD, event)
+            self.unfed.add(event.node)
+        elif isinstance(event, _Report):
+            self._hear_report(event.line)
+
+    def _advance(self, event: _Progress) -> None:
+        self.given = max(self.given, event.given)
+        if event.acknowledged > self.acknowledged:
+            self.acknowledged = event.acknowledged
+            self.moved = time.monotonic()
+        if self.progress and event.acknowledged >= self.acknowledged:
+            self.progress(event.sent, event.acknowledged)
+
+    def _hear_report(self, line: str) -> None:
+        """Note what a member says over others, if it is that member's word."""
+        author, _, signed = line.partition(" ")
+        proof, _, text = signed.partition(" ")
+        known = author in self.listening
+        if not known or proof != relay.proof(signature(self.secret, author), text.encode()).hex():
+            return
+        with contextlib.suppress(ValueError, RecursionError):
+            event = _FROM_NODES.decode(text)
+            if isinstance(event, _Verdict):
+                self.reported.setdefault(author, event)
+            elif isinstance(event, _Skipped):
+                self._skip(author, event)
+
+    def _skip(self, by: str, event: _Skipped) -> None:
+        if event.node in self.listening:
+            self.skipped.setdefault(event.node, f"skipped by {by}: {event.reason}")
+
+    def without_verdict(self) -> set[str]:
+        """Nodes that listen and do not say how it ended: nobody feeds them, or those who do let them starve."""
+        listening = {node for node, event in self.listening.items() if event.is_set()}
+        return listening - set(self.verdicts) - set(self.reported) - set(self.nonsense) - set(self.lost) - self.unfed
 
     def outcome(self, node: str) -> Reception:
-        """A node's own word first, then what came along the chain, then what its neighbours or its ssh session say."""
-        told = self.verdicts.get(node) or self.hearsay.get(node)
-        if told and (told.verdict is Verdict.OK or node not in self.skipped):
-            return told
-        reasons = (self.skipped.get(node, ""), self.lost.get(node, ""), told.message if told else "")
+        """A node's own word first, also by way of the chain, then what its neighbours or its ssh session say."""
+        told = self.verdicts.get(node) or self.reported.get(node)
+        complaint = self._complaint(node, told)
+        if told and not complaint:
+            return self._reception(told, "")
+        if told and node not in self.skipped:
+            return self._reception(told, complaint)
+        reasons = (self.skipped.get(node, ""), self.lost.get(node, ""), complaint)
         return Reception(Verdict.KO, "; ".join(filter(None, reasons)) or "no verdict from its relay")
 
+    def _complaint(self, node: str, told: _Verdict | None) -> str:
+        """Why a node is not OK by what it says; empty when it is, or says nothing."""
+        if node in self.nonsense or told is None:
+            return self.nonsense.get(node, "")
+        if told.verdict == "ko":
+            return told.message or "its relay gives no reason"
+        if complaint := refute(self.broadcast, told.bytes, told.sha256):
+            return complaint
+        missing = self.given < self.broadcast.size
+        return f"it tells of the whole image, but {self.given} bytes were sent to anybody" if missing else ""
 
-def _reception(facts: dict[str, Any]) -> Reception:
-    return Reception(Verdict(facts["verdict"]), facts["message"], facts["bytes"], facts["sha256"], facts["seconds"])
+    def _reception(self, told: _Verdict, complaint: str) -> Reception:
+        verdict = Verdict.KO if complaint else Verdict.OK
+        seconds = round(min(max(0.0, told.seconds), time.monotonic() - self.begun), 3)
+        return Reception(verdict, complaint, told.bytes, told.sha256, seconds)
 
 
 async def send(
@@ -242,7 +372,7 @@ async def send(
     members: Sequence[Member],
     start_relay: StartRelay,
     progress: Progress | None = None,
-    start_head: StartRelay = start_local,
+    start_head: StartRelay | None = None,
 ) -> dict[str, Reception]:
     """Send the image to all members; one reception per member's name.
 
@@ -252,23 +382,28 @@ async def send(
     ordered = [member for chain in plan(members, broadcast.arity) for member in chain]
     if complaint := unfit(broadcast):
         return {member.name: Reception(Verdict.KO, complaint) for member in members}
-    secret = os.urandom(32)
-    journal = _Journal(progress)
-    journal.listening = {member.name: asyncio.Event() for member in ordered}
+    keep = () if broadcast.descriptor is None else (broadcast.descriptor,)
+    start = start_head or partial(start_local, keep=keep)
+    secret, own_secret = os.urandom(32), os.urandom(32)
+    journal = _Journal(broadcast, own_secret, [member.name for member in ordered], progress)
+
+    def program(index: int, member: Member) -> bytes:
+        return payload(broadcast, ordered, index, secret, signature(own_secret, member.name))
+
+    def head(directly: Collection[str]) -> bytes:
+        indexes = [index for index, member in enumerate(ordered, 1) if member.name in directly]
+        return payload(broadcast, ordered, 0, secret, directly=indexes)
+
     window = asyncio.Semaphore(broadcast.window)
     async with asyncio.TaskGroup() as group:
         tasks = {
             member.name: group.create_task(
-                _follow(journal, member, start_relay, partial(payload, broadcast, ordered, index, secret), window),
+                _follow(journal, member, start_relay, partial(program, index, member), window),
             )
             for index, member in enumerate(ordered, 1)
         }
         await _all_listening(journal, tasks, broadcast.start_limit)
-        if any(not task.done() for task in tasks.values()):
-            complaint = await _lead(journal, start_head, payload(broadcast, ordered, 0, secret))
-            present = [task for name, task in tasks.items() if name not in journal.skipped]
-            if complaint is None and present:
-                await asyncio.wait(present, timeout=broadcast.grace)
+        complaint = await _serve(journal, tasks.values(), start, head) if _some_run(tasks) else None
         for task in tasks.values():
             task.cancel()
     if complaint:
@@ -276,14 +411,23 @@ async def send(
     return {member.name: journal.outcome(member.name) for member in members}
 
 
+def refute(broadcast: Broadcast, size: int, sha256: str) -> str:
+    """Why what a node has got is not the image, by what it tells; empty when it is."""
+    if size != broadcast.size:
+        return f"it tells of {size} bytes, the image has {broadcast.size}: does the deployment system answer?"
+    if sha256 != broadcast.sha256:
+        return f"wrong sha256: {sha256} received, {broadcast.sha256} expected; check the image, then the network"
+    return ""
+
+
 def unfit(broadcast: Broadcast) -> str | None:
     """Why the image cannot be sent at all."""
     try:
-        size = broadcast.image.stat().st_size
+        status = broadcast.image.stat() if broadcast.descriptor is None else os.fstat(broadcast.descriptor)
     except OSError as error:
         return f"image {broadcast.image}: {error.strerror}"
-    if size != broadcast.size:
-        return f"image {broadcast.image} has {size} bytes, not {broadcast.size}: record the environment again"
+    if status.st_size != broadcast.size:
+        return f"image {broadcast.image} has {status.st_size} bytes, not {broadcast.size}: record the environment again"
     return None
 
 
@@ -314,7 +458,7 @@ async def _follow(
     try:
         async with window:
             process = await start_relay(member, program())
-    except (OSError, EOFError) as error:
+    except Exception as error:  # whatever it is, the other nodes go on
         journal.lost[member.name] = f"its relay cannot be started: {error}"
         return
     try:
@@ -323,20 +467,53 @@ async def _follow(
         status = await process.wait()
         ended = "the connection to its relay was lost" if status == LOST else f"its relay ended with status {status}"
         journal.lost[member.name] = ": ".join(filter(None, (ended, process.stderr())))
+    except Exception as error:
+        journal.lost[member.name] = f"its relay cannot be listened to: {error}"
     finally:
         await _end(process)
+
+
+def _some_run(tasks: Mapping[str, asyncio.Task[None]]) -> bool:
+    return not all(task.done() for task in tasks.values())
+
+
+async def _serve(
+    journal: _Journal,
+    relays: Iterable[asyncio.Task[None]],
+    start_head: StartRelay,
+    head: Callable[[Collection[str]], bytes],
+) -> str | None:
+    """Have the head feed everybody by chains, then each whom others have left behind; the reason when it fails."""
+    complaint = await _lead(journal, start_head, head(()))
+    if complaint is None:
+        await asyncio.wait(relays, timeout=journal.broadcast.grace)
+        if left := journal.without_verdict():
+            await _lead(journal, start_head, head(left))
+            await asyncio.wait(relays, timeout=journal.broadcast.grace)
+    return complaint
 
 
 async def _lead(journal: _Journal, start_head: StartRelay, program: bytes) -> str | None:
-    """Run the head to its end; the reason when it fails."""
+    """Run the head to its end, or until there has been no news for too long; the reason when it fails."""
     process = await start_head(Member(HEAD, ""), program)
+    journal.moved = time.monotonic()
+    listening = asyncio.create_task(_listen_to_head(journal, process))
     try:
-        async for line in process.lines():
-            journal.hear(HEAD, line)
+        while not listening.done() and (left := journal.moved + journal.broadcast.stall_limit - time.monotonic()) > 0:
+            await asyncio.wait((listening,), timeout=left)
+        if not listening.done():
+            return None
+        await listening
         status = await process.wait()
     finally:
+        listening.cancel()
         await _end(process)
     return f"the sending side ended with status {status}: {process.stderr()}" if status else None
+
+
+async def _listen_to_head(journal: _Journal, process: RelayProcess) -> None:
+    async for line in process.lines():
+        journal.hear_head(line)
 
 
 async def _end(process: RelayProcess) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from kadeploy import files
+
 FILE_NAME = "progress.json"
 PERIOD = 0.5
 """Seconds between two writes."""
@@ -64,9 +66,7 @@ class ProgressFile:
             return
         self._next = now + PERIOD
         told = Transfer(self._total, acknowledged, sent, self._nodes, round(now - self._begun, 3))
-        part = self._path.with_suffix(".part")
-        part.write_bytes(msgspec.json.encode(told))
-        part.replace(self._path)
+        files.replace_file(self._path, msgspec.json.encode(told))
 
 
 def read(folder: Path) -> Transfer | None:

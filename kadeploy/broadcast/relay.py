@@ -22,7 +22,11 @@ than the one it has.
 
 **Secret.** Both ends prove with HMAC-SHA256 over two nonces that they know the broadcast's secret.
 
-What happens is told on standard output, one JSON object a line: listening, skipped, progress, verdict, outcome, end.
+**Reports.** What a member has to say of itself and of those it skipped also goes up the chain, in case its connection
+to the controller is lost. Each line is signed with a key that this member and the controller alone know: those that
+pass it on cannot change it. Nobody is told the digest that the image ought to have.
+
+What happens is told on standard output, one JSON object a line: listening, skipped, progress, verdict, report, end.
 """
 
 import fcntl
@@ -69,6 +73,8 @@ TICK = 0.1
 IDLE_TICK = 1.0  # before a node is fed
 PROBES = 8  # members asked at once for a sign of life
 STDERR_TAIL = 2000  # bytes kept of what a sink says
+REPORT_LIMIT = 1 << 15  # bytes of what a member may report, on the average of those in its range
+LOSSES = 10  # how often the connection to a member may break before it is skipped
 
 
 # -- what is told to the controller -----------------------------------------------------------------------------------
@@ -211,15 +217,17 @@ class ImageFile:
 
     oldest = 0
 
-    def __init__(self, path: str, size: int) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, image: "str | int", size: int) -> None:
+        self.fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC) if isinstance(image, str) else image
         self.head = size
+        self.given = 0
 
     def send(self, sock: socket.socket, offset: int) -> int:
         """As `Ring.send`; ends the program when the file has become shorter than announced."""
         sent = os.sendfile(sock.fileno(), self.fd, offset, min(self.head - offset, CHUNK))
         if not sent and offset < self.head:
             sys.exit(f"the image ends after {offset} of {self.head} bytes: it was changed while it was sent")
+        self.given += sent
         return sent
 
 
@@ -338,6 +346,7 @@ class Branch:
         self.acks = (0, 0, 0)  # as in ACK_BODY
         self.heard = 0.0
         self.inbox = b""
+        self.losses = 0
 
     @property
     def hold(self) -> int:
@@ -365,6 +374,7 @@ class Relay:
         self.fanout: int = config["fanout"]
         self.size: int = config["size"]
         self.secret = bytes.fromhex(config["secret"])
+        self.signature = bytes.fromhex(config["signature"])
         self.silence: float = config["silence"]
         self.patience: float = config["patience"]
         self.started = time.monotonic()
@@ -526,9 +536,15 @@ class Relay:
             reason = f"it needs byte {offset}, the replay buffer begins at {self.store.oldest}: use a larger one"
             self.skip(branch, {**dead, member: reason})
             return
+        if offset > self.size:
+            sock.close()
+            self.skip(branch, {**dead, member: f"it asks for byte {offset} of {self.size}"})
+            return
         self.bury(dead)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if member != branch.first:
+            branch.losses = 0
         branch.first, branch.sock, branch.sent, branch.inbox = member, sock, offset, b""
         branch.heard = time.monotonic()
 
@@ -544,9 +560,14 @@ class Relay:
     def bury(self, dead: dict[int, str]) -> None:
         """Tell who is skipped and why."""
         for member, reason in dead.items():
-            facts = {"node": self.look_up(member)[0], "by": self.name, "reason": reason}
+            facts = {"node": self.look_up(member)[0], "reason": reason}
             tell("skipped", **facts)
-            self.reports.append(json_text({"event": "skipped", **facts}))
+            self.report("skipped", facts)
+
+    def report(self, event: str, facts: "dict[str, Any]") -> None:
+        """Sign what goes up the chain as our word."""
+        line = json_text({"event": event, **facts})
+        self.reports.append(f"{self.name} {proof(self.signature, line.encode()).hex()} {line}")
 
     def forget(self, branch: Branch) -> None:
         """A branch is served, or somebody nearer to the head feeds it."""
@@ -557,7 +578,16 @@ class Relay:
         """The member through which a branch is fed does not answer: ask it again, and those behind it."""
         branch.close()
         branch.in_doubt = True
-        self.grow(branch)
+        branch.losses += 1
+        if branch.losses > LOSSES:
+            self.reject(branch, f"its connection broke {branch.losses} times")
+        else:
+            self.grow(branch)
+
+    def reject(self, branch: Branch, reason: str) -> None:
+        """The member through which a branch is fed does not do as it should: feed those behind it."""
+        branch.close()
+        self.skip(branch, {branch.first: reason})
 
     # -- feeding
 
@@ -582,19 +612,33 @@ class Relay:
         branch.heard = time.monotonic()
         branch.inbox += data
         while branch.inbox:
-            kind, body = branch.inbox[:1], branch.inbox[1:]
-            if kind == ACK and len(body) >= ACK_BODY.size:
-                branch.acks = ACK_BODY.unpack_from(body)
-                branch.inbox = body[ACK_BODY.size :]
+            kind = branch.inbox[:1]
+            if kind == ACK and len(branch.inbox) > ACK_BODY.size:
+                acks = ACK_BODY.unpack_from(branch.inbox, 1)
+                if acks[0] > branch.sent:
+                    self.reject(branch, f"it acknowledges {acks[0]} bytes of {branch.sent}")
+                    return
+                branch.acks, branch.inbox = acks, branch.inbox[1 + ACK_BODY.size :]
             elif kind == REPLACED:
                 self.forget(branch)
                 return
-            elif kind == DONE and len(body) >= LENGTH.size and len(body) >= LENGTH.size + LENGTH.unpack_from(body)[0]:
-                self.reports += body[LENGTH.size :].decode().splitlines()
-                self.forget(branch)
+            elif kind == DONE and len(branch.inbox) > LENGTH.size:
+                self.hear_reports(branch, *LENGTH.unpack_from(branch.inbox, 1))
+                return
+            elif kind not in (ACK, DONE):
+                self.reject(branch, "it does not speak as a member of a broadcast does")
                 return
             else:
                 return  # the rest is still on its way
+
+    def hear_reports(self, branch: Branch, length: int) -> None:
+        """Take the reports of a branch that is served, once all of them are here."""
+        if length > REPORT_LIMIT * (branch.end - branch.first):
+            self.reject(branch, f"it wants to report {length} bytes")
+        elif len(branch.inbox) >= 1 + LENGTH.size + length:
+            body = branch.inbox[1 + LENGTH.size :][:length]
+            self.reports += body.decode(errors="replace").split("\n")
+            self.forget(branch)
 
 
 class Head(Relay):
@@ -603,8 +647,12 @@ class Head(Relay):
     def __init__(self, config: "dict[str, Any]") -> None:
         super().__init__(config)
         self.told = 0.0
-        self.store = ImageFile(config["image"], self.size)
-        self.take_range(len(self.members))
+        self.store = self.image = ImageFile(config["image"], self.size)
+        if config["directly"]:
+            for member in config["directly"]:
+                self.grow(Branch(member, member + 1))
+        else:
+            self.take_range(len(self.members))
 
     def look_at_the_clock(self, now: float) -> None:
         """Tell how far we are, twice a second."""
@@ -616,13 +664,14 @@ class Head(Relay):
         """Bytes given away, and bytes that have arrived at the first members."""
         sent = min((branch.sent for branch in self.branches), default=self.size)
         acknowledged = min((branch.acks[0] for branch in self.branches), default=self.size)
-        tell("progress", sent=sent, acknowledged=acknowledged)
+        tell("progress", sent=sent, acknowledged=acknowledged, given=self.image.given)
 
     def settle(self) -> None:
         """Pass on what came back along the chains, once they are all served."""
         if not self.branches:
             self.tell_progress()
-            sys.stdout.write("".join(line + "\n" for line in self.reports))
+            for line in self.reports:
+                tell("report", line=line[:REPORT_LIMIT])
             tell("end")
             self.leaving = True
 
@@ -632,7 +681,6 @@ class Node(Relay):
 
     def __init__(self, config: "dict[str, Any]") -> None:
         super().__init__(config)
-        self.expected: str = config["sha256"]
         self.slow_limit: float = config["slow_limit"]
         self.orphan_limit: float = config["orphan_limit"]
         self.verdict: str | None = None
@@ -705,7 +753,7 @@ class Node(Relay):
         if self.verdict is None and self.sink.finished and self.digest.done == self.size:
             self.judge()
         if self.verdict and not self.branches and self.predecessor:
-            self.report(self.predecessor)
+            self.hand_in(self.predecessor)
 
     # -- our own verdict
 
@@ -722,22 +770,18 @@ class Node(Relay):
         self.sink.write(self.ring)
 
     def judge(self, truncated: str = "") -> None:
-        """Our verdict, from the length, the sink and the digest."""
-        digest = self.digest.sha256.hexdigest()
+        """Our verdict, from the length and the sink; the controller compares the digest."""
         message = truncated or self.sink.failure or ""
-        if not message and digest != self.expected:
-            message = f"wrong sha256: {digest} received, {self.expected} expected; check the image, then the network"
         self.verdict = "ko" if message else "ok"
         facts = {
-            "node": self.name,
             "verdict": self.verdict,
             "message": message,
             "bytes": self.ring.head,
-            "sha256": digest,
+            "sha256": self.digest.sha256.hexdigest(),
             "seconds": round(time.monotonic() - self.fed_since, 3) if self.fed else 0.0,
         }
         tell("verdict", **facts)
-        self.reports.append(json_text({"event": "outcome", **facts}))
+        self.report("verdict", facts)
 
     def give_up(self) -> None:
         """Nobody feeds us and nobody will."""
@@ -794,7 +838,7 @@ class Node(Relay):
         self.outbox = ACCEPTED + OFFSET.pack(self.ring.head)
         if not self.fed:
             self.fed, self.fed_since = True, time.monotonic()
-            self.take_range(end)
+            self.take_range(min(end, self.index + len(self.members)))
         self.flush()
 
     def wake_at(self, predecessor: socket.socket, count: int) -> None:
@@ -868,7 +912,7 @@ class Node(Relay):
             except OSError:
                 self.drop_predecessor()
 
-    def report(self, predecessor: socket.socket) -> None:
+    def hand_in(self, predecessor: socket.socket) -> None:
         """Everything below is served: send all verdicts up, and leave."""
         body = "\n".join(self.reports).encode()
         try:
@@ -888,7 +932,7 @@ def main(config: "dict[str, Any]") -> int:
         Head(config).run()
         return 0
     node = Node(config)
-    tell("listening", node=node.name, pid=os.getpid())
+    tell("listening", pid=os.getpid())
     node.run()
     return 0 if node.verdict == "ok" else 1
 

@@ -106,13 +106,20 @@ def nodes(incomplete: str) -> list[str]:
 
 
 def environments(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of the recorded environments that the caller sees, those of the user of ``-u`` when it comes before."""
+    """Environments that the caller sees, those of the user of ``-u`` when it comes before.
+
+    Names, then aliases; with the architecture where there are several or a % is typed already.
+    """
     from kadeploy.caller import caller  # noqa: PLC0415
     from kadeploy.config.folder import load_site  # noqa: PLC0415 - for the TAB key alone
     from kadeploy.state.environments import listed  # noqa: PLC0415
 
     found = listed(load_site(), caller().name, context.params.get("user"))
-    return _starting(incomplete, (each.name for each in found))
+    names = [each.name for each in found]
+    aliases = [each.alias for each in found if each.alias]
+    archs = [f"{each.name}%{each.arch}" for each in found if each.arch]
+    several = [written for written in archs if "%" in incomplete or names.count(written.rpartition("%")[0]) > 1]
+    return _starting(incomplete, [*names, *several, *aliases])
 
 
 def choices(*words: str) -> Callable[[str], list[str]]:

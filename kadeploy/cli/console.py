@@ -1,7 +1,8 @@
 """A node's console: a program of the site in a terminal of its own, joined to the user's terminal.
 
-The program has a pseudo terminal as its controlling terminal, and runs with the rights of the tool, which it may need
-to read the BMCs' password. Every few seconds it is checked whether the user may stay; if not, the program is ended.
+The program has a pseudo terminal as its controlling terminal, and runs as an account that the caller may be: whatever a
+program lets people do who know its escapes, they do it as that account. Every few seconds it is checked whether the
+user may stay; if not, the program is ended.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Literal, NoReturn
 
+from kadeploy.caller import Account
 from kadeploy.errors import UserInterruptError
 from kadeploy.process import end_group
 
@@ -44,8 +46,16 @@ class End:
     """Exit status of a program that ended; 128 and the signal's number when one ended it."""
 
 
-def attach(command: Sequence[str], may_stay: Callable[[], bool], terminal: int = 0, screen: int = 1) -> End:
+def attach(
+    command: Sequence[str],
+    may_stay: Callable[[], bool],
+    account: Account | None = None,
+    terminal: int = 0,
+    screen: int = 1,
+) -> End:
     """Run *command* on the user's terminal (descriptors *terminal* to read from, *screen* to write to) until its end.
+
+    It runs as *account*, where this process is root and may choose.
 
     ESC typed four times leaves. *may_stay* is asked every `CHECK` seconds; once it says no, or raises, the program is
     ended. The terminal is as it was before, however this ends. To be called in the main thread.
@@ -54,7 +64,7 @@ def attach(command: Sequence[str], may_stay: Callable[[], bool], terminal: int =
         UserInterruptError: by SIGTERM or SIGHUP.
     """
     with _stoppable(), _raw(terminal):
-        program, line = _start(command)
+        program, line = _start(command, account)
         try:
             with _sized(terminal, line):
                 reason = _Copy(terminal, screen, line, may_stay).run()
@@ -69,22 +79,34 @@ def attach(command: Sequence[str], may_stay: Callable[[], bool], terminal: int =
 # --- the program ------------------------------------------------------------------------------------------------
 
 
-def _start(command: Sequence[str]) -> tuple[int, int]:
+def _start(command: Sequence[str], account: Account | None) -> tuple[int, int]:
     """Its process and the master side of its terminal."""
     program, line = pty.fork()
     if program == 0:
-        _become(command)
+        _become(command, account)
     os.set_blocking(line, False)
     return program, line
 
 
-def _become(command: Sequence[str]) -> NoReturn:
+def _become(command: Sequence[str], account: Account | None) -> NoReturn:
+    """Turn this process, which was forked for that, into the program; nothing else of ours may run in it."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, programs expect it
     try:
-        os.execvp(command[0], list(command))  # noqa: S606 - no shell is what we want
+        environment = os.environ if account is None or os.geteuid() != 0 else _drop_root(account)
+        os.execvpe(command[0], list(command), environment)  # noqa: S606 - no shell is what we want
     except OSError as error:
         os.write(2, f"{command[0]}: {error.strerror}: check `console` in the cluster file.\r\n".encode())
-    os._exit(127)
+    finally:
+        os._exit(127)
+
+
+def _drop_root(account: Account) -> Mapping[str, str]:
+    """Become *account* for good, with the terminal as its own; the environment that goes with it."""
+    os.fchown(0, account.uid, -1)
+    os.initgroups(account.name, account.gid)
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)
+    return os.environ | {"HOME": str(account.home), "USER": account.name, "LOGNAME": account.name}
 
 
 def _end(program: int) -> int:

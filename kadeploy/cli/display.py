@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from kadeploy.broadcast.progress import Transfer
+from kadeploy.cli import hangup
 from kadeploy.cli.shell import is_plain
 from kadeploy.events import (
     AttemptEnded,
@@ -31,6 +32,7 @@ from kadeploy.events import (
 )
 from kadeploy.nodeset import fold, natural_key
 from kadeploy.operations.plan import lines as plan_lines
+from kadeploy.printable import printable
 from kadeploy.workflow import Attempt, Final, Outcome, Verdict
 
 TITLES = {"deploy": "Deployment", "reboot": "Reboot", "power": "Power operation"}
@@ -175,13 +177,19 @@ class Display:
         self.print(*(f"{stamp} {line}" for line in lines))
 
     def print(self, *lines: str) -> None:
-        """Print *lines* as they are."""
-        text = "\n".join(map(_printable, lines))
+        """Print *lines* as they are, if they are fit to be shown."""
+        text = printable("\n".join(lines))
         with self._lock:
-            if self._live is None:
-                print(text, file=self.stream, flush=True)
-            else:
-                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            try:
+                self._write(text)
+            except OSError:
+                hangup.unread()
+
+    def _write(self, text: str) -> None:
+        if self._live is None:
+            print(text, file=self.stream, flush=True)
+        else:
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def status_lines(self) -> list[str]:
         """Where every node is, for ENTER."""
@@ -295,11 +303,6 @@ def _by_word(words: Mapping[str, str]) -> dict[str, list[str]]:
     for name, word in words.items():
         groups.setdefault(word, []).append(name)
     return groups
-
-
-def _printable(line: str) -> str:
-    """*line* without the control characters that a node's output may hold: they would reach the user's terminal."""
-    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def _count(names: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def kadeploy3(
             "-e",
             "--env-name",
             metavar="ENVNAME",
-            help="Name of a recorded environment.",
+            help="Recorded environment, name@user:version%arch.",
             autocompletion=completion.environments,
         ),
     ] = None,
@@ -90,6 +90,7 @@ def kadeploy3(
     pattern: operation.Pattern = None,
     upload: operation.Uploads = None,
     env_version: operation.EnvVersion = None,
+    env_arch: operation.EnvArch = None,
     _server: shell.Server = None,
     verbosity: operation.Verbosity = None,
     wid_file: operation.Wid = None,
@@ -147,7 +148,9 @@ def kadeploy3(
     request = DeployRequest(
         user=who.name,
         nodes=names,
-        environment=_environment(who, file=env_file, name=env_name, version=env_version, owner=user),
+        environment=_environment(
+            who, env_file, Recorded(name=env_name or "", version=env_version, owner=user, arch=env_arch)
+        ),
         options=Options(
             authorized_keys=files.read_keys(key, who) if key is not None else "",
             reformat_tmp=reformat_tmp,
@@ -185,22 +188,20 @@ def kadeploy3(
     return operation.status(report, configuration.site)
 
 
-def _environment(
-    who: Account, *, file: str | None, name: str | None, version: int | None, owner: str | None
-) -> Recorded | Described:
+def _environment(who: Account, file: str | None, recorded: Recorded) -> Recorded | Described:
     """The environment of ``-a`` or ``-e``."""
-    if file is not None and name is not None:
+    if file is not None and recorded.name:
         raise OptionError("-a and -e name two environments: choose one.")
     if file is not None:
-        if version is not None or owner is not None:
-            raise OptionError("--env-version and -u go with -e, the name of a recorded environment.")
-        found = description.load(file, who)
+        if recorded != Recorded(name=""):
+            raise OptionError("-u, --env-version and --env-arch go with -e, the name of a recorded environment.")
+        found = description.load(file, who, shell.warn)
         if len(found) != 1:
             raise OptionError(f"-a {file}: it describes {len(found)} environments; keep one in the file.")
         return Described(environment=found[0])
-    if name is None:
+    if not recorded.name:
         raise OptionError("No environment: name a recorded one with -e NAME, or give a description with -a FILE.")
-    return Recorded(name=name, version=version, owner=owner)
+    return recorded
 
 
 def _custom_operations(path: str | None, who: Account, configuration: Configuration) -> tuple[CustomOperation, ...]:

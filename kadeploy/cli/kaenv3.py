@@ -62,6 +62,7 @@ class Wish:
     name: str
     version: int | None
     owner: str | None
+    arch: str | None
     all_versions: bool
     visibility: Visibility | None
     moves: Sequence[tuple[str, str]]
@@ -113,6 +114,7 @@ def kaenv3(
         typer.Option("-u", "--user", metavar="USERNAME", help="Owner; with -l, '*' is everybody."),
     ] = None,
     env_version: Annotated[str | None, typer.Option("--env-version", metavar="NUMBER", help="Version.")] = None,
+    env_arch: Annotated[str | None, typer.Option("--env-arch", metavar="ARCH", help="Architecture.")] = None,
     remove_demolishing: Annotated[
         str | None, _named("--remove-demolishing-tag", "Set the demolishing counter to 0.")
     ] = None,
@@ -162,6 +164,7 @@ def kaenv3(
         "-t": tag is not None,
         "-u": user is not None,
         "--env-version": env_version is not None,
+        "--env-arch": env_arch is not None,
         "--format": form != "text",
     }
     _require_use(operation, [option for option, used in modifiers.items() if used])
@@ -169,6 +172,7 @@ def kaenv3(
         name=name,
         version=None if env_version is None else _number(env_version),
         owner=user,
+        arch=env_arch,
         all_versions=all_versions,
         visibility=None if tag is None else _visibility(tag),
         moves=[move for text in files_to_move or () for move in _moves(text)],
@@ -197,7 +201,7 @@ def _require_use(operation: str, modifiers: Sequence[str]) -> None:
 
 
 def _number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text):
+    if not re.fullmatch("[0-9]{1,18}", text):
         raise OptionError(f"--env-version {text!r}: expected a number, such as 3.")
     return int(text)
 
@@ -224,9 +228,14 @@ def _moves(text: str) -> list[tuple[str, str]]:
 
 # --- seeing -----------------------------------------------------------------------------------------------------
 
-_HEADER = ("Name", "Version", "User", "Description")
-_WIDTHS = (21, 7, 10, 0)
-"""Least widths of the columns."""
+_COLUMNS: dict[str, tuple[int, Callable[[Environment], str]]] = {
+    "Name": (21, lambda each: each.name),
+    "Version": (7, lambda each: str(each.version)),
+    "Arch": (7, lambda each: each.arch),
+    "User": (10, lambda each: each.user),
+    "Description": (0, lambda each: each.description),
+}
+"""Title → least width, and what is in it; the architecture is shown where an environment has one."""
 
 
 def _list(site: Site, wish: Wish) -> int:
@@ -237,30 +246,31 @@ def _list(site: Site, wish: Wish) -> int:
     if wish.form != "text":
         shell.emit(msgspec.to_builtins(found), wish.form)
     elif found:
-        _print_table([(each.name, str(each.version), each.user, each.description) for each in found])
+        _print_table(found)
     else:
         print("No environment has been found")
     return 0
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    columns = list(zip(_HEADER, *rows, strict=True))
-    widths = [max(least, *map(len, column)) for least, column in zip(_WIDTHS, columns, strict=True)]
-    ruler = ["#" * len(title) for title in _HEADER]
-    lines = (
-        " ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in (_HEADER, ruler, *rows)
-    )
-    print("\n".join(lines))
+def _print_table(found: Sequence[Environment]) -> None:
+    titles = [title for title in _COLUMNS if title != "Arch" or any(each.arch for each in found)]
+    rows = [[_COLUMNS[title][1](each) for title in titles] for each in found]
+    table = [titles, ["#" * len(title) for title in titles], *rows]
+    widths = [max(_COLUMNS[title][0], *(len(row[rank]) for row in table)) for rank, title in enumerate(titles)]
+    for row in table:
+        print(" ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _print(site: Site, wish: Wish) -> int:
-    from kadeploy.environments import description  # noqa: PLC0415 - slow, and -l does without
+    from kadeploy.environments import description, lines  # noqa: PLC0415 - slow, and -l does without
 
-    name = _mine(wish)
-    found = environments.versions(site, caller().name, name, wish.version, wish.owner)
-    wanted = found if wish.all_versions else found[-1:]
-    print(description.write(wanted, "wiki" if wish.form == "text" else wish.form), end="")
+    asked = (site, caller().name, _mine(wish), wish.version, wish.owner, wish.arch)
+    wanted = environments.versions(*asked) if wish.all_versions else [environments.find(*asked)]
+    form = site.environment_form if wish.form == "text" else wish.form
+    if form == "wiki" and (lost := lines.lost(wanted)):
+        print(f"Printed as YAML: lines of `key : value` cannot hold {', '.join(lost)}.", file=sys.stderr)
+        form = "yaml"
+    print(description.write(wanted, form), end="")
     return 0
 
 
@@ -271,19 +281,19 @@ def _add(site: Site, wish: Wish) -> int:
     from kadeploy.environments import description  # noqa: PLC0415 - slow, and -l does without
 
     who = caller()
-    for added in environments.add_all(site, description.load(wish.name, who), who):
+    for added in environments.add_all(site, description.load(wish.name, who, shell.warn), who):
         print(f"Added: {_told(added)}, {added.visibility}")
     return 0
 
 
 def _delete(site: Site, wish: Wish) -> int:
-    for gone in environments.delete(site, caller().name, _mine(wish), wish.version, wish.owner):
+    for gone in environments.delete(site, caller().name, _mine(wish), wish.version, wish.owner, wish.arch):
         print(f"Deleted: {_told(gone)}")
     return 0
 
 
 def _remove_demolishing(site: Site, wish: Wish) -> int:
-    changed = environments.reset_demolishing(site, caller().name, _mine(wish), wish.version, wish.owner)
+    changed = environments.reset_demolishing(site, caller().name, _mine(wish), wish.version, wish.owner, wish.arch)
     print(f"No longer demolishing: {_told(changed)}")
     return 0
 
@@ -292,14 +302,16 @@ def _set_visibility(site: Site, wish: Wish) -> int:
     if wish.visibility is None:
         raise OptionError("--set-visibility-tag needs a visibility: -t private, -t shared or -t public.")
     user, name = caller().name, _mine(wish)
-    changed = environments.set_visibility(site, user, name, wish.visibility, wish.version, wish.owner)
+    changed = environments.set_visibility(site, user, name, wish.visibility, wish.version, wish.owner, wish.arch)
     print(f"Now {changed.visibility}: {_told(changed)}")
     return 0
 
 
 def _update(part: Part) -> Callable[[Site, Wish], int]:
     def update(site: Site, wish: Wish) -> int:
-        for change in environments.update_checksums(site, caller(), _mine(wish), part, wish.version, wish.owner):
+        for change in environments.update_checksums(
+            site, caller(), _mine(wish), part, wish.version, wish.owner, wish.arch
+        ):
             print(_told_checksum(change))
         return 0
 
@@ -335,19 +347,20 @@ def _mine(wish: Wish) -> str:
 
 
 def _told(environment: Environment) -> str:
-    return f"{environment.name} version {environment.version} of {environment.user}"
+    arch = f" for {environment.arch}" if environment.arch else ""
+    return f"{environment.name} version {environment.version} of {environment.user}{arch}"
 
 
 _OPERATIONS: dict[str, tuple[Callable[[Site, Wish], int], tuple[str, ...]]] = {
     "-a": (_add, ()),
-    "-d": (_delete, ("-u", "--env-version")),
+    "-d": (_delete, ("-u", "--env-version", "--env-arch")),
     "-l": (_list, ("-s", "-u", "--format")),
-    "-p": (_print, ("-s", "-u", "--env-version", "--format")),
-    "--remove-demolishing-tag": (_remove_demolishing, ("-u", "--env-version")),
-    "--set-visibility-tag": (_set_visibility, ("-t", "-u", "--env-version")),
-    "--update-tarball-md5": (_update("tarball"), ("-u", "--env-version")),
-    "--update-preinstall-md5": (_update("preinstall"), ("-u", "--env-version")),
-    "--update-postinstalls-md5": (_update("postinstalls"), ("-u", "--env-version")),
+    "-p": (_print, ("-s", "-u", "--env-version", "--env-arch", "--format")),
+    "--remove-demolishing-tag": (_remove_demolishing, ("-u", "--env-version", "--env-arch")),
+    "--set-visibility-tag": (_set_visibility, ("-t", "-u", "--env-version", "--env-arch")),
+    "--update-tarball-md5": (_update("tarball"), ("-u", "--env-version", "--env-arch")),
+    "--update-preinstall-md5": (_update("preinstall"), ("-u", "--env-version", "--env-arch")),
+    "--update-postinstalls-md5": (_update("postinstalls"), ("-u", "--env-version", "--env-arch")),
     "--move-files": (_move_files, ("-m",)),
 }
 """Operation → what does it, and the other options that go with it."""

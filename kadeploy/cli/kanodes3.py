@@ -8,15 +8,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from kadeploy.caller import caller
 from kadeploy.cli import shell
 from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
-from kadeploy.state import journal, nodes
+from kadeploy.state import journal, nodes, rights
 
 NAME = "kanodes3"
 WATCH_SECONDS = 2.0
@@ -26,15 +27,19 @@ ALL = (
 )
 
 app = shell.Tool(
-    "Show the state of nodes (-d) or the running workflows (-y).",
+    "Show the state of nodes (-d), the running workflows (-y) or the nodes of the site (-l).",
     examples={
         "kanodes3 -d": "State of all nodes: node, state, user, environment, its version and its owner.",
         "kanodes3 -d -m 'gdx-[1-30].site' -f machine_file": "State of some nodes.",
         "kanodes3 -y --watch": "Follow all running workflows until Ctrl-C.",
         "kanodes3 -y -w D-3hq7a2": "One workflow, running or ended, by the id of --write-workflow-id.",
+        "kanodes3 -l": "All nodes of the site: node, cluster, and who has rights on which partition.",
     },
-    about="The states are prod_env, deployed, deploy_env, recorded_env, deploying, deploy_failed and aborted. While an "
-    "image is sent, -y also tells how far it is on each node. The user is who operated on the node last.",
+    about="The columns of -d are the node, its state, who deployed it last, and name, version and owner of the "
+    f"environment on it. The states are: {'; '.join(f'{state}, {text}' for state, text in nodes.MEANINGS.items())}. "
+    "While an image is sent, -y also tells how far it is on each node. A workflow whose controller died does not run: "
+    "-y leaves it out, -y -w says so with the key aborted, and -d shows its nodes as aborted. Rights of others are "
+    "shown to administrators.",
     aliases={"-s": "-d", "--get-nodes-state": "-d", "-a": "-y", "--get-all-status": "-y"},
     gone={
         **dict.fromkeys(("-r", "--get-reboots-status", "-p", "--get-powers-status", "--get-deployments-status"), ALL),
@@ -56,6 +61,9 @@ def kanodes3(
         str | None,
         typer.Option("-w", "--workflow-id", metavar="WID", help="With -y: this workflow, even if it has ended."),
     ] = None,
+    listing: Annotated[
+        bool, typer.Option("-l", "--list", help="All nodes of the site, their cluster, and who has rights.")
+    ] = False,
     files: shell.Files = None,
     machines: shell.Machines = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh the output every 2 seconds until Ctrl-C.")] = False,
@@ -65,13 +73,13 @@ def kanodes3(
     _version: shell.Version = False,
     _completion: shell.Completion = None,
 ) -> int:
-    """Show the state of nodes (-d) or the running workflows (-y)."""
-    if state == dump:
-        raise OptionError("Choose one of -d (state of the nodes) and -y (workflows).")
+    """Show the state of nodes (-d), the running workflows (-y) or the nodes of the site (-l)."""
+    if sum((state, dump, listing)) != 1:
+        raise OptionError("Choose one of -d (state of the nodes), -y (workflows) and -l (all nodes of the site).")
     if wid is not None and not dump:
         raise OptionError("-w goes with -y: kanodes3 -y -w WID.")
     names = _known(shell.node_names(machines, files, load_site().limits.nodes))
-    show = _show_states if state else _show_workflows(wid)
+    show = _show_list if listing else _show_states if state else _show_workflows(wid)
     if watch:
         return _watch(lambda: show(names, form))
     show(names, form)
@@ -106,9 +114,45 @@ def _line(row: nodes.NodeRow) -> str:
 def _show_workflows(wid: str | None) -> Callable[[Sequence[str] | None, shell.Form], None]:
     def show(names: Sequence[str] | None, form: shell.Form) -> None:
         workflows = journal.workflows(load_site(), wid, names)
-        shell.emit(workflows, "json" if form == "json" else "yaml")
+        shell.emit(_merged(workflows) if form == "json" else workflows, "json" if form == "json" else "yaml")
 
     return show
+
+
+def _merged(workflows: dict[str, Any]) -> dict[str, Any]:
+    """The same with one mapping for each node; YAML keeps the lists of mappings with one key that programs know."""
+    return {
+        wid: flow | {"nodes": {node: _joined(stand) for node, stand in flow["nodes"].items()}}
+        for wid, flow in workflows.items()
+    }
+
+
+def _joined(stand: Sequence[dict[str, str]]) -> dict[str, str]:
+    return {key: value for each in stand for key, value in each.items()}
+
+
+def _show_list(names: Sequence[str] | None, form: shell.Form) -> None:
+    """All nodes of the site, whether they were ever operated on or not."""
+    configuration, who = load_configuration(), caller().name
+    shown = sorted(names or configuration.cluster_of, key=natural_key)
+    user = None if who in configuration.site.almighty_users else who
+    holders = rights.holders(configuration.site, shown, user)
+    if form == "text":
+        print("\n".join(f"{name},{configuration.cluster_of[name]},{_rights(holders[name])}" for name in shown))
+        return
+    rows = [
+        {
+            "hostname": name,
+            "cluster": configuration.cluster_of[name],
+            "rights": [{"user": holder, "part": part, "until": until} for holder, part, until in holders[name]],
+        }
+        for name in shown
+    ]
+    shell.emit(rows, form)
+
+
+def _rights(holders: Sequence[rights.Holder]) -> str:
+    return " ".join(f"{holder.user}:{holder.part}" for holder in holders)
 
 
 def _watch(show: Callable[[], None]) -> int:

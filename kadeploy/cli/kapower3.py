@@ -28,8 +28,10 @@ app = shell.Tool(
     },
     statuses=shell.NODE_STATUSES | {3: "Finished, and some nodes are KO; with --status, some nodes are off or silent."},
     about="When a level fails, or the site has no command for it, the next one is tried: soft asks the system on the "
-    "node, hard and very_hard use its BMC. The site's window limits how many nodes are switched at a time. --status "
-    "takes no node from anybody, and leaves no trace in kanodes3 and kastat3.",
+    "node, hard and very_hard use its BMC. An order is sent whatever the BMC says of its machine, and a node is OK "
+    "when its BMC, or the site's status command, says that it is on or off as ordered. The site's window limits how "
+    "many nodes are switched at a time. --status takes no node from anybody, and leaves no trace in kanodes3 and "
+    "kastat3.",
     aliases={**operation.ALIASES, "--op-level": "--level"},
     gone=operation.OF_DEPLOYMENTS,
 )

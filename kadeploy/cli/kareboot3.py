@@ -73,7 +73,7 @@ def kareboot3(
             "-e",
             "--env-name",
             metavar="ENVNAME",
-            help="Name of a recorded environment.",
+            help="Recorded environment, name@user:version%arch.",
             autocompletion=completion.environments,
         ),
     ] = None,
@@ -107,6 +107,7 @@ def kareboot3(
     pattern: operation.Pattern = None,
     upload: operation.Uploads = None,
     env_version: operation.EnvVersion = None,
+    env_arch: operation.EnvArch = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.")] = True,
     _server: shell.Server = None,
     verbosity: operation.Verbosity = None,
@@ -124,8 +125,9 @@ def kareboot3(
     configuration = load_configuration()
     names = operation.nodes(machines, node_files, configuration.site)
     chosen = _kind(operation.one_of("a kind of reboot", {"-r": kind, "the first word": first}))
-    if env_name is None and (user is not None or env_version is not None):
-        raise OptionError("-u and --env-version go with -e, the name of a recorded environment.")
+    recorded = Recorded(name=env_name or "", version=env_version, owner=user, arch=env_arch)
+    if not recorded.name and recorded != Recorded(name=""):
+        raise OptionError("-u, --env-version and --env-arch go with -e, the name of a recorded environment.")
     if not wait and (ok_file or ko_file or script):
         raise OptionError("--no-wait: -o, -n and -s need the end of the reboot. Leave them out.")
     if script:
@@ -136,7 +138,7 @@ def kareboot3(
         kind=chosen,
         level=level,
         wait=wait,
-        environment=Recorded(name=env_name, version=env_version, owner=user) if env_name else None,
+        environment=recorded if recorded.name else None,
         check_production=check,
         options=Options(
             authorized_keys=files.read_keys(key, who) if key is not None else "",

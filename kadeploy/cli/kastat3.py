@@ -17,6 +17,7 @@ from kadeploy.cli import completion, plot, shell
 from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
+from kadeploy.printable import printable
 from kadeploy.state import history
 from kadeploy.state.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
 
@@ -41,7 +42,8 @@ app = shell.Tool(
     about=f"The fields are {', '.join(FIELDS + MORE_FIELDS)}. A retry is a try after the first. Dates are local time "
     "and may also be written 'yyyy-mm-dd hh:mm'. A day alone, yyyy-mm-dd, is its first second with -x and its last "
     "with -y. Line ends within a value are written \\n and \\r. Commas are not escaped: use --format json if values "
-    "may contain them.",
+    "may contain them. Operations that were aborted, by Ctrl-C or with their controller, are listed, but no node's "
+    "failures: -b, -c and --plot leave them out. The plot draws the durations of each image apart.",
     aliases={
         "--all": "--list-all",
         "--failure-rate": "--list-failure-rate",
@@ -190,11 +192,20 @@ def kastat3(
 
 
 def _nodes(machines: Sequence[str] | None, lists: Sequence[str]) -> list[str] | None:
-    """The whole names of what is named; a node that the site has no more may still be in the log."""
-    if not machines and not lists:
-        return None
+    """The whole names of what is named; nodes that the site has no more count for as long as the log tells of them.
+
+    Raises:
+        NodeListError: neither the site nor the log knows any node of one of *machines*, or of *lists*.
+    """
     configuration = load_configuration()
-    return configuration.full_names(shell.node_names(machines, lists, configuration.site.limits.nodes))
+    found: list[str] = []
+    for patterns, files in [([pattern], []) for pattern in machines or ()] + ([([], lists)] if lists else []):
+        names = configuration.full_names(shell.node_names(patterns, files, configuration.site.limits.nodes))
+        known = any(name in configuration.cluster_of for name in names)
+        if not known and len(history.strangers(configuration.site, names)) == len(names):
+            configuration.cluster_nodes(names)
+        found += names
+    return list(dict.fromkeys(found)) or None
 
 
 def _only(given: dict[str, bool]) -> str:
@@ -261,7 +272,7 @@ def _list(site: Site, question: Question) -> int:
 def _lines(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
     """One line per row, whatever the values hold."""
     for row in rows:
-        yield ",".join(map(str, row)).replace("\n", "\\n").replace("\r", "\\r")
+        yield printable(",".join(map(str, row)).replace("\n", "\\n").replace("\r", "\\r"))
 
 
 def _truth(name: str, value: Any) -> Any:

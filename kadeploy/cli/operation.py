@@ -8,7 +8,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ import typer
 from kadeploy import files
 from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Account, as_user
-from kadeploy.cli import shell
+from kadeploy.cli import hangup, shell
 from kadeploy.cli.display import Display
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
@@ -80,6 +80,10 @@ Uploads = Annotated[
 EnvVersion = Annotated[
     int | None,
     typer.Option("--env-version", metavar="NUMBER", help="Version (default: the highest)."),
+]
+EnvArch = Annotated[
+    str | None,
+    typer.Option("--env-arch", metavar="ARCH", help="The same as NAME%ARCH for -e.", hidden=True),
 ]
 ClassicalTimeout = Annotated[
     str | None,
@@ -266,7 +270,11 @@ def show(work: Work, who: Account) -> int:
 
 
 def carry_out(work: Work, who: Account, display: Display, outputs: Outputs) -> Report:
-    """Launch *work* in the foreground: signals end it cleanly, and the files are written whatever happens."""
+    """Launch *work* in the foreground: signals end it cleanly, and the files are written whatever happens.
+
+    It outlives the terminal, and so does this process until its end.
+    """
+    hangup.outlive()
     if outputs.wid:
         shell.write_names(outputs.wid, [work.wid])
     stop = threading.Event()
@@ -301,7 +309,8 @@ def _signals(stop: threading.Event, work: Work) -> Iterator[None]:
             player.end_processes(work.folder)
             os._exit(UserInterruptError.exit_code)
         stop.set()
-        os.write(2, b"\nInterrupted: ending cleanly (once more to leave at once).\n")
+        with suppress(OSError):  # nobody may read it any more
+            os.write(2, b"\nInterrupted: ending cleanly (once more to leave at once).\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from kadeploy.errors import OptionError
-from kadeploy.state.history import Durations, Rate
+from kadeploy.state.history import Durations, Image, Rate
 
 BARS = 40
 """More nodes than this do not fit; the worst ones are shown."""
 _AROUND = timedelta(minutes=30)
 STEP_NAMES = ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")
 _COLOURS = ("#4477aa", "#ee6677", "#228833")  # told apart by colour-blind readers too (Paul Tol's bright scheme)
+_STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
+"""Dashes and marker of each image that is drawn."""
 
 
 def draw(rates: Sequence[Rate], durations: Sequence[Durations], title: str, form: str) -> bytes:
@@ -52,17 +55,39 @@ def _draw_rates(axes: Any, rates: Sequence[Rate]) -> None:
 
 
 def _draw_durations(axes: Any, durations: Sequence[Durations]) -> None:
-    times = [datetime.fromtimestamp(item.start) for item in durations]
-    for name, colour, values in zip(
-        STEP_NAMES, _COLOURS, zip(*(item[1:] for item in durations), strict=True), strict=True
-    ):
-        numbers = [float("nan") if value is None else value for value in values]
-        axes.plot(times, numbers, label=name, color=colour, marker="o", markersize=3, linewidth=1.2)
-    if len(times) == 1:  # matplotlib would show years around it
-        axes.set_xlim(times[0] - _AROUND, times[0] + _AROUND)
+    """A line for each macro-step and image: colours tell macro-steps, dashes and markers tell images."""
+    images = _images(durations)
+    for (image, label), (dashes, marker) in zip(images.items(), _STYLES, strict=False):
+        own = [item for item in durations if item.image == image]
+        times = [datetime.fromtimestamp(item.start) for item in own]
+        for step, (name, colour) in enumerate(zip(STEP_NAMES, _COLOURS, strict=True), start=1):
+            numbers = [float("nan") if item[step] is None else item[step] for item in own]
+            text = f"{name}, {label}" if label else name
+            axes.plot(times, numbers, dashes, label=text, color=colour, marker=marker, markersize=3, linewidth=1.2)
+    if len({item.start for item in durations}) == 1:  # matplotlib would show years around it
+        moment = datetime.fromtimestamp(durations[0].start)
+        axes.set_xlim(moment - _AROUND, moment + _AROUND)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
     axes.set_ylabel("mean duration (s)")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=9, frameon=False)
-    axes.set_title("Duration of the macro-steps over time", loc="left", fontsize=11)
     axes.tick_params(axis="x", rotation=30)
+    count = len({item.image for item in durations})
+    subset = f", the {len(_STYLES)} most deployed of {count} images" if count > len(_STYLES) else ""
+    axes.set_title(f"Duration of the macro-steps over time{subset}", loc="left", fontsize=11)
+    if not durations:
+        return
+    columns = len(images) if len(images) > 1 else len(STEP_NAMES)
+    for text in axes.figure.legend(loc="outside lower center", ncols=columns, fontsize=9, frameon=False).texts:
+        text.set_parse_math(False)
+
+
+def _images(durations: Sequence[Durations]) -> dict[Image, str]:
+    """The images deployed most often and their names; images of the same name are told apart by their checksums."""
+    counts: Counter[Image] = Counter()
+    for item in durations:
+        counts[item.image] += item.operations
+    names = Counter(image.env for image in counts)
+    return {
+        image: image.env if names[image.env] == 1 else f"{image.env or 'image'} ({image.md5[:6]})"
+        for image, _ in counts.most_common(len(_STYLES))
+    }

@@ -8,6 +8,7 @@ A tool is a :class:`Tool` with one command that returns its exit status, and::
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import json
@@ -31,7 +32,9 @@ from kadeploy.config.folder import load_site
 from kadeploy.errors import FileError, KadeployError, NodeListError, OptionError, UserInterruptError
 from kadeploy.files import MEGA
 from kadeploy.nodeset import MOST, expand, natural_key, parse_lines, require_few
+from kadeploy.printable import printable
 
+_UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 BROKEN_PIPE = 141
 """Exit status of a program that writes to a pipe nobody reads any more (128 + SIGPIPE)."""
 
@@ -220,14 +223,14 @@ def _refuse(text: str, status: int) -> int:
     return status
 
 
+def warn(text: str) -> None:
+    """Tell the user of something that is no reason to stop."""
+    print(coloured("WARNING:", "yellow", sys.stderr), _one_line(text), file=sys.stderr)
+
+
 def _one_line(text: str) -> str:
     line = " ".join(text.split())
     return line if line.endswith((".", "?", ")")) else f"{line}."
-
-
-def warn(text: str) -> None:
-    """Tell what is not as it should be, and stops nothing."""
-    print(coloured("WARNING:", "yellow", sys.stderr), text, file=sys.stderr)
 
 
 def _machine_refuses(error: OSError) -> int:
@@ -478,7 +481,7 @@ def emit(data: Any, form: Form) -> None:
 def document(data: Any, form: Form) -> str:
     """*data* (dictionaries, lists, strings, numbers) as one JSON document, else as a YAML one."""
     if form == "json":
-        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+        return printable(json.dumps(data, indent=2, ensure_ascii=False)) + "\n"
     import yaml  # noqa: PLC0415 - not for every output
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from typing import Literal
 
@@ -143,11 +144,15 @@ class Cluster(Struct, frozen=True, kw_only=True):
     name: str = ""
     """Empty in the file: the file's own name."""
     nodes: tuple[NodeRange, ...]
+    arch: str = ""
+    """Architecture of the nodes, such as x86_64, in the words of the environments; empty: any environment will do."""
     disk: Disk
     loader: Loader = Loader()
     power: Power = Power()
     console: str = ""
     """Command that opens a node's console (placeholders as in *PowerCommands*)."""
+    console_account: str = ""
+    """Account of this machine as which it runs; empty means the caller's. Never root for another user."""
     timeouts: Timeouts = Timeouts()
     macro_steps: dict[str, tuple[Implementation, ...]] = msgspec.field(
         default_factory=lambda: dict(DEFAULT_MACRO_STEPS)
@@ -164,8 +169,13 @@ class Cluster(Struct, frozen=True, kw_only=True):
 
     @cached_property
     def members(self) -> dict[str, Node]:
-        """Nodes by name."""
-        return {node.name: node for part in self.nodes for node in _members(part, self.power)}
+        """Nodes by name; a name that is listed twice is a NodeListError."""
+        found = [node for part in self.nodes for node in _members(part, self.power)]
+        members = {node.name: node for node in found}
+        if len(members) < len(found):
+            twice = next(name for name, count in Counter(node.name for node in found).items() if count > 1)
+            raise NodeListError(f"{twice} is listed twice.")
+        return members
 
 
 def address(site: Site, node: Node) -> str:

@@ -7,15 +7,17 @@ these files: they name the file or environment variable that holds it.
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
 
 import msgspec
 
-from kadeploy.config.cluster import DEFAULT_MACRO_STEPS, Cluster
+from kadeploy.config.cluster import DEFAULT_MACRO_STEPS, Cluster, Node
 from kadeploy.config.file import Struct, read_struct
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, NodeListError
@@ -70,8 +72,44 @@ class Configuration(Struct, frozen=True, kw_only=True):
 
 
 def configuration_folder() -> Path:
-    """The configuration folder of this process."""
-    return Path(os.environ.get("KADEPLOY_CONFIG_DIR", DEFAULT_FOLDER))
+    """The configuration folder of this process.
+
+    Raises:
+        ConfigError: this process is root's, and others could write what ``KADEPLOY_CONFIG_DIR`` names: its commands
+            would be theirs, run as root.
+    """
+    named = os.environ.get("KADEPLOY_CONFIG_DIR")
+    if named is None:
+        return DEFAULT_FOLDER
+    if os.geteuid() != 0:
+        return Path(named)
+    folder = Path(named).resolve()  # once: a link on the way may be turned round
+    for path, stays in _trusted(folder):
+        _require_roots(path, stays)
+    return folder
+
+
+def _trusted(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """What a configuration consists of, and whether nobody but its owner can put another in its place (sticky)."""
+    yield from ((path, True) for path in folder.parents)
+    yield folder, False
+    for name in ("site.yml", "clusters", "playbooks", "roles"):
+        yield folder / name, False
+        yield from ((path, False) for path in sorted((folder / name).rglob("*")))
+
+
+def _require_roots(path: Path, sticky_will_do: bool) -> None:
+    try:
+        status = path.stat()
+    except OSError:
+        return  # reading it says why
+    others = stat.S_IWOTH | (stat.S_IWGRP if status.st_gid != 0 else 0)
+    is_sticky = sticky_will_do and status.st_mode & stat.S_ISVTX
+    if status.st_uid != 0 or (status.st_mode & others and not is_sticky):
+        raise ConfigError(
+            f"KADEPLOY_CONFIG_DIR: {path} could be changed by others than root, and its commands would run as root: "
+            "unset the variable to use /etc/kadeploy, or chown root it and chmod go-w it."
+        )
 
 
 def load_site(where: Path | None = None) -> Site:
@@ -92,13 +130,10 @@ def load_configuration(where: Path | None = None) -> Configuration:
     root = where or configuration_folder()
     site = load_site(root)
     clusters: dict[str, Cluster] = {}
-    owner: dict[str, str] = {}
+    machines = _Machines(site)
     for path in sorted((root / "clusters").glob("*.yml")):
         cluster = _load_cluster(path)
-        for node in cluster.members:
-            if node in owner:
-                raise ConfigError(f"{path}: nodes: {node} belongs to cluster {owner[node]} already.")
-            owner[node] = cluster.name
+        machines.add(cluster, path)
         clusters[cluster.name] = cluster
     if not clusters:
         raise ConfigError(f"{root}/clusters: no cluster file (NAME.yml) found.")
@@ -121,6 +156,52 @@ def _load_cluster(path: Path) -> Cluster:
     if missing:
         raise ConfigError(f"{path}: macro_steps: expected at least one implementation of {', '.join(missing)}.")
     return cluster
+
+
+class _Machines:
+    """All machines of a site, by what each of them has alone."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._known: dict[tuple[str, str], tuple[str, str]] = {}
+        """Node and cluster, by kind of mark and mark."""
+
+    def add(self, cluster: Cluster, path: Path) -> None:
+        """Take note of the nodes of a cluster.
+
+        Raises:
+            ConfigError: one of them is a machine that another node stands for: who may use one would wipe the other.
+        """
+        for node in cluster.members.values():
+            for kind, mark, shown in self._marks(cluster, node):
+                other, its_cluster = self._known.setdefault((kind, mark), (node.name, cluster.name))
+                if (other, its_cluster) == (node.name, cluster.name):
+                    continue
+                if kind == "name":
+                    raise ConfigError(f"{path}: nodes: {node.name} belongs to cluster {its_cluster} already.")
+                raise ConfigError(
+                    f"{path}: nodes: {node.name} has the {kind} {shown} of {other} (cluster {its_cluster}): "
+                    "correct one of them, or leave one node out if both names mean one machine."
+                )
+
+    def _marks(self, cluster: Cluster, node: Node) -> Iterator[tuple[str, str, str]]:
+        """Kind, comparable form, and text of what no other node may have."""
+        yield "name", node.name.lower(), node.name
+        if where := node.address if self._site.use_address else "":
+            yield "address", _comparable(where), where
+        if node.mac:
+            yield "MAC address", node.mac.lower().replace("-", ":"), node.mac
+        if node.bmc and cluster.power.driver != "command":  # a command may name a machine otherwise
+            port = cluster.power.port if cluster.power.driver == "ipmi" else ""
+            yield "BMC", f"{_comparable(node.bmc.rstrip('/'))} {port}", node.bmc
+
+
+def _comparable(address: str) -> str:
+    """One text for all ways to write an IPv6 address, or a name in any case."""
+    try:
+        return str(ipaddress.IPv6Address(address)) if ":" in address else address.lower()
+    except ValueError:  # a URL
+        return address.lower()
 
 
 @cache

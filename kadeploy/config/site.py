@@ -51,6 +51,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     preinstall: int = 20
     """Size of a pre-install, in MB."""
     postinstall: int = 20
+    custom_operation: int = 1024
+    """A file that a custom operation sends or runs."""
     """Size of a post-install, in MB."""
     nodes: Annotated[int, msgspec.Meta(ge=1)] = MOST
     """Nodes of one request."""
@@ -112,6 +114,8 @@ class Site(Struct, frozen=True, kw_only=True):
     broadcast_patience: Annotated[float, msgspec.Meta(gt=0)] = 3.5
     """Seconds for which a node may give no sign of life during a broadcast before the others go on without it."""
     verbosity: int = 3
+    environment_form: Literal["wiki", "yaml"] = "wiki"
+    """What ``kaenv3 -p`` prints: ``key : value`` lines as Kadeploy 3.1, or YAML as 3.3."""
     partial_failure_status: Annotated[int, msgspec.Meta(ge=0, le=99)] = 3
     """Exit status of an operation that ended with some nodes KO; 0 for scripts that look at the lists alone."""
     use_address: bool = True

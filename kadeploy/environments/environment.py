@@ -8,6 +8,9 @@ import msgspec
 
 from kadeploy.environments.image import KINDS, ArchiveKind, ImageKind
 
+MAX_VERSION = 10**18 - 1
+"""Eighteen digits: what a database keeps as a number of 64 bits."""
+
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Read-only and strict about unknown keys."""
@@ -21,6 +24,11 @@ class Image(Struct, frozen=True, kw_only=True):
     kind: ImageKind
     md5: str = ""
     sha256: str = ""
+
+    @property
+    def is_fsa(self) -> bool:
+        """An archive of fsarchiver, which holds one file system or several."""
+        return KINDS[self.kind].form == "fsa"
 
     @property
     def is_dd(self) -> bool:
@@ -38,11 +46,24 @@ class Archive(Struct, frozen=True, kw_only=True):
     sha256: str = ""
 
 
+class FileSystem(Struct, frozen=True, kw_only=True):
+    """Where one of an image's file systems goes."""
+
+    id: int
+    """Its number in the image."""
+    device: str
+
+
 class Environment(Struct, frozen=True, kw_only=True):
-    """One version of an environment, as the wiki page's "Environment description" defines it."""
+    """One version of an environment: the wiki page's "Environment description", and what later versions added."""
 
     name: str
+    alias: str = ""
+    """A second name."""
+    arch: str = ""
+    """Architecture of the nodes it is for, such as x86_64; empty is any."""
     version: int = 1
+    """At most `MAX_VERSION`; often a date, such as 2024090216."""
     description: str = ""
     author: str = ""
     image: Image
@@ -60,5 +81,14 @@ class Environment(Struct, frozen=True, kw_only=True):
     demolishing_env: int = 0
     part: str = ""
     """Default partition, ``/dev/sda3``; empty means the cluster's."""
+    kexec: bool = True
+    """False: nodes are rebooted into it, as with ``--no-kexec``."""
+    multipart: bool = False
+    """The image holds several file systems, for the *partitions*; it boots from *boot_partition* of *block_device*."""
+    partitions: tuple[FileSystem, ...] = ()
+    block_device: str = ""
+    boot_partition: int | None = None
+    custom_variables: dict[str, str] = {}
+    """Texts by name; pre- and post-installs find them as ``KADEPLOY_NAME``."""
     user: str = ""
     """Owner."""

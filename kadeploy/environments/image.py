@@ -1,7 +1,8 @@
 """Kinds of images, in one table: how they are called, made and unpacked.
 
 An image is an archive (tar) or a copy of a disk or partition (dd), compressed in one of several ways. A new way to
-compress is one more row of `COMPRESSIONS`; the deployment system must have its program.
+compress is one more row of `COMPRESSIONS`; the deployment system must have its program. Or it is an archive of
+fsarchiver (fsa), which compresses by itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-Form = Literal["tar", "dd"]
+Form = Literal["tar", "dd", "fsa"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,12 @@ COMPRESSIONS = (
     ),
 )
 
+_FSARCHIVER = tuple(
+    Compression(name=str(level), tar="", dd="", suffix="fsa", unpack=("cat",), pack="cat", archives=False)
+    for level in range(10)
+)
+"""By fsarchiver's level, which is the description's word for its compression; the file travels as it is."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -85,6 +92,7 @@ KINDS: Mapping[str, Kind] = {
     for kind in (
         *(Kind(each.tar, "tar", each) for each in COMPRESSIONS),
         *(Kind(each.dd, "dd", each) for each in COMPRESSIONS),
+        *(Kind(f"fsa{each.name}", "fsa", each) for each in _FSARCHIVER),
     )
 }
 """By the name in the wiki's form of a description."""

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from kadeploy.environments import description
+from kadeploy.environments import rules
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.environments.image import ARCHIVE_KINDS, IMAGE_KINDS, suffixes
 from kadeploy.errors import EnvironmentRefusedError, OptionError
@@ -55,7 +55,7 @@ def translate(text: str, kind: Kind, source: str) -> Translated:
         environment_kind=kind,
     )
     bootable = msgspec.structs.replace(environment, **boot)
-    return Translated(description.check(bootable, source), [*(key for key in old if key not in _KEYS), *odd])
+    return Translated(rules.check(bootable, source), [*(key for key in old if key not in _KEYS), *odd])
 
 
 def kaenvironments(name: str) -> str:

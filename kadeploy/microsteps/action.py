@@ -1,14 +1,16 @@
 """The shell around every batch action: Ansible's one home.
 
-A batch action is one ``run_once`` task for all nodes of the play. It asks the request what to do, lets an engine do it
-(`microstep.play`), and answers with an outcome per node (`answers`). The task itself succeeds; a node that is KO takes
-no part in what follows. In check mode nothing is done.
+A batch action works on exactly the hosts for which Ansible runs the task: on one host, as any action does, or with
+``run_once`` on all hosts of the play's batch. It asks the request what to do, lets an engine do it (`microstep.play`),
+and answers with an outcome per node (`answers`). The task itself succeeds; a node that is KO takes no part in what
+follows. In check mode nothing is done.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import signal
 import threading
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from ansible.errors import AnsibleActionFail
+from ansible.playbook.handler import Handler
+from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.action import ActionBase
 
 from kadeploy import process
@@ -36,8 +40,14 @@ GRACE = 3.0
 """Seconds to end what runs on nodes, once the controller or ansible-playbook is gone."""
 
 
+_IN_STEP = ("linear", "debug")
+"""Strategies in which a task with ``run_once`` is run once, when all hosts have come to it."""
+_SAME_FOR_ALL = re.compile(r"kadeploy_wants(\.\w+|\[['\"]\w+['\"]\])")
+"""Conditions that hold for all nodes of a request or for none; of any other, ``run_once`` asks the first host alone."""
+
+
 class BatchAction(ActionBase):  # type: ignore[misc]
-    """An action plugin that does one micro-step on all nodes; subclasses name an engine and its arguments."""
+    """An action plugin that does one micro-step on many nodes at once; subclasses name an engine and its arguments."""
 
     _requires_connection = False
     engine: ClassVar[Engine]
@@ -47,10 +57,8 @@ class BatchAction(ActionBase):  # type: ignore[misc]
         """Do it; called by Ansible in a process of its own."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         facts = task_vars or {}
-        if not self._task.run_once:
-            raise AnsibleActionFail(f"{self._task.action} works on all nodes at once: write `run_once: true`.")
         try:
-            return result | self._batch(facts)
+            return result | self._batch(facts, self._hosts(facts))
         except KadeployError as error:
             raise AnsibleActionFail(str(error)) from error
 
@@ -62,17 +70,33 @@ class BatchAction(ActionBase):  # type: ignore[misc]
         """Facts for the tasks that follow."""
         return {}
 
-    def _batch(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def _hosts(self, facts: dict[str, Any]) -> tuple[str, ...]:
+        """The hosts for which Ansible runs this task."""
+        if not self._task.run_once:
+            return (str(facts["inventory_hostname"]),)
+        if obstacle := _obstacle(self._task):
+            raise AnsibleActionFail(
+                f"{self._task.action} with run_once treats every host of the batch, but {obstacle}. Nothing was done:"
+                " leave run_once out, and it treats the hosts one by one."
+            )
+        return tuple(map(str, facts["ansible_play_batch"]))
+
+    def _batch(self, facts: dict[str, Any], hosts: tuple[str, ...]) -> dict[str, Any]:
         asked = request.read(Path(_text(facts, "kadeploy_request_file")))
         memory = memory_of(Path(asked.run_dir), os.getppid())
-        out = memory.out()
-        members = tuple(str(host) for host in facts["ansible_play_hosts"] if host not in out)
+        known, out = {node.name for node in asked.nodes}, memory.out()
+        if strangers := [host for host in hosts if host not in known]:
+            raise AnsibleActionFail(f"Not in the request {asked.run_dir}: {fold(strangers)}. Nothing was done.")
+        members = tuple(host for host in hosts if host not in out)
         _, args = self.validate_argument_spec(argument_spec=dict(self.arguments))
         begun = self._begun(asked, facts)
         outcomes: dict[str, Outcome] = {}
         if members and not self._task.check_mode:
             env = {str(name): str(value) for name, value in facts.get("kadeploy_env", {}).items()}
-            step = partial(MicroStep, asked, begun, members, env=env, args=self.prepare(_plain(args)))
+            together = len(facts["ansible_play_batch"])
+            step = partial(
+                MicroStep, asked, begun, members, env=env, args=self.prepare(_plain(args)), together=together
+            )
             outcomes = _drive(self._play(asked, step, memory))
         if os.environ.get("KADEPLOY_RUN") != "1":
             for line in folded(outcomes, asked.options.debug):
@@ -99,6 +123,29 @@ class BatchAction(ActionBase):  # type: ignore[misc]
         if known := playbooks.generic(played):
             macro, implementation = known, played
         return Begun(f"{name}#{id(role)}", name, implementation, macro)
+
+
+def _obstacle(task: Any) -> str:
+    """Why the hosts that come to *task* may be fewer than those of the batch, or come more than once; else empty."""
+    play, levels = task.get_play(), list(_levels(task))
+    odd = [str(condition) for condition in task.when if not _SAME_FOR_ALL.fullmatch(str(condition).strip())]
+    if str(play.strategy).rsplit(".", 1)[-1] not in _IN_STEP:
+        return f"the play's strategy is {play.strategy}, where each host comes here by itself"
+    if odd:
+        return f"its condition may differ from host to host (when: {odd[0]})"
+    if isinstance(task, Handler):
+        return "it is a handler, which only some hosts may have notified"
+    if any(isinstance(level, TaskInclude) and not level.statically_loaded for level in levels):
+        return "it is in tasks or a role that were included, perhaps for some hosts only (import_* are for all)"
+    if any(getattr(level, "rescue", None) for level in levels):
+        return "it is in a block with a rescue section, where hosts part"
+    return ""
+
+
+def _levels(task: Any) -> Iterator[Any]:
+    """Blocks and includes around *task*, from the inside."""
+    while task := task._parent:
+        yield task
 
 
 def folded(outcomes: Mapping[str, Outcome], debug: bool = False) -> list[str]:

@@ -17,7 +17,7 @@ from kadeploy import process
 from kadeploy.workflow import Outcome, Verdict
 
 
-class Begun(msgspec.Struct, frozen=True, tag="begun"):
+class Begun(msgspec.Struct, frozen=True):
     """A micro-step that has begun."""
 
     key: str
@@ -25,6 +25,11 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
     step: str
     implementation: str
     macro_step: str
+
+
+class _Beginning(msgspec.Struct, frozen=True, tag="begun"):
+    step: Begun
+    nodes: tuple[str, ...]
 
 
 class Out(msgspec.Struct, frozen=True, tag="out"):
@@ -37,7 +42,7 @@ class Out(msgspec.Struct, frozen=True, tag="out"):
     message: str = ""
 
 
-_DECODER = msgspec.json.Decoder(Begun | Out)
+_DECODER = msgspec.json.Decoder(_Beginning | Out)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -47,13 +52,14 @@ class Memory:
 
     path: Path
 
-    def begin(self, begun: Begun) -> None:
-        """Note that a micro-step begins."""
-        self._append([begun])
+    def begin(self, begun: Begun, nodes: tuple[str, ...]) -> None:
+        """Note that a micro-step begins on *nodes*."""
+        self._append([_Beginning(begun, nodes)])
 
-    def begun(self) -> list[Begun]:
-        """Micro-steps that have begun, in order."""
-        return [line for line in self._lines() if isinstance(line, Begun)]
+    def begun(self, nodes: tuple[str, ...]) -> list[Begun]:
+        """Micro-steps that any of *nodes* has begun, in order; nodes of one task have begun the same ones."""
+        beginnings = [line for line in self._lines() if isinstance(line, _Beginning)]
+        return [line.step for line in beginnings if not set(line.nodes).isdisjoint(nodes)]
 
     def note(self, step: Begun, outcomes: Mapping[str, Outcome]) -> None:
         """Keep the nodes of *outcomes* that are KO or at a breakpoint."""
@@ -73,7 +79,7 @@ class Memory:
                 known.setdefault(line.node, line)
         return known
 
-    def _append(self, lines: list[Begun] | list[Out]) -> None:
+    def _append(self, lines: list[_Beginning] | list[Out]) -> None:
         text = b"".join(_ENCODER.encode(line) + b"\n" for line in lines)
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
@@ -84,12 +90,12 @@ class Memory:
         finally:
             os.close(descriptor)
 
-    def _lines(self) -> list[Begun | Out]:
+    def _lines(self) -> list[_Beginning | Out]:
         try:
             text = self.path.read_bytes()
         except FileNotFoundError:
             return []
-        lines: list[Begun | Out] = []
+        lines: list[_Beginning | Out] = []
         for line in text.splitlines():
             try:
                 lines.append(_DECODER.decode(line))

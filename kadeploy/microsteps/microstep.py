@@ -37,6 +37,8 @@ class MicroStep:
     """KADEPLOY_* variables of scripts."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the task, checked."""
+    together: int = 0
+    """How many nodes go through the play at the same time, which time-outs depend on; 0: the members."""
     report: Callable[[str, Outcome], None] = lambda _node, _outcome: None
     """Called by an engine for each node that has ended: what a time-out leaves to the others."""
 
@@ -71,14 +73,14 @@ async def play(step: MicroStep, engine: Engine, memory: Memory) -> dict[str, Out
     The nodes that end KO or at a breakpoint are noted in *memory*.
     """
     outcomes: dict[str, Outcome] = {}
-    begun = memory.begun()
+    begun = memory.begun(step.members)
     for stage in _stages(step, engine, begun):
         survivors = tuple(node for node in step.members if _goes_on(outcomes.get(node)))
         if not survivors:
             break
         _add(outcomes, await stage(step.only(survivors)))
     if step.begun.key not in {before.key for before in begun}:
-        memory.begin(step.begun)
+        memory.begin(step.begun, step.members)
     memory.note(step.begun, outcomes)
     return {node: outcomes.get(node, Outcome(Verdict.OK)) for node in step.members}
 

@@ -42,7 +42,7 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
         expression = options.kexec_timeout or limits.kexec
     else:
         expression = options.reboot_timeout or limits.reboot
-    timeout = evaluate_timeout(expression, len(step.members))
+    timeout = evaluate_timeout(expression, step.together or len(step.members))
     goes_on = request.attempt.goes_on
     begun = goes_on.begun if goes_on else process.began(os.getppid())
     left = round(timeout - goes_on.waited) if goes_on else timeout

@@ -13,14 +13,14 @@ from typing import TypeVar
 
 import msgspec
 
+from kadeploy.boot import kernels, loaders, profile
 from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.config.cluster import Cluster, Implementation, StepTable
 from kadeploy.config.folder import Configuration
 from kadeploy.config.partition import split_partition
-from kadeploy.config.site import Site
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import OptionError
+from kadeploy.errors import EnvironmentRefusedError, OptionError
 from kadeploy.nodeset import fold, require_few
 from kadeploy.operations import custom, plan, production
 from kadeploy.operations.requests import (
@@ -34,8 +34,8 @@ from kadeploy.operations.requests import (
     Wish,
 )
 from kadeploy.operations.work import States, Work, run_folder
-from kadeploy.runner import playbooks
-from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode
+from kadeploy.runner import inventory, playbooks
+from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode, profile_sources
 from kadeploy.state import environments, journal, rights
 from kadeploy.state.nodes import NO_ENVIRONMENT, State
 from kadeploy.workflow import Operation
@@ -62,9 +62,13 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         NodeListError: a node that the site does not have.
         RightsError: names the nodes and the partition on which the caller has no right.
         OptionError: options that do not fit the nodes' clusters, the environment or each other.
+        ProfileRefusedError: the boot loader cannot hand on the environment's kernel parameters.
+        ConfigError: the cluster's loader cannot boot such a system.
+        EnvironmentRefusedError: there is no such environment, or it cannot be deployed.
     """
     request = _with_full_names(request, configuration)
-    environment = _environment(configuration.site, request.user, request.environment)
+    environment = _environment(configuration, request.user, request.environment, request.nodes)
+    _require_one_file_system(environment)
     anonymous = isinstance(request.environment, Described)
     _readable(request.uploads, request.options)
     _names_a_disk(request.options)
@@ -76,6 +80,7 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
     plans: dict[str, StepTable] = {}
     for name, each in assignments.items():
         _fits(each)
+        _boots(each)
         chosen, changes = plan.deployment(each.cluster, environment, options.no_kexec, request.force_steps)
         for way in (way for ways in chosen.values() for way in ways):
             playbooks.require_implementation(way.name, configuration.folder)
@@ -113,10 +118,25 @@ def _as_planned(assignments: Mapping[str, Assignment], plans: Mapping[str, StepT
     return fitted
 
 
-def _environment(site: Site, user: str, wanted: Recorded | Described) -> Environment:
+def _environment(
+    configuration: Configuration, user: str, wanted: Recorded | Described, nodes: Sequence[str]
+) -> Environment:
+    """What is asked for; of a recorded one, the version for the architecture of the nodes."""
     if isinstance(wanted, Described):
         return wanted.environment
-    return environments.find(site, user, wanted.name, wanted.version, wanted.owner)
+    archs = {configuration.clusters[name].arch for name in configuration.cluster_nodes(list(nodes))} - {""}
+    return environments.find(
+        configuration.site, user, wanted.name, wanted.version, wanted.owner, wanted.arch, archs=archs
+    )
+
+
+def _require_one_file_system(environment: Environment) -> None:
+    """Refuse what can be recorded and is not deployed yet."""
+    if environment.multipart or environment.image.is_fsa:
+        what = "an image on several partitions (multipart)" if environment.multipart else "an image of fsarchiver (fsa)"
+        raise EnvironmentRefusedError(
+            f"{environment.name}: {what} cannot be deployed yet: make a tar or dd image of one partition."
+        )
 
 
 def _readable(uploads: Sequence[str], options: Options) -> None:
@@ -151,6 +171,11 @@ def _on_default_partition(options: Options, environment: Environment) -> Options
 def _fits(assignment: Assignment) -> None:
     """Refuse options that make no sense on this cluster."""
     options, cluster, environment = assignment.options, assignment.cluster, assignment.environment
+    if environment is not None and cluster.arch and environment.arch not in ("", cluster.arch):
+        raise OptionError(
+            f"{environment.name} is for {environment.arch}, and cluster {cluster.name} is {cluster.arch}: choose "
+            f"another environment, or correct `arch` in clusters/{cluster.name}.yml."
+        )
     for expression in filter(None, (options.reboot_timeout, options.kexec_timeout)):
         evaluate_timeout(expression, len(assignment.nodes))
     if options.reformat_tmp and options.reformat_tmp not in cluster.supported_filesystems:
@@ -167,6 +192,19 @@ def _fits(assignment: Assignment) -> None:
             f"{', '.join(map(str, numbers))}. "
             "Choose one of these, or keep the disk as it is with --disable-disk-partitioning."
         )
+
+
+def _boots(assignment: Assignment) -> None:
+    """Refuse an environment that the cluster's loader could not boot in the end."""
+    environment, loader, options = assignment.environment, assignment.cluster.loader, assignment.options
+    if environment is None:
+        return
+    if inventory.grub_menu(assignment) and (reason := loaders.why_not(loader, environment)):
+        raise OptionError(f"Cluster {assignment.cluster.name}: {reason}")
+    if not options.pxe_profile:
+        files = {what: f"{profile.FILES_FOLDER}/{what}" for what in kernels.wanted(environment, loader.method)}
+        sources = profile_sources(msgspec.structs.replace(assignment, boot_files=files))
+        profile.render(sources, "deployed", assignment.nodes[0])
 
 
 def _is_for_systems(assignment: Assignment) -> None:
@@ -219,7 +257,9 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
     _readable(request.uploads, request.options)
     _singular(request.options, request.nodes)
     site = configuration.site
-    environment = _environment(site, request.user, request.environment) if request.environment else None
+    environment = None
+    if request.environment:
+        environment = _environment(configuration, request.user, request.environment, request.nodes)
     name, boot = REBOOTS[request.kind]
     boot = msgspec.structs.replace(boot, level=request.level, wait=request.wait)
     parts = _Parts(configuration, request.user, request.nodes, request.options)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from kadeploy.boot import profile
+from kadeploy.boot import loaders, profile
 from kadeploy.caller import Account
 from kadeploy.nodeset import fold
 from kadeploy.operations import custom, plan, staging
@@ -34,6 +34,8 @@ def lines(work: Work, account: Account) -> list[str]:
 
 def _details(assignment: Assignment, steps: Plan) -> list[str]:
     target = [f"to {assignment.deploy_part}"] if assignment.environment else []
+    if assignment.environment and not assignment.options.pxe_profile:
+        target.append(f"boots: {loaders.how(assignment.cluster.loader, assignment.environment)}")
     return [*target, *plan.lines(steps), *_operations(assignment), *_profiles(assignment, steps)]
 
 

@@ -11,14 +11,15 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kadeploy import events, workflow
 from kadeploy.caller import Account
 from kadeploy.config.folder import Configuration
-from kadeploy.errors import BrokenOffError, KadeployError
+from kadeploy.errors import BrokenOffError, KadeployError, UserInterruptError
 from kadeploy.events import (
     AttemptEnded,
     AttemptStarted,
@@ -36,6 +37,7 @@ from kadeploy.nodeset import fold
 from kadeploy.operations import admission, hooks, production, staging
 from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
+from kadeploy.operations.staging import Staged
 from kadeploy.operations.work import Work, run_folder
 from kadeploy.remote import broker, namespace
 from kadeploy.remote.fanout import Credentials
@@ -67,8 +69,10 @@ def launch(work: Work, account: Account, listener: Listener, stop: threading.Eve
     with namespace.inside(work.site.network_namespace):
         _free_nodes_of_the_dead(work, listener)
         with _folder(work.folder):
-            work = replace(work, assignments=staging.stage(work.assignments, work.folder, account, work.uploads))
-        with closing(EventFile(work.folder / events.FILE_NAME)) as file:
+            staged = _stage(work, account, stop)
+        with closing(staged), closing(EventFile(work.folder / events.FILE_NAME)) as file:
+            lent = {path: stream.fileno() for path, stream in staged.images.items()}
+            work = replace(work, assignments=staged.assignments, lent=lent)
             run = _look if work.only_looks else _claim_and_run
             return run(work, _to_all(file, listener), stop)
 
@@ -79,6 +83,31 @@ def _free_nodes_of_the_dead(work: Work, tell: Listener) -> None:
     for wid, names in nodes.reap(work.site).items():
         end_processes(run_folder(work.site, wid))
         tell(Note(text=f"workflow {wid} was left by a controller that died; its nodes are free again: {fold(names)}"))
+
+
+def _stage(work: Work, account: Account, stop: threading.Event) -> Staged:
+    """Open the user's files, in a thread: where a file system hangs, it holds up the thread, and not who interrupts.
+
+    Raises:
+        UserInterruptError: *stop* was set meanwhile.
+    """
+    job: Future[Staged] = Future()
+
+    def run() -> None:
+        try:
+            job.set_result(staging.stage(work.assignments, work.folder, account, work.uploads))
+        except BaseException as error:  # it is raised where it is waited for
+            job.set_exception(error)
+
+    threading.Thread(target=run, name="staging", daemon=True).start()
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            return job.result(timeout=_PATIENCE)
+    raise UserInterruptError("Interrupted; no node was touched.")
+
+
+_PATIENCE = 0.2
+"""Seconds between two looks at the stop event while files are read."""
 
 
 @contextmanager
@@ -206,7 +235,7 @@ def _run_cluster(work: Work, cluster: str, numbers: Iterator[int], channel: _Cha
 @contextmanager
 def _kept_connections(work: Work) -> Iterator[None]:
     """Keep the ssh connections of the workflow from one micro-step to the next."""
-    keeper = broker.Broker(work.folder, Credentials.of(work.site))
+    keeper = broker.Broker(work.folder, Credentials.of(work.site), work.lent)
     keeper.start()
     try:
         yield

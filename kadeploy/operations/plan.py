@@ -37,6 +37,7 @@ def deployment(
     if forced is None and environment.preinstall is not None:
         steps["SetDeploymentEnv"] = (_renamed(steps["SetDeploymentEnv"][0], CUSTOM_PRE_INSTALL),)
         notes.append(f"the environment has a pre-install: {CUSTOM_PRE_INSTALL} prepares the disk")
+    no_kexec = no_kexec or not environment.kexec
     if reason := _why_no_kexec(cluster, environment, no_kexec):
         changed = _with(steps, "BootNewEnv", lambda ways: _without(ways, "BootNewEnvKexec", "BootNewEnvClassical"))
         if no_kexec:
@@ -65,6 +66,8 @@ def lines(plan: Plan) -> list[str]:
 
 def _why_no_kexec(cluster: Cluster, environment: Environment, asked: bool) -> str:
     """Why kexec is out of the question; empty when it is not."""
+    if not environment.kexec:
+        return "the environment's options say kexec: false"
     if asked:
         return "--no-kexec"
     if environment.environment_kind != "linux":

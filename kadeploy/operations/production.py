@@ -44,7 +44,7 @@ def _last_environments(site: Site, names: Iterable[str]) -> dict[str, Environmen
     found = {}
     for row in nodes.states(site, list(names)):
         if row.env_name and row.env_version is not None:
-            environment = environments.recorded(site, row.env_name, row.env_version, row.env_owner)
+            environment = environments.recorded(site, row.env_name, row.env_version, row.env_owner, row.env_arch)
             if environment is not None:
                 found[row.hostname] = environment
     return found

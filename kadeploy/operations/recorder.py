@@ -24,8 +24,8 @@ from kadeploy.runner import roles
 from kadeploy.runner.roles import Role
 from kadeploy.state import journal, nodes
 from kadeploy.state.journal import LogRow
-from kadeploy.state.nodes import NO_ENVIRONMENT, Named, State
-from kadeploy.workflow import Final, Outcome, Verdict
+from kadeploy.state.nodes import NO_ENVIRONMENT, Named, Recorded, State
+from kadeploy.workflow import ABORTED, Final, Outcome, Verdict
 
 
 class Results:
@@ -48,7 +48,7 @@ class Results:
 
     def lost(self) -> dict[str, Final]:
         """Nodes that came to no end: aborted."""
-        return {name: Final(Verdict.KO, "aborted", aborted=True) for name in self.work.names if name not in self.finals}
+        return {name: Final(Verdict.KO, ABORTED, aborted=True) for name in self.work.names if name not in self.finals}
 
     def keep_alive(self) -> None:
         """Nobody waits for a sign of life of who holds no node."""
@@ -129,9 +129,10 @@ class Recorder(Results):
         return roles.find(micro_step, self.work.configuration.folder)
 
     def _finished(self, finals: Mapping[str, Final]) -> None:
-        groups: dict[tuple[State | None, Named | None], list[str]] = {}
+        groups: dict[tuple[State | None, Recorded | None], list[str]] = {}
         for name, final in finals.items():
-            groups.setdefault(self._end_state(final), []).append(name)
+            state, environment = self._end_state(final)
+            groups.setdefault((state, Recorded.of(environment) if environment else None), []).append(name)
         for (state, environment), names in groups.items():
             self._set_state(names, state, environment)
         ko = _with(finals, Verdict.KO)
@@ -150,7 +151,8 @@ class Recorder(Results):
 
     def _set_state(self, names: list[str], state: State | None, environment: Named | None) -> None:
         if state and names:
-            nodes.set_state(names, state, environment, self.work.user, self.begun)
+            user = self.work.user if self.work.operation == "deploy" else None
+            nodes.set_state(names, state, environment, user, self.begun)
 
 
 def _with(ends: Mapping[str, Outcome] | Mapping[str, Final], verdict: Verdict) -> list[str]:

@@ -23,8 +23,10 @@ class Recorded(_Struct, frozen=True, kw_only=True, tag="recorded"):
     """A recorded environment by its name; by default the highest version that the user may see."""
 
     name: str
+    """Or ``name@user:version%arch``, or an alias."""
     version: int | None = None
     owner: str | None = None
+    arch: str | None = None
 
 
 class Described(_Struct, frozen=True, kw_only=True, tag="described"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -26,10 +27,28 @@ ROOT = Account("root", 0, 0, Path("/root"))
 """Whose rights count for the administrator's own archives."""
 
 
+@dataclass(frozen=True)
+class Staged:
+    """What nodes will get: files of ours, and images of the user that are open."""
+
+    assignments: dict[str, Assignment]
+    """By cluster."""
+    images: Mapping[str, BinaryIO]
+    """By path; open for as long as the operation lasts, and lent to its tasks (`kadeploy.remote.lending`)."""
+
+    def close(self) -> None:
+        """Close the images."""
+        for stream in self.images.values():
+            stream.close()
+
+
 def stage(
     assignments: Mapping[str, Assignment], folder: Path, account: Account, uploaded: Sequence[str] = ()
-) -> dict[str, Assignment]:
-    """*assignments* (by cluster) with the files that nodes will get; what comes over http goes under *folder*.
+) -> Staged:
+    """*assignments* (by cluster) with the files that nodes will get.
+
+    Each file of the user is opened once, with the rights of *account*. An image stays open, everything else is copied
+    to *folder*, and so is what comes over http: nothing that follows opens a file by the name that the user gave it.
 
     *uploaded* are paths and URLs of files for the boot loader (``-x``).
 
@@ -38,15 +57,15 @@ def stage(
         EnvironmentRefusedError: a file is no longer what was recorded, or what nodes are to boot is not in the image.
         OptionError: uploaded files whose names do not suit boot loaders.
     """
-    fetched = _FetchedFiles(account, folder / "files")
-    staged = {
-        cluster: _with_environment(assignment, fetched) if assignment.operation == "deploy" else assignment
-        for cluster, assignment in assignments.items()
-    }
-    staged = {cluster: _with_boot_files(assignment, fetched) for cluster, assignment in staged.items()}
-    for boot in {assignment.site.boot.http_root: assignment.site.boot for assignment in staged.values()}.values():
-        uploads.store(uploaded, boot, account, fetched.into)
-    return staged
+    files_of = _Files(account, folder / "files")
+    try:
+        staged = {cluster: _with_files(assignment, files_of) for cluster, assignment in assignments.items()}
+        for boot in {assignment.site.boot.http_root: assignment.site.boot for assignment in staged.values()}.values():
+            uploads.store(uploaded, boot, account, files_of.into)
+    except BaseException:
+        files_of.close()
+        raise
+    return Staged(staged, {str(file.path): stream for stream, file in files_of.images.values()})
 
 
 def dry_run(
@@ -65,8 +84,9 @@ def dry_run(
         moved = {
             cluster: msgspec.structs.replace(assignment, site=aside) for cluster, assignment in assignments.items()
         }
-        staged = stage(moved, folder, account, uploaded)
-    return {cluster: msgspec.structs.replace(assignment, site=site) for cluster, assignment in staged.items()}
+        with closing(stage(moved, folder, account, uploaded)) as staged:
+            found = staged.assignments
+    return {cluster: msgspec.structs.replace(assignment, site=site) for cluster, assignment in found.items()}
 
 
 @contextmanager
@@ -82,38 +102,64 @@ def _folder_aside(site: Site) -> Iterator[Path]:
 
 
 @dataclass
-class _FetchedFiles:
-    """Fetches each file once."""
+class _Files:
+    """Opens each file once."""
 
     account: Account
     into: Path
-    found: dict[str, LocalFile] = field(default_factory=dict)
+    images: dict[str, tuple[BinaryIO, LocalFile]] = field(default_factory=dict)
+    copies: dict[str, LocalFile] = field(default_factory=dict)
 
-    def get(self, source: str, assignment: Assignment, limit_mb: int = 0, account: Account | None = None) -> LocalFile:
-        if source not in self.found:
-            cache = assignment.site.state / "cache"
-            who = account or self.account
-            self.found[source] = files.fetch(source, self.into, who, limit_mb * MEGA, cache=cache)
-        return self.found[source]
+    def image(self, source: str, site: Site) -> tuple[BinaryIO, LocalFile]:
+        if source not in self.images:
+            self.images[source] = files.hold(source, self.into, self.account, site.state / "cache")
+        return self.images[source]
+
+    def copy(self, source: str, limit_mb: int = 0, account: Account | None = None) -> LocalFile:
+        if source not in self.copies:
+            self.copies[source] = files.fetch(source, self.into, account or self.account, limit_mb * MEGA)
+        return self.copies[source]
+
+    def close(self) -> None:
+        for stream, _ in self.images.values():
+            stream.close()
 
 
-def _with_environment(assignment: Assignment, fetched: _FetchedFiles) -> Assignment:
+def _with_files(assignment: Assignment, files_of: _Files) -> Assignment:
+    if assignment.operation == "deploy":
+        assignment = _with_environment(assignment, files_of)
+    return _with_operations(_with_boot_files(assignment, files_of), files_of)
+
+
+def _with_environment(assignment: Assignment, files_of: _Files) -> Assignment:
     environment, cluster = assignment.environment, assignment.cluster
     if environment is None:
         return assignment
-    image = fetched.get(environment.image.file, assignment)
+    _, image = files_of.image(environment.image.file, assignment.site)
     require_unchanged(environment, environment.image, image)
+    lent = not files.is_url(environment.image.file)
     return msgspec.structs.replace(
         assignment,
-        image=LocalImage(path=str(image.path), size=image.size, sha256=image.sha256),
-        preinstall=_preinstall(assignment, environment, fetched),
-        postinstalls=tuple(_postinstall(assignment, environment, each, fetched) for each in environment.postinstalls),
-        admin_preinstalls=tuple(_admin(assignment, archive, fetched) for archive in cluster.pre_installs),
-        admin_postinstalls=tuple(_admin(assignment, archive, fetched) for archive in cluster.post_installs),
+        image=LocalImage(path=str(image.path), size=image.size, sha256=image.sha256, lent=lent),
+        preinstall=_preinstall(assignment, environment, files_of),
+        postinstalls=tuple(_postinstall(assignment, environment, each, files_of) for each in environment.postinstalls),
+        admin_preinstalls=tuple(_admin(assignment, archive, files_of) for archive in cluster.pre_installs),
+        admin_postinstalls=tuple(_admin(assignment, archive, files_of) for archive in cluster.post_installs),
     )
 
 
-def _with_boot_files(assignment: Assignment, fetched: _FetchedFiles) -> Assignment:
+def _with_operations(assignment: Assignment, files_of: _Files) -> Assignment:
+    """Have the files that custom operations send and run."""
+    limit = assignment.site.limits.custom_operation
+    operations = tuple(
+        msgspec.structs.replace(each, file=str(files_of.copy(each.file, limit).path)) if each.file else each
+        for each in assignment.options.custom_operations
+    )
+    options = msgspec.structs.replace(assignment.options, custom_operations=operations)
+    return msgspec.structs.replace(assignment, options=options)
+
+
+def _with_boot_files(assignment: Assignment, files_of: _Files) -> Assignment:
     """Have kernel and initrd where boot loaders find them, if the deployed system is booted over the network."""
     environment, method = assignment.environment, assignment.cluster.loader.method
     deployed = assignment.operation == "deploy" or assignment.boot.kind == "deployed"
@@ -123,37 +169,36 @@ def _with_boot_files(assignment: Assignment, fetched: _FetchedFiles) -> Assignme
         return assignment
 
     def image() -> BinaryIO:
-        local = fetched.get(environment.image.file, assignment)
+        stream, local = files_of.image(environment.image.file, assignment.site)
         require_unchanged(environment, environment.image, local)
-        return files.open_as_user(local.path, ROOT if files.is_url(environment.image.file) else fetched.account)
+        stream.seek(0)
+        return os.fdopen(os.dup(stream.fileno()), "rb")
 
     sha256 = assignment.image.sha256 if assignment.image else environment.image.sha256
     found = kernels.provide(environment, sha256, method, assignment.site.boot, image)
     return msgspec.structs.replace(assignment, boot_files=found)
 
 
-def _preinstall(assignment: Assignment, environment: Environment, fetched: _FetchedFiles) -> LocalArchive | None:
+def _preinstall(assignment: Assignment, environment: Environment, files_of: _Files) -> LocalArchive | None:
     archive = environment.preinstall
     if archive is None:
         return None
-    local = fetched.get(archive.file, assignment, assignment.site.limits.preinstall)
+    local = files_of.copy(archive.file, assignment.site.limits.preinstall)
     require_unchanged(environment, archive, local)
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)
 
 
-def _postinstall(
-    assignment: Assignment, environment: Environment, archive: Archive, fetched: _FetchedFiles
-) -> LocalArchive:
-    local = fetched.get(archive.file, assignment, assignment.site.limits.postinstall)
+def _postinstall(assignment: Assignment, environment: Environment, archive: Archive, files_of: _Files) -> LocalArchive:
+    local = files_of.copy(archive.file, assignment.site.limits.postinstall)
     require_unchanged(environment, archive, local)
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)
 
 
-def _admin(assignment: Assignment, archive: AdminArchive, fetched: _FetchedFiles) -> LocalArchive:
+def _admin(assignment: Assignment, archive: AdminArchive, files_of: _Files) -> LocalArchive:
     """An archive of the site; its path may be relative to the configuration folder."""
     source = str(Path(assignment.config_dir) / archive.file)
     try:
-        local = fetched.get(source, assignment, account=ROOT)
+        local = files_of.copy(source, account=ROOT)
     except FileError as error:
         raise FileError(f"clusters/{assignment.cluster.name}.yml: {error}") from error
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kadeploy.config.cluster import StepTable
@@ -52,6 +52,8 @@ class Work:
     hook: str = ""
     production: Mapping[str, Environment] | None = None
     """With ``kareboot3 -c``: the recorded environment that was on each node before, where there was one."""
+    lent: Mapping[str, int] = field(default_factory=dict)
+    """The user's images, open: descriptors by path."""
     notes: tuple[str, ...] = ()
     """What people should know: where a plan is not what the configuration says."""
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import selectors
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Literal, NoReturn, cast
 
@@ -24,9 +26,13 @@ from kadeploy.config.cluster import Power
 from kadeploy.process import kill, reap
 
 Order = Literal["status", "on", "off", "reset", "shutdown"]
-"""``off`` and ``on`` end when the machine is in that state, ``reset`` switches on a machine that is off, ``shutdown``
-asks the system to end and waits until it has."""
+"""``off`` and ``on`` are sent whatever the BMC says of the machine, and end when it says that it is so. ``reset``
+switches on a machine that is off, ``shutdown`` asks the system to end and waits until it has."""
 State = Literal["on", "off"]
+WANTED: Mapping[Order, State] = {"on": "on", "off": "off", "shutdown": "off"}
+"""Orders that are done when the machine is in a state."""
+PAUSE = 1.0
+"""Seconds between two looks at a machine that is being switched."""
 
 GRACE = 5.0
 """Seconds that an answer may be late, beyond the time that a BMC has."""
@@ -56,10 +62,16 @@ class Answer(msgspec.Struct, frozen=True):
     number: int
     state: State | None = None
     reason: str = ""
+    entered: bool = True
+    """Whether the BMC could be logged in to; if not, another order would fare the same."""
 
 
 Act = Callable[[Credentials, Job], State]
 """Carries out an order and returns the machine's state; raises when it could not."""
+
+
+class NotEnteredError(Exception):
+    """Nobody answers, or the BMC does not let us in; raised by a driver, within its process."""
 
 
 # --- who asks ---------------------------------------------------------------------------------------------------
@@ -149,6 +161,49 @@ def credentials(power: Power, password: str) -> Credentials:
     return Credentials(power.user, password, power.verify_tls)
 
 
+# --- what drivers have in common --------------------------------------------------------------------------------
+
+
+def follow(job: Job, look: Callable[[], State]) -> State:
+    """Look until the machine is as ordered; raises shortly before the job's time is over."""
+    wanted = WANTED[job.order]
+    while (seen := look()) != wanted:
+        if seconds_left() < 2 * PAUSE:
+            told = "press the power button" if job.order == "shutdown" else f"switch the machine {wanted}"
+            raise RuntimeError(
+                f"the BMC at {job.address} was told to {told}, and still says {seen} after {job.limit:g} s"
+            )
+        time.sleep(PAUSE)
+    return wanted
+
+
+def seconds_left() -> float:
+    """Seconds until the job that this process does is ended."""
+    return signal.getitimer(signal.ITIMER_REAL)[0]
+
+
+_ADVICE = (
+    (r"cipher suite|(integrity|confidentiality|authentication) algorithm", "allow cipher suite 3 or 17 on the BMC"),
+    (r"resources to create|login slots|session limit", "wait until other sessions have ended, or restart the BMC"),
+    (r"privilege|unauthorized role", "give {user} the privilege level administrator on the BMC"),
+    (
+        r"password|unauthorized name|user ?name|integrity check|rakp4 integrity",
+        "check power.user and the password in the cluster file",
+    ),
+)
+"""What BMCs say → what helps; the first that fits."""
+
+
+def advice(said: str, user: str) -> str:
+    """What to do about a BMC's words, to be put behind them; empty when nobody knows.
+
+    >>> advice("Unauthorized role or privilege level requested", "admin")
+    ': give admin the privilege level administrator on the BMC'
+    """
+    found = (text for pattern, text in _ADVICE if re.search(pattern, said, re.IGNORECASE))
+    return "".join(f": {text.format(user=user or 'the user')}" for text in itertools.islice(found, 1))
+
+
 # --- the process ------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +276,7 @@ def _work(act: Act, credentials: Credentials, job: Job, pipe: int) -> NoReturn:
     try:
         answer = Answer(job.number, act(credentials, job))
     except Exception as error:  # libraries raise what they like
-        answer = Answer(job.number, reason=_reason(error)[:500])
+        answer = Answer(job.number, reason=_reason(error)[:500], entered=not isinstance(error, NotEnteredError))
     os.write(pipe, msgspec.json.encode(answer) + b"\n")
     os._exit(0)
 

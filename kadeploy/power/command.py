@@ -7,6 +7,8 @@ from kadeploy.remote.fanout import TIMED_OUT
 from kadeploy.workflow import Outcome, Verdict
 
 WHERE = "power.commands in the cluster file"
+NOT_STARTED = 127
+"""Exit status of a command that cannot be started, as sh(1) has it."""
 
 
 async def run(command: str, node: str, limit: float) -> Outcome:
@@ -19,7 +21,7 @@ async def run(command: str, node: str, limit: float) -> Outcome:
     try:
         ended = await commands.run(argv, limit)
     except OSError as error:
-        return Outcome(Verdict.KO, f"{argv[0]}: {error.strerror}: check {WHERE}.", 127)
+        return Outcome(Verdict.KO, f"{argv[0]}: {error.strerror}: check {WHERE}.", NOT_STARTED)
     output = (ended.stdout, ended.stderr, ended.seconds)
     if ended.rc is None:
         late = f"{argv[0]} did not end within {limit:g} s and was killed"

@@ -6,15 +6,17 @@ A BMC is a base URL, ``https://10.0.2.1``. The node is its first system, unless 
 
 from __future__ import annotations
 
-import time
 import warnings
 from typing import Any
 from urllib.parse import urlsplit
 
-from kadeploy.power.bmc import Credentials, Job, State, serve
+from kadeploy.power.bmc import WANTED, Credentials, Job, NotEnteredError, State, advice, follow, serve
 
-PAUSE = 1.0
-"""Seconds between two looks at a machine that is being switched."""
+_RETRIES, _RETRY_PAUSE = 3, 2.0
+"""How often, and after how many seconds, sushy connects again to who does not answer."""
+_ALREADY_SO = {400, 409}
+"""HTTP statuses of BMCs that take no "on" for a machine that they call on."""
+_FORBIDDEN = 403
 
 
 def act(credentials: Credentials, job: Job) -> State:
@@ -24,42 +26,65 @@ def act(credentials: Credentials, job: Job) -> State:
     except ImportError as error:
         raise RuntimeError("sushy is not installed on this machine: pip install 'kadeploy[redfish]'") from error
     try:
-        system = _system(sushy, credentials, job)
-        state = _state(sushy, system)
-        if job.order == "status" or state == _WANTED.get(job.order):
-            return state
-        system.reset_system(_reset(sushy, job, state))
-        return "on" if job.order == "reset" else _wait(sushy, system, _WANTED[job.order])
+        return _carry_out(sushy, _system(sushy, credentials, job), job)
     except sushy.exceptions.AccessError as error:
-        raise RuntimeError(f"the BMC at {job.address} refuses the user name or the password: {error}") from error
+        raise NotEnteredError(_why_refused(error, credentials.user, job)) from error
+    except sushy.exceptions.ConnectionError as error:
+        raise NotEnteredError(_why_not_connected(str(error), job)) from error
     except sushy.exceptions.SushyError as error:
-        raise RuntimeError(f"the BMC at {job.address} says: {error}") from error
-
-
-_WANTED: dict[str, State] = {"on": "on", "off": "off", "shutdown": "off"}
+        said = _words(error)
+        raise RuntimeError(f"the BMC at {job.address} says: {said}{advice(said, credentials.user)}") from error
 
 
 def _system(sushy: Any, credentials: Credentials, job: Job) -> Any:
     parts = urlsplit(job.address)
+    connector = sushy.connector.Connector(
+        f"{parts.scheme}://{parts.netloc}",
+        verify=credentials.verify_tls,
+        connect_timeout=max(1.0, job.limit / (_RETRIES + 1) - _RETRY_PAUSE),
+    )
     root = sushy.Sushy(
         f"{parts.scheme}://{parts.netloc}",
         credentials.user or None,
         credentials.password or None,
-        verify=credentials.verify_tls,
+        connector=connector,
     )
     if "/Systems/" in parts.path:
         return root.get_system(parts.path.rstrip("/"))
     return root.get_system()
 
 
-def _reset(sushy: Any, job: Job, state: State) -> Any:
+def _carry_out(sushy: Any, system: Any, job: Job) -> State:
+    claimed = _state(sushy, system)
+    if job.order == "status":
+        return claimed
+    kinds = sushy.ResetType
     if job.order == "reset":
-        return sushy.ResetType.FORCE_RESTART if state == "on" else sushy.ResetType.ON
-    return {
-        "on": sushy.ResetType.ON,
-        "off": sushy.ResetType.FORCE_OFF,
-        "shutdown": sushy.ResetType.GRACEFUL_SHUTDOWN,
-    }[job.order]
+        return _reset(sushy, system, claimed)
+    kind = {"on": kinds.ON, "off": kinds.FORCE_OFF, "shutdown": kinds.GRACEFUL_SHUTDOWN}[job.order]
+    try:
+        system.reset_system(kind)
+    except sushy.exceptions.HTTPError as error:
+        if claimed != WANTED[job.order] or error.status_code not in _ALREADY_SO:
+            raise
+
+    def look() -> State:
+        system.refresh(force=True)
+        return _state(sushy, system)
+
+    return follow(job, look)
+
+
+def _reset(sushy: Any, system: Any, claimed: State) -> State:
+    """Reset the machine; one that its BMC calls off is switched on as well, and may have been on all the time."""
+    try:
+        system.reset_system(sushy.ResetType.FORCE_RESTART)
+    except sushy.exceptions.SushyError:
+        if claimed == "on":
+            raise
+    if claimed == "off":
+        system.reset_system(sushy.ResetType.ON)
+    return "on"
 
 
 def _state(sushy: Any, system: Any) -> State:
@@ -68,12 +93,31 @@ def _state(sushy: Any, system: Any) -> State:
     return "on" if system.power_state in (states.ON, states.POWERING_OFF) else "off"
 
 
-def _wait(sushy: Any, system: Any, wanted: State) -> State:
-    """Look until the machine is as wanted; the limit of the job ends it."""
-    while _state(sushy, system) != wanted:
-        time.sleep(PAUSE)
-        system.refresh(force=True)
-    return wanted
+# --- what went wrong --------------------------------------------------------------------------------------------
+
+
+def _words(error: Any) -> str:
+    """What the BMC said itself, where sushy has kept it."""
+    return str(getattr(error, "detail", None) or error)
+
+
+def _why_refused(error: Any, user: str, job: Job) -> str:
+    """A user who is known, and may not (403), is not one whose password is wrong."""
+    if error.status_code == _FORBIDDEN:
+        return f"the BMC at {job.address} forbids it: {_words(error)}{advice('privilege', user)}"
+    return f"the BMC at {job.address} refuses the user name or the password: {_words(error)}{advice('password', user)}"
+
+
+def _why_not_connected(said: str, job: Job) -> str:
+    if "certificate" in said.lower():
+        return (
+            f"the BMC at {job.address} shows a certificate that this machine does not trust: have it signed by an "
+            "authority that it trusts, or set power.verify_tls: false in the cluster file"
+        )
+    return (
+        f"nobody answers at {job.address}: check that the BMC has power and network, and its address in the cluster "
+        "file"
+    )
 
 
 if __name__ == "__main__":

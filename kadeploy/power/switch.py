@@ -11,8 +11,10 @@ hard     BMC reset (on if it is off)  BMC on                          BMC off
 v. hard  BMC off, wait, on            BMC off, wait, on               BMC off
 =======  ===========================  ==============================  ==============================
 
-With the driver ``command``, the site has its own command for each. Nodes are switched inside the reboot window, which
-all workflows of this machine share.
+A BMC may be mistaken about its machine: orders are sent whatever it says, and it is then asked until it says that the
+machine is on or off as ordered. With the driver ``command``, the site has its own command for each, and its status is
+asked in the same way, where it has one. Nodes are switched inside the reboot window, which all workflows of this
+machine share.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import stat
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -32,7 +34,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError
 from kadeploy.power import bmc, command
 from kadeploy.power.bmc import Bmcs, Order
-from kadeploy.remote.fanout import Credentials, Remote, Target, on_all
+from kadeploy.remote.fanout import TIMED_OUT, Credentials, Remote, Target, on_all
 from kadeploy.remote.window import window
 from kadeploy.workflow import Outcome, Verdict
 
@@ -94,14 +96,23 @@ async def switch(
 
 
 async def _escalate(driver: Driver, target: Target, node: Node, operation: PowerCommand, level: Level) -> Outcome:
-    reasons: list[str] = []
+    reasons: dict[str, list[Level]] = {}
     for each in LEVELS[LEVELS.index(level) :]:
         outcome = await driver.do(target, node, operation, each)
         if outcome.verdict is Verdict.OK:
-            before = f" after {'; '.join(reasons)}" if reasons else ""
+            before = f" after {_told(reasons)}" if reasons else ""
             return replace(outcome, stdout=f"{each}{before}")
-        reasons.append(f"{each}: {outcome.message}")
-    return Outcome(Verdict.KO, "; ".join(reasons), 1)
+        reasons.setdefault(outcome.message, []).append(each)
+    return Outcome(Verdict.KO, _told(reasons), 1)
+
+
+def _told(reasons: Mapping[str, Sequence[Level]]) -> str:
+    """Why levels failed; what several have in common is said once.
+
+    >>> _told({"ssh: refused": ["soft"], "nobody answers": ["hard", "very_hard"]})
+    'soft: ssh: refused; hard, very_hard: nobody answers'
+    """
+    return "; ".join(f"{', '.join(levels)}: {reason}" for reason, levels in reasons.items())
 
 
 def _target(site: Site, node: Node) -> Target:
@@ -147,7 +158,29 @@ class _Commands:
         if operation == "status":
             said = outcome.stdout.strip()
             return replace(outcome, answer=said or ("on" if outcome.verdict is Verdict.OK else outcome.message))
+        if outcome.verdict is Verdict.OK and operation in ("on", "off") and self.wait and self.power.commands.status:
+            limit = self.power.timeout * (SHUTDOWN_TIMES if (operation, level) == ("off", "soft") else 1)
+            return await self._follow(node, name, "on" if operation == "on" else "off", limit) or outcome
         return outcome
+
+    async def _follow(self, node: Node, order: str, wanted: bmc.State, limit: float) -> Outcome | None:
+        """Ask until the node is as ordered; None when it is, KO when it is not after *limit* seconds."""
+        until = time.monotonic() + limit
+        while (status := await command.run(self.power.commands.status, node.name, self.power.timeout)).rc not in (
+            command.NOT_STARTED,
+            TIMED_OUT,
+        ):
+            seen = "on" if status.verdict is Verdict.OK else "off"
+            if seen == wanted:
+                return None
+            if time.monotonic() + bmc.PAUSE > until:
+                return _denied(order, f"power.commands.status still says {seen} after {limit:g} s")
+            await asyncio.sleep(bmc.PAUSE)
+        return _denied(order, status.message)
+
+
+def _denied(order: str, why: str) -> Outcome:
+    return Outcome(Verdict.KO, f"power.commands.{order} ended well, but {why}", 1)
 
 
 _ORDERS: dict[tuple[PowerCommand, Level], Order] = {
@@ -167,6 +200,8 @@ class _Machines:
     power: Power
     bmcs: Bmcs
     remote: Remote
+    shut: dict[str, bmc.Answer] = field(default_factory=dict)
+    """What is known of BMCs that could not be logged in to: they are not tried again at the next level."""
 
     async def do(self, target: Target, node: Node, operation: PowerCommand, level: Level) -> Outcome:
         if (operation, level) == ("reboot", "soft"):
@@ -191,18 +226,27 @@ class _Machines:
         return Outcome(Verdict.KO, answer.reason, 1) if answer.reason else Outcome(Verdict.OK)
 
     async def _order(self, node: Node, order: Order, limit: float = 0) -> bmc.Answer:
+        if node.bmc in self.shut:
+            return self.shut[node.bmc]
         address, port = node.bmc, self.power.port
         if self.power.driver == "ipmi":
             address, port = bmc.split_address(node.bmc, port)
-        return await self.bmcs.order(address, port, order, limit or self.power.timeout)
+        answer = await self.bmcs.order(address, port, order, limit or self.power.timeout)
+        if not answer.entered:
+            self.shut[node.bmc] = answer
+        return answer
 
     async def _cycle(self, node: Node) -> Outcome:
-        """Switch it off, wait for a moment without current, switch it on."""
+        """Switch it off, wait for a moment without current, switch it on.
+
+        It is switched on even if the BMC denies that it went off: it may have, and would stay dark.
+        """
         off = await self._bmc(node, "off")
-        if off.verdict is not Verdict.OK:
+        if node.bmc in self.shut:
             return off
         await asyncio.sleep(self.power.off_delay)
-        return await self._bmc(node, "on")
+        on = await self._bmc(node, "on")
+        return on if off.verdict is Verdict.OK else off
 
     async def _soft_off(self, target: Target, node: Node) -> Outcome:
         """Let the system shut itself down, told over ssh or by its power button; the BMC sees when it is off."""

@@ -12,17 +12,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
-import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from kadeploy.errors import UnreachableError
+from kadeploy.remote import lending, sockets
 from kadeploy.remote.fanout import LOST, Credentials, Process, Remote, Target
 from kadeploy.workflow import Outcome, Verdict
 
@@ -136,25 +135,16 @@ async def _receive(reader: asyncio.StreamReader) -> bytes | None:
         return None
 
 
-@contextlib.contextmanager
-def _short(folder: Path) -> Iterator[str]:
-    """The socket's path by way of an open folder: a socket's address holds 107 bytes only (unix(7))."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{SOCKET}"
-    finally:
-        os.close(descriptor)
-
-
 # --- the thread that owns the connections -----------------------------------------------------------------------------
 
 
 class Broker:
-    """Owns the ssh connections of a workflow while it runs, in a thread of its own."""
+    """Owns the ssh connections of a workflow while it runs, in a thread of its own; lends the user's open files."""
 
-    def __init__(self, workflow_dir: Path, credentials: Credentials) -> None:
+    def __init__(self, workflow_dir: Path, credentials: Credentials, lent: Mapping[str, int] | None = None) -> None:
         self.workflow_dir = workflow_dir
         self.credentials = credentials
+        self.lent = lent or {}
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
         self._ready = threading.Event()
         self._failure: OSError | None = None
@@ -189,8 +179,6 @@ class Broker:
 
     async def _serve(self) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        path = self.workflow_dir / SOCKET
-        path.unlink(missing_ok=True)
         from kadeploy.remote.connections import Connections  # noqa: PLC0415 - see `connect`
 
         connections = Connections(self.credentials)
@@ -201,7 +189,10 @@ class Broker:
             clients.add(task)
             task.add_done_callback(clients.discard)
 
-        with _short(self.workflow_dir) as short, _listener(short) as listener:
+        with (
+            lending.lend(self.workflow_dir, self.lent),
+            sockets.listening(self.workflow_dir, SOCKET) as listener,
+        ):
             server = await asyncio.start_unix_server(serve, sock=listener, limit=_MESSAGE_LIMIT)
             self._ready.set()
             await self._over.wait()
@@ -210,21 +201,6 @@ class Broker:
                 task.cancel()
             await asyncio.gather(*clients, return_exceptions=True)
             await connections.close()
-        path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _listener(path: str) -> Iterator[socket.socket]:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        # Bound without access for others: fchmod on the socket before bind sets the mode of the file.
-        os.fchmod(listener.fileno(), 0o600)
-        listener.bind(path)
-        listener.listen(64)
-        listener.setblocking(False)
-        yield listener
-    finally:
-        listener.close()
 
 
 class _Client:
@@ -265,6 +241,19 @@ class _Client:
             self.writer.write(_pack(answer))
 
     async def _do(self, request: Run | Send | Start | Forget) -> None:
+        """Answer, whatever happens: a client must not wait for ever."""
+        number, waits_for_outcome = request.number, isinstance(request, Run | Send)
+        try:
+            await self._answer(request)
+        except Exception as error:  # whatever a node has done to us, the others go on
+            reason = f"{type(error).__name__}: {error}"
+            if waits_for_outcome:
+                self._say(Done(number, Outcome(Verdict.KO, reason, LOST)))
+            else:
+                self._say(Refused(number, reason))
+                self._say(Ended(number, LOST, reason))
+
+    async def _answer(self, request: Run | Send | Start | Forget) -> None:
         number = request.number
         match request:
             case Run(_, target, script, env, timeout, stdin, stdin_file, disconnect_ok):
@@ -305,7 +294,7 @@ class _Client:
 async def connect(workflow_dir: Path, credentials: Credentials) -> Remote:
     """The broker of this workflow when its socket answers, connections of our own otherwise."""
     try:
-        with _short(workflow_dir) as path:
+        with sockets.address(workflow_dir, SOCKET) as path:
             reader, writer = await asyncio.open_unix_connection(path, limit=_MESSAGE_LIMIT)
     except OSError:
         from kadeploy.remote.connections import Connections  # noqa: PLC0415 - a sixth of a second that clients of a broker need not pay

@@ -31,6 +31,17 @@ from kadeploy.remote.fanout import LOST, TIMED_OUT, Credentials, Target
 from kadeploy.workflow import Outcome, Verdict
 
 PIECE = 256 << 10
+OUTPUT_LIMIT = 16 << 20
+"""Bytes that a command may write: one that writes more is ended, since each costs the other nodes time."""
+LISTEN_LIMIT = 1 << 20
+"""The same for a command that is listened to: each of its lines is kept until it has been heard."""
+LINE_LIMIT = 64 << 10
+"""Bytes of a line that is listened to."""
+LINES_LIMIT = 20_000
+"""Lines that are listened to."""
+KILLED = 128 + 9
+"""Exit status of a command that a signal has ended, as a shell has it."""
+_GREETING_LIMIT = 64 << 10  # bytes of what login files print
 
 # `read -N` takes exactly that many bytes, also from a pipe; C locale: a character is a byte, and messages are English.
 _TAKE = (
@@ -39,7 +50,7 @@ _TAKE = (
 )
 # A login shell that is bash does it itself: starting another one would be the most expensive part of a small step.
 _START = f"test -n \"$BASH_VERSION\" || exec bash -c '{_TAKE}'; eval '{_TAKE}'"
-_STARTED = re.compile(rb"\x1e(\d+)\n")
+_STARTED = re.compile(rb"\x1e(\d{1,10})\n")
 _KILL = "kill -TERM -{0} && sleep 1; kill -KILL -{0} || kill -KILL {0}"  # without `--`: dash and busybox refuse it
 RECEIVE = rb"""
 if [ -d "$KADEPLOY_SEND_TO" ]; then KADEPLOY_SEND_TO=${KADEPLOY_SEND_TO%/}/$KADEPLOY_SEND_NAME; fi
@@ -94,7 +105,10 @@ def program(script: bytes, env: Mapping[str, str] | None = None) -> bytes:
 
 
 class _Session(asyncssh.SSHClientSession[bytes]):
-    """One command on a node: collects what it writes and how it ends."""
+    """One command on a node: collects what it writes and how it ends.
+
+    A node may say what it likes, but not without end: `cut` is called when it has said too much.
+    """
 
     def __init__(self, on_data: Callable[[bytes], None] | None = None) -> None:
         self.stdout = Capture()
@@ -105,12 +119,17 @@ class _Session(asyncssh.SSHClientSession[bytes]):
         self.reason = ""
         self.writable = asyncio.Event()
         self.writable.set()
+        self.cut: Callable[[], None] | None = None
         self._on_data = on_data or self.stdout.add
+        self._left = LISTEN_LIMIT if on_data else OUTPUT_LIMIT
         self._greeting = b""
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """Sort the two streams."""
-        if datatype is None:
+        self._left -= len(data)
+        if self._left < 0:
+            self.too_much("its output is too long")
+        elif datatype is None:
             self._on_data(data)
         elif self.pid:
             self.stderr.add(data)
@@ -120,19 +139,30 @@ class _Session(asyncssh.SSHClientSession[bytes]):
     def _look_for_start(self, data: bytes) -> None:
         """What login files print comes before our mark."""
         self._greeting += data
-        if found := _STARTED.search(self._greeting):
+        if len(self._greeting) > _GREETING_LIMIT:
+            self.too_much("its login files print too much")
+        elif found := _STARTED.search(self._greeting):
             self.pid = int(found[1])
             self.stderr.add(self._greeting[: found.start()] + self._greeting[found.end() :])
             self._greeting = b""
 
+    def too_much(self, what: str) -> None:
+        """It is over for us, whether or not the node closes the channel; `cut` ends it there as far as possible."""
+        if self.cut and not self.ended.done():
+            self.rc, self.reason = KILLED, f"{what}: the command was ended"
+            self.cut()
+            self.writable.set()
+            self.ended.set_result(None)
+
     def exit_status_received(self, status: int) -> None:
         """The command ended by itself."""
-        self.rc = status
+        if not self.reason:
+            self.rc = status
 
     def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:  # noqa: ARG002
         """The command was ended by a signal."""
-        self.rc = 128 + 9
-        self.reason = f"ended by signal {signal}"
+        if not self.reason:
+            self.rc, self.reason = KILLED, f"ended by signal {signal}"
 
     def pause_writing(self) -> None:
         """The node takes less than we send."""
@@ -239,7 +269,7 @@ class Connections:
         data: asyncio.Queue[bytes] = asyncio.Queue()
         session, channel = await self._open(target, program(command, env), data.put_nowait)
         _spawn(self._feed(session, channel, stdin, None), self._feeding)
-        return RemoteProcess(session, data, lambda: _spawn(self._end(target, session, channel), self._ending))
+        return RemoteProcess(session, data, functools.partial(self._spawn_end, target, session, channel))
 
     async def forget(self, targets: Iterable[Target]) -> None:
         """Close the connections of nodes that are about to reboot."""
@@ -276,6 +306,7 @@ class Connections:
                 if kept and not last:
                     continue
                 raise UnreachableError(f"ssh to {target}: {_reason(error)}: see its console.") from error
+            session.cut = functools.partial(self._spawn_end, target, session, channel)
             channel.write(text)
             return session, channel
         raise AssertionError("unreachable")  # pragma: no cover
@@ -359,6 +390,9 @@ class Connections:
         words = last_line(session.stderr.text()) or last_line(session.stdout.text())
         return Outcome(Verdict.KO, session.reason or words or f"exit status {session.rc}", session.rc)
 
+    def _spawn_end(self, target: Target, session: _Session, channel: asyncssh.SSHClientChannel[bytes]) -> None:
+        _spawn(self._end(target, session, channel), self._ending)
+
     async def _end(self, target: Target, session: _Session, channel: asyncssh.SSHClientChannel[bytes]) -> None:
         """End a command on its node as far as ssh lets us: over a second session, since sshd refuses root's signals."""
         link = self._links.get(target)
@@ -392,10 +426,19 @@ class RemoteProcess:
         session.ended.add_done_callback(lambda _: data.put_nowait(b""))
 
     async def lines(self) -> AsyncIterator[str]:
-        """Lines of its standard output as they come, without line ends, until it closes."""
-        rest = b""
+        """Lines of its standard output as they come, without line ends, until it closes.
+
+        A line or a number of lines beyond the limits ends the command.
+        """
+        rest, left = b"", LINES_LIMIT
         while piece := await self._data.get():
             *complete, rest = (rest + piece).split(b"\n")
+            left -= len(complete)
+            if left < 0 or max(map(len, [*complete, rest])) > LINE_LIMIT:
+                self._session.too_much(
+                    "a line of its output is too long" if left >= 0 else "its output has too many lines"
+                )
+                return
             for line in complete:
                 yield line.decode(errors="replace")
         if rest:

@@ -10,9 +10,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from kadeploy.boot import loaders, parameters
 from kadeploy.config.cluster import Node, address
 from kadeploy.config.partition import Partition, partition_device
-from kadeploy.runner.request import LocalArchive, Request
+from kadeploy.errors import ProfileRefusedError
+from kadeploy.runner.request import Assignment, LocalArchive, Request
 
 GROUP = "kadeploy_nodes"
 KNOWN_HOSTS = "known_hosts"
@@ -40,6 +42,7 @@ def variables(request: Request) -> dict[str, Any]:
         "kadeploy_preinstalls": _archives(_preinstalls(request)),
         "kadeploy_admin_postinstalls": _archives(request.admin_postinstalls),
         "kadeploy_user_postinstalls": _archives(request.postinstalls),
+        "kadeploy_grub_menu": _grub_menu_or_none(request),
         "kadeploy_deployment_kernel": _under_http_root(request, request.cluster.loader.kernel),
         "kadeploy_deployment_initrd": _under_http_root(request, request.cluster.loader.initrd),
     }
@@ -72,7 +75,7 @@ def reboot_level(request: Request) -> str:
     return request.boot.level
 
 
-def wants(request: Request) -> dict[str, bool]:
+def wants(request: Assignment) -> dict[str, bool]:
     """Which conditional micro-steps this request needs."""
     options, environment, disk = request.options, request.environment, request.cluster.disk
     key = bool(options.authorized_keys)
@@ -105,7 +108,7 @@ def wants(request: Request) -> dict[str, bool]:
     }
 
 
-def _mountable(request: Request) -> bool:
+def _mountable(request: Assignment) -> bool:
     """The deployment system can mount what was deployed (a whole-device image has no single file system)."""
     environment = request.environment
     if environment is None:
@@ -113,6 +116,28 @@ def _mountable(request: Request) -> bool:
     if environment.image.is_dd and request.partition is None:
         return False
     return environment.filesystem in request.cluster.supported_filesystems
+
+
+def grub_menu(request: Assignment) -> str:
+    """The ``grub.cfg`` of the deployed system but for where it is; empty when none is installed.
+
+    Raises:
+        ProfileRefusedError: GRUB cannot hand on its kernel parameters.
+    """
+    environment = request.environment
+    if environment is None or not wants(request)["install_bootloader"]:
+        return ""
+    params = f"{request.cluster.loader.user_params} {environment.kernel_params}".strip()
+    with_root = parameters.with_root(params, f"root={request.deploy_part} ro")
+    return parameters.grub_menu(environment.kernel, environment.initrd, with_root)
+
+
+def _grub_menu_or_none(request: Assignment) -> str:
+    """The same; empty where admission would have refused it: the step that needs it says so."""
+    try:
+        return grub_menu(request)
+    except ProfileRefusedError:
+        return ""
 
 
 def script_variables(request: Request) -> dict[str, str]:
@@ -134,6 +159,7 @@ def script_variables(request: Request) -> dict[str, str]:
         "FS_TYPE_TMP": options.reformat_tmp,
         "MKFS_OPTIONS_TMP": site.mkfs_options.get(options.reformat_tmp, ""),
         "FIRMWARE": request.cluster.loader.firmware,
+        "BOOTS_FROM": "disk" if loaders.boots(request.cluster.loader, environment) == "disk" else "network",
         "KEXEC_DIR": request.cluster.kexec_dir,
         "DEPLOYMENT_KERNEL_PARAMS": request.cluster.loader.params,
     }
@@ -154,6 +180,7 @@ def script_variables(request: Request) -> dict[str, str]:
             "FS_TYPE": environment.filesystem,
             "MKFS_OPTIONS": site.mkfs_options.get(environment.filesystem, ""),
         }
+        values = environment.custom_variables | values
     return {f"KADEPLOY_{name}": str(value) for name, value in values.items()}
 
 
@@ -186,7 +213,7 @@ def _type(request: Request, part: Partition) -> str:
     return _GPT_TYPES.get(code, "L") if request.cluster.disk.table == "gpt" else code
 
 
-def _preinstalls(request: Request) -> tuple[LocalArchive, ...]:
+def _preinstalls(request: Assignment) -> tuple[LocalArchive, ...]:
     return (request.preinstall,) if request.preinstall else request.admin_preinstalls
 
 

@@ -41,7 +41,7 @@ class CustomOperation(Struct, frozen=True, kw_only=True):
     command: str = ""
     """``exec``: shell text run on the node."""
     file: str = ""
-    """``send`` and ``run``: absolute path on the controller, already read-checked as the user."""
+    """``send`` and ``run``: absolute path on the controller; a copy in the run folder, once nodes are claimed."""
     destination: str = ""
     """``send``: folder or file on the node."""
     params: str = ""
@@ -56,6 +56,8 @@ class LocalImage(Struct, frozen=True, kw_only=True):
     path: str
     size: int
     sha256: str
+    lent: bool = False
+    """It is a user's file: the workflow's process lends it (`kadeploy.remote.lending`), nobody opens it by its path."""
 
 
 class LocalArchive(Struct, frozen=True, kw_only=True):

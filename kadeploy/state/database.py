@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import shlex
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import DatabaseError
 from kadeploy.state.tables import TABLES, Row, SchemaVersion
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_SECONDS = 30
 """How long a process waits for another one's write before it gives up."""
 CHUNK = 500
@@ -71,10 +72,18 @@ ItemT = TypeVar("ItemT")
 # --- databases --------------------------------------------------------------------------------------------------
 
 
+_STATEMENT = {"IntegrityError", "DataError", "ProgrammingError", "NotSupportedError"}
+"""What drivers call a statement that is wrong, and peewee after them (PEP 249)."""
+_DATABASE = {"OperationalError", "InterfaceError", "InternalError", "DatabaseError"}
+"""What they call a database that cannot be used; some raise subclasses of these."""
+
+
 class _Refusing:
     """Turns what a driver says when the database cannot be used into DatabaseError with advice."""
 
     label = ""
+    extra = ""
+    """What to install for it: an extra of the package."""
 
     def connect(self, *args: Any, **kwargs: Any) -> Any:
         return self._guard(super().connect, *args, **kwargs)  # type: ignore[misc]
@@ -85,31 +94,93 @@ class _Refusing:
     def commit(self) -> Any:
         return self._guard(super().commit)  # type: ignore[misc]
 
+    def rollback(self) -> Any:
+        """It fails only after something else has, and that is what people have to know."""
+        with suppress(peewee.PeeweeException):
+            return super().rollback()  # type: ignore[misc]
+
     def execute_sql(self, *args: Any, **kwargs: Any) -> Any:
         return self._guard(super().execute_sql, *args, **kwargs)  # type: ignore[misc]
 
     def _guard(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        try:
+        with self.refusals():
             return function(*args, **kwargs)
-        except (peewee.IntegrityError, peewee.DataError, peewee.ProgrammingError):
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """What peewee and drivers raise within becomes DatabaseError, but for what is wrong with a statement."""
+        try:
+            yield
+        except DatabaseError:
             raise
-        except (peewee.PeeweeException, OSError) as error:
-            raise DatabaseError(self.advice(error)) from error
+        except peewee.ImproperlyConfigured as error:
+            raise DatabaseError(
+                f"The database {self.label} needs a driver: pip install 'kadeploy[{self.extra}]'."
+            ) from error
+        except Exception as error:
+            if not isinstance(error, OSError) and _kind(error) not in _DATABASE:
+                raise
+            raise _refusal_within(error) or DatabaseError(self.advice(error)) from error
 
     def advice(self, error: Exception) -> str:
         return f"The database {self.label} cannot be used: {_text(error)}. Is its server running and `database` right?"
 
 
+def _kind(error: Exception) -> str:
+    """What PEP 249 calls it; empty for what comes from no driver."""
+    names = (each.__name__ for each in type(error).__mro__)
+    return next((name for name in names if name in _STATEMENT | _DATABASE), "")
+
+
+def _refusal_within(error: Exception) -> DatabaseError | None:
+    """Our own refusal, where peewee took it for the driver's exception of the same name."""
+    original = getattr(error, "orig", None)
+    return original if isinstance(original, DatabaseError) else None
+
+
 class _SQLite(_Refusing, peewee.SqliteDatabase):
     def connect(self, *args: Any, **kwargs: Any) -> Any:
+        path = Path(self.database)
+        if _is_missing(path):
+            self.refuse_to_replace_a_lost_one()
         with suppress(OSError):  # connecting says why
-            Path(self.database).touch(mode=0o600)
+            path.touch(mode=0o600)
         return super().connect(*args, **kwargs)
+
+    @property
+    def marker(self) -> Path:
+        """A file that tells that the database was made once, so that a lost one is not taken for a new site."""
+        path = Path(self.database)
+        return path.with_name(f".{path.name}.made")
+
+    def mark(self) -> None:
+        """Remember that the database was made."""
+        with suppress(OSError):  # whoever may write there will do it
+            self.marker.touch(mode=0o644)
+
+    def refuse_to_replace_a_lost_one(self) -> None:
+        """Called when there is no database, or an empty one.
+
+        Raises:
+            DatabaseError: there was one.
+        """
+        if not _is_missing(self.marker):
+            raise DatabaseError(
+                f"The database {self.database} is gone or empty, and with it who holds which node. Put it back from a "
+                f"backup; or, once nothing runs any more, begin anew by removing {self.marker}."
+            )
 
     def advice(self, error: Exception) -> str:
         text, path = _text(error), Path(self.database)
         if "locked" in text:
             return f"The database {path} is locked: another process writes for more than {BUSY_SECONDS} s. Try again."
+        if "malformed" in text or "not a database" in text:
+            return (
+                f"The database {path} is damaged: {text}. Put it back from a backup, or save what can still be read: "
+                f"sqlite3 {shlex.quote(str(path))} .recover"
+            )
+        if "full" in text:
+            return f"The database {path} cannot be written: its disk is full. Make room there, and try again."
         if _is_missing(path.parent):
             return f"The folder {path.parent} does not exist: create it, or correct `state_dir` in site.yml."
         if not os.access(path.parent, os.W_OK) or not (_is_missing(path) or os.access(path, os.W_OK)):
@@ -118,11 +189,11 @@ class _SQLite(_Refusing, peewee.SqliteDatabase):
 
 
 class _PostgreSQL(_Refusing, peewee.PostgresqlDatabase):
-    pass
+    extra = "postgresql"
 
 
 class _MySQL(_Refusing, peewee.MySQLDatabase):
-    pass
+    extra = "mysql"
 
 
 def _is_missing(path: Path) -> bool:
@@ -230,6 +301,8 @@ def _prepare(site: Site) -> None:
     if not site.database:
         _create_folder(site.state)
     migrate()
+    if isinstance(DB.obj, _SQLite):
+        DB.obj.mark()
 
 
 def disconnect() -> None:
@@ -246,11 +319,31 @@ atexit.register(disconnect)  # SQLite then folds its journal back into one file
 
 # --- schema versions --------------------------------------------------------------------------------------------
 
+
+def _widened(table: str, column: str, kind: str) -> Iterator[str]:
+    """SQL that gives a column of numbers another *kind*: each database has words of its own to do it in place."""
+    yield f"ALTER TABLE {table} ADD COLUMN wider {kind}"
+    yield f"UPDATE {table} SET wider = {column}"  # noqa: S608 - names of ours
+    yield f"ALTER TABLE {table} DROP COLUMN {column}"
+    yield f"ALTER TABLE {table} RENAME COLUMN wider TO {column}"
+
+
 MIGRATIONS: Mapping[int, Sequence[str]] = {
     2: ("ALTER TABLE rights ADD COLUMN until BIGINT",),
     3: ("ALTER TABLE progress ADD COLUMN told VARCHAR(64) NOT NULL DEFAULT ''",),
+    4: (
+        "ALTER TABLE environments ADD COLUMN alias VARCHAR(255) NOT NULL DEFAULT ''",
+        "ALTER TABLE environments ADD COLUMN arch VARCHAR(64) NOT NULL DEFAULT ''",
+        "ALTER TABLE environments ADD COLUMN options TEXT",
+        "ALTER TABLE nodes ADD COLUMN env_arch VARCHAR(64) NOT NULL DEFAULT ''",
+        "DROP INDEX environmentrow_name_version_user ON environments",
+        *_widened("environments", "version", "BIGINT NOT NULL DEFAULT 1"),
+        *_widened("nodes", "env_version", "BIGINT"),
+        *_widened("workflows", "env_version", "BIGINT"),
+        'CREATE UNIQUE INDEX environmentrow_name_version_user_arch ON environments (name, version, "user", arch)',
+    ),
 }
-"""SQL that leads from the version before to this one; understood by all three databases."""
+"""SQL that leads from the version before to this one, for all three databases (see `_spelt`)."""
 
 
 def migrate() -> None:
@@ -279,6 +372,8 @@ def migrate() -> None:
 
 
 def _create() -> None:
+    if isinstance(DB.obj, _SQLite) and not DB.table_exists("claims"):
+        DB.obj.refuse_to_replace_a_lost_one()
     if isinstance(DB.obj, peewee.MySQLDatabase):  # where, by default, alice and Alice are the same
         DB.execute_sql("ALTER DATABASE CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
     DB.create_tables(TABLES)
@@ -287,7 +382,14 @@ def _create() -> None:
 def _upgrade(found: int) -> None:
     for version in range(found + 1, SCHEMA_VERSION + 1):
         for statement in MIGRATIONS[version]:
-            DB.execute_sql(statement)
+            DB.execute_sql(_spelt(statement))
+
+
+def _spelt(statement: str) -> str:
+    """*statement* as this database writes it: MySQL quotes otherwise, and it alone drops an index ON its table."""
+    if isinstance(DB.obj, peewee.MySQLDatabase):
+        return statement.replace('"', "`")
+    return re.sub(r"\A(DROP INDEX \w+) ON \w+", r"\1", statement)
 
 
 def _recorded_version() -> int | None:
@@ -358,7 +460,8 @@ def insert(table: type[Row], rows: Iterable[Mapping[str, Any]], ignore: bool = F
 
 def fetch(query: Any) -> list[tuple[Any, ...]]:
     """All rows of *query* as tuples."""
-    return list(query.tuples())
+    with _here().refusals():
+        return list(query.tuples())
 
 
 def stream(query: Any) -> Iterator[tuple[Any, ...]]:
@@ -370,15 +473,16 @@ def stream(query: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def _rows(database: Any, sql: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-    connection = database.connection()
-    if isinstance(database, peewee.PostgresqlDatabase):
-        with connection.cursor(name="kadeploy", withhold=True) as cursor:
-            cursor.itersize = 1000
-            yield from cursor.execute(sql, parameters)
-        return
-    cursor = connection.cursor(*_unbuffered(database))
-    cursor.execute(sql, parameters)
-    yield from cursor
+    with database.refusals():
+        connection = database.connection()
+        if isinstance(database, peewee.PostgresqlDatabase):
+            with connection.cursor(name="kadeploy", withhold=True) as cursor:
+                cursor.itersize = 1000
+                yield from cursor.execute(sql, parameters)
+            return
+        cursor = connection.cursor(*_unbuffered(database))
+        cursor.execute(sql, parameters)
+        yield from cursor
 
 
 def _unbuffered(database: Any) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ names the owner; public ones for everybody. Only administrators publish, and the
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -17,6 +17,7 @@ from kadeploy import files
 from kadeploy.caller import Account
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.environments.reference import Reference
 from kadeploy.errors import EnvironmentRefusedError, OptionError, RightsError
 from kadeploy.files import MEGA, LocalFile
 from kadeploy.state.database import connect, transaction
@@ -38,45 +39,82 @@ class Change(NamedTuple):
 # --- seeing -------------------------------------------------------------------------------------------------------
 
 
-def find(site: Site, user: str, name: str, version: int | None = None, owner: str | None = None) -> Environment:
+def find(
+    site: Site,
+    user: str,
+    name: str,
+    version: int | None = None,
+    owner: str | None = None,
+    arch: str | None = None,
+    archs: Collection[str] = (),
+) -> Environment:
     """The environment *name* as *user* sees it: the highest version, unless one is given.
 
-    Without *owner* the user's own ones are looked at first, then those that others have made public.
+    The name may be written ``name@user:version%arch`` (see `Reference`), or be an alias. Without an owner the user's
+    own ones are looked at first, then those that others have made public. *archs* are the architectures that will do
+    when none is asked for; empty: any.
 
     Raises:
-        EnvironmentRefusedError: there is none that *user* may see.
+        EnvironmentRefusedError: there is none that *user* may see, or one for each of several architectures.
+        OptionError: the name says something else than an option does.
     """
-    return _highest(versions(site, user, name, version, owner))
+    found = versions(site, user, name, version, owner, arch)
+    suitable = [each for each in found if each.arch in ("", *archs)] if archs else found
+    return _highest(suitable or found)
 
 
 def versions(
-    site: Site, user: str, name: str, version: int | None = None, owner: str | None = None
+    site: Site,
+    user: str,
+    name: str,
+    version: int | None = None,
+    owner: str | None = None,
+    arch: str | None = None,
 ) -> list[Environment]:
     """All versions of the environment that `find` would choose from, lowest first; of one owner.
 
     Raises:
         EnvironmentRefusedError: there is none that *user* may see.
+        OptionError: the name says something else than an option does.
     """
     connect(site)
+    known: list[Environment] = []
+    for wanted in Reference(name, version, owner, arch).readings():
+        for column in (EnvironmentRow.name, EnvironmentRow.second_name):
+            found = _select(column == wanted.name, _seen(user, wanted.owner))
+            known += found
+            if fitting := _of_one(found, user, wanted):
+                return sorted(fitting, key=_age)
+    raise _unknown(wanted, known)
+
+
+def _seen(user: str, owner: str | None) -> Any:
+    """What *user* sees of one owner; without one, the user's own and those public."""
     row = EnvironmentRow
-    found = _select(row.name == name, row.user == (owner or user), _visible_by_name(user))
-    wanted = _of_version(found, version)
-    if not wanted and owner is None:
-        others = _select(row.name == name, row.user != user, row.visibility == "public")
-        # The first one recorded wins, so that a later one of the same name takes nobody by surprise.
-        wanted = _of_version(others, version)
-        wanted = [each for each in wanted if each.user == wanted[0].user]
-        found += others
-    if not wanted:
-        raise _unknown(name, version, owner, found)
-    return sorted(wanted, key=lambda each: each.version)
+    if owner is None:
+        return (row.user == user) | (row.visibility == "public")
+    return (row.user == owner) & _visible_by_name(user)
+
+
+def _of_one(found: Sequence[Environment], user: str, wanted: Reference) -> list[Environment]:
+    """Those that fit, of one name and owner: the user's own, else the first recorded.
+
+    A later one of the same name takes nobody by surprise.
+    """
+    fitting = _fitting(found, wanted)
+    mine = [each for each in fitting if each.user == user] or fitting
+    return [each for each in mine if (each.name, each.user) == (mine[0].name, mine[0].user)]
+
+
+def _age(environment: Environment) -> tuple[int, str]:
+    return environment.version, environment.arch
 
 
 def listed(site: Site, user: str, owner: str | None = None, all_versions: bool = False) -> list[Environment]:
     """What ``kaenv3 -l`` shows *user*, by name, owner and version; of each environment the highest version alone.
 
-    Without *owner*: the user's own and the public ones of others. With one: what that user lets others see; ``*``
-    stands for all users.
+    Environments for several architectures count as several. Without *owner*: the user's own and the public ones of
+    others. With one: what that user lets others see; ``*`` stands for all users.
     """
     connect(site)
     row = EnvironmentRow
@@ -86,16 +124,17 @@ def listed(site: Site, user: str, owner: str | None = None, all_versions: bool =
         found = _select(row.visibility != "private")
     else:
         found = _select(row.user == owner, _visible_by_name(user))
-    ordered = sorted(found, key=lambda each: (each.name, each.user, each.version))
-    newest = {(each.name, each.user): each for each in ordered}
+    ordered = sorted(found, key=lambda each: (each.name, each.user, each.version, each.arch))
+    newest = {(each.name, each.user, each.arch): each for each in ordered}
     return ordered if all_versions else list(newest.values())
 
 
-def recorded(site: Site, name: str, version: int, owner: str) -> Environment | None:
+def recorded(site: Site, name: str, version: int, owner: str, arch: str = "") -> Environment | None:
     """Exactly this environment whoever asks, None when it is not recorded (any more)."""
     connect(site)
     row = EnvironmentRow
-    return next(iter(_select(row.name == name, row.version == version, row.user == owner)), None)
+    named = (row.name == name) & (row.version == version) & (row.user == owner) & (row.arch == arch)
+    return next(iter(_select(named)), None)
 
 
 def _select(*where: Any) -> list[Environment]:
@@ -108,23 +147,35 @@ def _visible_by_name(user: str) -> Any:
     return (EnvironmentRow.user == user) | (EnvironmentRow.visibility != "private")
 
 
-def _of_version(found: Sequence[Environment], version: int | None) -> list[Environment]:
-    return [each for each in found if version in (None, each.version)]
+def _fitting(found: Sequence[Environment], wanted: Reference) -> list[Environment]:
+    versioned = [each for each in found if wanted.version in (None, each.version)]
+    return [each for each in versioned if wanted.arch in (None, each.arch)]
 
 
-def _highest(found: Iterable[Environment]) -> Environment:
-    return max(found, key=lambda each: each.version)
+def _highest(found: Sequence[Environment]) -> Environment:
+    """The highest version; refused where there is one for each of several architectures."""
+    *_, last = sorted(found, key=_age)
+    same = [each for each in found if each.version == last.version]
+    if len(same) > 1:
+        choices = " or ".join(map(_with_arch, sorted(same, key=_age)))
+        raise EnvironmentRefusedError(
+            f"There is a version {last.version} of environment {last.name!r} for each of several architectures: name "
+            f"{choices}."
+        )
+    return last
 
 
-def _unknown(
-    name: str, version: int | None, owner: str | None, others: Sequence[Environment]
-) -> EnvironmentRefusedError:
+def _unknown(wanted: Reference, others: Sequence[Environment]) -> EnvironmentRefusedError:
+    name, version, owner, arch = wanted
     whose = f" of {owner}" if owner else ""
-    if version is not None and others:
+    if version is not None and others and version not in {each.version for each in others}:
         known = ", ".join(str(number) for number in sorted({each.version for each in others}))
         return EnvironmentRefusedError(
             f"There is no version {version} of environment {name!r}{whose}; there is {known}."
         )
+    if arch is not None and others:
+        known = ", ".join(sorted({each.arch or "any" for each in others}))
+        return EnvironmentRefusedError(f"Environment {name!r}{whose} is not for {arch}, but for {known}.")
     where = f"`kaenv3 -l -u {shlex.quote(owner)}`" if owner else "`kaenv3 -l`"
     hint = "" if owner else " One that is shared needs its owner: -u USER."
     return EnvironmentRefusedError(
@@ -153,7 +204,7 @@ def add_all(site: Site, described: Sequence[Environment], who: Account) -> list[
     for number, each in enumerate(mine):
         _require_may_publish(site, who.name, each.visibility)
         _require_new(each)
-        if (each.name, each.version) in {(other.name, other.version) for other in mine[:number]}:
+        if _identity(each) in map(_identity, mine[:number]):
             raise EnvironmentRefusedError(f"{each.name!r} version {each.version} is described twice: keep one of them.")
     measured = [_measured(site, each, who, ("tarball", "preinstall", "postinstalls")) for each in mine]
     with transaction():
@@ -170,7 +221,14 @@ def _insert(environment: Environment) -> None:
         raise _known(environment) from error
 
 
-def delete(site: Site, user: str, name: str, version: int | None = None, owner: str | None = None) -> list[Environment]:
+def delete(
+    site: Site,
+    user: str,
+    name: str,
+    version: int | None = None,
+    owner: str | None = None,
+    arch: str | None = None,
+) -> list[Environment]:
     """Delete all versions of an environment, or the one given; returns what is gone.
 
     Raises:
@@ -178,7 +236,7 @@ def delete(site: Site, user: str, name: str, version: int | None = None, owner: 
         EnvironmentRefusedError: there is none.
     """
     with _writing(site):
-        found = _owned(site, user, name, version, owner)
+        found = _owned(site, user, Reference(name, version, owner, arch))
         for each in found:
             EnvironmentRow.delete().where(_is(each)).execute()
     return found
@@ -201,7 +259,7 @@ def _require_new(environment: Environment) -> None:
 def _require_sole_public(environment: Environment) -> None:
     """Two public environments of one name and version would leave it to chance which one users get."""
     row = EnvironmentRow
-    named = (row.name == environment.name) & (row.version == environment.version)
+    named = (row.name == environment.name) & (row.version == environment.version) & (row.arch == environment.arch)
     others = _select(named, row.visibility == "public", row.user != environment.user)
     if environment.visibility == "public" and others:
         raise EnvironmentRefusedError(
@@ -210,26 +268,35 @@ def _require_sole_public(environment: Environment) -> None:
         )
 
 
+def _with_arch(environment: Environment) -> str:
+    return str(Reference(environment.name, arch=environment.arch))
+
+
 def _known(environment: Environment) -> EnvironmentRefusedError:
     number = str(environment.version)
-    command = shlex.join(["kaenv3", "-d", environment.name, "--env-version", number])
+    command = shlex.join(["kaenv3", "-d", _with_arch(environment), "--env-version", number])
     return EnvironmentRefusedError(
         f"You have recorded version {number} of environment {environment.name!r} already: give this one another "
         f"version, or delete the old one first with: {command}"
     )
 
 
-def _owned(site: Site, user: str, name: str, version: int | None, owner: str | None) -> list[Environment]:
-    """The versions that *user* may change; raises RightsError or EnvironmentRefusedError."""
-    if owner not in (None, user) and user not in site.almighty_users:
-        raise RightsError(f"The environments of {owner} are changed by {owner} and administrators, and you are {user}.")
-    row = EnvironmentRow
-    found = _select(row.name == name, row.user == (owner or user))
-    wanted = _of_version(found, version)
-    if wanted:
-        return sorted(wanted, key=lambda each: each.version)
-    public = "" if owner else _owners(name)
-    raise RightsError(public) if public else _unknown(name, version, owner or user, found)
+def _owned(site: Site, user: str, reference: Reference) -> list[Environment]:
+    """The versions that *user* may change, lowest first; raises RightsError or EnvironmentRefusedError."""
+    known: list[Environment] = []
+    for wanted in reference.readings():
+        if wanted.owner not in (None, user) and user not in site.almighty_users:
+            raise RightsError(
+                f"The environments of {wanted.owner} are changed by {wanted.owner} and administrators, and you are "
+                f"{user}."
+            )
+        row = EnvironmentRow
+        found = _select(row.name == wanted.name, row.user == (wanted.owner or user))
+        known += found
+        if fitting := _fitting(found, wanted):
+            return sorted(fitting, key=_age)
+    public = "" if wanted.owner else _owners(wanted.name)
+    raise RightsError(public) if public else _unknown(wanted._replace(owner=wanted.owner or user), known)
 
 
 def _owners(name: str) -> str:
@@ -241,7 +308,12 @@ def _owners(name: str) -> str:
 
 def _is(environment: Environment) -> Any:
     row = EnvironmentRow
-    return (row.name == environment.name) & (row.version == environment.version) & (row.user == environment.user)
+    same_name = (row.name == environment.name) & (row.version == environment.version)
+    return same_name & (row.user == environment.user) & (row.arch == environment.arch)
+
+
+def _identity(environment: Environment) -> tuple[object, ...]:
+    return environment.name, environment.version, environment.user, environment.arch
 
 
 def _writing(site: Site) -> Any:
@@ -253,7 +325,13 @@ def _writing(site: Site) -> Any:
 
 
 def update_checksums(
-    site: Site, who: Account, name: str, part: Part, version: int | None = None, owner: str | None = None
+    site: Site,
+    who: Account,
+    name: str,
+    part: Part,
+    version: int | None = None,
+    owner: str | None = None,
+    arch: str | None = None,
 ) -> list[Change]:
     """Record the checksums of one kind of files as they are now; returns those files, changed or not.
 
@@ -264,7 +342,7 @@ def update_checksums(
         FileError: a file cannot be read, or is too big.
     """
     connect(site)
-    environment = _highest(_owned(site, who.name, name, version, owner))
+    environment = _highest(_owned(site, who.name, Reference(name, version, owner, arch)))
     if not _files(environment, (part,)):
         raise EnvironmentRefusedError(f"Environment {name!r} version {environment.version} has no {part} to update.")
     measured = _measured(site, environment, who, (part,))
@@ -274,7 +352,13 @@ def update_checksums(
 
 
 def set_visibility(
-    site: Site, user: str, name: str, visibility: Visibility, version: int | None, owner: str | None = None
+    site: Site,
+    user: str,
+    name: str,
+    visibility: Visibility,
+    version: int | None = None,
+    owner: str | None = None,
+    arch: str | None = None,
 ) -> Environment:
     """Say who sees a version of an environment (the highest, unless given); returns it as it is now.
 
@@ -284,7 +368,7 @@ def set_visibility(
     """
     _require_may_publish(site, user, visibility)
     with _writing(site):
-        environment = _highest(_owned(site, user, name, version, owner))
+        environment = _highest(_owned(site, user, Reference(name, version, owner, arch)))
         changed = msgspec.structs.replace(environment, visibility=visibility)
         _require_sole_public(changed)
         _update(environment, {"visibility": visibility})
@@ -292,7 +376,12 @@ def set_visibility(
 
 
 def reset_demolishing(
-    site: Site, user: str, name: str, version: int | None = None, owner: str | None = None
+    site: Site,
+    user: str,
+    name: str,
+    version: int | None = None,
+    owner: str | None = None,
+    arch: str | None = None,
 ) -> Environment:
     """Set the demolishing counter of a version (the highest, unless given) to 0; returns it as it is now.
 
@@ -300,7 +389,7 @@ def reset_demolishing(
         RightsError, EnvironmentRefusedError: not yours, or none.
     """
     with _writing(site):
-        environment = _highest(_owned(site, user, name, version, owner))
+        environment = _highest(_owned(site, user, Reference(name, version, owner, arch)))
         _update(environment, {"demolishing_env": 0})
     return msgspec.structs.replace(environment, demolishing_env=0)
 
@@ -308,7 +397,7 @@ def reset_demolishing(
 def add_failure(site: Site, environments: Iterable[Environment]) -> None:
     """Count a failed check of the production system after each of *environments* that still exists."""
     with _writing(site):
-        for environment in {(each.name, each.version, each.user): each for each in environments}.values():
+        for environment in {_identity(each): each for each in environments}.values():
             one_more = EnvironmentRow.demolishing_env + 1
             EnvironmentRow.update(demolishing_env=one_more).where(_is(environment)).execute()
 
@@ -391,7 +480,7 @@ def require_unchanged(environment: Environment, file: Image | Archive, found: Lo
     if all(known in ("", now) for known, now in ((file.md5, found.md5), (file.sha256, found.sha256))):
         return
     part = next(part for part in _COLUMNS if file in _files(environment, (part,)))
-    command = ["kaenv3", _OPTIONS[part], environment.name, "--env-version", str(environment.version)]
+    command = ["kaenv3", _OPTIONS[part], _with_arch(environment), "--env-version", str(environment.version)]
     raise EnvironmentRefusedError(
         f"{file.file} has changed since {environment.user or 'its owner'} recorded environment {environment.name!r} "
         f"version {environment.version} (MD5 {file.md5} then, {found.md5} now). If that was intended: "

@@ -11,8 +11,9 @@ from peewee import Case, fn
 
 from kadeploy.config.site import Site
 from kadeploy.nodeset import natural_key
-from kadeploy.state.database import connect, fetch, stream
+from kadeploy.state.database import chunked, connect, fetch, stream
 from kadeploy.state.tables import Log
+from kadeploy.workflow import ABORTED
 
 FIELDS = (
     "user",
@@ -68,6 +69,13 @@ class Rate(NamedTuple):
         return 100 - 100 * self.successes // self.operations
 
 
+class Image(NamedTuple):
+    """What was deployed: environments that were recorded anew have another image under the same name."""
+
+    env: str = ""
+    md5: str = ""
+
+
 class Durations(NamedTuple):
     """Mean seconds of each macro-step in one slice of time that begins at *start*; None when it never ran."""
 
@@ -75,6 +83,9 @@ class Durations(NamedTuple):
     step1: float | None
     step2: float | None
     step3: float | None
+    image: Image = Image()
+    operations: int = 1
+    """How many these are the means of."""
 
 
 def rows(
@@ -102,25 +113,41 @@ def rows(
 
 
 def failure_rates(site: Site, selection: Selection) -> list[Rate]:
-    """Operations and successes of each node that has any, sorted by name."""
+    """Operations and successes of each node that has any, sorted by name; those that were aborted do not count."""
     connect(site)
     succeeded = fn.SUM(Case(None, ((Log.success, 1),), 0))
-    query = _selected(Log.select(Log.hostname, fn.COUNT(Log.hostname), succeeded), selection)
+    query = _ended(Log.select(Log.hostname, fn.COUNT(Log.hostname), succeeded), selection)
     found = [Rate(name, total, int(good)) for name, total, good in fetch(query.group_by(Log.hostname))]
     return sorted(found, key=lambda rate: natural_key(rate.hostname))
 
 
 def durations(site: Site, selection: Selection, slices: int = 60) -> list[Durations]:
-    """Mean durations over time, in about *slices* slices at most; steps that did not run do not count."""
+    """Mean durations of each image over time, in about *slices* slices at most.
+
+    Steps that did not run do not count, nor do operations that were aborted.
+    """
     connect(site)
-    [(first, last)] = fetch(_selected(Log.select(fn.MIN(Log.start), fn.MAX(Log.start)), selection))
+    [(first, last)] = fetch(_ended(Log.select(fn.MIN(Log.start), fn.MAX(Log.start)), selection))
     if first is None:
         return []
     bits = ((last - first) // slices).bit_length()  # a power of two: all three databases round alike by masking
     means = [fn.AVG(fn.NULLIF(getattr(Log, f"step{step}_duration"), 0)) for step in STEPS]
     offset = (Log.start - first).bin_and(-(1 << bits)).alias("begins")
-    query = _selected(Log.select(offset, *means), selection).group_by(offset).order_by(offset)
-    return [Durations(first + int(begin), *map(_seconds, values)) for begin, *values in fetch(query)]
+    columns = (offset, Log.env, Log.md5)
+    query = _ended(Log.select(*columns, fn.COUNT(Log.id), *means), selection).group_by(*columns).order_by(*columns)
+    return [
+        Durations(first + int(begin), *map(_seconds, steps), image=Image(env, md5), operations=count)  # type: ignore[arg-type,misc]
+        for begin, env, md5, count, *steps in fetch(query)
+    ]
+
+
+def strangers(site: Site, nodes: Sequence[str]) -> list[str]:
+    """Those of *nodes* of which the log knows nothing."""
+    connect(site)
+    known: set[str] = set()
+    for part in chunked(nodes):
+        known |= {name for (name,) in fetch(Log.select(Log.hostname).where(Log.hostname.in_(part)).distinct())}
+    return [name for name in nodes if name not in known]
 
 
 def _seconds(value: Any) -> float | None:
@@ -130,6 +157,12 @@ def _seconds(value: Any) -> float | None:
 def _column(field: str) -> Any:
     column = getattr(Log, field)
     return Case(None, ((column, "true"),), "false") if field in _TRUTHS else column
+
+
+def _ended(query: Any, selection: Selection) -> Any:
+    """Operations that came to an end of their own: one that its user stopped tells nothing of its nodes."""
+    aborted = (Log.error == ABORTED) | Log.error.startswith(f"{ABORTED}: ")
+    return _selected(query, selection).where(Log.success | ~aborted)
 
 
 def _selected(query: Any, selection: Selection) -> Any:

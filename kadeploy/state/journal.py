@@ -19,6 +19,7 @@ from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
+from kadeploy.state import controllers
 from kadeploy.state.database import chunked, connect, fetch, insert, transaction
 from kadeploy.state.tables import Log, Progress, Workflow
 from kadeploy.workflow import Operation
@@ -150,6 +151,9 @@ def abort(wid: str, reason: str, finished: Container[str] = ()) -> bool:
 def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = None) -> dict[str, Any]:
     """The running workflows, or the one named *wid* even when it has ended, as ``kanodes3 -y`` shows them.
 
+    One whose controller is dead does not run. Named, it has a key *aborted* more, with the reason; so has one that its
+    user has stopped.
+
     ``{wid: {user, deploy_id, environment_name, environment_version, environment_user, anonymous_environment, nodes:
     {host: [{macro-step: …}, {micro-step: …}, {state: …}]}}}``, and ``{progress: …}`` at the end of the list where the
     micro-step tells it. *nodes* leaves out all other nodes.
@@ -157,13 +161,13 @@ def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = 
     Raises:
         OptionError: no workflow is called *wid*.
     """
-    connect(site)
-    wanted = Workflow.ended.is_null() if wid is None else Workflow.wid == wid
+    dead = controllers.dead(site)
+    wanted = Workflow.ended.is_null() & ~Workflow.wid.in_(list(dead)) if wid is None else Workflow.wid == wid
     flows = list(Workflow.select().where(wanted).order_by(Workflow.started, Workflow.wid))
     if wid is not None and not flows:
         raise OptionError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.")
     only = None if nodes is None else set(nodes)
-    dump = {flow.wid: _dump(flow, only) for flow in flows}
+    dump = {flow.wid: _dump(flow, only) | _aborted(flow, dead) for flow in flows}
     return {name: flow for name, flow in dump.items() if flow["nodes"] or only is None}
 
 
@@ -183,6 +187,12 @@ def _dump(flow: Workflow, only: set[str] | None) -> dict[str, Any]:
             if only is None or node in only
         },
     }
+
+
+def _aborted(flow: Workflow, dead: Mapping[str, process.Controller]) -> dict[str, str]:
+    if flow.ended is None and flow.wid in dead:
+        return {"aborted": controllers.gone(dead[flow.wid])}
+    return {"aborted": "by its user, or with its controller"} if flow.state == "aborted" else {}
 
 
 def _stand(macro_step: str, micro_step: str, state: str, progress: str) -> list[dict[str, str]]:

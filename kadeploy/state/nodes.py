@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from kadeploy.config.site import Site
-from kadeploy.process import Controller, is_alive, is_here, this
-from kadeploy.state import journal
+from kadeploy.process import Controller, this
+from kadeploy.state import controllers, journal
 from kadeploy.state.database import DB, chunked, connect, fetch, insert, stream, transaction, upsert
-from kadeploy.state.tables import Claim, NodeState, Workflow
+from kadeploy.state.tables import Claim, NodeState
+from kadeploy.workflow import ABORTED
 
 State = Literal[
     "prod_env",
@@ -31,6 +32,22 @@ State = Literal[
     "powered",
     "power_failed",
 ]
+MEANINGS: dict[State, str] = {
+    "prod_env": "the production system runs",
+    "recorded_env": "a recorded environment was booted",
+    "deploy_env": "the deployment system runs",
+    "deploying": "a deployment runs",
+    "deployed": "the environment was deployed",
+    "deploy_failed": "the last deployment failed",
+    "rebooting": "a reboot runs",
+    "rebooted": "it was rebooted into what is on its disk",
+    "reboot_failed": "the last reboot failed",
+    "powering": "its power is being switched",
+    "powered": "its power was switched",
+    "power_failed": "switching its power failed",
+    "aborted": "its operation was stopped by its user, or its controller died",
+}
+"""What each state says of a node, for people."""
 IN_FLIGHT = ("deploying", "rebooting", "powering")
 """States that only a running workflow may leave a node in."""
 FINISHED = ("prod_env", "recorded_env", "deploy_env", "deployed", "rebooted", "powered")
@@ -51,21 +68,40 @@ class Named(Protocol):
     @property
     def user(self) -> str: ...  # noqa: D102
 
+    @property
+    def arch(self) -> str: ...  # noqa: D102
+
 
 class Recorded(NamedTuple):
-    """Name, version and owner of the environment on a node."""
+    """Name, version, owner and architecture of the environment on a node."""
 
     name: str = ""
     version: int | None = None
     user: str = ""
+    arch: str = ""
+
+    @classmethod
+    def of(cls, environment: Named) -> Recorded:
+        """What is recorded of *environment*."""
+        return cls(environment.name, environment.version, environment.user, environment.arch)
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """As columns of a node's row."""
+        return {f"env_{name}": value for name, value in zip(("name", "version", "owner", "arch"), self, strict=True)}
 
 
 NO_ENVIRONMENT = Recorded()
 """Nothing recorded is on the node: an anonymous environment, the deployment system, or who knows what."""
+_AFTER_ABORT: dict[str, Any] = {"state": "aborted", **NO_ENVIRONMENT.columns}
+"""Columns of a node that was in flight when its controller died."""
 
 
 class NodeRow(NamedTuple):
-    """One node as ``kanodes3 -d`` shows it, in the order of its columns, and when that operation began (Unix)."""
+    """One node as ``kanodes3 -d`` shows it, in the order of its columns, and when its last operation began (Unix).
+
+    *user* is who deployed it last, whoever has rebooted or switched it since.
+    """
 
     hostname: str
     state: State
@@ -74,6 +110,7 @@ class NodeRow(NamedTuple):
     env_version: int | None
     env_owner: str
     date: int
+    env_arch: str = ""
 
 
 # --- claims -----------------------------------------------------------------------------------------------------
@@ -123,34 +160,14 @@ def release(wid: str) -> None:
 def reap(site: Site) -> dict[str, list[str]]:
     """End the workflows of dead controllers: nodes by workflow, for the caller to tell; mostly empty.
 
-    A controller of this machine is dead when its process is gone; one of another machine when it gave no sign of life
-    for ``purge_deployment_timer`` seconds. Nodes left in flight become ``aborted``, the log says why they failed, and
+    Nodes left in flight become ``aborted``, the log says why they failed, and
     the claims are freed.
     """
-    connect(site)
-    oldest = time.time() - site.purge_deployment_timer
-    dead = {wid: who for wid, (who, seen) in _controllers().items() if _is_dead(who, seen, oldest)}
     reaped = {}
-    for wid, who in dead.items():
+    for wid, who in controllers.dead(site).items():
         with transaction():
             reaped[wid] = _abort(wid, who)
     return {wid: names for wid, names in reaped.items() if names is not None}
-
-
-def _controllers() -> dict[str, tuple[Controller, int]]:
-    """Controller of each workflow that claims nodes or is not closed, and when it last gave a sign of life."""
-    columns = ("host", "pid", "process_start", "boot_id")
-    claims = Claim.select(Claim.wid, *(getattr(Claim, name) for name in columns), Claim.since).distinct()
-    running = Workflow.select(Workflow.wid, *(getattr(Workflow, name) for name in columns), Workflow.seen)
-    found = {wid: (Controller(*who), since) for wid, *who, since in fetch(claims)}
-    # A workflow tells more than its claims: it is the one that goes on giving signs of life.
-    rows = running.where(Workflow.ended.is_null() | Workflow.wid.in_(list(found)))
-    found.update({wid: (Controller(*who), seen) for wid, *who, seen in fetch(rows)})
-    return found
-
-
-def _is_dead(who: Controller, seen: int, oldest: float) -> bool:
-    return not is_alive(who) if is_here(who) else seen < oldest
 
 
 def _abort(wid: str, who: Controller) -> list[str] | None:
@@ -161,10 +178,8 @@ def _abort(wid: str, who: Controller) -> list[str] | None:
     nodes = [node for (node,) in fetch(query)]
     finished = _finished(wid)
     for part in chunked(nodes, _NAMES):
-        NodeState.update(state="aborted", env_name="", env_version=None, env_owner="").where(
-            NodeState.hostname.in_(part), NodeState.state.in_(IN_FLIGHT)
-        ).execute()
-    closed = journal.abort(wid, f"aborted: its controller (process {who.pid} on {who.host}) is gone", finished)
+        NodeState.update(**_AFTER_ABORT).where(NodeState.hostname.in_(part), NodeState.state.in_(IN_FLIGHT)).execute()
+    closed = journal.abort(wid, f"{ABORTED}: {controllers.gone(who)}", finished)
     release(wid)
     return nodes if nodes or closed else None
 
@@ -180,15 +195,18 @@ def _finished(wid: str) -> set[str]:
 
 
 def set_state(
-    nodes: Iterable[str], state: State, environment: Named | None, user: str, date: float | None = None
+    nodes: Iterable[str], state: State, environment: Named | None, user: str | None, date: float | None = None
 ) -> None:
-    """*nodes* are now in *state*, brought there by *user* with an operation begun at *date* (Unix; default: now).
+    """*nodes* are now in *state*, by an operation begun at *date* (Unix; default: now).
 
-    *environment* None leaves what is recorded of a node's environment; ``NO_ENVIRONMENT`` forgets it.
+    *user* is who deploys them; None, for other operations, leaves who did so last. *environment* None leaves what is
+    recorded of a node's environment; ``NO_ENVIRONMENT`` forgets it.
     """
-    columns: dict[str, object] = {"state": state, "user": user, "date": int(time.time() if date is None else date)}
+    columns: dict[str, object] = {"state": state, "date": int(time.time() if date is None else date)}
+    if user is not None:
+        columns["user"] = user
     if environment is not None:
-        columns |= {"env_name": environment.name, "env_version": environment.version, "env_owner": environment.user}
+        columns |= Recorded.of(environment).columns
     with transaction():
         upsert(
             NodeState,
@@ -199,11 +217,22 @@ def set_state(
 
 
 def states(site: Site, nodes: Sequence[str] | None = None) -> Iterator[NodeRow]:
-    """What is recorded of *nodes* (default: all), in no particular order; nodes never operated on are missing."""
+    """What is recorded of *nodes* (default: all), in no particular order; nodes never operated on are missing.
+
+    A node in flight whose controller is dead is told as the next operation will find it: aborted.
+    """
+    left = set(_left_in_flight(site))
     columns = [getattr(NodeState, name) for name in NodeRow._fields]
     parts = [None] if nodes is None else chunked(nodes, _NAMES)
     for part in parts:
         connect(site)  # whoever reads the rows may turn to another site in between
         query = NodeState.select(*columns)
         rows = stream(query if part is None else query.where(NodeState.hostname.in_(part)))
-        yield from map(NodeRow._make, rows)
+        for row in map(NodeRow._make, rows):
+            yield row._replace(**_AFTER_ABORT) if row.hostname in left and row.state in IN_FLIGHT else row
+
+
+def _left_in_flight(site: Site) -> Iterator[str]:
+    """Nodes that dead controllers hold."""
+    for part in chunked(controllers.dead(site)):
+        yield from (node for (node,) in fetch(Claim.select(Claim.node).where(Claim.wid.in_(part))))

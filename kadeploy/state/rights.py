@@ -29,6 +29,14 @@ class Given(NamedTuple):
     until: int | None = None
 
 
+class Holder(NamedTuple):
+    """Who has a right on a node; *until* as in `Given`."""
+
+    user: str
+    part: str
+    until: int | None = None
+
+
 def missing(site: Site, user: str, nodes: Sequence[str], part: str) -> list[str]:
     """Those of *nodes* where *user* has no right on *part* (``/dev/sda3``) today."""
     if site.rights == "dummy":
@@ -108,6 +116,18 @@ def show(site: Site, user: str) -> list[Given]:
     connect(site)
     rows = Right.select(Right.node, Right.part, Right.until).where(_valid(), Right.user == user)
     return sorted(map(Given._make, fetch(rows)), key=lambda right: (natural_key(right.node), right.part))
+
+
+def holders(site: Site, nodes: Sequence[str], user: str | None = None) -> dict[str, list[Holder]]:
+    """Who has rights today on each of *nodes*, those with ``*`` among them; with *user*, this user alone."""
+    connect(site)
+    columns = Right.select(Right.node, Right.user, Right.part, Right.until).where(_valid())
+    rows = columns if user is None else columns.where(Right.user == user)
+    by_node: dict[str, set[Holder]] = {}
+    for node, *holder in fetch(rows):
+        by_node.setdefault(node, set()).add(Holder(*holder))
+    everywhere = by_node.get(ANY, set())
+    return {node: sorted(by_node.get(node, set()) | everywhere, key=lambda each: each[:2]) for node in nodes}
 
 
 def users(site: Site) -> list[str]:

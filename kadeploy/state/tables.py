@@ -8,6 +8,7 @@ import msgspec
 import peewee
 
 from kadeploy.environments.environment import Environment
+from kadeploy.errors import DatabaseError
 
 
 class Row(peewee.Model):
@@ -26,11 +27,14 @@ class SchemaVersion(Row):
 
 
 class EnvironmentRow(Row):
-    """A recorded environment; the image and the archives are JSON of their structs."""
+    """A recorded environment; the image and the archives are JSON of their structs, and *options* of what is rare."""
 
     id = peewee.BigAutoField()
     name = peewee.CharField(255)
-    version = peewee.IntegerField(default=1)
+    second_name = peewee.CharField(255, default="", column_name="alias")
+    """``alias`` means something else to peewee."""
+    arch = peewee.CharField(64, default="")
+    version = peewee.BigIntegerField(default=1)
     user = peewee.CharField(255)
     description = peewee.TextField(default="")
     author = peewee.TextField(default="")
@@ -48,28 +52,44 @@ class EnvironmentRow(Row):
     visibility = peewee.CharField(16, default="private")
     demolishing_env = peewee.IntegerField(default=0)
     part = peewee.CharField(255, default="")
+    options = peewee.TextField(null=True)
 
     class Meta:
-        """A name and a version are unique per owner."""
+        """A name and a version are unique per owner and architecture."""
 
         table_name = "environments"
-        indexes = ((("name", "version", "user"), True),)
+        indexes = ((("name", "version", "user", "arch"), True),)
 
     @property
     def environment(self) -> Environment:
-        """The row as the rest of the program knows it."""
-        columns = {name: getattr(self, name) for name in Environment.__struct_fields__}
-        columns.update({name: msgspec.json.decode(columns[name]) for name in _JSON_COLUMNS})
-        return msgspec.convert(columns, Environment)
+        """The row as the rest of the program knows it.
+
+        Raises:
+            DatabaseError: something in it is no value of ours.
+        """
+        columns = {name: getattr(self, name) for name in Environment.__struct_fields__ if name not in _ELSEWHERE}
+        columns["alias"] = self.second_name
+        try:
+            columns.update({name: msgspec.json.decode(columns[name]) for name in _JSON_COLUMNS})
+            return msgspec.convert(columns | msgspec.json.decode(self.options or "{}"), Environment)
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            raise DatabaseError(
+                f"The environment {self.name!r} version {self.version} of {self.user} is damaged in the database: "
+                f"{error}. Put the database back from a backup, or remove row {self.id} of its table environments."
+            ) from error
 
 
 _JSON_COLUMNS = ("image", "preinstall", "postinstalls")
+_OPTIONS = ("kexec", "multipart", "partitions", "block_device", "boot_partition", "custom_variables")
+_ELSEWHERE = (*_OPTIONS, "alias")
 
 
 def environment_columns(environment: Environment) -> dict[str, Any]:
     """Column values of *environment*, for ``EnvironmentRow.insert``, ``create`` or ``update``."""
     columns: dict[str, Any] = msgspec.structs.asdict(environment)
-    columns.update({name: msgspec.json.encode(columns[name]).decode() for name in _JSON_COLUMNS})
+    columns["second_name"] = columns.pop("alias")
+    columns["options"] = {name: columns.pop(name) for name in _OPTIONS}
+    columns.update({name: msgspec.json.encode(columns[name]).decode() for name in (*_JSON_COLUMNS, "options")})
     return columns
 
 
@@ -95,8 +115,9 @@ class NodeState(Row):
     hostname = peewee.CharField(255, primary_key=True)
     state = peewee.CharField(32)
     env_name = peewee.CharField(255, default="")
-    env_version = peewee.IntegerField(null=True)
+    env_version = peewee.BigIntegerField(null=True)
     env_owner = peewee.CharField(255, default="")
+    env_arch = peewee.CharField(64, default="")
     date = peewee.BigIntegerField()
     user = peewee.CharField(255, default="")
 
@@ -131,7 +152,7 @@ class Workflow(Row):
     operation = peewee.CharField(16)
     user = peewee.CharField(255)
     env_name = peewee.CharField(255, default="")
-    env_version = peewee.IntegerField(null=True)
+    env_version = peewee.BigIntegerField(null=True)
     env_owner = peewee.CharField(255, default="")
     anonymous = peewee.BooleanField(default=False)
     started = peewee.BigIntegerField()

@@ -16,8 +16,9 @@ import pytest
 
 from kadeploy.config import cluster as clusters
 from kadeploy.config.folder import Configuration, load_configuration
-from kadeploy.lab import network
+from kadeploy.lab import disk, network
 from kadeploy.lab.lab import Lab, saved
+from kadeploy.lab.light import loop
 from kadeploy.remote import namespace
 from kadeploy.runner.player import Player
 from kadeploy.runner.request import RequestNode
@@ -130,6 +131,11 @@ class Cluster:
     def everywhere(self, script: str) -> set[str]:
         """The different outputs of *script* on all nodes."""
         return {self.on(node, script) for node in self.nodes}
+
+    def device(self, node: str, number: int | str = "") -> Path:
+        """This machine's own device file of a node's disk, or of a partition on it."""
+        (name,) = loop.attached(disk.path(self.lab, self.lab.members[node]))
+        return Path(f"/dev/{name}p{number}" if number else f"/dev/{name}")
 
     def reset(self, node: str) -> None:
         """Boot a node anew, as it was."""

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kadeploy.environments.environment import Environment, Image
@@ -171,6 +172,28 @@ def test_grub_lies_on_the_partition_and_names_the_kernel(light: Cluster, tgz: tu
     assert light.everywhere(
         "test -s /mnt/dest/boot/grub/i386-pc/core.img; grep -c vmlinuz /mnt/dest/boot/grub/grub.cfg"
     )
+
+
+def test_grub_finds_a_kernel_whose_name_has_blanks_with_parameters_in_quotes(light: Cluster, tmp_path: Path) -> None:
+    files = FILES | {"boot/my kernel": b"a kernel"}
+    environment, image = described(archive(tmp_path / "image", files, "gz"), "tgz")
+    environment = msgspec.structs.replace(environment, kernel="/boot/my kernel", kernel_params='foo="a b" c={$d;}')
+    prepared(light, environment)
+    assert all_ok(light.play("BroadcastEnvChain", environment=environment, image=image))
+    (text,) = light.everywhere("sed /^search/d /mnt/dest/boot/grub/grub.cfg")
+    assert "  linux '/boot/my kernel' 'root=/dev/sda3' 'ro' 'console=ttyS0,115200' 'foo=a b' 'c={$d;}'\n" in text
+    assert subprocess.run(["grub-script-check"], input=text, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("filesystem", "reason"), [("btrfs", "btrfs"), ("xfs", "xfs")])
+def test_where_grub_cannot_be_installed_its_own_reason_is_told(
+    light: Cluster, tmp_path: Path, filesystem: str, reason: str
+) -> None:
+    environment, image = described(archive(tmp_path / "image", FILES, "gz"), "tgz", filesystem)
+    prepared(light, environment)
+    outcomes = light.play("BroadcastEnvChain", environment=environment, image=image)
+    assert set(verdicts(outcomes).values()) == {Verdict.KO}
+    assert all("grub-install: error: " in each.message and reason in each.message for each in outcomes.values())
 
 
 # --- pre- and post-installs, custom operations ------------------------------------------------------------------------

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import struct
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -46,7 +51,7 @@ folder=$1
 shift
 [ "$1" = get ] || echo "$*" >>"$folder/log"
 case "$*" in
-    "get power") echo "power:$(cat "$folder/power")" ;;
+    "get power") echo "power:$(cat "$folder/claims" 2>/dev/null || cat "$folder/power")" ;;
     "get boot") echo boot:none ;;
     "set power "*) [ -e "$folder/stuck" ] || echo "$3" >"$folder/power" ;;
     "set shutdown "*) [ -e "$folder/deaf" ] || echo 0 >"$folder/power" ;;
@@ -70,13 +75,17 @@ class Bmc:
 
     def turn(self, on: bool) -> None:
         """Put the machine into a state and forget what was done to it."""
-        for fault in ("log", "stuck", "deaf", "refusing"):
+        for fault in ("log", "stuck", "deaf", "refusing", "claims"):
             (self.folder / fault).unlink(missing_ok=True)
         (self.folder / "power").write_text(f"{int(on)}\n")
 
     def break_(self, fault: str) -> None:
         """``stuck``: does not follow its power lines; ``deaf``: its system ignores the button; ``refusing``: reset."""
         (self.folder / fault).touch()
+
+    def claim(self, on: bool) -> None:
+        """Let the BMC say so, whatever its machine does."""
+        (self.folder / "claims").write_text(f"{int(on)}\n")
 
     @property
     def on(self) -> bool:
@@ -163,3 +172,132 @@ def black_hole() -> Iterator[str]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
         bound.bind((ADDRESS, 0))
         yield f"{ADDRESS}:{bound.getsockname()[1]}"
+
+
+# --- BMCs that answer, and let nobody in ------------------------------------------------------------
+
+_RMCP = bytes((0x06, 0x00, 0xFF, 0x07))
+_OPEN_SESSION = 0x10
+
+
+@pytest.fixture
+def refusing_bmc() -> Callable[[int | None], AbstractContextManager[str]]:
+    """Makes a BMC that lets nobody in."""
+    return _refusing
+
+
+@contextmanager
+def _refusing(status: int | None) -> Iterator[str]:
+    """Address of a BMC that offers IPMI 2.0 and refuses every session with a status of RMCP+ (IPMI 2.0, table 13-15).
+
+    With None it leaves those who log in without an answer.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.bind((ADDRESS, 0))
+        thread = threading.Thread(target=_refuse, args=(bound, status), daemon=True)
+        thread.start()
+        yield f"{ADDRESS}:{bound.getsockname()[1]}"
+        bound.sendto(b"", bound.getsockname())
+        thread.join()
+
+
+def _refuse(bound: socket.socket, status: int | None) -> None:
+    while True:
+        packet, sender = bound.recvfrom(4096)
+        if not packet:
+            return
+        if packet[4] == 0:
+            bound.sendto(_authentication_capabilities(packet), sender)
+        elif packet[5] == _OPEN_SESSION and status is not None:
+            tag, session = packet[16], packet[20:24]
+            payload = bytes((tag, status, 0, 0)) + session
+            bound.sendto(_RMCP + bytes((6, 0x11)) + bytes(8) + struct.pack("<H", len(payload)) + payload, sender)
+
+
+def _authentication_capabilities(packet: bytes) -> bytes:
+    """The answer to the first question of all: channel 1, MD5, IPMI 2.0."""
+    sequence, command = packet[14 + 4], packet[14 + 5]
+    head = bytes((0x81, 0x07 << 2))
+    body = bytes((0x20, sequence, command, 0, 1, 0x84, 0x14, 0x02, 0, 0, 0, 0))
+    message = head + _checksum(head) + body + _checksum(body)
+    return _RMCP + bytes(9) + bytes((len(message),)) + message
+
+
+def _checksum(data: bytes) -> bytes:
+    return bytes((-sum(data) & 0xFF,))
+
+
+# --- Redfish ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Redfish:
+    """A Redfish service whose machine is what it was told to be, and which may say something else, or refuse."""
+
+    url: str = ""
+    on: bool = True
+    claims: str = ""
+    """Power state that it tells in any case."""
+    refuses: tuple[int, str] | None = None
+    """HTTP status and words with which orders are refused."""
+    done: list[str] = field(default_factory=list)
+
+    def answer(self, path: str) -> dict[str, object]:
+        """The resource at *path*."""
+        systems = "/redfish/v1/Systems"
+        reset = {"target": f"{systems}/1/Actions/ComputerSystem.Reset"}
+        found: dict[str, dict[str, object]] = {
+            "/redfish/v1": {"Id": "Root", "Name": "r", "RedfishVersion": "1.6.0", "Systems": {"@odata.id": systems}},
+            systems: {"Name": "s", "Members": [{"@odata.id": f"{systems}/1"}]},
+            f"{systems}/1": {
+                "Id": "1",
+                "Name": "1",
+                "PowerState": self.claims or ("On" if self.on else "Off"),
+                "Actions": {"#ComputerSystem.Reset": reset},
+            },
+        }
+        return found[path.rstrip("/")]
+
+    def order(self, kind: str) -> None:
+        """Do what a reset of this type does."""
+        self.done.append(kind)
+        if kind in ("On", "ForceOff"):
+            self.on = kind == "On"
+
+
+@pytest.fixture
+def redfish_liar() -> Iterator[Redfish]:
+    """A `Redfish` that answers at its URL, without asking for a password."""
+    machine = Redfish()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(200, machine.answer(self.path))
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if "ResetType" not in asked:  # it has no sessions: who asks sends the password with each request
+                self._send(404, {})
+            elif machine.refuses:
+                status, words = machine.refuses
+                self._send(status, {"error": {"code": "Base.1.0.GeneralError", "message": words}})
+            else:
+                machine.order(asked["ResetType"])
+                self._send(200, {})
+
+        def _send(self, status: int, answer: dict[str, object]) -> None:
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer((ADDRESS, 0), Handler) as server:
+        machine.url = f"http://{ADDRESS}:{server.server_address[1]}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield machine
+        server.shutdown()

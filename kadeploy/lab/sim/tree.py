@@ -17,7 +17,7 @@ from pathlib import Path
 from kadeploy.lab.lab import Lab, LabNode
 
 ACTED = (
-    *("sfdisk", "partx", "partprobe", "parted", "fdisk", "blockdev", "udevadm", "lsblk", "blkid", "dd"),
+    *("sfdisk", "partx", "partprobe", "parted", "fdisk", "blockdev", "udevadm", "lsblk", "blkid", "dd", "wipefs"),
     *("mkfs.ext2", "mkfs.ext3", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mkfs.vfat", "mkswap", "swapon", "swapoff"),
     *("mount", "umount", "findmnt", "sync", "grub-install", "modprobe"),
     *("kexec", "reboot", "poweroff", "halt", "shutdown"),

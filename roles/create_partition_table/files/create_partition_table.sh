@@ -1,15 +1,36 @@
-# Boundaries that stay the same keep their contents: nothing is wiped.
+# Boundaries that stay the same keep their contents. What describes the disk as a whole goes: a table of another kind,
+# the superblock of an array, the labels of a pool.
 set -eu
-device=$KADEPLOY_BLOCK_DEVICE
-[ -b "$device" ] || { echo "no disk $device on this node; disks: $(lsblk -dnro NAME | tr '\n' ' ')" >&2; exit 1; }
-umount -R "$KADEPLOY_ENV_EXTRACTION_DIR" 2>/dev/null || true
-while read -r swap _; do
-  [[ $swap != "$device"* ]] || swapoff "$swap"
-done < /proc/swaps
+[ -b "$KADEPLOY_BLOCK_DEVICE" ] || {
+  echo "no disk $KADEPLOY_BLOCK_DEVICE on this node; disks: $(lsblk -dnro NAME | tr '\n' ' ')" >&2
+  exit 1
+}
+disk=$(readlink -f "$KADEPLOY_BLOCK_DEVICE")
+case $disk in *[0-9]) first=${disk}p ;; *) first=$disk ;; esac
+
+for part in "$disk" "$first"[0-9]*; do
+  ! findmnt --source "$part" > /dev/null || umount --all-targets --recursive "$part"
+  ! grep -q "^$part " /proc/swaps || swapoff "$part"
+done
+
+signatures() { wipefs --noheadings --output OFFSET,TYPE "$1" || true; }
+# A mark at the very end lies on the last partition as well: it is the partition's when that shows it in the same place.
+theirs=$(
+  { partx -rgo NR,START "$disk" || true; } | while read -r number start; do
+    signatures "$first$number" | while read -r offset type; do echo "$((offset + start * 512)) $type"; done
+  done
+)
+case $KADEPLOY_PARTITION_TABLE in *"label: gpt"*) table='gpt PMBR' ;; *) table=dos ;; esac
+old=$(
+  signatures "$disk" | while read -r offset type; do
+    [[ " $table " == *" $type "* ]] || grep -qxF "$((offset)) $type" <<< "$theirs" || echo "$type"
+  done | paste -sd,
+)
+[ -z "$old" ] || wipefs --quiet --all --force --types "$old" "$disk"
 
 printf '%s' "$KADEPLOY_PARTITION_TABLE" |
-  sfdisk --quiet --no-reread --no-tell-kernel --force --wipe never --wipe-partitions never "$device"
-partx -u "$device" 2>/dev/null || partprobe "$device"
+  sfdisk --quiet --no-reread --no-tell-kernel --force --wipe never --wipe-partitions never "$disk"
+partx -u "$disk" || partprobe "$disk"
 if command -v udevadm > /dev/null; then udevadm settle --timeout=10 || true; fi
 
 for ((tries = 0; tries < 50; tries++)); do

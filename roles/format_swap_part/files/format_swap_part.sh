@@ -1,3 +1,7 @@
 set -eu
-swapoff "$KADEPLOY_SWAP_PART" 2>/dev/null || true
-mkswap "$KADEPLOY_SWAP_PART" > /dev/null
+[ -b "$KADEPLOY_SWAP_PART" ] || { echo "no partition $KADEPLOY_SWAP_PART on this node" >&2; exit 1; }
+part=$(readlink -f "$KADEPLOY_SWAP_PART")
+! findmnt --source "$part" > /dev/null || umount --all-targets --recursive "$part"
+! grep -q "^$part " /proc/swaps || swapoff "$part"
+wipefs --quiet --all --force "$part"
+mkswap "$part" > /dev/null

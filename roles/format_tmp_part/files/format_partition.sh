@@ -1,10 +1,11 @@
-# Make a file system of type $KADEPLOY_FORMAT_TYPE on $KADEPLOY_FORMAT_PART.
+# Make a file system of type $KADEPLOY_FORMAT_TYPE on $KADEPLOY_FORMAT_PART, whatever was there before.
 set -eu
-part=$KADEPLOY_FORMAT_PART
-[ -b "$part" ] || { echo "no partition $part on this node" >&2; exit 1; }
-while read -r device folder _; do
-  [ "$device" != "$part" ] || umount -R "$folder"
-done < /proc/mounts
+[ -b "$KADEPLOY_FORMAT_PART" ] || { echo "no partition $KADEPLOY_FORMAT_PART on this node" >&2; exit 1; }
+part=$(readlink -f "$KADEPLOY_FORMAT_PART")
+! findmnt --source "$part" > /dev/null || umount --all-targets --recursive "$part"
+! grep -q "^$part " /proc/swaps || swapoff "$part"
+# mkfs leaves signatures that lie elsewhere than its own, and then nobody knows any more what the partition is.
+wipefs --quiet --all --force "$part"
 case $KADEPLOY_FORMAT_TYPE in
   ext2 | ext3 | ext4) force=-F ;;
   xfs | btrfs | reiserfs) force=-f ;;

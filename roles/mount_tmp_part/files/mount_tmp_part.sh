@@ -3,5 +3,5 @@ set -eu
 ! findmnt --mountpoint "$KADEPLOY_TMP_DIR" > /dev/null || exit 0
 [ -n "$KADEPLOY_TMP_PART" ] && [ -b "$KADEPLOY_TMP_PART" ] || exit 0
 [ "$KADEPLOY_TMP_PART" != "$KADEPLOY_DEPLOY_PART" ] || exit 0
-blkid "$KADEPLOY_TMP_PART" > /dev/null || mkfs.ext4 -qF "$KADEPLOY_TMP_PART"
+[ -n "$(wipefs --noheadings "$KADEPLOY_TMP_PART")" ] || mkfs.ext4 -qF "$KADEPLOY_TMP_PART"
 mount "$KADEPLOY_TMP_PART" "$KADEPLOY_TMP_DIR"

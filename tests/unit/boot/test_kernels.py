@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kadeploy import process
 from kadeploy.boot import kernels
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError
 from tests.unit import build
 
 COMPRESSORS = {"tgz": "gzip", "tbz2": "bzip2", "txz": "xz", "tar.zst": "zstd"}
+REASONS = {
+    "tgz": "gzip: .*end of file",
+    "tbz2": "bzip2: .*ends unexpectedly",
+    "txz": "xz: .*end of input",
+    "tar.zst": ".*premature end",
+}
 SHA256 = "0" * 64
 Member = tuple[str, bytes | tarfile.TarInfo]
 
@@ -149,6 +157,30 @@ def test_what_is_no_regular_file_is_not_taken(tmp_path: Path, kind: bytes) -> No
     assert taken(tmp_path, tar(member("vmlinuz", kind)), "/vmlinuz") == {}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give away")
+def test_what_unpacks_an_image_has_nobodys_rights(tmp_path: Path) -> None:
+    source, writer = os.pipe()
+    before, rights = set(process.children(os.getpid())), list[str]()
+
+    def look() -> None:
+        deadline = time.monotonic() + 30
+        started: list[int] = []
+        while not started and time.monotonic() < deadline:
+            time.sleep(0.01)
+            found = set(process.children(os.getpid())) - before
+            started = [pid for pid in found if Path(f"/proc/{pid}/comm").read_text() == "gzip\n"]
+        rights.extend(line for pid in started for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        os.close(writer)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    with pytest.raises(FileError):
+        kernels.take(lambda: os.fdopen(source, "rb"), "tgz", {"/vmlinuz"}, tmp_path)
+    looking.join()
+    assert "Uid:\t65534\t65534\t65534\t65534" in rights
+    assert "CapEff:\t0000000000000000" in rights
+
+
 def test_reading_ends_as_soon_as_all_is_found(tmp_path: Path) -> None:
     """What comes behind is not even looked at: it is no archive."""
     data = tar(("vmlinuz", b"kernel"))[: 2 * tarfile.BLOCKSIZE] + b"no header" * 1000
@@ -160,6 +192,21 @@ def test_a_damaged_image_is_refused(tmp_path: Path, damage: str) -> None:
     data = tar(("vmlinuz", b"kernel" * 1000))[:2000] if damage == "cut short" else b"no header" * 1000
     with pytest.raises(FileError, match="not a sound tgz archive"):
         taken(tmp_path, data, "/vmlinuz")
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_the_reason_of_the_program_that_unpacks_is_told(tmp_path: Path, kind: str) -> None:
+    whole = image(tmp_path, tar(("other", os.urandom(300_000))), kind)().read()
+    path = tmp_path / "cut"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FileError, match=rf"not a sound .* archive: {REASONS[kind]}"):
+        kernels.take(lambda: path.open("rb"), kind, {"/vmlinuz"}, tmp_path)
+
+
+def test_an_image_of_another_kind_than_it_says_is_told_by_the_program_that_unpacks(tmp_path: Path) -> None:
+    opened = image(tmp_path, tar(("vmlinuz", b"kernel")), "txz")
+    with pytest.raises(FileError, match="not a sound tgz archive: gzip: stdin: not in gzip format"):
+        kernels.take(opened, "tgz", {"/vmlinuz"}, tmp_path)
 
 
 @pytest.mark.parametrize(

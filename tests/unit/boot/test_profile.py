@@ -103,7 +103,7 @@ def test_a_profile_is_what_its_loader_asks_for(name: str, golden: Callable[[str]
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("grub-")])
 def test_grub_itself_accepts_the_syntax(name: str) -> None:
     boots, kind, boot = CASES[name]
-    text = render(sources(boots, environment(kind, kernel_params="a='b c' $x ;{ \"d e\"")), boot, NODE)  # type: ignore[arg-type]
+    text = render(sources(boots, environment(kind, kernel_params='a=$x ;{ "d e"')), boot, NODE)  # type: ignore[arg-type]
     checked = subprocess.run(["grub-script-check"], input=text, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
 
@@ -257,21 +257,15 @@ def test_no_value_of_a_user_adds_a_line(kind_of: str, kind: str, params: str, hy
 @given(st.text(st.characters(exclude_categories=["Cc", "Zl", "Zp", "Cs"])))
 def test_what_users_write_stays_inside_quotes_in_grub(params: str) -> None:
     """Property: outside its quotes the line holds nothing of the user's but blanks."""
-    text = render(sources(loader("grub", method="pure_pxe"), environment(kernel_params=params)), "deployed", NODE)
+    boots = loader("grub", method="pure_pxe")
+    try:
+        text = render(sources(boots, environment(kernel_params=params)), "deployed", NODE)
+    except ProfileRefusedError:
+        return
     (line,) = [line for line in text.splitlines() if line.startswith("\tlinux ")]
-    bare, quoted, escaped = "", False, False
-    for sign in line.removeprefix("\tlinux (http,10.0.0.1)/kernels/e-1--vmlinuz"):
-        if escaped:
-            escaped = False
-            assert sign == "'"
-        elif sign == "'":
-            quoted = not quoted
-        elif not quoted and sign == "\\":
-            escaped = True
-        elif not quoted:
-            bare += sign
-    assert not quoted
-    assert bare.strip(" ") == ""
+    outside = line.removeprefix("\tlinux (http,10.0.0.1)/kernels/e-1--vmlinuz").split("'")[::2]
+    assert "".join(outside).strip(" ") == ""
+    assert line.count("'") % 2 == 0
 
 
 # --- missing pieces ---------------------------------------------------------------------------------------------

@@ -5,9 +5,13 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +20,9 @@ import tftpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kadeploy.boot.server import HttpServer, TftpServer, open_below
+from kadeploy.boot.root import open_below
+from kadeploy.boot.server import HttpServer, TftpServer
+from tests.unit.boot import tftp_client
 
 
 @dataclass
@@ -162,3 +168,131 @@ def test_whatever_the_name_nothing_outside_is_opened(name: str) -> None:
     if stream is not None:
         with stream:
             assert Path(f"/proc/self/fd/{stream.fileno()}").readlink().is_relative_to(root)
+
+
+# --- TFTP as clients really speak it ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 70_000])
+@pytest.mark.parametrize("options", [{}, {"blksize": 1468}, {"blksize": 512, "windowsize": 8}, {"tsize": 0}])
+def test_tftp_sends_files_of_every_size_with_every_option(servers: Servers, size: int, options: dict[str, int]) -> None:
+    content = os.urandom(size)
+    (servers.root / "file").write_bytes(content)
+    assert tftp_client.fetch(("127.0.0.1", servers.tftp_port), "file", seconds=20, **options) == content
+
+
+def test_tftp_counts_blocks_beyond_65535(servers: Servers) -> None:
+    content = os.urandom(70_000 * 8)
+    (servers.root / "file").write_bytes(content)
+    fetched = tftp_client.fetch(("127.0.0.1", servers.tftp_port), "file", blksize=8, windowsize=32)
+    assert fetched == content
+
+
+def test_tftp_sends_no_packet_that_ethernet_would_have_to_cut(servers: Servers) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.sendto(tftp_client.request("initrd", blksize=65464, tsize=0), ("127.0.0.1", servers.tftp_port))
+        assert client.recv(2000) == b"\0\6blksize\x001468\0tsize\x00300000\0"
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [({"blksize": 1408}, 12), ({"blksize": 1408, "windowsize": 16}, 3)],
+    ids=["lock-step", "window"],
+)
+def test_a_loader_arrives_over_a_network_that_loses_packets(
+    servers: Servers, options: dict[str, int], limit: float
+) -> None:
+    (servers.root / "loader").write_bytes(os.urandom(100_000))
+    server = ("127.0.0.1", servers.tftp_port)
+    with tftp_client.lossy_network(server, loss=0.05, delay=0.025) as network:
+        begun = time.monotonic()
+        content = tftp_client.fetch(network, "loader", patience=3, **options)
+    assert content == (servers.root / "loader").read_bytes()
+    assert time.monotonic() - begun < limit
+
+
+def test_the_boot_server_lives_with_hundreds_of_clients_that_ask_and_fall_silent(tmp_path: Path) -> None:
+    (tmp_path / "profile").write_bytes(b"DEFAULT disk\n")
+    with boot_server(tmp_path) as (process, server):
+        silent = [tftp_client.half_open(server, "profile") for _ in range(700)]
+        assert tftp_client.fetch(server, "profile", seconds=30) == b"DEFAULT disk\n"
+        assert process.poll() is None
+        for each in silent:
+            each.close()
+
+
+def test_a_silent_client_makes_room_for_one_that_speaks(tmp_path: Path) -> None:
+    (tmp_path / "profile").write_bytes(b"DEFAULT disk\n")
+    with tftp_server(tmp_path, limit=4) as server:
+        silent = [tftp_client.half_open(server, "profile") for _ in range(8)]
+        assert tftp_client.fetch(server, "profile", seconds=15) == b"DEFAULT disk\n"
+        for each in silent:
+            each.close()
+
+
+def test_nodes_beyond_what_may_be_served_at_a_time_come_a_little_later(tmp_path: Path) -> None:
+    (tmp_path / "loader").write_bytes(os.urandom(50_000))
+    with tftp_server(tmp_path, limit=4) as server, ThreadPoolExecutor(40) as pool:
+        fetched = list(pool.map(lambda _: tftp_client.fetch(server, "loader"), range(40)))
+    assert fetched == [(tmp_path / "loader").read_bytes()] * 40
+
+
+def test_another_request_from_the_same_port_is_answered(servers: Servers) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.sendto(tftp_client.request("initrd"), ("127.0.0.1", servers.tftp_port))
+        assert client.recv(600)[:4] == b"\0\3\0\1"
+        client.sendto(tftp_client.request("sub/profile"), ("127.0.0.1", servers.tftp_port))
+        assert client.recv(600) == b"\0\3\0\1DEFAULT disk\n"
+
+
+def test_http_clients_that_say_nothing_do_not_end_the_server(tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(b"kernel")
+    web = HttpServer(tmp_path, "127.0.0.1", 0, [].append, limit=20)
+    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
+    silent = [socket.create_connection(web.server_address[:2]) for _ in range(30)]
+    for each in silent[:15]:
+        each.close()
+    answer = http.client.HTTPConnection("127.0.0.1", web.server_address[1], timeout=20)
+    answer.request("GET", "/kernel")
+    assert answer.getresponse().read() == b"kernel"
+    for each in silent:
+        each.close()
+    web.shutdown()
+    web.server_close()
+
+
+@contextmanager
+def tftp_server(root: Path, limit: int) -> Iterator[tftp_client.Address]:
+    server = TftpServer(root, [].append, limit)
+    threading.Thread(target=server.serve, args=("127.0.0.1", 0), daemon=True).start()
+    while server.port is None:
+        time.sleep(0.01)
+    yield "127.0.0.1", server.port
+    server.stop()
+
+
+@contextmanager
+def boot_server(root: Path) -> Iterator[tuple[subprocess.Popen[str], tftp_client.Address]]:
+    """The program as a site runs it, with as few open files as Debian gives a process at first."""
+    port, web = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
+    folders = ["--tftp-root", str(root), "--http-root", str(root)]
+    ports = ["--tftp-port", str(port), "--http-port", str(web)]
+    process = subprocess.Popen(
+        ["prlimit", "--nofile=1024:", sys.executable, "-m", "kadeploy.boot.server", *folders, *ports],
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        tftp_client.fetch(("127.0.0.1", port), "profile")
+        yield process, ("127.0.0.1", port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as each:
+        each.bind(("127.0.0.1", 0))
+        return int(each.getsockname()[1])

@@ -62,6 +62,31 @@ def test_a_wrong_digest_is_noticed(tmp_path):
     assert not (tmp_path / "unpacked").exists()
 
 
+LIES = {
+    "bytes": ("received 1 " + "0" * 64, "it tells of 1 bytes, the image has 1000"),
+    "digest": ("received 1000 " + "0" * 64, "wrong sha256: 0{64} received, [0-9a-f]{64} expected"),
+    "nothing": ("", "it tells of 0 bytes"),
+    "nonsense": ("received " + "9" * 5000 + " x\nreceived\n", "it tells of 0 bytes"),
+}
+
+
+@pytest.mark.parametrize(("said", "reason"), LIES.values(), ids=LIES)
+def test_a_node_that_does_not_tell_what_it_got_is_ko(tmp_path, said, reason):
+    """A status of 0 alone proves nothing, and its script does not name the digest that it has to tell."""
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 1000)
+    broadcast = chain.describe(image, "cat")
+
+    async def lie(_: chain.Member, program: bytes) -> Outcome:
+        assert broadcast.sha256.encode() not in program
+        return Outcome(Verdict.OK, stdout=said)
+
+    outcomes = asyncio.run(bittorrent.send(broadcast, [chain.Member("node-1", SERVER)], lie, SERVER))
+    assert outcomes["node-1"].verdict is Verdict.KO
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(outcomes["node-1"].message)
+
+
 def test_values_reach_the_sink_as_they_are(tmp_path):
     """A value is data, whatever quotes and at-signs it holds."""
     value = "a'b\"$(id)`@SINK@\n#"

@@ -50,6 +50,16 @@ def recorded(site: Site) -> Site:
     return site
 
 
+@pytest.fixture
+def of_architectures(site: Site) -> Site:
+    """Debian for two architectures, and an environment for one."""
+    database.connect(site)
+    for name, arch in (("debian12", "aarch64"), ("debian12", "x86_64"), ("rocky9", "x86_64")):
+        columns = {"image": '{"file": "/srv/image.tgz", "kind": "tgz"}', "user": load_site().almighty_users[0]}
+        EnvironmentRow.insert(name=name, arch=arch, second_name=f"{name}-{arch}", **columns).execute()
+    return site
+
+
 # --- offers -----------------------------------------------------------------------------------------------------
 
 
@@ -68,6 +78,20 @@ def recorded(site: Site) -> Site:
 )
 def test_nodes_are_offered_whatever_stands_before(tool: Any, site_folder: Path, words: tuple[str, ...]) -> None:
     assert offers(tool, *words) == [f"nvm-{rank}.site" for rank in (1, 2, 3, 4)]
+
+
+@pytest.mark.usefixtures("of_architectures")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("deb", ["debian12", "debian12%aarch64", "debian12%x86_64", "debian12-aarch64", "debian12-x86_64"]),
+        ("debian12%x", ["debian12%x86_64"]),
+        ("rocky", ["rocky9", "rocky9-x86_64"]),
+        ("rocky9%", ["rocky9%x86_64"]),
+    ],
+)
+def test_architectures_and_aliases_are_offered_where_they_help(tool: Any, typed: str, offered: list[str]) -> None:
+    assert offers(tool, "kadeploy3", "-e", typed) == offered
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from kadeploy.caller import caller
+from kadeploy.caller import account, caller
 from kadeploy.config.site import Site
 from kadeploy.state import rights
 from kadeploy.state.database import connect
@@ -108,3 +108,43 @@ def test_rights_that_run_out_close_the_console_too(ready: Site, console: pexpect
     rights.add(ready, who, ["*"], ["*"], until=int(time.time()) + 2)
     rights.delete(ready, who, ["gdx-1.site"], ["*"])
     console.expect("ERROR: Console closed")
+
+
+# --- as whom the program runs ---------------------------------------------------------------------------------------
+
+
+def opened_by(uid: int, site_folder: Path, settings: str) -> str:
+    """What a console says that tells who it is, when root opens it for the user *uid* as sudo does."""
+    path = site_folder / "clusters" / "gdx.yml"
+    text = path.read_text(encoding="utf-8").partition("console: ")[0]
+    path.write_text(f"{text}console: sh -c 'id; echo $HOME $USER; stat -c %U $(tty)'\n{settings}", encoding="utf-8")
+    program = str(Path(sys.executable).parent / "kaconsole3")
+    child = pexpect.spawn(
+        program, ["-m", "gdx-1.site"], timeout=20, encoding="utf-8", env=os.environ | {"SUDO_UID": str(uid)}
+    )
+    said = child.read()
+    child.close()
+    return str(said)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can work for others")
+@pytest.mark.parametrize(("settings", "name"), [("", "nobody"), ("console_account: games\n", "games")])
+def test_the_program_never_runs_as_root_for_another_user(
+    ready: Site, site_folder: Path, settings: str, name: str
+) -> None:
+    rights.add(ready, "nobody", ["gdx-1.site"], ["*"])
+    runs_as = account(name)
+    said = opened_by(account("nobody").uid, site_folder, settings)
+    assert f"uid={runs_as.uid}({name}) gid={runs_as.gid}" in said
+    assert "(root)" not in said
+    assert f"{runs_as.home} {name}\r\n{name}\r\n" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can work for others")
+@pytest.mark.parametrize(("who", "reason"), [("root", "root is refused"), ("nobody-at-all", "has no account")])
+def test_an_account_that_may_not_run_consoles_is_refused(ready: Site, site_folder: Path, who: str, reason: str) -> None:
+    rights.add(ready, "nobody", ["gdx-1.site"], ["*"])
+    said = opened_by(account("nobody").uid, site_folder, f"console_account: {who}\n")
+    assert "clusters/gdx.yml: console_account" in said
+    assert reason in said
+    assert "uid=" not in said

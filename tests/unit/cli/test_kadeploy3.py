@@ -367,6 +367,57 @@ def test_one_signal_ends_cleanly(
     assert sleepers(tmp_path) == []
 
 
+@pytest.fixture
+def waiting(ready: Site, site_folder: Path, tmp_path: Path) -> tuple[list[str], Path]:
+    """The words of a deployment whose first step waits for a file, and that file."""
+    word = tmp_path / "go-on"
+    task = f"  tasks:\n    - ansible.builtin.shell: until test -e {word}; do sleep 0.1; done\n"
+    write_play(site_folder, "SetDeploymentEnvWait", task)
+    steps = FORCED.replace("SetDeploymentEnvDummy", "SetDeploymentEnvWait")
+    program = str(Path(sys.executable).parent / "kadeploy3")
+    files = ["-o", str(tmp_path / "ok"), "-n", str(tmp_path / "ko"), "-V", "4"]
+    return [program, "-m", "gdx-1.site", "-a", str(tmp_path / "env.dsc"), "--force-steps", steps, *files], word
+
+
+def begun(site: Site) -> bool:
+    return any(row.state == "deploying" for row in nodes.states(site))
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_deployment_outlives_its_terminal(
+    waiting: tuple[list[str], Path], ready: Site, tmp_path: Path, term: str
+) -> None:
+    words, word = waiting
+    pid, terminal = pty.fork()
+    if not pid:
+        os.environ["TERM"] = term
+        os.execv(words[0], words)
+    while not begun(ready):
+        time.sleep(0.1)
+    os.read(terminal, 1)
+    os.close(terminal)
+    time.sleep(0.5)
+    word.touch()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert (tmp_path / "ok").read_text(encoding="utf-8") == "gdx-1.site\n"
+    assert [row.state for row in nodes.states(ready)] == ["deployed"]
+    assert Claim.select().count() == 0
+
+
+def test_a_deployment_outlives_whoever_reads_its_output(
+    waiting: tuple[list[str], Path], ready: Site, tmp_path: Path
+) -> None:
+    words, word = waiting
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    word.touch()
+    assert process.wait() == 0
+    assert (tmp_path / "ok").read_text(encoding="utf-8") == "gdx-1.site\n"
+    assert [row.state for row in nodes.states(ready)] == ["deployed"]
+
+
 def test_a_second_signal_leaves_at_once_and_takes_its_children_along(
     asleep: subprocess.Popen[str], ready: Site, tmp_path: Path
 ) -> None:
@@ -379,6 +430,21 @@ def test_a_second_signal_leaves_at_once_and_takes_its_children_along(
     asleep.communicate()
     assert asleep.returncode == 130
     assert sleepers(tmp_path) == []
+
+
+def test_after_a_kill_whoever_reads_is_told_and_nothing_is_changed(
+    asleep: subprocess.Popen[str], tool: Run, ready: Site, deploy: Run
+) -> None:
+    asleep.kill()
+    asleep.communicate()
+    [wid] = [row.wid for row in Claim.select()]
+    assert tool("kanodes3", "-d").stdout == f"gdx-1.site,aborted,{caller().name},,,\n"
+    assert tool("kanodes3", "-y").stdout == "{}\n"
+    shown = tool("kanodes3", "-y", "-w", wid).stdout
+    assert re.search(rf"aborted: its controller \(process {asleep.pid} on .*\) is gone", shown)
+    assert [row.wid for row in Claim.select()] == [wid]
+    deploy("-V", "0")
+    assert "aborted: " in tool("kanodes3", "-y", "-w", wid).stdout
 
 
 def test_after_a_kill_the_next_deployment_frees_the_nodes_and_ends_what_was_left(

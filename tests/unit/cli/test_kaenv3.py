@@ -450,7 +450,7 @@ def test_a_web_page_is_no_description(site: Site, tool: Any, tmp_path: Path, url
     (tmp_path / "index.html").write_text("<html>", encoding="utf-8")
     done = tool("kaenv3", "-a", f"{url}/index.html", no_proxy="127.0.0.1")
     assert done.returncode == 1
-    assert "is text/html, expected text/plain" in done.stderr
+    assert "is a web page (HTML)" in done.stderr
 
 
 @pytest.mark.usefixtures("johns")
@@ -524,3 +524,83 @@ def test_a_list_needs_no_description_parser(site: Site, tool: Any) -> None:
         "kadeploy.operations.launch",
     }
     assert not slow & loaded
+
+
+# --- newer environments -------------------------------------------------------------------------------------------
+
+DEBIAN = msgspec.structs.replace(SIDX64, name="debian12", user=ME, version=2024090216, arch="x86_64", alias="deb12")
+
+
+def test_the_list_shows_architectures_where_there_are_any(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    put(site, DEBIAN, msgspec.structs.replace(DEBIAN, arch="aarch64"), msgspec.structs.replace(FREEBSD, user=ME))
+    assert run("-l") == 0
+    printed = [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
+    assert printed[0] == ["Name", "Version", "Arch", "User"]
+    assert printed[2:] == [
+        ["FreeBSD", "3", ME, "FreeBSD"],
+        ["debian12", "2024090216", "aarch64", ME],
+        ["debian12", "2024090216", "x86_64", ME],
+    ]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["-p", "debian12%x86_64"],
+        ["-p", f"debian12@{ME}:2024090216%x86_64"],
+        ["-p", "debian12", "--env-arch", "x86_64", "--env-version", "2024090216"],
+    ],
+)
+def test_one_of_several_architectures_is_printed_when_it_is_named(
+    site: Site, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(site, DEBIAN, msgspec.structs.replace(DEBIAN, arch="aarch64"))
+    assert run(*argv) == 0
+    assert "arch : x86_64\n" in capsys.readouterr().out
+    assert run("-p", "deb12") == 1
+    assert "debian12%aarch64 or debian12%x86_64" in capsys.readouterr().err
+    assert run("-p", "debian12", "-s") == 0
+    assert capsys.readouterr().out.count("###\n") == 2
+
+
+def test_what_lines_cannot_hold_is_printed_as_yaml_which_is_said_in_one_line(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(site, msgspec.structs.replace(DEBIAN, kexec=False, custom_variables={"A": "1"}))
+    assert run("-p", "debian12") == 0
+    printed = capsys.readouterr()
+    assert printed.err == "Printed as YAML: lines of `key : value` cannot hold custom_variables, options.kexec.\n"
+    (again,) = description.parse_all(printed.out, source="-")
+    assert (again.kexec, again.custom_variables) == (False, {"A": "1"})
+
+
+@pytest.mark.usefixtures("johns")
+@pytest.mark.parametrize("form", ["wiki", "yaml"])
+def test_the_site_chooses_the_form_that_is_printed(
+    site_folder: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (site_folder / "site.yml").open("a", encoding="utf-8") as file:
+        file.write(f"\nenvironment_form: {form}\n")
+    assert run("-p", "FreeBSD") == 0
+    assert ("\nname: FreeBSD\n" in capsys.readouterr().out) == (form == "yaml")
+    assert run("-p", "FreeBSD", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "FreeBSD"
+
+
+@pytest.mark.usefixtures("site")
+def test_unknown_keys_are_warned_about_and_the_environment_is_recorded(tmp_path: Path, tool: Any, new_env: str) -> None:
+    text = description.write(description.parse_all(Path(new_env).read_text(), source=new_env), "yaml")
+    (tmp_path / "newer.yml").write_text(f"{text}secure_boot: true\nfuture: {{a: 1}}\n", encoding="utf-8")
+    done = tool("kaenv3", "-a", str(tmp_path / "newer.yml"))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"WARNING: {tmp_path}/newer.yml: unknown keys, left out: secure_boot, future.\n"
+
+
+@pytest.mark.usefixtures("site")
+def test_a_description_over_http_is_judged_by_what_is_in_it(tmp_path: Path, tool: Any, new_env: str, url: str) -> None:
+    """Debian's web servers call it text/prs.lines.tag, others whatever they like."""
+    (tmp_path / "new.weird").write_bytes(Path(new_env).read_bytes())
+    (tmp_path / "listing.dsc").write_text("\n<!DOCTYPE html>\n<title>Index</title>", encoding="utf-8")
+    assert tool("kaenv3", "-a", f"{url}/new.weird", no_proxy="127.0.0.1").returncode == 0
+    done = tool("kaenv3", "-a", f"{url}/listing.dsc", no_proxy="127.0.0.1")
+    assert (done.returncode, "is a web page (HTML)" in done.stderr) == (1, True)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pexpect
 import pytest
 import yaml
 
+from kadeploy.caller import caller
 from kadeploy.cli import kanodes3, shell
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
-from kadeploy.state import journal, nodes
+from kadeploy.state import journal, nodes, rights
 from kadeploy.state.database import connect
 from kadeploy.state.nodes import NO_ENVIRONMENT
 
@@ -87,11 +89,55 @@ def test_other_formats_hold_the_same(busy_site: Site, capsys: pytest.CaptureFixt
         "env_version": None,
         "env_owner": "",
         "date": 1600000000,
+        "env_arch": "",
     }
     assert shell.run(kanodes3.app, "kanodes3", ["-d", "--format", "yaml"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == rows
     assert shell.run(kanodes3.app, "kanodes3", ["-y", "--format", "json"]) == 0
-    assert list(json.loads(capsys.readouterr().out)) == ["D-running"]
+    shown = json.loads(capsys.readouterr().out)
+    assert list(shown) == ["D-running"]
+    assert shown["D-running"]["nodes"]["nvm-1.site"] == {
+        "macro-step": "BootNewEnvClassical",
+        "micro-step": "reboot",
+        "state": "reboot_in_progress",
+    }
+
+
+def test_all_nodes_of_the_site_are_listed_with_who_has_rights(
+    site: Site, tool: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rights.add(site, "alice", ["gdx-2.site", "nvm-1.site"], ["/dev/sda3"])
+    rights.add(site, "bob", ["*"], ["*"])
+    done = tool("kanodes3", "-l")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 24
+    assert lines[:2] == ["gdx-1.site,gdx,bob:*", "gdx-2.site,gdx,alice:/dev/sda3 bob:*"]
+    assert shell.run(kanodes3.app, "kanodes3", ["-l", "-m", "gdx-2.site", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "hostname": "gdx-2.site",
+            "cluster": "gdx",
+            "rights": [
+                {"user": "alice", "part": "/dev/sda3", "until": None},
+                {"user": "bob", "part": "*", "until": None},
+            ],
+        }
+    ]
+
+
+def test_rights_of_others_are_listed_for_administrators_alone(site: Site, site_folder: Path, tool: Any) -> None:
+    rights.add(site, "alice", ["gdx-2.site"], ["/dev/sda3"])
+    rights.add(site, caller().name, ["*"], ["*"])
+    path = site_folder / "site.yml"
+    path.write_text(re.sub("almighty_users: .*", "almighty_users: [boss]", path.read_text()))
+    assert tool("kanodes3", "-l", "-m", "gdx-2.site").stdout == f"gdx-2.site,gdx,{caller().name}:*\n"
+
+
+def test_every_state_is_described_in_the_documentation() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "commands.md").read_text(encoding="utf-8")
+    missing = [state for state in get_args(nodes.State) if f"`{state}`" not in text]
+    assert not missing
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,19 @@ def test_what_is_wrong_about_them_is_told(
     assert said in capsys.readouterr().err
 
 
+def test_a_node_that_neither_the_site_nor_the_log_knows_is_refused(
+    past: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("-d", "-m", "gdx-[1-2].site", "-m", "gdx-99.site") == 1
+    assert "Unknown node: gdx-99.site" in capsys.readouterr().err
+
+
+def test_a_node_that_the_site_has_no_more_still_has_its_past(past: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    database.insert(Log, [row("old-1.site", NINE, (0, 0, 0), True, "")])
+    assert run("-b", "-m", "old-1.site") == 0
+    assert capsys.readouterr().out == "old-1.site: 0%\n"
+
+
 def test_nothing_found_is_said_and_no_error(past: Site, capsys: pytest.CaptureFixture[str]) -> None:
     for operation in (["-d"], ["-b"], ["-c", "0"], ["-a", "0"]):
         assert run(*operation, "-y", "2001:01:01:00:00:00") == 0

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from kadeploy.cli import plot
-from kadeploy.state.history import Durations, Rate
+from kadeploy.state.history import Durations, Image, Rate
 
 NINE = 1234515600  # 2009-02-13 09:00:00 UTC
 RATES = (Rate("gdx-1.site", 4, 3), Rate("gdx-2.site", 1, 0))
@@ -61,3 +61,25 @@ def test_a_title_is_text_and_never_a_formula_or_markup(title: str) -> None:
 
 def test_a_macro_step_that_never_ran_leaves_a_gap_and_no_error() -> None:
     assert "BootNewEnv" in words(durations=(Durations(NINE, 1.0, None, None), Durations(NINE + 60, 2.0, None, None)))
+
+
+def test_images_are_drawn_apart_and_told_by_their_names_and_where_these_are_the_same_by_their_checksums() -> None:
+    images = (Image("debian:12", "aaaaaaaa"), Image("debian:12", "bbbbbbbb"), Image("tiny:3", "cccccccc"))
+    shown = words(durations=tuple(Durations(NINE, 1.0, 2.0, 3.0, image) for image in images))
+    assert {"BootNewEnv, debian:12 (aaaaaa)", "BootNewEnv, debian:12 (bbbbbb)", "BootNewEnv, tiny:3"} <= set(shown)
+
+
+def test_of_many_images_those_deployed_most_often_are_drawn_and_the_others_counted() -> None:
+    many = tuple(Durations(NINE, 1.0, 2.0, 3.0, Image(f"env{rank}:1", "a"), rank) for rank in range(1, 8))
+    shown = words(durations=many)
+    assert "Duration of the macro-steps over time, the 4 most deployed of 7 images" in shown
+    assert "BootNewEnv, env4:1" in shown
+    assert "BootNewEnv, env3:1" not in shown
+
+
+def test_a_name_of_an_image_is_text_and_never_a_formula() -> None:
+    assert "BootNewEnv, $x_1$:1" in words(durations=(Durations(NINE, 1.0, 2.0, 3.0, Image("$x_1$:1", "a")),))
+
+
+def test_when_everything_was_aborted_only_the_durations_are_empty() -> None:
+    assert "Duration of the macro-steps over time" in words(durations=())

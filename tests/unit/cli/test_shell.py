@@ -108,6 +108,24 @@ sys.exit(shell.run(app, "write3", []))
     assert process.returncode == shell.BROKEN_PIPE
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_an_output_that_cannot_be_written_is_a_refusal(lines: int) -> None:
+    code = f"""\
+import sys
+from kadeploy.cli import shell
+app = shell.Tool("Writes.")
+@app.command()
+def write():
+    for _ in range({lines}):
+        print("a line of text")
+sys.exit(shell.run(app, "write3", []))
+"""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == "ERROR: The output cannot be written: No space left on device.\n"
+    assert done.returncode == 1
+
+
 # --- common options ---------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,70 @@ def test_a_node_belongs_to_one_cluster_only(tmp_path: Path) -> None:
         load_configuration(folder(tmp_path, a=CLUSTER, b=CLUSTER))
 
 
+OTHER: dict[str, Any] = {
+    **CLUSTER,
+    "nodes": [{"name": "b-[1-2]", "address": "10.0.9.[1-2]", "mac": "52-54-00-00-00-0[1-2]"}],
+    "power": {"driver": "ipmi", "address": "10.0.8.[1-2]"},
+}
+
+
+def ranges(*nodes: tuple[str, dict[str, str]]) -> dict[str, Any]:
+    """Nodes with what is known of each, without BMCs."""
+    return {"nodes": [{"name": name, **known} for name, known in nodes], "power": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (ranges(("GDX-2.SITE", {})), r"GDX-2\.SITE belongs to cluster a already"),
+        (
+            {"nodes": [{"name": "b", "address": "10.0.1.2"}], "power": {}},
+            r"b has the address 10\.0\.1\.2 of gdx-2\.site",
+        ),
+        ({"power": {"driver": "ipmi", "address": "10.0.2.[3-4]"}}, r"b-1 has the BMC 10\.0\.2\.3 of gdx-3\.site"),
+        (
+            ranges(("b", {"address": "10.0.9.1"}), ("c", {"address": "10.0.9.1"})),
+            r"c has the address 10\.0\.9\.1 of b \(cluster b\)",
+        ),
+        (
+            {
+                "nodes": [{"name": "b", "mac": "aa:bb:cc:00:00:01"}, {"name": "c", "mac": "AA-BB-CC-00-00-01"}],
+                "power": {},
+            },
+            r"c has the MAC address AA-BB-CC-00-00-01 of b",
+        ),
+        (
+            ranges(("b", {"address": "fe80::0:1"}), ("c", {"address": "FE80::1"})),
+            r"c has the address FE80::1 of b",
+        ),
+        (ranges(("b", {}), ("b", {})), "b is listed twice"),
+    ],
+)
+def test_two_nodes_that_would_be_one_machine_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as refusal:
+        load_configuration(folder(tmp_path, a=CLUSTER, b={**OTHER, **change}))
+    assert "b.yml" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"power": {"driver": "ipmi", "address": "10.0.2.[1-2]", "port": 1623}},
+        {"power": {"driver": "command", "address": "10.0.2.[1-2]"}},
+    ],
+    ids=["nothing in common", "BMCs behind other ports", "a command that knows machines by other names"],
+)
+def test_machines_that_can_be_told_apart_are_accepted(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert len(load_configuration(folder(tmp_path, a=CLUSTER, b={**OTHER, **change})).cluster_of) == 5
+
+
+def test_addresses_that_are_not_used_may_be_the_same(tmp_path: Path) -> None:
+    site = {**SITE, "use_address": False}
+    nodes = ranges(("b", {"address": "10.0.1.2"}))
+    assert load_configuration(folder(tmp_path, site, a=CLUSTER, b={**OTHER, **nodes})).cluster_of["b"] == "b"
+
+
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"site\.yml.*KADEPLOY_CONFIG_DIR"):
         load_site(tmp_path)
@@ -132,3 +198,47 @@ STRUCTS = [
 def test_every_key_is_in_the_documentation(kind: type[Struct]) -> None:
     text = (Path(__file__).parents[3] / "docs/configuration.md").read_text()
     assert [name for name in kind.__struct_fields__ if name not in text] == []
+
+
+# --- as root --------------------------------------------------------------------------------------------------------
+
+NOBODY = 65534
+
+
+def somebody_elses(path: Path) -> None:
+    os.chown(path, NOBODY, NOBODY)
+
+
+def writable(path: Path) -> None:
+    path.chmod(path.stat().st_mode | 0o002)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is root who must not believe others")
+@pytest.mark.parametrize("change", [somebody_elses, writable])
+@pytest.mark.parametrize("what", [".", "..", "site.yml", "clusters", "clusters/gdx.yml", "roles/mine/files/run.sh"])
+def test_root_refuses_a_named_folder_that_others_could_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, change: Callable[[Path], None]
+) -> None:
+    (tmp_path / "eve").mkdir()
+    (tmp_path / "eve" / "site").mkdir()
+    where = folder(tmp_path / "eve" / "site")
+    (where / "roles/mine/files").mkdir(parents=True)
+    (where / "roles/mine/files/run.sh").touch()
+    monkeypatch.setenv("KADEPLOY_CONFIG_DIR", str(where))
+    assert load_configuration().site.name == "lab"
+    change(where / what)
+    for load in (load_configuration, load_site):
+        with pytest.raises(ConfigError, match="could be changed by others than root"):
+            load()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is root who must not believe others")
+def test_root_follows_a_link_once_and_looks_at_what_it_leads_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    somebody_elses(folder(tmp_path / "site"))
+    (tmp_path / "link").symlink_to("site")
+    monkeypatch.setenv("KADEPLOY_CONFIG_DIR", str(tmp_path / "link"))
+    with pytest.raises(ConfigError, match=f"{tmp_path}/site could be changed"):
+        load_site()

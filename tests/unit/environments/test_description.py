@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy.caller import caller
-from kadeploy.environments import description
+from kadeploy.environments import description, lines, rules
 from kadeploy.environments.description import parse, parse_all, write
-from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.environments.environment import MAX_VERSION, Archive, Environment, FileSystem, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError
 
 WIKI = """\
@@ -246,13 +246,13 @@ def test_yaml_needs_no_marker_at_its_start() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (("filesystem:", "filesytem:"), "filesytem"),
-        (("  kernel: /", "  kernle: /"), "$.boot"),
+        (("filesystem:", "filesytem:"), "filesystem is missing"),
+        (("  kernel: /", "  kernle: /"), "kernel is missing"),
         (("version: 2024", "version: new"), "$.version"),
         (("name: debian12-min\n", ""), "name"),
         (("kind: tar", "kind: fsa"), "fsa/zstd"),
         (("compression: gzip", "compression: lzma"), "postinstalls[0].compression"),
-        (("multipart: false", "multipart: true"), "several partitions"),
+        (("multipart: false", "multipart: true"), "options.partitions, boot.block_device, boot.partition: missing"),
         (("os: linux", "os: bsd"), "$.os"),
         (("  kernel: /vmlinuz", "  kernel: vmlinuz"), "absolute"),
         (("kernel_params: ''", 'kernel_params: "a\\nb"'), "control"),
@@ -260,7 +260,6 @@ def test_yaml_needs_no_marker_at_its_start() -> None:
         (("partition_type: 131", "partition_type: -1"), "fdisktype"),
         (("image:", "image: !!python/object/apply:os.system [true]\nimagine:"), "not valid YAML"),
         (("---", "--- {"), "not valid YAML"),
-        (("g5k-postinstall --net", "a,b"), "scripts cannot contain"),
     ],
 )
 def test_a_mistake_in_yaml_is_refused_by_path(changed: tuple[str, str], said: str) -> None:
@@ -272,7 +271,7 @@ def test_a_mistake_in_yaml_is_refused_by_path(changed: tuple[str, str], said: st
 
 def test_the_destructive_flag_is_the_demolishing_counter() -> None:
     environment = parse(YAML.replace("destructive: false", "destructive: true"), source="e")
-    assert environment.demolishing_env == description.ALWAYS
+    assert environment.demolishing_env == rules.ALWAYS
     assert "destructive: true" in write([environment], "yaml")
 
 
@@ -290,13 +289,15 @@ _WORDS = st.text(
 _NAMES = st.text(string.ascii_letters + string.digits + "._- é:#", min_size=1, max_size=20).map(
     lambda name: f"/d/{name.strip()}x"
 )
-_SCRIPTS = st.sampled_from(["none", "breakpoint", "run.sh", "run.sh -a 'b c' $X"])
+_SCRIPTS = st.sampled_from(["none", "breakpoint", "run.sh", "run.sh -a 'b c' $X", "run.sh a,b", "run.sh a|b"])
 _ARCHIVES = st.builds(Archive, file=_NAMES, kind=st.sampled_from(["tgz", "tbz2", "txz"]), script=_SCRIPTS)
 _KINDS = st.sampled_from(["tgz", "tbz2", "txz", "tar.zst", "ddgz", "ddbz2", "ddxz", "dd.zst"])
 ENVIRONMENTS = st.builds(
     Environment,
     name=_WORDS.filter(bool),
-    version=st.integers(0, 10**9 - 1),
+    alias=_WORDS,
+    arch=st.sampled_from(["", "x86_64", "ppc64le"]),
+    version=st.integers(0, MAX_VERSION),
     description=_WORDS,
     author=_WORDS,
     image=st.builds(Image, file=_NAMES | st.just("https://host.site/i.tgz"), kind=_KINDS),
@@ -313,15 +314,28 @@ ENVIRONMENTS = st.builds(
     visibility=st.sampled_from(["private", "shared", "public"]),
     demolishing_env=st.sampled_from([0, 1, 5, 10000]),
     part=st.sampled_from(["", "/dev/sda3", "/dev/nvme0n1p2"]),
+    kexec=st.booleans(),
+    partitions=st.just(()) | st.just((FileSystem(id=0, device="/dev/sda1"), FileSystem(id=2, device="/dev/sdb"))),
+    block_device=st.sampled_from(["", "/dev/sda"]),
+    boot_partition=st.none() | st.integers(0, 9),
+    custom_variables=st.dictionaries(
+        st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True).filter(lambda name: name not in rules.RESERVED),
+        st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=30),
+        max_size=3,
+    ),
 )
 
 
 @given(ENVIRONMENTS, st.sampled_from(["wiki", "yaml", "json"]))
 def test_what_is_printed_is_read_back_as_it_was(environment: Environment, form: description.Form) -> None:
+    if form == "wiki" and lines.lost([environment]):
+        with pytest.raises(EnvironmentRefusedError, match="use YAML"):
+            write([environment], form)
+        return
     assert parse(write([environment], form), source="/e") == environment
 
 
-@given(st.lists(ENVIRONMENTS, min_size=2, max_size=3), st.sampled_from(["wiki", "yaml", "json"]))
+@given(st.lists(ENVIRONMENTS, min_size=2, max_size=3), st.sampled_from(["yaml", "json"]))
 def test_so_are_several(environments: list[Environment], form: description.Form) -> None:
     assert parse_all(write(environments, form), source="/e") == environments
 
@@ -361,17 +375,17 @@ def test_deep_nesting_is_refused_like_any_other_nonsense(text: str) -> None:
 def test_a_description_is_read_from_a_file_and_paths_start_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "min.dsc"
     path.write_text(LINUX.replace("/images/", ""))
-    assert description.load(str(path), caller())[0].image.file == f"{tmp_path}/min.tgz"
+    assert description.load(str(path), caller(), print)[0].image.file == f"{tmp_path}/min.tgz"
 
 
 def test_a_description_that_is_no_text_or_too_big_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "image.tgz"
     path.write_bytes(b"\x1f\x8b\xff")
     with pytest.raises(FileError, match="not a text file"):
-        description.load(str(path), caller())
+        description.load(str(path), caller(), print)
     path.write_bytes(b"#" * (description.MAX_BYTES + 1))
     with pytest.raises(FileError, match="too big"):
-        description.load(str(path), caller())
+        description.load(str(path), caller(), print)
 
 
 def test_owner_and_checksums_are_no_part_of_a_description() -> None:

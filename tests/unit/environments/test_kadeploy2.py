@@ -33,10 +33,11 @@ LINES = [
 def test_the_outcome_can_be_written_and_read_or_is_a_refusal_on_one_line(text: str, kind: Kind) -> None:
     try:
         environment = translate(text, kind, "/old").environment
+        written = description.write([environment], "wiki")
     except EnvironmentRefusedError as error:
         refusal = str(error)
     else:
-        assert description.parse(description.write([environment], "wiki"), source="/new") == environment
+        assert description.parse(written, source="/new") == environment
         return
     assert "\n" not in refusal
 

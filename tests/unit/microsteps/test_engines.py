@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from kadeploy.environments.environment import Image
 from kadeploy.microsteps import send_image, site_command
 from kadeploy.microsteps.memory import Begun
 from kadeploy.microsteps.microstep import Engine, MicroStep, perform
+from kadeploy.remote.broker import Broker
 from kadeploy.remote.connections import Connections
 from kadeploy.remote.fanout import Credentials
 from kadeploy.runner.request import LocalImage, Options, Request, RequestNode
@@ -74,10 +76,13 @@ def outcomes(
 # --- sinks ------------------------------------------------------------------------------------------------------
 
 
+PARTITION = bytes(range(256)) * 4096 * 5 + b"tail"
+
+
 def image(folder: Path, kind: str) -> bytes:
     """A compressed image: a tree with a name that a shell would expand, or the bytes of a partition."""
     if kind.startswith("dd"):
-        content = bytes(range(256)) * 4096 * 5 + b"tail"
+        content = PARTITION
     else:
         tree = folder / "tree"
         (tree / "etc").mkdir(parents=True)
@@ -108,7 +113,7 @@ def test_an_archive_becomes_its_tree(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["ddgz", "ddbz2", "ddxz", "dd.zst"])
 def test_a_partition_image_becomes_its_bytes(tmp_path: Path, kind: str) -> None:
     assert drain(tmp_path, kind, image(tmp_path, kind)).returncode == 0
-    assert (tmp_path / "part").read_bytes() == bytes(range(256)) * 4096 * 5 + b"tail"
+    assert (tmp_path / "part").read_bytes() == PARTITION
 
 
 @pytest.mark.parametrize("kind", list(COMPRESSORS))
@@ -120,23 +125,23 @@ def test_an_image_that_is_cut_short_is_a_failure(tmp_path: Path, kind: str) -> N
 
 
 def described(folder: Path) -> dict[str, Any]:
-    data = image(folder, "tgz")
-    path = folder / "image.tgz"
+    """A partition's image: nodes of the test share a file system, where all may write the same bytes to one file."""
+    data = image(folder, "ddgz")
+    path = folder / "image.gz"
     path.write_bytes(data)
     return {
-        "environment": build.environment(image=Image(file=str(path), kind="tgz")),
+        "environment": build.environment(image=Image(file=str(path), kind="ddgz")),
         "image": LocalImage(path=str(path), size=len(data), sha256=hashlib.sha256(data).hexdigest()),
     }
 
 
 @pytest.mark.parametrize("method", ["chain", "tree", "bittorrent"])
 def test_an_image_goes_from_node_to_node_over_real_ssh(tmp_path: Path, nodes: Nodes, method: str) -> None:
-    """All nodes of the test share a file system: each unpacks into the same folder, one refuses ssh."""
+    """One node refuses ssh."""
     request = asked(tmp_path, nodes.port, **described(tmp_path))
     refusing = RequestNode(name="node-4", address=nodes.refusing().address)
     request = msgspec.structs.replace(request, nodes=(*request.nodes, refusing))
-    (tmp_path / "root").mkdir()
-    env = {"KADEPLOY_ENV_EXTRACTION_DIR": str(tmp_path / "root")}
+    env = {"KADEPLOY_DEPLOY_PART": str(tmp_path / "part")}
     found = outcomes(send_image.run, request, {"method": method}, env, nodes.credentials)
     assert {name: outcome.verdict.value for name, outcome in found.items()} == {
         "node-1": "ok",
@@ -145,7 +150,7 @@ def test_an_image_goes_from_node_to_node_over_real_ssh(tmp_path: Path, nodes: No
         "node-4": "ko",
     }, found
     assert "connection refused" in found["node-4"].message
-    assert (tmp_path / "root" / "etc" / "shadow").read_text() == "secret"
+    assert (tmp_path / "part").read_bytes() == PARTITION
 
 
 def test_the_sites_own_broadcast_gets_image_and_nodes(tmp_path: Path) -> None:
@@ -155,7 +160,58 @@ def test_the_sites_own_broadcast_gets_image_and_nodes(tmp_path: Path) -> None:
     found = outcomes(send_image.run, msgspec.structs.replace(request, cluster=cluster), {"method": "custom"})
     assert {outcome.verdict for outcome in found.values()} == {Verdict.OK}
     assert (tmp_path / "nodes").read_text() == "node-1\nnode-2\nnode-3\n"
-    assert (tmp_path / "sent").read_bytes() == (tmp_path / "image.tgz").read_bytes()
+    assert (tmp_path / "sent").read_bytes() == (tmp_path / "image.gz").read_bytes()
+
+
+@contextmanager
+def lent(folder: Path, image: LocalImage) -> Iterator[LocalImage]:
+    """A user's image that a workflow's process has opened and lends; its name then stands for another file."""
+    (folder / "secret").write_bytes(b"of the administrator")
+    with Path(image.path).open("rb") as stream:
+        keeper = Broker(folder, Credentials(Path("/none")), {image.path: stream.fileno()})
+        keeper.start()
+        Path(image.path).unlink()
+        Path(image.path).symlink_to(folder / "secret")
+        try:
+            yield msgspec.structs.replace(image, lent=True)
+        finally:
+            keeper.stop()
+
+
+@pytest.mark.parametrize("method", ["chain", "tree", "bittorrent", "custom"])
+def test_an_image_whose_name_means_another_file_by_now_is_sent_as_it_was_opened(
+    tmp_path: Path, nodes: Nodes, method: str
+) -> None:
+    request = asked(tmp_path, nodes.port, **described(tmp_path))
+    cluster = msgspec.structs.replace(
+        request.cluster, broadcast_command=f"bash -c 'zcat \"$0\" >{tmp_path}/part' ENVFILE"
+    )
+    env = {"KADEPLOY_DEPLOY_PART": str(tmp_path / "part")}
+    assert request.image is not None
+    with lent(tmp_path, request.image) as image:
+        request = msgspec.structs.replace(request, cluster=cluster, image=image)
+        found = outcomes(send_image.run, request, {"method": method}, env, nodes.credentials)
+    assert {outcome.verdict for outcome in found.values()} == {Verdict.OK}, found
+    assert (tmp_path / "part").read_bytes() == PARTITION
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root opens files as somebody else")
+@pytest.mark.parametrize("method", ["chain", "bittorrent", "custom"])
+def test_by_hand_an_image_is_opened_with_the_rights_of_its_user(open_folder: Path, nodes: Nodes, method: str) -> None:
+    """Nobody lends it then."""
+    request = asked(open_folder, nodes.port, user="nobody", **described(open_folder))
+    cluster = msgspec.structs.replace(request.cluster, broadcast_command="true ENVFILE")
+    assert request.image is not None
+    image = msgspec.structs.replace(request.image, lent=True)
+    request = msgspec.structs.replace(request, image=image, cluster=cluster)
+    env = {"KADEPLOY_DEPLOY_PART": str(open_folder / "part")}
+    found = outcomes(send_image.run, request, {"method": method}, env, nodes.credentials)
+    assert {outcome.verdict for outcome in found.values()} == {Verdict.OK}, found
+    Path(image.path).chmod(0o600)
+    found = outcomes(send_image.run, request, {"method": method}, env, nodes.credentials)
+    assert {outcome.message for outcome in found.values()} == {
+        f"{image.path}: Permission denied. Give a file that nobody can read."
+    }
 
 
 def test_a_missing_command_or_image_is_every_nodes_failure_and_says_what_to_set(tmp_path: Path) -> None:

@@ -27,13 +27,13 @@ def test_only_nodes_that_are_out_are_kept_and_their_first_word_counts(tmp_path: 
     assert out["b"].step == "format_tmp_part"
 
 
-def test_steps_are_known_in_their_order(tmp_path: Path) -> None:
+def test_steps_are_known_in_their_order_for_the_nodes_that_began_them(tmp_path: Path) -> None:
     known = Memory(tmp_path / "memory")
-    assert known.begun() == []
+    assert known.begun(("a",)) == []
     second = Begun("other", "sync", "BroadcastEnvChain", "BroadcastEnv")
-    known.begin(STEP)
-    known.begin(second)
-    assert known.begun() == [STEP, second]
+    known.begin(STEP, ("a", "b"))
+    known.begin(second, ("b",))
+    assert (known.begun(("a",)), known.begun(("b",)), known.begun(("c",))) == ([STEP], [STEP, second], [])
 
 
 @given(st.integers(0, 200), st.text())
@@ -64,13 +64,13 @@ def test_each_process_has_a_memory_of_its_own_and_the_last_one_is_found(tmp_path
     mine, others = memory_of(tmp_path, os.getpid()), memory_of(tmp_path, os.getppid())
     assert mine.path != others.path
     assert memory_of(tmp_path, os.getpid()) == mine
-    others.begin(STEP)
+    others.begin(STEP, ("a",))
     os.utime(others.path, (1, 1))
-    mine.begin(STEP)
+    mine.begin(STEP, ("a",))
     assert latest(tmp_path) == mine
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     known = Memory(tmp_path / "memory")
-    known.begin(STEP)
+    known.begin(STEP, ("a", "b"))
     assert known.path.stat().st_mode & 0o777 == 0o600

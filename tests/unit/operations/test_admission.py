@@ -12,14 +12,23 @@ from kadeploy.caller import Account
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Limits, Site, Vlan
 from kadeploy.environments.environment import Environment, Image
-from kadeploy.errors import EnvironmentRefusedError, NodeListError, OptionError, RightsError
+from kadeploy.errors import (
+    ConfigError,
+    EnvironmentRefusedError,
+    NodeListError,
+    OptionError,
+    ProfileRefusedError,
+    RightsError,
+)
 from kadeploy.operations import admission
 from kadeploy.operations.custom import parse
 from kadeploy.operations.requests import Described, PowerRequest, RebootRequest, Recorded
 from kadeploy.operations.work import Work
 from kadeploy.runner.request import Options
 from kadeploy.state import rights
+from kadeploy.state.database import connect
 from kadeploy.state.nodes import NO_ENVIRONMENT
+from kadeploy.state.tables import EnvironmentRow, environment_columns
 from tests.unit import build
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -38,6 +47,46 @@ def deployed(configuration: Configuration, described: Environment | None = None,
 def targets(work: Work) -> dict[str, str]:
     """The device file that is written, by cluster."""
     return {cluster: assignment.deploy_part for cluster, assignment in work.assignments.items()}
+
+
+# --- what is deployed --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"image": Image(file="/i.fsa", kind="fsa3")}, "an image of fsarchiver"),
+        ({"multipart": True, "image": DD}, "an image on several partitions"),
+    ],
+)
+def test_what_can_only_be_recorded_yet_is_refused(
+    configuration: Configuration, changes: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(
+        EnvironmentRefusedError, match=f"tiny: {what} .* cannot be deployed yet: make a tar or dd image"
+    ):
+        deployed(configuration, build.environment(**changes))
+
+
+def of_architecture(configuration: Configuration, arch: str) -> Configuration:
+    """The same, its cluster gdx of an architecture."""
+    gdx = msgspec.structs.replace(configuration.clusters["gdx"], arch=arch)
+    return msgspec.structs.replace(configuration, clusters={**configuration.clusters, "gdx": gdx})
+
+
+def test_nodes_get_the_environment_for_their_architecture(configuration: Configuration, site: Site) -> None:
+    connect(site)
+    for version, arch in ((1, "x86_64"), (2, "aarch64")):
+        columns = environment_columns(build.environment(name="two", version=version, arch=arch, user="root"))
+        EnvironmentRow.insert(**columns).execute()
+    for arch in ("x86_64", "aarch64"):
+        work = deployed(of_architecture(configuration, arch), nodes=GDX, environment=Recorded(name="two"))
+        assert work.environment is not None
+        assert work.environment.arch == arch
+    named = Recorded(name="two@root:2%aarch64")
+    assert deployed(configuration, nodes=GDX, environment=named).environment == work.environment
+    with pytest.raises(OptionError, match=r"two is for aarch64, and cluster gdx is x86_64: choose .*clusters/gdx.yml"):
+        deployed(of_architecture(configuration, "x86_64"), nodes=GDX, environment=named)
 
 
 # --- where it goes ----------------------------------------------------------------------------------------------
@@ -239,6 +288,49 @@ def test_a_vlan_in_which_a_node_has_no_address_is_refused(
     configuration = msgspec.structs.replace(configuration, site=site)
     with pytest.raises(OptionError, match=r"gdx-1-vlan-7\.site cannot be resolved"):
         deployed(configuration, options=Options(vlan="7"))
+
+
+# --- what could not be booted -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("filesystem", ["xfs", "btrfs"])
+def test_a_file_system_that_the_loader_cannot_boot_is_refused_at_the_request(
+    configuration: Configuration, filesystem: str
+) -> None:
+    environment = build.environment(filesystem=filesystem)
+    with pytest.raises(OptionError, match=rf"Cluster gdx: .* is on {filesystem}, and BIOS boots"):
+        deployed(configuration, environment, nodes=GDX)
+    assert deployed(configuration, environment, nodes=GDX, options=Options(disable_bootloader_install=True))
+
+
+def booting(configuration: Configuration, **loader: str) -> Configuration:
+    """The site with another loader in cluster gdx."""
+    gdx = configuration.clusters["gdx"]
+    changed = msgspec.structs.replace(gdx, loader=msgspec.structs.replace(gdx.loader, **loader))
+    return msgspec.structs.replace(configuration, clusters=configuration.clusters | {"gdx": changed})
+
+
+@pytest.mark.parametrize("loader", [{"firmware": "uefi", "profiles": "grub"}, {"method": "pure_pxe"}])
+def test_the_same_file_system_is_admitted_where_the_loader_can_boot_it(
+    configuration: Configuration, loader: dict[str, str]
+) -> None:
+    assert deployed(booting(configuration, **loader), build.environment(filesystem="xfs"), nodes=GDX)
+
+
+@pytest.mark.parametrize("method", ["chainload", "pure_pxe"])
+def test_kernel_parameters_that_grub_would_change_are_refused_at_the_request(
+    configuration: Configuration, method: str
+) -> None:
+    strict = booting(configuration, method=method, profiles="grub")
+    with pytest.raises(ProfileRefusedError, match="backslash"):
+        deployed(strict, build.environment(kernel_params="path=C:\\x"), nodes=GDX)
+
+
+def test_a_loader_that_cannot_boot_a_disk_is_refused_at_the_request(configuration: Configuration) -> None:
+    unable = booting(configuration, firmware="uefi", profiles="pxelinux")
+    with pytest.raises(ConfigError, match="PXELINUX cannot boot a disk"):
+        deployed(unable, build.environment(), nodes=GDX)
+    assert deployed(unable, build.environment(), nodes=GDX, options=Options(pxe_profile="DEFAULT mine\n"))
 
 
 @pytest.mark.parametrize("name", ["9.evil.example", "-x", "7 8", "7\n", "é", "7" * 64, "a/b"])

@@ -127,7 +127,7 @@ class Stage:
             else "reboot",
             workflow_dir=str(workflow),
             site=self.site(),
-            cluster=self.cluster(),
+            cluster=self.cluster(playbook),
             environment=build.environment(
                 image=Image(file="/image", kind="ddgz" if macro_step == "BroadcastEnv" else "tgz")
             ),
@@ -158,7 +158,7 @@ class Stage:
             vlan=Vlan(hostname_suffix="-vlan-VLAN_ID", set_command=str(self.folder / "set_vlan")),
         )
 
-    def cluster(self) -> Cluster:
+    def cluster(self, playbook: str) -> Cluster:
         command = f"{self.acts.parent}/node HOSTNAME_FQDN"
         return build.cluster(
             name="node",
@@ -176,7 +176,7 @@ class Stage:
                 driver="command",
                 commands=PowerCommands(
                     **{f"{level}_{what}": command for level in LEVELS for what in ("reboot", "on", "off")},
-                    status=command,
+                    status=command if playbook == "PowerStatus" else "",  # which node is on, it cannot tell
                 ),
             ),
             timeouts=Timeouts(reboot="25", kexec="25"),  # nodes that are sound take a second on a quiet machine

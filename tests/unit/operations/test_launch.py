@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from kadeploy import files
 from kadeploy.caller import Account
 from kadeploy.config.cluster import Implementation
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Site
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import BrokenOffError, EnvironmentRefusedError
+from kadeploy.errors import BrokenOffError, EnvironmentRefusedError, UserInterruptError
 from kadeploy.events import (
     AttemptEnded,
     AttemptStarted,
@@ -37,8 +40,8 @@ from kadeploy.events import (
 from kadeploy.operations import admission, launch
 from kadeploy.operations.requests import PowerRequest, RebootRequest, Recorded
 from kadeploy.operations.work import Work, run_folder
-from kadeploy.runner import player
-from kadeploy.runner.request import Options
+from kadeploy.runner import player, request
+from kadeploy.runner.request import CustomOperation, Options
 from kadeploy.state import journal, nodes, rights
 from kadeploy.state.tables import Claim, Log, Workflow
 from kadeploy.workflow import Attempt
@@ -391,3 +394,39 @@ def test_a_recorded_environment_on_the_production_partition_is_production(
         )
         go(admission.reboot(request, configuration))
         assert states(configuration.site)[NAMES[0]] == (state, "tiny")
+
+
+def test_who_interrupts_while_files_are_read_does_not_wait_for_them(
+    configuration: Configuration, environment: Environment
+) -> None:
+    """A web server that says nothing, as a file system that hangs would: no node is touched, nothing is left."""
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/vmlinuz"
+        work = replace(deployment(configuration, environment), uploads=(url,))
+        threading.Timer(0.5, stop.set).start()
+        begun = time.monotonic()
+        with pytest.raises(UserInterruptError, match="no node was touched"):
+            go(work, stop)
+        assert time.monotonic() - begun < files.HTTP_TIMEOUT / 3
+    assert not work.folder.exists()
+    assert Claim.select().count() == 0
+
+
+def test_nothing_that_follows_knows_a_users_file_by_its_name_alone(
+    configuration: Configuration, environment: Environment, tmp_path: Path
+) -> None:
+    """What the playbooks read: copies in the run folder, and an image that is lent."""
+    (tmp_path / "payload").write_text("true")
+    operation = CustomOperation(
+        implementation="SetDeploymentEnvDummy", micro_step="dummy", action="run", file=str(tmp_path / "payload")
+    )
+    work = deployment(configuration, environment, options=Options(custom_operations=(operation,)))
+    go(work)
+    requests = [request.read(path) for path in work.folder.glob("*/inventory.kadeploy.yml")]
+    assert requests
+    for asked in requests:
+        assert asked.image is not None
+        assert asked.image.lent
+        (found,) = asked.options.custom_operations
+        assert Path(found.file).parent.parent == work.folder / "files"

@@ -76,6 +76,13 @@ def test_no_kexec_counts_for_both_reboots_and_keeps_no_limit_unlimited() -> None
     assert steps["BootNewEnv"] == (Implementation(name="BootNewEnvClassical", timeout=0),)
 
 
+def test_an_environment_that_rules_kexec_out_is_rebooted_as_with_no_kexec() -> None:
+    asked, _ = plan.deployment(cluster(), environment(), no_kexec=True)
+    steps, notes = plan.deployment(cluster(), environment(kexec=False))
+    assert steps == asked
+    assert notes == ["the environment's options say kexec: false: nodes are rebooted instead of using kexec"]
+
+
 def test_the_automaton_gets_the_same_in_its_own_words() -> None:
     steps, _ = plan.deployment(cluster(KEXEC), environment())
     assert tuple(steps.items())[2] == ("BootNewEnv", (Implementation(name="BootNewEnvKexec", retries=1, timeout=100),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError
 from kadeploy.files import MEGA, measure
 from kadeploy.operations import staging
-from kadeploy.runner.request import Assignment, LocalArchive, LocalImage, NextBoot, Options
+from kadeploy.runner.request import Assignment, CustomOperation, LocalArchive, LocalImage, NextBoot, Options
 from tests.unit import build
 
 ME = Account("alice", os.geteuid(), os.getegid(), Path("/root"))
@@ -28,7 +29,8 @@ INSTALLS = pytest.mark.parametrize("which", ["preinstall", "postinstall"])
 def stage(assignment: Assignment, account: Account = ME, uploads: tuple[str, ...] = ()) -> Assignment:
     """*assignment* with its files."""
     folder = Path(assignment.workflow_dir) / "run"
-    return staging.stage({"gdx": assignment}, folder, account, uploads)["gdx"]
+    with closing(staging.stage({"gdx": assignment}, folder, account, uploads)) as staged:
+        return staged.assignments["gdx"]
 
 
 def archive(path: Path, content: bytes = b"archive") -> Archive:
@@ -62,16 +64,59 @@ def test_a_deployment_gets_its_image_with_size_and_checksum(tmp_path: Path) -> N
     recorded = environment(tmp_path)
     path = tmp_path / "image.tgz"
     assert stage(build.assignment(tmp_path, environment=recorded)).image == LocalImage(
-        path=str(path), size=path.stat().st_size, sha256=recorded.image.sha256
+        path=str(path), size=path.stat().st_size, sha256=recorded.image.sha256, lent=True
     )
+
+
+def test_an_image_stays_the_file_that_was_checked_whatever_its_name_stands_for_later(tmp_path: Path) -> None:
+    assignment = build.assignment(tmp_path, environment=environment(tmp_path))
+    path, secret = tmp_path / "image.tgz", tmp_path / "secret"
+    content = path.read_bytes()
+    secret.write_bytes(b"of the administrator")
+    with closing(staging.stage({"gdx": assignment}, tmp_path / "run", ME)) as staged:
+        path.unlink()
+        path.symlink_to(secret)
+        assert os.pread(staged.images[str(path)].fileno(), len(content) + 1, 0) == content
+    assert staged.images[str(path)].closed
 
 
 @INSTALLS
 def test_an_archive_that_is_as_it_was_recorded_is_sent(tmp_path: Path, which: str) -> None:
     assignment, file = with_install(tmp_path, which)
     staged = stage(assignment)
-    sent = LocalArchive(path=str(file), kind="tgz", script="go")
-    assert (staged.preinstall, staged.postinstalls) == ((sent, ()) if which == "preinstall" else (None, (sent,)))
+    (sent,) = filter(None, (staged.preinstall, *staged.postinstalls))
+    assert (bool(staged.preinstall), len(staged.postinstalls)) == ((True, 0) if which == "preinstall" else (False, 1))
+    assert sent == LocalArchive(path=sent.path, kind="tgz", script="go")
+    file.unlink()
+    assert Path(sent.path).read_bytes() == b"archive"
+    assert Path(sent.path).is_relative_to(tmp_path / "run")
+
+
+@pytest.mark.parametrize("action", ["send", "run"])
+def test_a_file_of_a_custom_operation_is_copied_with_the_rights_of_its_user(open_folder: Path, action: str) -> None:
+    path = open_folder / "payload.sh"
+    path.write_bytes(b"checked")
+    where = {"implementation": "SetDeploymentEnv", "micro_step": "reboot"}
+    operation = msgspec.convert({**where, "action": action, "file": str(path)}, CustomOperation)
+    assignment = build.assignment(open_folder, operation="reboot", options=Options(custom_operations=(operation,)))
+    (found,) = stage(assignment, NOBODY).options.custom_operations
+    path.unlink()
+    path.symlink_to(open_folder / "secret")
+    (open_folder / "secret").write_bytes(b"root's")
+    (open_folder / "secret").chmod(0o600)
+    assert (Path(found.file).read_bytes(), Path(found.file).name) == (b"checked", "payload.sh")
+    with pytest.raises(FileError, match=r"payload\.sh.*nobody can read"):
+        stage(assignment, NOBODY)
+
+
+def test_a_file_of_a_custom_operation_has_a_limit_of_size(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(bytes(MEGA + 1))
+    operation = CustomOperation(
+        implementation="SetDeploymentEnv", micro_step="reboot", action="send", file=str(tmp_path / "big")
+    )
+    site = build.site(tmp_path, limits=Limits(custom_operation=1))
+    with pytest.raises(FileError, match=r"big.*1 MB"):
+        stage(build.assignment(tmp_path, site=site, options=Options(custom_operations=(operation,))))
 
 
 @INSTALLS
@@ -113,10 +158,9 @@ def test_the_administrators_archives_are_found_from_the_configuration_folder(tmp
         stage(assignment)
     (tmp_path / "no.tgz").write_bytes(b"now it is there")
     staged = stage(assignment)
-    assert [each.path for each in (*staged.admin_preinstalls, *staged.admin_postinstalls)] == [
-        f"{tmp_path}/site.tgz",
-        f"{tmp_path}/no.tgz",
-    ]
+    sent = [Path(each.path) for each in (*staged.admin_preinstalls, *staged.admin_postinstalls)]
+    assert [path.name for path in sent] == ["site.tgz", "no.tgz"]
+    assert sent[1].read_bytes() == b"now it is there"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root opens files as somebody else")
@@ -134,7 +178,8 @@ def test_files_of_users_are_opened_with_their_rights_and_the_sites_own_are_not(o
 
 def test_what_all_clusters_need_is_the_same_for_all(tmp_path: Path) -> None:
     assignment, _ = with_install(tmp_path, "postinstall")
-    staged = staging.stage({"gdx": assignment, "nvm": assignment}, tmp_path / "run", ME)
+    with closing(staging.stage({"gdx": assignment, "nvm": assignment}, tmp_path / "run", ME)) as opened:
+        staged = opened.assignments
     assert staged["gdx"] == staged["nvm"]
 
 

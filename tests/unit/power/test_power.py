@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from kadeploy.workflow import Attempt, Outcome, Verdict
 from tests.unit import build
 
 if TYPE_CHECKING:
-    from tests.unit.bmc import Bmc
+    from tests.unit.bmc import Bmc, Redfish
 
 pytest_plugins = ["tests.unit.bmc", "tests.unit.sshd"]
 
@@ -97,25 +98,56 @@ def test_a_hard_reboot_resets_a_machine_that_is_on_and_starts_one_that_is_off(
     bmcs[1].turn(on=False)
     assert verdicts(switched(site, ipmi, addresses(*bmcs[:2]), "reboot")) == [OK, OK]
     assert bmcs[0].done == ["set reset 1"]
-    assert bmcs[1].done == ["set power 1"]
+    assert bmcs[1].done == ["set reset 1", "set power 1"]
 
 
 def test_a_very_hard_reboot_is_off_then_on(site: Site, ipmi: Power, bmcs: list[Bmc]) -> None:
     bmcs[1].turn(on=False)
     assert verdicts(switched(site, ipmi, addresses(*bmcs[:2]), "reboot", "very_hard")) == [OK, OK]
     assert bmcs[0].done == ["set power 0", "set power 1"]
-    assert bmcs[1].done == ["set power 1"]
+    assert bmcs[1].done == ["set power 0", "set power 1"]
 
 
-def test_off_and_on_end_when_the_machine_is_so_and_leave_alone_what_is(
-    site: Site, ipmi: Power, bmcs: list[Bmc]
-) -> None:
+def test_off_and_on_are_sent_to_all_and_end_when_the_machine_is_so(site: Site, ipmi: Power, bmcs: list[Bmc]) -> None:
     bmcs[1].turn(on=False)
     assert verdicts(switched(site, ipmi, addresses(*bmcs[:2]), "off")) == [OK, OK]
     assert [each.on for each in bmcs[:2]] == [False, False]
-    assert bmcs[1].done == []
+    assert bmcs[1].done == ["set power 0"]
     assert verdicts(switched(site, ipmi, addresses(*bmcs[:2]), "on", "soft")) == [OK, OK]
     assert [each.on for each in bmcs[:2]] == [True, True]
+
+
+def test_a_bmc_that_takes_its_machine_for_on_switches_it_on_all_the_same(
+    site: Site, ipmi: Power, bmcs: list[Bmc]
+) -> None:
+    bmcs[0].turn(on=False)
+    bmcs[0].claim(on=True)
+    assert verdicts(switched(site, ipmi, addresses(bmcs[0]), "on")) == [OK]
+    assert bmcs[0].on
+
+
+def test_a_bmc_that_takes_its_machine_for_off_switches_it_off_and_resets_it_all_the_same(
+    site: Site, ipmi: Power, bmcs: list[Bmc]
+) -> None:
+    bmcs[0].claim(on=False)
+    assert verdicts(switched(site, ipmi, addresses(bmcs[0]), "reboot")) == [OK]
+    assert bmcs[0].done == ["set reset 1", "set power 1"]
+    assert verdicts(switched(site, ipmi, addresses(bmcs[0]), "off")) == [OK]
+    assert not bmcs[0].on
+
+
+def test_a_bmc_that_never_sees_its_machine_go_off_still_switches_it_on_again(
+    site: Site, ipmi: Power, bmcs: list[Bmc]
+) -> None:
+    """The machine went off: it does not stay dark because its BMC is mistaken."""
+    bmcs[0].claim(on=True)
+    quick = msgspec.structs.replace(ipmi, timeout=4)
+    outcome = switched(site, quick, addresses(bmcs[0]), "reboot", "very_hard")["n-1"]
+    assert outcome.message == (
+        f"very_hard: the BMC at {ADDRESS} was told to switch the machine off, and still says on after 4 s"
+    )
+    assert bmcs[0].on
+    assert bmcs[0].done == ["set power 0", "set power 1"]
 
 
 def test_escalation_goes_on_to_the_level_that_works_and_tells_why_the_others_did_not(
@@ -136,8 +168,9 @@ def test_a_machine_that_does_not_go_off_is_ko_within_its_limit(site: Site, ipmi:
     bmcs[0].break_("stuck")
     quick = msgspec.structs.replace(ipmi, timeout=3)
     outcome = switched(site, quick, addresses(bmcs[0]), "off", "very_hard")["n-1"]
-    assert outcome.verdict is KO
-    assert outcome.message.startswith("very_hard: the BMC at ")
+    assert outcome.message == (
+        f"very_hard: the BMC at {ADDRESS} was told to switch the machine off, and still says on after 3 s"
+    )
 
 
 def test_a_system_that_ignores_its_power_button_is_switched_off_hard(
@@ -161,7 +194,7 @@ def test_a_bmc_that_never_answers_is_ko_alone(site: Site, ipmi: Power, bmcs: lis
         site, patient, addresses(bmcs[0], black_hole, bmcs[1]), "reboot", "very_hard", on_outcome=heard.__setitem__
     )
     assert verdicts(outcomes) == [OK, KO, OK]
-    assert f"BMC at {ADDRESS}" in outcomes["n-2"].message
+    assert f"nobody answers at {ADDRESS} port " in outcomes["n-2"].message
     assert heard == outcomes
 
 
@@ -173,6 +206,34 @@ def test_a_wrong_password_is_ko_and_the_message_tells_to_look_at_it(
     assert outcome.verdict is KO
     assert "password" in outcome.message
     assert bmcs[0].done == []
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (
+            0x01,
+            "Insufficient resources to create new session (wait for existing sessions to timeout): wait until other",
+        ),
+        (0x0A, "Unauthorized role or privilege level requested: give kadeploy the privilege level administrator"),
+        (0x11, "No Cipher suite match with proposed security algorithms: allow cipher suite 3 or 17 on the BMC"),
+        (None, "answers, but stays silent when kadeploy logs in: check power.user and the password"),
+    ],
+)
+def test_why_a_bmc_lets_nobody_in_is_told_once_in_its_own_words_with_the_advice_that_fits(
+    status: int | None,
+    said: str,
+    site: Site,
+    ipmi: Power,
+    refusing_bmc: Callable[[int | None], contextlib.AbstractContextManager[str]],
+) -> None:
+    """At all levels: a BMC that cannot be entered is not tried again, for it would say the same."""
+    patient = msgspec.structs.replace(ipmi, timeout=10)
+    with refusing_bmc(status) as address:
+        outcome = switched(site, patient, addresses(address), "on", "soft")["n-1"]
+    assert outcome.verdict is KO
+    assert outcome.message.startswith(f"soft, hard, very_hard: the BMC at {ADDRESS} port ")
+    assert said in outcome.message
 
 
 def test_a_node_without_a_bmc_is_ko(site: Site, ipmi: Power) -> None:
@@ -193,7 +254,8 @@ def test_the_password_is_in_no_argument_and_no_environment(
         work = asyncio.create_task(switch.switch(site, cluster, nodes, "status", config_dir=Path("/none")))
         while not work.done():
             for pid in children(os.getpid()):
-                seen.extend(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+                with contextlib.suppress(OSError):  # it has ended
+                    seen.extend(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
             await asyncio.sleep(0.2)
 
     asyncio.run(main())
@@ -344,7 +406,54 @@ def test_redfish_tells_a_wrong_password_and_a_bmc_that_is_not_there(
     outcomes = switched(site, how, addresses(redfish, f"http://{ADDRESS}:9"), "status")
     assert verdicts(outcomes) == [KO, KO]
     assert "refuses the user name or the password" in outcomes["n-1"].message
-    assert f"BMC at http://{ADDRESS}:9" in outcomes["n-2"].message
+    assert f"nobody answers at http://{ADDRESS}:9" in outcomes["n-2"].message
+
+
+def test_redfish_sends_orders_whatever_the_bmc_says_of_its_machine(
+    site: Site, ipmi: Power, redfish_liar: Redfish
+) -> None:
+    how = msgspec.structs.replace(ipmi, driver="redfish")
+    redfish_liar.on, redfish_liar.claims = False, "On"
+    assert verdicts(switched(site, how, addresses(redfish_liar.url), "on")) == [OK]
+    assert redfish_liar.done == ["On"]
+    redfish_liar.claims = "Off"
+    assert verdicts(switched(site, how, addresses(redfish_liar.url), "reboot")) == [OK]
+    assert verdicts(switched(site, how, addresses(redfish_liar.url), "off")) == [OK]
+    assert redfish_liar.done == ["On", "ForceRestart", "On", "ForceOff"]
+
+
+def test_a_redfish_bmc_that_does_not_follow_is_ko_and_says_what_it_claims(
+    site: Site, ipmi: Power, redfish_liar: Redfish
+) -> None:
+    how = msgspec.structs.replace(ipmi, driver="redfish", timeout=4)
+    redfish_liar.claims = "On"
+    outcome = switched(site, how, addresses(redfish_liar.url), "off", "very_hard")["n-1"]
+    assert outcome.message == (
+        f"very_hard: the BMC at {redfish_liar.url} was told to switch the machine off, and still says on after 4 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("refusal", "verdict", "said"),
+    [
+        ((409, "The server is already powered on."), OK, ""),
+        ((403, "There are insufficient privileges."), KO, "give kadeploy the privilege level administrator on the BMC"),
+        ((503, "The session limit was exceeded."), KO, "wait until other sessions have ended, or restart the BMC"),
+        ((503, "Firmware update in progress."), KO, "says: Firmware update in progress."),
+    ],
+)
+def test_what_a_redfish_bmc_says_is_told_with_the_advice_that_fits(
+    refusal: tuple[int, str], verdict: Verdict, said: str, site: Site, ipmi: Power, redfish_liar: Redfish
+) -> None:
+    """An order that is refused because the machine is so already has been followed."""
+    redfish_liar.refuses = refusal
+    how = msgspec.structs.replace(ipmi, driver="redfish", off_delay=0)
+    outcome = switched(site, how, addresses(redfish_liar.url), "on", "hard")["n-1"]
+    assert outcome.verdict is verdict
+    if verdict is KO:
+        assert refusal[1] in outcome.message
+        assert outcome.message.endswith(said)
+        assert outcome.message.count(refusal[1]) == 1
 
 
 # --- commands of the site ---------------------------------------------------------------------------------------------
@@ -389,6 +498,32 @@ def test_a_command_that_hangs_is_killed_with_all_that_it_started(site: Site, tmp
     pid = (tmp_path / "pid").read_text(encoding="utf-8").strip()
     while Path(f"/proc/{pid}/cmdline").exists() and b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes():
         time.sleep(0.02)
+
+
+STATUS = "sh -c 'test -e {0}/on'"
+
+
+def test_a_node_that_does_not_follow_a_command_is_ko_when_the_site_can_ask(site: Site, tmp_path: Path) -> None:
+    how = msgspec.structs.replace(commands(hard_on="true", status=STATUS.format(tmp_path)), timeout=2)
+    outcome = switched(site, how, addresses(""), "on", "hard")["n-1"]
+    assert outcome.verdict is KO
+    assert "power.commands.hard_on ended well, but power.commands.status still says off after 2 s" in outcome.message
+
+
+def test_a_node_that_follows_a_command_later_is_waited_for(site: Site, tmp_path: Path) -> None:
+    on = f"sh -c '(sleep 2; touch {tmp_path}/on) >/dev/null 2>&1 &'"
+    how = commands(soft_on=on, status=STATUS.format(tmp_path))
+    outcome = switched(site, how, addresses(""), "on", "soft")["n-1"]
+    assert outcome.verdict is OK
+    assert outcome.stdout == "soft"
+
+
+def test_an_unknown_end_of_a_command_is_ko(site: Site) -> None:
+    how = commands(very_hard_off="true", status="/no/such/program")
+    outcome = switched(site, how, addresses(""), "off", "very_hard")["n-1"]
+    assert outcome.message.startswith(
+        "very_hard: power.commands.very_hard_off ended well, but /no/such/program: No such file"
+    )
 
 
 def test_no_wait_is_a_word_for_on_and_off_only(site: Site) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import stat
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +15,7 @@ import pytest
 
 from kadeploy.errors import UnreachableError
 from kadeploy.remote.broker import SOCKET, Broker, BrokerClient, connect
-from kadeploy.remote.connections import Connections
+from kadeploy.remote.connections import KILLED, LISTEN_LIMIT, Connections
 from kadeploy.remote.fanout import Remote
 from kadeploy.workflow import Outcome, Verdict
 
@@ -186,6 +187,68 @@ def test_what_nobody_waits_for_is_ended_on_the_node(tmp_path: Path, nodes: Nodes
         await _gone(int(pids.read_text()))
 
     use(tmp_path, nodes, work)
+
+
+ENDLESS = {
+    "one line": b"tr '\\0' x </dev/zero",
+    "empty lines": b"yes ''",
+    "short lines": b"yes ok",
+    "complaints": b"exec tr '\\0' x </dev/zero >&2",
+}
+
+
+@pytest.mark.parametrize("said", ENDLESS.values(), ids=ENDLESS)
+def test_a_started_command_that_never_stops_talking_is_ended_with_the_reason(
+    tmp_path: Path, nodes: Nodes, broker: Broker, said: bytes
+) -> None:
+    async def work(remote: Remote) -> tuple[int, int, str]:
+        process = await remote.start(nodes.target(), b"echo first; " + said)
+        heard = sum([len(line) async for line in process.lines()])
+        return heard, await process.wait(), process.stderr()
+
+    heard, status, stderr = use(tmp_path, nodes, work)
+    assert heard <= LISTEN_LIMIT
+    assert (status, stderr[-len("the command was ended") :]) == (KILLED, "the command was ended")
+
+
+@pytest.mark.parametrize("said", ENDLESS.values(), ids=ENDLESS)
+def test_a_script_that_never_stops_talking_is_ko_with_the_reason_and_its_node_stays_of_use(
+    tmp_path: Path, nodes: Nodes, broker: Broker, said: bytes
+) -> None:
+    async def work(remote: Remote) -> tuple[Outcome, Outcome]:
+        return await remote.run(nodes.target(), said), await remote.run(nodes.target(), b"echo well")
+
+    endless, after = use(tmp_path, nodes, work)
+    assert (endless.verdict, endless.rc) == (Verdict.KO, KILLED)
+    assert endless.message == "its output is too long: the command was ended"
+    assert after.stdout == "well\n"
+
+
+def test_nodes_that_never_stop_talking_do_not_hold_back_the_others(
+    tmp_path: Path, nodes: Nodes, broker: Broker
+) -> None:
+    """Four talk without end, each in a way of its own; the commands of another one take no longer than before."""
+
+    async def work(remote: Remote) -> tuple[float, float]:
+        quiet = nodes.target("node-8")
+
+        async def twenty() -> float:
+            begun = time.monotonic()
+            for _ in range(20):
+                assert (await remote.run(quiet, b"sleep 0.1; echo well")).stdout == "well\n"
+            return time.monotonic() - begun
+
+        alone = await twenty()
+        talking = [nodes.target(f"node-{number}") for number in range(1, 5)]
+        processes = await asyncio.gather(*map(remote.start, talking, ENDLESS.values()))
+        scripts = asyncio.gather(*map(remote.run, talking, ENDLESS.values()))
+        beside = await twenty()
+        await scripts
+        await asyncio.gather(*(process.wait() for process in processes))
+        return alone, beside
+
+    alone, beside = use(tmp_path, nodes, work)
+    assert beside < 1.5 * alone
 
 
 def test_a_stranger_who_speaks_nonsense_harms_nobody(tmp_path: Path, nodes: Nodes, broker: Broker) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from kadeploy.config.cluster import Disk, Loader, NodeRange
 from kadeploy.config.partition import Partition
 from kadeploy.environments.environment import Environment, Image
+from kadeploy.environments.rules import RESERVED
 from kadeploy.runner.inventory import host_variables, partition_table, reboot_level, script_variables, variables, wants
 from kadeploy.runner.request import LocalArchive, Options, Request
 from kadeploy.workflow import Attempt
@@ -129,6 +133,22 @@ def test_scripts_get_the_variables_of_the_specification() -> None:
     assert values["KADEPLOY_SWAP_PART"] == "/dev/sda1"
     assert values["KADEPLOY_ENV_KERNEL_PARAMS"] == "quiet console=ttyS0"
     assert values["KADEPLOY_MKFS_OPTIONS"] == "-O ^64bit"
+
+
+def test_scripts_find_the_environments_custom_variables_behind_our_prefix_and_ours_win() -> None:
+    chosen = environment(custom_variables={"NO_GRUB": "1", "TEXT": "{{ x }} 'y' $(z)", "DEPLOY_PART": "/dev/sdz"})
+    values = script_variables(request(environment=chosen))
+    assert (values["KADEPLOY_NO_GRUB"], values["KADEPLOY_TEXT"]) == ("1", "{{ x }} 'y' $(z)")
+    assert values["KADEPLOY_DEPLOY_PART"] == "/dev/sda3"
+
+
+def test_no_custom_variable_can_be_what_a_script_of_ours_reads() -> None:
+    ours = {name.removeprefix("KADEPLOY_") for name in script_variables(request())}
+    root = Path(__file__).parents[3]
+    for folder in ("roles", "playbooks", "kadeploy/remote", "kadeploy/microsteps"):
+        for path in (path for path in (root / folder).rglob("*") if path.suffix in (".sh", ".yml", ".py")):
+            ours |= set(re.findall(r"KADEPLOY_([A-Z0-9_]+)", path.read_text(encoding="utf-8")))
+    assert ours <= RESERVED
 
 
 def test_nvme_partitions_are_named_as_linux_names_them() -> None:

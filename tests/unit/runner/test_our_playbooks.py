@@ -48,7 +48,7 @@ def names(name: str) -> list[str]:
 def test_a_playbook_is_one_play_that_is_named_after_it_and_ends_with_finish(name: str) -> None:
     assert len(yaml.safe_load(PLAYBOOKS[name].read_text())) == 1
     common = {key: value for key, value in PLAYS[name].items() if key != "roles"}
-    assert common == {"name": name, "hosts": "kadeploy_nodes", "gather_facts": False}
+    assert common == {"name": name, "hosts": "kadeploy_nodes", "gather_facts": False, "run_once": True}
     assert names(name)[-1] == "finish"
 
 

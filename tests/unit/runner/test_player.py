@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ import pytest
 
 from kadeploy import process
 from kadeploy.config.cluster import NodeRange
+from kadeploy.config.folder import collection
 from kadeploy.events import Event, StepResult, StepStarted
 from kadeploy.runner import player
 from kadeploy.runner.player import Player, end_processes, folder_name
@@ -76,6 +79,16 @@ def stage(tmp_path: Path) -> Stage:
     ear = Ear()
     nodes = {node.name: node for node in assignment.nodes}
     return Stage(config, Player(assignment, nodes, ear, threading.Event()), ear, workflow)
+
+
+def test_ansible_looks_fifty_times_a_second_whether_a_task_has_ended_as_in_a_checkout(stage: Stage) -> None:
+    """In a run, and in a run by hand."""
+    stage.play(f"  tasks:\n{batch('sync', n_1='ok')}")
+    for settings in (stage.folder / "ansible.cfg", collection() / "ansible.cfg"):
+        program = Path(sys.executable).with_name("ansible-config")
+        env = {**os.environ, "ANSIBLE_CONFIG": str(settings)}
+        told = subprocess.run([program, "dump"], env=env, capture_output=True, text=True, check=True).stdout
+        assert f"INTERNAL_POLL_INTERVAL({settings}) = 0.02" in told
 
 
 def test_late_nodes_go_on_at_their_micro_step_and_what_came_before_is_not_done_again(stage: Stage) -> None:

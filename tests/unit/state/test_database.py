@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,24 +15,41 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import peewee
 import pytest
 
 from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
-from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.errors import DatabaseError
-from kadeploy.state import database, journal, tables
+from kadeploy.state import database, journal, nodes, tables
 from kadeploy.state.database import DB
 from kadeploy.state.tables import EnvironmentRow, Log, NodeState, Progress, Right, SchemaVersion
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
+BACK = {
+    3: (
+        "DROP INDEX environmentrow_name_version_user_arch",
+        *(f"ALTER TABLE environments DROP COLUMN {column}" for column in ("alias", "arch", "options")),
+        "ALTER TABLE nodes DROP COLUMN env_arch",
+        "ALTER TABLE environments ALTER COLUMN version TYPE INTEGER",
+        "ALTER TABLE nodes ALTER COLUMN env_version TYPE INTEGER",
+        "ALTER TABLE workflows ALTER COLUMN env_version TYPE INTEGER",
+        'CREATE UNIQUE INDEX environmentrow_name_version_user ON environments (name, version, "user")',
+    ),
+    2: ("ALTER TABLE progress DROP COLUMN told",),
+    1: ("ALTER TABLE rights DROP COLUMN until",),
+}
+"""What leads a database of PostgreSQL to a version from the one after it."""
+
+
 def make_version(site: Site, version: int, *statements: str) -> None:
     """Leave the database as that version had it, with the rows that the file of that version holds.
 
-    Where the file's SQL is not understood, *statements* lead there from the present version.
+    Where the file's SQL is not understood, the database is led back, and *statements* make the rows.
     """
     if site.database.startswith("sqlite"):
         with sqlite3.connect(site.state / "kadeploy.db") as connection:
@@ -38,7 +57,7 @@ def make_version(site: Site, version: int, *statements: str) -> None:
         connection.close()
         return
     database.connect(site)
-    for statement in statements:
+    for statement in (*(each for known, back in BACK.items() if known >= version for each in back), *statements):
         DB.execute_sql(statement)
     SchemaVersion.update(version=version).execute()
     database.disconnect()
@@ -62,8 +81,6 @@ def test_a_database_of_version_1_is_migrated_and_keeps_its_rows(site: Site) -> N
     make_version(
         site,
         1,
-        "ALTER TABLE progress DROP COLUMN told",
-        "ALTER TABLE rights DROP COLUMN until",
         "INSERT INTO rights (\"user\", node, part) VALUES ('alice', 'gdx-1.site', '/dev/sda3')",
     )
     database.connect(site)
@@ -78,7 +95,6 @@ def test_a_workflow_that_runs_under_version_2_is_migrated_and_goes_on(site: Site
     make_version(
         site,
         2,
-        "ALTER TABLE progress DROP COLUMN told",
         "INSERT INTO workflows VALUES"
         " ('D-1', 'deploy', 'alice', '', NULL, '', false, 1600000000, NULL, 'running', 'old', 1, '1', 'x', 1600000000)",
         "INSERT INTO progress VALUES ('D-1', 'gdx-1.site', 'gdx', 'BroadcastEnvChain', 'send_environment', 'ok')",
@@ -89,6 +105,33 @@ def test_a_workflow_that_runs_under_version_2_is_migrated_and_goes_on(site: Site
     journal.told("D-1", ["gdx-1.site"], "42 %")
     assert [row.told for row in Progress.select()] == ["42 %"]
     assert SchemaVersion.get().version == database.SCHEMA_VERSION
+
+
+def test_environments_of_version_3_are_migrated_and_dates_fit_as_versions(site: Site) -> None:
+    make_version(
+        site,
+        3,
+        *(
+            "INSERT INTO environments VALUES"
+            f" ({rank}, 'debian', 12, '{user}', '', '', '{{\"file\":\"/tiny.tgz\",\"kind\":\"tgz\"}}', 'null', '[]',"
+            f" '/vmlinuz', '', '', '', '', '83', 'ext4', 'linux', '{visibility}', 0, '')"
+            for rank, user, visibility in ((101, "alice", "shared"), (102, "bob", "private"))
+        ),
+        "INSERT INTO nodes VALUES ('gdx-1.site', 'deployed', 'debian', 12, 'alice', 1600000000, 'alice')",
+    )
+    database.connect(site)
+    kept = [row.environment for row in EnvironmentRow.select().order_by(EnvironmentRow.id)]
+    assert [(each.name, each.version, each.user) for each in kept] == [("debian", 12, "alice"), ("debian", 12, "bob")]
+    assert (kept[0].arch, kept[0].alias, kept[0].kexec, kept[0].custom_variables) == ("", "", True, {})
+    [node] = NodeState.select()
+    assert (node.env_name, node.env_version, node.env_arch) == ("debian", 12, "")
+    today = msgspec.structs.replace(kept[0], version=20240902161530, arch="x86_64", custom_variables={"A": "1"})
+    for each in (today, msgspec.structs.replace(today, arch="aarch64")):
+        EnvironmentRow.insert(**tables.environment_columns(each)).execute()
+    NodeState.update(env_version=today.version).execute()
+    assert EnvironmentRow.select().where(EnvironmentRow.version == today.version).first().environment == today
+    with pytest.raises(peewee.IntegrityError):
+        EnvironmentRow.insert(**tables.environment_columns(today)).execute()
 
 
 def test_every_version_but_the_first_has_a_migration() -> None:
@@ -140,7 +183,9 @@ def test_an_environment_comes_back_as_it_was_recorded(site: Site) -> None:
     database.connect(site)
     recorded = Environment(
         name="débian",
-        version=12,
+        alias="débian-x64",
+        arch="x86_64",
+        version=2024090216,
         image=Image(file="/srv/debian.tgz", kind="tgz", md5="1" * 32, sha256="2" * 64),
         preinstall=Archive(file="/srv/pre.tgz", kind="tgz", script="go.sh -x"),
         postinstalls=(Archive(file="http://server/post.tgz", kind="tbz2"),),
@@ -149,6 +194,12 @@ def test_an_environment_comes_back_as_it_was_recorded(site: Site) -> None:
         visibility="shared",
         demolishing_env=3,
         part="/dev/sda3",
+        kexec=False,
+        multipart=True,
+        partitions=(FileSystem(id=0, device="/dev/sda2"), FileSystem(id=1, device="/dev/sda3")),
+        block_device="/dev/sda",
+        boot_partition=2,
+        custom_variables={"A": "é 'b' {{ c }}"},
         user="alice",
     )
     EnvironmentRow.insert(**tables.environment_columns(recorded)).execute()
@@ -162,6 +213,13 @@ def test_a_name_and_version_are_unique_per_owner(site: Site) -> None:
     EnvironmentRow.insert(**columns, user="bob").execute()
     with pytest.raises(peewee.IntegrityError):
         EnvironmentRow.insert(**columns, user="alice").execute()
+
+
+def test_a_recorded_environment_that_is_damaged_is_a_refusal_that_names_it(site: Site) -> None:
+    database.connect(site)
+    row = EnvironmentRow.create(name="tiny", user="alice", image='{"file": "/x.tg')
+    with pytest.raises(DatabaseError, match=f"'tiny' version 1 of alice is damaged.*row {row.id} of"):
+        _ = EnvironmentRow.get_by_id(row.id).environment
 
 
 def test_what_breaks_at_run_time_is_a_refusal_with_advice(site: Site) -> None:
@@ -374,6 +432,87 @@ def test_messages_show_no_password(url: str, shown: str) -> None:
     assert database._without_password(url) == shown
 
 
+@pytest.mark.parametrize("url", ["sqlite:////dev/full", "postgresql://u@127.0.0.1:1/x"])
+def test_a_refusal_says_once_that_the_database_cannot_be_used(tmp_path: Path, url: str) -> None:
+    with pytest.raises(DatabaseError) as refusal:
+        database.connect(site_with(tmp_path, url))
+    assert str(refusal.value).count("The database") == 1
+
+
+@pytest.mark.parametrize(
+    ("driver", "url", "extra"),
+    [("psycopg", "postgresql://localhost/x", "postgresql"), ("pymysql", "mysql://localhost/x", "mysql")],
+)
+def test_a_missing_driver_is_told_with_the_command_that_installs_it(
+    tmp_path: Path, driver: str, url: str, extra: str
+) -> None:
+    site_with(tmp_path, url)
+    code = f"""\
+import sys
+from pathlib import Path
+sys.modules["{driver}"] = sys.modules["psycopg2"] = sys.modules["MySQLdb"] = None
+from kadeploy.config.folder import load_site
+from kadeploy.state import database
+try:
+    database.connect(load_site(Path(sys.argv[1])))
+except database.DatabaseError as refusal:
+    print(refusal)
+"""
+    assert f"pip install 'kadeploy[{extra}]'" in in_process(code, str(tmp_path)).stdout
+
+
+def damage(path: Path, table: str) -> None:
+    """Overwrite the first page of *table*."""
+    with sqlite3.connect(path) as connection:
+        [page] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        [size] = connection.execute("PRAGMA page_size").fetchone()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    with path.open("r+b") as stream:
+        stream.seek((page - 1) * size)
+        stream.write(b"\x77" * size)
+
+
+def test_a_damaged_page_is_a_refusal_for_rows_that_are_streamed_too(tmp_path: Path) -> None:
+    site = site_with(tmp_path, "")
+    database.connect(site)
+    database.disconnect()
+    damage(site.state / "kadeploy.db", "nodes")
+    with pytest.raises(DatabaseError, match=r"is damaged: .* backup, .* \.recover"):
+        list(nodes.states(site))
+
+
+@pytest.mark.parametrize("loss", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["deleted", "emptied"])
+def test_a_database_that_was_lost_is_not_made_anew_until_somebody_says_so(
+    tmp_path: Path, loss: Callable[[Path], None]
+) -> None:
+    site = site_with(tmp_path, "")
+    nodes.claim(site, ["gdx-1.site"], "D-1", "alice")
+    database.disconnect()
+    path = site.state / "kadeploy.db"
+    loss(path)
+    for _ in range(2):
+        with pytest.raises(DatabaseError, match="is gone or empty, and with it who holds which node") as refusal:
+            database.connect(site)
+    Path(str(refusal.value).split()[-1].rstrip(".")).unlink()
+    assert nodes.claim(site, ["gdx-1.site"], "D-2", "bob") == (["gdx-1.site"], {})
+    database.disconnect()
+
+
+def test_a_database_put_back_from_a_backup_is_used(tmp_path: Path) -> None:
+    site = site_with(tmp_path, "")
+    database.connect(site)
+    nodes.set_state(["gdx-1.site"], "deployed", None, "alice")
+    database.disconnect()
+    path = site.state / "kadeploy.db"
+    backup = path.rename(tmp_path / "backup")
+    with pytest.raises(DatabaseError):
+        database.connect(site)
+    shutil.copy(backup, path)
+    assert [row.state for row in nodes.states(site)] == ["deployed"]
+    database.disconnect()
+
+
 def test_the_database_is_closed_when_the_process_ends(tmp_path: Path) -> None:
     """SQLite then folds its journal files back, so that a backup is one file."""
     site_with(tmp_path, "")
@@ -383,4 +522,4 @@ def test_the_database_is_closed_when_the_process_ends(tmp_path: Path) -> None:
     )
     done = in_process(code + "database.connect(load_site(Path(sys.argv[1])))", str(tmp_path))
     assert done.returncode == 0
-    assert [path.name for path in (tmp_path / "state").iterdir()] == ["kadeploy.db"]
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {"kadeploy.db", ".kadeploy.db.made"}

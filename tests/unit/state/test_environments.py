@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -113,6 +115,107 @@ def test_others_see_by_visibility(site: Site, visibility: str, named: bool, unna
         else:
             with pytest.raises(EnvironmentRefusedError):
                 environments.find(site, "alice", "debian", owner=owner)
+
+
+# --- how one is named ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def debians(site: Site) -> None:
+    """Of bob, public: version 3 for two architectures, version 4 for one, and a second name."""
+    for version, arch in ((3, "x86_64"), (3, "aarch64"), (4, "aarch64")):
+        put(site, "bob", "debian", version, arch=arch, alias=f"debian-{arch}", visibility="public")
+
+
+@pytest.mark.usefixtures("debians")
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("debian%x86_64", (3, "x86_64")),
+        ("debian:4", (4, "aarch64")),
+        ("debian", (4, "aarch64")),
+        ("debian@bob", (4, "aarch64")),
+        ("debian@bob:3%aarch64", (3, "aarch64")),
+        ("debian:3%x86_64", (3, "x86_64")),
+        ("debian-x86_64", (3, "x86_64")),
+        ("debian-aarch64", (4, "aarch64")),
+        ("debian-aarch64:3", (3, "aarch64")),
+    ],
+)
+def test_owner_version_and_architecture_are_written_behind_the_name(
+    site: Site, name: str, found: tuple[int, str]
+) -> None:
+    environment = environments.find(site, "alice", name)
+    assert (environment.version, environment.arch) == found
+
+
+@pytest.mark.usefixtures("debians")
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("debian:3", {}, "name debian%aarch64 or debian%x86_64."),
+        ("debian%sparc", {}, "is not for sparc, but for aarch64, x86_64"),
+        ("debian:9%x86_64", {}, "There is no version 9 of environment 'debian'; there is 3, 4"),
+        ("debian@carol", {}, "There is no environment 'debian' of carol for you"),
+        ("debian:3", {"version": 4}, "names version 3, and the options 4"),
+        ("debian@bob", {"owner": "carol"}, "names owner bob, and the options carol"),
+        ("debian%x86_64", {"arch": "aarch64"}, "names arch x86_64, and the options aarch64"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_what_there_is(
+    site: Site, name: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(KadeployError) as refusal:
+        environments.find(site, "alice", name, **options)
+    assert said in str(refusal.value)
+
+
+@pytest.mark.usefixtures("debians")
+def test_the_architecture_of_the_nodes_chooses_where_none_is_named(site: Site) -> None:
+    assert environments.find(site, "alice", "debian", archs={"x86_64"}).version == 3
+    assert environments.find(site, "alice", "debian", 3, archs={"x86_64"}).arch == "x86_64"
+    assert environments.find(site, "alice", "debian%aarch64", archs={"x86_64"}).arch == "aarch64"
+    assert environments.find(site, "alice", "debian", archs={"riscv64"}).version == 4
+
+
+@pytest.mark.parametrize("name", ["a@b", "mail@site.org:25", "100%", "50%off", "x:1", "@", ":", "%", "a b:c@d%e"])
+def test_a_name_that_holds_such_signs_is_still_that_name(site: Site, name: str) -> None:
+    put(site, "alice", name)
+    put(site, "alice", re.split("[@:%]", name)[0] or "other", arch="x86_64")
+    assert environments.find(site, "alice", name).name == name
+    assert [each.name for each in environments.delete(site, "alice", name)] == [name]
+
+
+def test_a_name_comes_before_an_alias_and_an_alias_means_one_environment(site: Site) -> None:
+    put(site, "alice", "first", alias="debian")
+    put(site, "alice", "second", alias="debian", version=9)
+    assert environments.find(site, "alice", "debian").name == "first"
+    put(site, "alice", "debian")
+    assert environments.find(site, "alice", "debian").name == "debian"
+
+
+@pytest.mark.usefixtures("debians")
+def test_changes_hit_the_architecture_that_is_named_and_no_other(site: Site) -> None:
+    with pytest.raises(EnvironmentRefusedError, match="debian%aarch64 or debian%x86_64"):
+        environments.set_visibility(site, "bob", "debian", "shared", 3)
+    environments.set_visibility(site, "bob", "debian", "shared", 3, arch="x86_64")
+    environments.add_failure(site, [environments.find(site, "bob", "debian:3%aarch64")])
+    assert [(each.arch, each.visibility, each.demolishing_env) for each in everything(site)] == [
+        ("x86_64", "shared", 0),
+        ("aarch64", "public", 1),
+        ("aarch64", "public", 0),
+    ]
+    environments.delete(site, "bob", "debian%aarch64")
+    assert [each.arch for each in everything(site)] == ["x86_64"]
+
+
+@pytest.mark.usefixtures("debians")
+def test_the_list_holds_the_highest_version_of_each_architecture(site: Site) -> None:
+    listed = environments.listed(site, "alice")
+    assert [(each.version, each.arch) for each in listed] == [(4, "aarch64"), (3, "x86_64")]
+
+
+# --- whose are seen -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("owner", [None, "bob"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from kadeploy.config.site import Site
 from kadeploy.state import database, history
 from kadeploy.state.history import Durations, Rate, Selection
@@ -27,7 +29,7 @@ def test_durations_are_means_per_slice_and_steps_that_did_not_run_do_not_count(s
     database.connect(site)
     database.insert(Log, [record(1000, 10), record(1001, 20, 7), record(2999, 50)])
     assert history.durations(site, Selection(), slices=2) == [
-        Durations(1000, 15.0, 7.0, None),
+        Durations(1000, 15.0, 7.0, None, operations=2),
         Durations(1000 + 1024, 50.0, None, None),
     ]
 
@@ -41,7 +43,7 @@ def test_there_are_about_as_many_slices_as_asked_for(site: Site) -> None:
 def test_operations_at_one_moment_are_one_slice(site: Site) -> None:
     database.connect(site)
     database.insert(Log, [record(1000, 10), record(1000, 30)])
-    assert history.durations(site, Selection()) == [Durations(1000, 20.0, None, None)]
+    assert history.durations(site, Selection()) == [Durations(1000, 20.0, None, None, operations=2)]
 
 
 def test_no_operation_has_no_duration(site: Site) -> None:
@@ -50,3 +52,25 @@ def test_no_operation_has_no_duration(site: Site) -> None:
 
 def test_a_failure_rate_is_rounded_up_as_it_always_was() -> None:
     assert [Rate("n", 3, good).failures for good in (0, 1, 2, 3)] == [100, 67, 34, 0]
+
+
+@pytest.mark.parametrize("error", ["aborted", "aborted: its controller (process 7 on frontend) is gone"])
+def test_what_was_aborted_is_no_nodes_failure_and_has_no_duration(site: Site, error: str) -> None:
+    database.connect(site)
+    stopped = record(1000, 500) | {"success": False, "error": error}
+    failed = record(1000, 30) | {"success": False, "error": "aborted by the BMC"}
+    database.insert(Log, [record(1000, 10), stopped, failed])
+    assert history.failure_rates(site, Selection()) == [Rate("gdx-1.site", 2, 1)]
+    assert history.durations(site, Selection()) == [Durations(1000, 20.0, None, None, operations=2)]
+    assert len(list(history.rows(site, Selection(), ["error"]))) == 3
+
+
+def test_durations_of_different_images_are_kept_apart(site: Site) -> None:
+    database.connect(site)
+    images = [history.Image("debian:12", "aa"), history.Image("debian:12", "bb"), history.Image("tiny:3", "cc")]
+    database.insert(Log, [record(1000, 10 * rank) | image._asdict() for rank, image in enumerate(images, 1)])
+    assert [(item.image, item.step1) for item in history.durations(site, Selection())] == [
+        (images[0], 10.0),
+        (images[1], 20.0),
+        (images[2], 30.0),
+    ]

@@ -292,3 +292,11 @@ def test_states_of_some_nodes_only(site: Site) -> None:
     connect(site)
     nodes.set_state(NAMES, "powered", None, "alice")
     assert [row.hostname for row in nodes.states(site, [NAMES[3], "gdx-20.site"])] == [NAMES[3]]
+
+
+def test_the_user_of_a_node_is_who_deployed_it_last_whoever_reboots_it(site: Site) -> None:
+    connect(site)
+    nodes.set_state(NAMES[:1], "deployed", DEBIAN, "alice")
+    nodes.set_state(NAMES[:2], "rebooted", None, None)
+    found = {row.hostname: (row.state, row.user) for row in nodes.states(site)}
+    assert found == {NAMES[0]: ("rebooted", "alice"), NAMES[1]: ("rebooted", "")}

@@ -1,0 +1,118 @@
+"""A deployment works whatever earlier systems left on the disk, and leaves alone what it was not asked to replace."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import cycle
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kadeploy.environments.environment import Environment
+from kadeploy.runner.request import LocalImage
+from tests.light import leftovers
+from tests.light.conftest import DISK_PLAY, Cluster, all_ok
+from tests.light.test_roles import FILES, NO_BOOTLOADER, archive, described, holds, partition_image, prepared
+
+ON_DISKS = [name for name in leftovers.KINDS if name != "btrfs"]  # whose one superblock the first partition covers
+
+
+@pytest.fixture
+def tgz(tmp_path: Path) -> tuple[Environment, LocalImage]:
+    return described(archive(tmp_path / "image.tgz", FILES, "gz"), "tgz")
+
+
+def deployed(light: Cluster, environment: Environment, image: LocalImage) -> None:
+    """Both macro-steps that work on disks succeed, with an mkfs that discards nothing, as on a hard disk."""
+    options = {"ext4": "-q -E nodiscard", "xfs": "-K", "btrfs": "--nodiscard"}
+    site = msgspec.structs.replace(light.configuration.site, mkfs_options=options)
+    asked = {"site": site, "environment": environment, "options": NO_BOOTLOADER}
+    assert all_ok(light.play(DISK_PLAY, **asked))
+    assert all_ok(light.play("BroadcastEnvChain", image=image, **asked))
+    holds(light, FILES)
+
+
+def spoiled(light: Cluster, kind: str, number: int | str = "") -> list[Path]:
+    """The disks of all nodes, or their partitions, with the mark of an earlier system and no other."""
+    write, name = leftovers.KINDS[kind]
+    devices = [light.device(node, number) for node in light.nodes]
+    for device in devices:
+        leftovers.clean(device)
+        write(device)
+        assert name in leftovers.types(device)
+    return devices
+
+
+@pytest.mark.parametrize(("kind", "filesystem"), [*zip(leftovers.KINDS, cycle(["ext4", "xfs", "btrfs"]), strict=False)])
+def test_an_archive_is_deployed_over_what_was_left_on_the_partition(
+    light: Cluster, tmp_path: Path, kind: str, filesystem: str
+) -> None:
+    environment, image = described(archive(tmp_path / "image.tgz", FILES, "gz"), "tgz", filesystem)
+    prepared(light, environment)
+    light.everywhere("umount -R /mnt/dest")
+    devices = spoiled(light, kind, 3)
+    deployed(light, environment, image)
+    assert [leftovers.types(device) for device in devices] == [{filesystem}] * len(devices)
+
+
+@pytest.mark.parametrize("kind", ["zfs", "md-1.0", "gpt"])
+def test_a_partition_image_is_deployed_over_what_was_left_on_the_partition(
+    light: Cluster, tmp_path: Path, kind: str
+) -> None:
+    environment, image = described(partition_image(tmp_path / "image", FILES, "gz"), "ddgz")
+    prepared(light, environment)
+    devices = spoiled(light, kind, 3)
+    deployed(light, environment, image)
+    assert [leftovers.types(device) for device in devices] == [{"ext4"}] * len(devices)
+
+
+@pytest.mark.parametrize("kind", ON_DISKS)
+def test_a_disk_that_was_used_as_a_whole_is_cut_and_nothing_of_its_past_is_left(
+    light: Cluster, tgz: tuple[Environment, LocalImage], kind: str
+) -> None:
+    light.everywhere("umount -R /mnt/dest 2>/dev/null || true; swapoff -a; partx -d /dev/sda || true")
+    devices = spoiled(light, kind)
+    deployed(light, *tgz)
+    assert [leftovers.types(device) for device in devices] == [{"dos"}] * len(devices)
+
+
+@pytest.mark.parametrize("kind", ["zfs", "md-0.90"])
+def test_the_mark_at_the_end_of_the_last_partition_is_the_partitions_and_not_the_disks(
+    light: Cluster, tgz: tuple[Environment, LocalImage], kind: str
+) -> None:
+    prepared(light, tgz[0])
+    tmp = spoiled(light, kind, 5)
+    before = [_end(device) for device in tmp]
+    deployed(light, *tgz)
+    assert [_end(device) for device in tmp] == before
+
+
+def test_partitions_that_are_mounted_or_swapped_on_are_let_go_first(
+    light: Cluster, tgz: tuple[Environment, LocalImage]
+) -> None:
+    prepared(light, tgz[0])
+    light.everywhere(
+        "swapon /dev/sda1; mkdir -p /mnt/other /mnt/tmp; mount /dev/sda3 /mnt/other; mount -t tmpfs below /mnt/dest\n"
+        "mkfs.ext4 -qF /dev/sda5; mount /dev/sda5 /mnt/tmp"
+    )
+    deployed(light, *tgz)
+    assert light.everywhere("findmnt -nro SOURCE --source /dev/sda5 || echo free") == {"free\n"}
+    assert light.everywhere("! grep -q ^/dev/sda1 /proc/swaps && echo free") == {"free\n"}
+
+
+def test_a_partition_image_is_written_once_more_though_the_last_try_has_mounted_it(
+    light: Cluster, tmp_path: Path
+) -> None:
+    environment, image = described(partition_image(tmp_path / "image", FILES, "gz"), "ddgz")
+    deployed(light, environment, image)
+    light.everywhere("echo wrong > /mnt/dest/etc/hostname")
+    assert all_ok(light.play("BroadcastEnvChain", environment=environment, image=image, options=NO_BOOTLOADER))
+    holds(light, FILES)
+
+
+def _end(device: Path) -> str:
+    """Digest of the last MiB."""
+    with device.open("rb") as stream:
+        stream.seek(-leftovers.MIB, 2)
+        return hashlib.sha256(stream.read()).hexdigest()
