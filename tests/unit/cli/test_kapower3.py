@@ -34,11 +34,14 @@ PROGRAM = """\
 #!/bin/sh
 # OPERATION SHORT FQDN [--no-wait]: gdx-1 and nvm-1 are on and obey, gdx-2 obeys when it is hard, gdx-3 never does
 echo "$*" >>{log}
+obey() {{ echo "$1" >{log}.$2; }}
 case $1-$2 in
-    status-*-1) echo "Chassis Power is on" ;;
-    status-gdx-2) echo "Chassis Power is off"; exit 1 ;;
-    status-*) echo "no answer" >&2; exit 2 ;;
-    *-*-1|hard_*-gdx-2) ;;
+    status-*) case $(cat {log}.$2 2>/dev/null)-$2 in
+        *_on-*|-*-1) echo "Chassis Power is on" ;;
+        *_off-*|-gdx-2) echo "Chassis Power is off"; exit 1 ;;
+        *) echo "no answer" >&2; exit 2 ;;
+    esac ;;
+    *-*-1|hard_*-gdx-2) obey "$1" "$2" ;;
     *) echo "$1 refused" >&2; exit 1 ;;
 esac
 """
@@ -66,9 +69,10 @@ def power(ready: Site, tool: Run) -> Run:
 
 
 def asked(folder: Path) -> list[str]:
-    """What the site's commands were asked, sorted: nodes are switched side by side."""
+    """The orders that the site's commands were given, sorted: nodes are switched side by side."""
     log = folder / "log"
-    return sorted(log.read_text(encoding="utf-8").splitlines()) if log.exists() else []
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return sorted(line for line in lines if not line.startswith("status"))
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
