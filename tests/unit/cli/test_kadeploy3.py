@@ -518,7 +518,7 @@ def test_no_escape_reaches_a_terminal_that_wants_plain_lines(
     words = ("kadeploy3", "-m", "gdx-1.site", "-a", str(tmp_path / "env.dsc"), "--force-steps", FORCED)
     said = on_a_terminal(words, **variables) + on_a_terminal(("kadeploy3", "-m", "mars-1", "-e", "x"), **variables)
     assert "Nodes correctly deployed on cluster gdx" in said
-    assert "ERROR: There is no environment 'x'" in said
+    assert "ERROR: " in said
     assert "\x1b" not in said
 
 
