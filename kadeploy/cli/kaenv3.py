@@ -213,7 +213,8 @@ def _visibility(text: str) -> Visibility:
 
 
 _NEXT_MOVE = re.compile(r",(?=/|https?://)")
-_MOVE = re.compile(r"((?:https?://|/).*?):(/(?!/).*|https?://.*)")
+_MOVE = re.compile(r"((?:https?://|/).*?)::?(/(?!/).*|https?://.*)")
+"""Kadeploy 3.3 wrote two colons."""
 
 
 def _moves(text: str) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -154,8 +154,10 @@ class Outputs:
         A wrong path is refused before any node is touched.
         """
         shell.create_name_files(self.ok, self.ko)
-        for path in filter(None, (self.wid, self.known_hosts)):
-            shell.write_names(path, ())
+        if self.wid:
+            shell.write_names(self.wid, ())
+        if self.known_hosts:  # it may be the caller's own
+            shell.require_writable(self.known_hosts)
 
     def fill(self, report: Report) -> None:
         """Write the nodes that are OK and those that are not; a file that cannot be written is told."""

@@ -16,7 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import IO, Annotated, Any, Literal, TypeVar
@@ -149,16 +149,18 @@ def run(app: Tool, name: str, argv: Sequence[str] | None = None) -> int:
 
     A refusal is one line on standard error; so is wrong usage, followed by where to look.
     """
-    _write_anything()
+    _complete_streams()
     if completion.asked():
         return completion.answer(app.made(name), name)
     return _ended(app.made(name), name, list(sys.argv[1:] if argv is None else argv))
 
 
-def _write_anything() -> None:
-    """Have an output even where none is open, that knows some way to write each character."""
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the end of the process
+def _complete_streams() -> None:
+    """Have all three standard streams even where they are closed, and an output that can write any character."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the lowest free descriptor is the one that is missing
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -441,13 +443,29 @@ def write_bytes(path: str, content: bytes) -> None:
     Raises:
         FileError: the caller may not write there.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    with _opened(path, os.O_TRUNC) as stream:
+        stream.write(content)
+
+
+def require_writable(path: str) -> None:
+    """Refuse the caller's file *path* unless it can be written; what is in it stays.
+
+    Raises:
+        FileError: the caller may not write there.
+    """
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: str, flags: int = 0) -> Iterator[IO[bytes]]:
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         with as_user(caller()):
             descriptor = os.open(path, flags, 0o666)
         os.set_blocking(descriptor, True)  # only to open a FIFO that nobody reads would wait for ever
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            yield stream
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}. Name a file that you can write.") from error
 

@@ -50,10 +50,8 @@ class Spelling:
                 continue
             if kind == "needed" and rest:
                 yield rest.pop(0)
-            elif kind == "optional" and not (rest and not rest[0].startswith("-")):
-                yield ""
             elif kind == "optional":
-                yield rest.pop(0)
+                yield rest.pop(0) if rest and (rest[0] == "-" or not rest[0].startswith("-")) else ""
 
     def _known(self, name: str) -> str:
         """Today's name, or one that is gone; what is no option stays as it is."""

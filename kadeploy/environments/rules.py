@@ -115,7 +115,7 @@ def _file(field: str, text: str, source: str) -> str:
 
 def _folder(source: str) -> Path:
     """Where relative paths start: beside the description, for one on standard input where the user is."""
-    return Path.cwd() if source == "-" else files.local_path(source).absolute().parent
+    return Path.cwd() if files.is_stream(source) else files.local_path(source).absolute().parent
 
 
 def _refusing(function: Callable[[str], Any], text: str, field: str) -> Any:

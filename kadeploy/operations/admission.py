@@ -21,7 +21,7 @@ from kadeploy.config.partition import split_partition
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import EnvironmentRefusedError, OptionError
-from kadeploy.nodeset import fold
+from kadeploy.nodeset import fold, require_few
 from kadeploy.operations import custom, plan, production
 from kadeploy.operations.requests import (
     DeployRequest,
@@ -272,11 +272,20 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
         environment=environment,
         uploads=request.uploads,
         force=request.ignore_nodes_deploying,
+        notes=tuple(filter(None, map(_unusual, assignments.values()))),
         hook=site.hooks.end_of_reboot if request.hook else "",
         production=production.check(configuration, request.nodes, request.options.partition)
         if request.check_production
         else None,
     )
+
+
+def _unusual(assignment: Assignment) -> str:
+    """What people should know before nodes boot a partition that the site did not cut; empty when it did."""
+    cut = [part.number for part in assignment.cluster.disk.partitions]
+    if assignment.boot.kind != "deployed" or assignment.partition is None or assignment.partition in cut:
+        return ""
+    return f"{assignment.cluster.name}: its disks are cut into {', '.join(map(str, cut))}, and -p is another one"
 
 
 _USES: Mapping[str, tuple[RebootKind, Callable[[RebootRequest], object]]] = {
@@ -347,7 +356,8 @@ _Asked = TypeVar("_Asked", DeployRequest, RebootRequest, PowerRequest)
 
 
 def _with_full_names(request: _Asked, configuration: Configuration) -> _Asked:
-    """*request* with the whole name of each node of which the beginning was given."""
+    """*request* with the whole name of each node of which the beginning was given; refuses more than the site takes."""
+    require_few(len(request.nodes), configuration.site.limits.nodes, "This request")
     request = msgspec.structs.replace(request, nodes=tuple(configuration.full_names(request.nodes)))
     if isinstance(request, PowerRequest):
         return request

@@ -24,27 +24,28 @@ def lines(work: Work, account: Account) -> list[str]:
     Raises:
         KadeployError: a file of the request is not good (see `staging.dry_run`).
     """
+    asked = work.assignments
     work = replace(work, assignments=staging.dry_run(work.assignments, account, work.uploads))
     told: list[str] = []
     for cluster, names in work.groups.items():
-        details = _details(work.assignments[cluster], work.plans[cluster])
+        details = _details(work.assignments[cluster], asked[cluster], work.plans[cluster])
         told += [f"cluster {cluster}: {', '.join(names)}", *(f"    {line}".rstrip() for line in details)]
     return [*told, *work.notes, "Nothing was done (--dry-run)."]
 
 
-def _details(assignment: Assignment, steps: Plan) -> list[str]:
+def _details(assignment: Assignment, asked: Assignment, steps: Plan) -> list[str]:
     target = [f"to {assignment.deploy_part}"] if assignment.environment else []
     if assignment.environment and not assignment.options.pxe_profile:
         target.append(f"boots: {loaders.how(assignment.cluster.loader, assignment.environment)}")
-    return [*target, *plan.lines(steps), *_operations(assignment), *_profiles(assignment, steps)]
+    return [*target, *plan.lines(steps), *_operations(asked), *_profiles(assignment, steps)]
 
 
-def _operations(assignment: Assignment) -> list[str]:
-    """The custom operations, and where they happen."""
+def _operations(asked: Assignment) -> list[str]:
+    """The custom operations with the files as the user named them, and where they happen."""
     words = {"pre": "before", "substitute": "in place of", "post": "after"}
     return [
         f"custom operation {words[each.when]} {each.implementation}:{each.micro_step}: {custom.told(each)}"
-        for each in assignment.options.custom_operations
+        for each in asked.options.custom_operations
     ]
 
 

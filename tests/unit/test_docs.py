@@ -32,6 +32,7 @@ NAMED = ("README.md", "docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.
 """Pages for those who read the code: each name in them has to exist."""
 
 FOREIGN = {
+    "internal_poll_interval",
     *("if", "linear", "pipefail", "socat", "splice", "tee"),
 }
 """Words that are no names of ours."""

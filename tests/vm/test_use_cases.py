@@ -58,7 +58,7 @@ def test_kareboot3_deploy_env_lets_the_users_key_in(cluster: Cluster) -> None:
     out = succeeds(
         cluster, "kareboot3", "-m", "node-3", "-r", "deploy_env", "-k", str(cluster.public_key), *SECONDS[:2]
     )
-    assert "Nodes correctly rebooted on cluster lab\nnode-3" in out
+    assert "Nodes correctly rebooted on cluster lab:\nnode-3" in out
     assert cluster.ssh("node-3", "test -d /rambin", pinned=True).returncode == 0
 
 

@@ -268,6 +268,31 @@ def test_colons_and_commas_part_moves_but_not_urls(text: str, moves: list[tuple[
     assert kaenv3._moves(text) == moves
 
 
+@pytest.mark.usefixtures("johns")
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        ([], ["FreeBSD"]),
+        (["-l", "side*", "-u", "johnsmith"], []),
+        (["-l", "sid*", "-u", "johnsmith"], ["sidx64-base"]),
+        (["--list", "%BSD"], ["FreeBSD"]),
+        (["-l", "[FS]*"], []),
+        (["-l", "FreeBSD"], ["FreeBSD"]),
+    ],
+)
+def test_a_list_may_be_of_names_that_are_alike(
+    argv: list[str], names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*argv) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == names
+
+
+def test_who_sees_an_environment_is_set_for_its_highest_version(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    put(site, mine(version=1), mine(version=2))
+    assert run("--set-visibility-tag", mine().name, "-t", "shared") == 0
+    assert capsys.readouterr().out.startswith(f"Now shared: {mine().name} version 2 of ")
+
+
 # --- lists and printed environments -----------------------------------------------------------------------------
 
 

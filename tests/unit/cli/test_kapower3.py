@@ -187,7 +187,7 @@ def test_a_level_that_fails_or_is_missing_passes_the_node_to_the_next(ready: Sit
     done = power("--off", "-f", str(tmp_path / "machines"), "--server", "paris", "-n", str(tmp_path / "ko"))
     assert done.returncode == 3
     assert (tmp_path / "ko").read_text(encoding="utf-8") == "gdx-3.site\n"
-    assert "Nodes correctly switched on cluster gdx\ngdx-1.site\ngdx-2.site\n" in done.stdout
+    assert "Operation correctly performed on cluster gdx:\ngdx-1.site\ngdx-2.site\n" in done.stdout
     assert "soft_off is not set" in done.stdout
     assert "hard: hard_off refused; very_hard: very_hard_off refused)" in done.stdout
     assert ordered(tmp_path) == [

@@ -106,6 +106,56 @@ def test_a_period_has_both_its_ends(tool: Any, past: Site, since: str, until: st
     assert len(done.stdout.splitlines()) == count
 
 
+LATER = ["-F", "hostname,start", "--sort", "-start,hostname"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "lines"),
+    [
+        (["-a", *LATER, "-l", "2"], [f"gdx-10.site,{NINE + 3600}", f"gdx-1.site,{NINE + 60}"]),
+        (["--all", *LATER, "--limit", "0"], ["No information is available"]),
+        (
+            ["-d", "-w", f"D-{NINE}", "-F", "hostname,operation", "--sort", "operation,-hostname"],
+            ["gdx-2.site,deploy", "gdx-1.site,deploy", "gdx-1.site,reboot"],
+        ),
+        (["-d", "-w", f"D-{NINE}", "-o", "reboot", "-f", "hostname"], ["gdx-1.site"]),
+        (["-a", "-f", "./nodes", "-f", "hostname"], ["gdx-2.site", "gdx-10.site"]),
+        (["-r", "1", "-s", "1,3", "-F", "hostname"], ["gdx-1.site"]),
+        (["-b", "0.35"], ["gdx-2.site: 100%"]),
+        (["--failure-rate", ".3", "-m", "gdx-1"], ["gdx-1.site: 34%"]),
+    ],
+)
+def test_the_options_of_later_versions(
+    argv: list[str],
+    lines: list[str],
+    past: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "nodes").write_text("gdx-[2,10]\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert run(*argv) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["-b", "1.5"], "expected a rate from 0 to 1"),
+        (["-d", "--sort", "nothing"], "--sort nothing: no such field"),
+        (["-b", "-l", "3"], "-l goes with -a and -d"),
+        (["-d", "-f", "hostnam"], "-f hostnam: no such field, nor ./FILE of nodes"),
+        (["-d", "-f", "./none"], "none: No such file"),
+    ],
+)
+def test_what_is_wrong_about_them_is_told(
+    argv: list[str], said: str, past: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*argv) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_a_node_that_neither_the_site_nor_the_log_knows_is_refused(
     past: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,7 +100,7 @@ def home(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_command_line_of_the_page_ends_as_the_page_says(
     row: Row, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, *words = (word.format(tmp=home) for word in row.words)
+    name, *words = (word.replace("FOLDER", str(home)) for word in row.words)
     monkeypatch.setattr(sys, "argv", [name, *words])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"gdx-1.site\n")))
     status = importlib.import_module(f"kadeploy.cli.{name}").main()

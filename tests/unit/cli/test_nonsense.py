@@ -115,13 +115,13 @@ def test_a_pattern_of_a_name_that_is_no_range_is_refused_by_that_name(ready: Sit
     )
 
 
-def test_an_output_that_is_full_or_closed_is_no_traceback(ready: Site, tool: Tool) -> None:
-    import subprocess
-
+def test_streams_that_are_full_or_closed_are_no_traceback(ready: Site, tool: Tool) -> None:
     program = Path(sys.executable).parent / "kanodes3"
     for line, status, said in (
         (f"{program} -d >/dev/full", 1, "ERROR: The output: No space left on device.\n"),
         (f"{program} -d >&-", 0, ""),
+        (f"{program} -d <&- >/dev/null 2>&-", 0, ""),
+        (f"{program} -d -f - <&-", 1, "ERROR: -: no node in this file (one node or range per line).\n"),
     ):
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (status, said)

@@ -332,12 +332,12 @@ BootNewEnvKexec:
     ]
     tool("kadeploy3", *words)  # only as far as nodes need not answer
     asked = [
-        (each.implementation, each.micro_step, each.action, each.file or each.command, each.destination)
+        (each.implementation, each.micro_step, each.action, Path(each.file).name or each.command, each.destination)
         for attempt in requests(site)
         for each in attempt.options.custom_operations
     ]
     assert asked[:2] == [
-        ("SetDeploymentEnvUntrusted", "format_swap_part", "send", f"{home}/script.sh", "/dest"),
+        ("SetDeploymentEnvUntrusted", "format_swap_part", "send", "script.sh", "/dest"),
         ("SetDeploymentEnvUntrusted", "format_swap_part", "exec", "/dest/script.sh", ""),
     ]
 

@@ -10,7 +10,7 @@ import pytest
 
 from kadeploy.caller import Account
 from kadeploy.config.folder import Configuration, load_configuration
-from kadeploy.config.site import Hooks, Site, Vlan
+from kadeploy.config.site import Hooks, Limits, Site, Vlan
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import (
     ConfigError,
@@ -372,6 +372,30 @@ def test_what_is_no_device_file_is_no_disk(disk: str, configuration: Configurati
 def test_no_system_is_put_on_the_swap_partition(configuration: Configuration, environment: Environment) -> None:
     with pytest.raises(OptionError, match=r"-p 1: that is the swap partition of cluster gdx.* Choose 2, 3, 5\."):
         deployed(configuration, options=Options(partition=1))
+
+
+@pytest.mark.parametrize(
+    ("partition", "notes"), [(3, ()), (9, ("gdx: its disks are cut into 1, 2, 3, 5, and -p is another one",))]
+)
+def test_a_reboot_onto_a_partition_that_the_site_did_not_cut_is_told(
+    partition: int, notes: tuple[str, ...], configuration: Configuration, environment: Environment
+) -> None:
+    request = RebootRequest(
+        user="root",
+        nodes=GDX,
+        kind="env_recorded",
+        environment=Recorded(name="tiny"),
+        options=Options(partition=partition),
+    )
+    assert admission.admit(request, configuration).notes == notes
+
+
+def test_a_request_that_names_more_nodes_than_the_site_takes_is_refused(
+    configuration: Configuration, environment: Environment
+) -> None:
+    site = msgspec.structs.replace(configuration.site, limits=Limits(nodes=1))
+    with pytest.raises(NodeListError, match=r"2 nodes, and at most 1 .*limits\.nodes"):
+        deployed(msgspec.structs.replace(configuration, site=site), nodes=GDX[:2])
 
 
 # --- custom operations and the breakpoint ---------------------------------------------------------------------------
