@@ -38,6 +38,13 @@ OUTPUT_LIMIT = 64 << 10
 """Bytes kept of each output stream: as many of its head as of its tail."""
 LINE_LIMIT = 300
 """Characters of a line that serves as a reason."""
+_EPILOGUE = re.compile(
+    r"dmesg\(1\) may have more information"
+    r"|tar: (Exiting with failure status|Error is not recoverable|Child (returned status|died with signal))"
+    r"|Try '.*' for more information"
+    r"|\[it has ended; "
+)
+"""What programs say after the reason: that there was one."""
 
 
 # --- words ------------------------------------------------------------------------------------------------------
@@ -165,5 +172,8 @@ def last_line(text: str) -> str:
 
     >>> last_line("mount: checking\n  no such device \n\n")
     'no such device'
+    >>> last_line("tar: x: Cannot open: No such file\ntar: Exiting with failure status due to previous errors")
+    'tar: x: Cannot open: No such file'
     """
-    return next((line.strip()[:LINE_LIMIT] for line in reversed(text.splitlines()) if line.strip()), "")
+    said = [line.strip() for line in reversed(text.splitlines()) if line.strip()]
+    return next((line for line in said if not _EPILOGUE.match(line)), said[0] if said else "")[:LINE_LIMIT]

@@ -69,6 +69,8 @@ TICK = 0.1
 IDLE_TICK = 1.0  # before a node is fed
 PROBES = 8  # members asked at once for a sign of life
 STDERR_TAIL = 2000  # bytes kept of what a sink says
+WORDS = 3  # lines of it that are told
+EPILOGUES = ("tar: Exiting with failure status", "tar: Error is not recoverable", "tar: Child ")
 
 
 # -- what is told to the controller -----------------------------------------------------------------------------------
@@ -314,7 +316,7 @@ class Sink:
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self.hear()
         self.finished = True
-        said = self.tail.decode(errors="replace").strip() or "no message"
+        said = last_words(self.tail) or "no message"
         where = "" if self.written == size else f" after {self.written} of {size} bytes"
         if self.failure is None and (status or where):
             self.failure = f"the command that unpacks the image ended with status {status}{where}: {said}"
@@ -324,6 +326,17 @@ class Sink:
         self.failure = self.failure or reason
         if not self.finished:
             os.killpg(self.pid, signal.SIGKILL)
+
+
+def last_words(tail: bytes) -> str:
+    """The last lines of a command's complaints, up to `WORDS` of them; one that was cut at its beginning is left out.
+
+    tar and its kin say last that there was an error: that is left out, too, where there is something better.
+    """
+    lines = tail.decode(errors="replace").splitlines()[len(tail) >= STDERR_TAIL :]
+    lines = [line.strip() for line in lines if line.strip()] or [tail.decode(errors="replace").strip()]
+    better = [line for line in lines if not line.startswith(EPILOGUES)]
+    return "; ".join(dict.fromkeys((better or lines)[-WORDS:]))
 
 
 class Branch:
