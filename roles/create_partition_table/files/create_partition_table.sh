@@ -37,6 +37,7 @@ old=$(
 printf '%s' "$KADEPLOY_PARTITION_TABLE" |
   sfdisk --quiet --no-reread --no-tell-kernel --force --wipe never --wipe-partitions never "$disk"
 partx -u "$disk" || partprobe "$disk"
+[ ! -x /etc/disk-links ] || /etc/disk-links
 if command -v udevadm > /dev/null; then udevadm settle --timeout=10 || true; fi
 
 for ((tries = 0; tries < 50; tries++)); do
