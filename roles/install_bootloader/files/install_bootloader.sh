@@ -22,7 +22,8 @@ uuid=$(blkid -s UUID -o value "$KADEPLOY_DEPLOY_PART")
 printf 'search --no-floppy --fs-uuid --set=root %s\n%s' "$uuid" "$KADEPLOY_GRUB_MENU" > "$boot/grub/grub.cfg"
 
 [ "$KADEPLOY_FIRMWARE" = bios ] || exit 0
+part=$(readlink -f "$KADEPLOY_DEPLOY_PART")  # GRUB knows no links to disks
 said=$(
-  grub-install --target=i386-pc --boot-directory="$boot" --force --no-floppy "$KADEPLOY_DEPLOY_PART" 2>&1
+  grub-install --target=i386-pc --boot-directory="$boot" --force --no-floppy "$part" 2>&1
 ) || { echo "$said" >&2; exit 1; }
 [ -f "$boot/grub/i386-pc/core.img" ] || { echo "grub-install left no core.img: $said" >&2; exit 1; }
