@@ -38,6 +38,16 @@ OUTPUT_LIMIT = 64 << 10
 """Bytes kept of each output stream: as many of its head as of its tail."""
 LINE_LIMIT = 300
 """Characters of a line that serves as a reason."""
+LINGER = 1.0
+"""Seconds in which the output of a program that has ended may still come."""
+_TICK = 0.1
+_EPILOGUE = re.compile(
+    r"dmesg\(1\) may have more information"
+    r"|tar: (Exiting with failure status|Error is not recoverable|Child (returned status|died with signal))"
+    r"|Try '.*' for more information"
+    r"|\[it has ended; "
+)
+"""What programs say after the reason: that there was one."""
 
 
 # --- words ------------------------------------------------------------------------------------------------------
@@ -114,6 +124,8 @@ class Ended(NamedTuple):
 async def run(arguments: Sequence[str], limit: float | None = None) -> Ended:
     """Run a program of this machine to its end; it is killed with its children after *limit* seconds, or if cancelled.
 
+    What it leaves running when it ends is left alone, and not waited for though it holds the program's output.
+
     Raises:
         OSError: it cannot be started.
     """
@@ -125,8 +137,14 @@ async def run(arguments: Sequence[str], limit: float | None = None) -> Ended:
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
-                await asyncio.gather(_drain(process.stdout, stdout), _drain(process.stderr, stderr))
-                rc = await process.wait()
+                output = asyncio.gather(_drain(process.stdout, stdout), _drain(process.stderr, stderr))
+                while not output.done() and process.returncode is None:  # asyncio's own wait is for the output, too
+                    await asyncio.wait([output], timeout=_TICK)
+                try:
+                    await asyncio.wait_for(output, LINGER if process.returncode is not None else None)
+                except TimeoutError:
+                    process._transport.close()  # type: ignore[attr-defined]  # else its pipes outlive the loop
+                rc = process.returncode if process.returncode is not None else await process.wait()
     finally:
         if rc is None:
             end_group(process.pid)
@@ -174,5 +192,8 @@ def last_line(text: str) -> str:
 
     >>> last_line("mount: checking\n  no such device \n\n")
     'no such device'
+    >>> last_line("tar: x: Cannot open: No such file\ntar: Exiting with failure status due to previous errors")
+    'tar: x: Cannot open: No such file'
     """
-    return next((line.strip()[:LINE_LIMIT] for line in reversed(text.splitlines()) if line.strip()), "")
+    said = [line.strip() for line in reversed(text.splitlines()) if line.strip()]
+    return next((line for line in said if not _EPILOGUE.match(line)), said[0] if said else "")[:LINE_LIMIT]

@@ -241,9 +241,11 @@ def _root(sources: Sources, environment: Environment) -> str:
 
 def _disk(sources: Sources) -> dict[str, Any]:
     chosen = sources.boot_partition
+    known = sources.cluster.disk
+    named = known.firmware_number if sources.device == known.device else None
     return {
         "boots": "disk",
-        "disk": disk_index(sources.device),
+        "disk": disk_index(sources.device) if named is None else named,
         "partition": sources.partition if chosen is None else chosen,
         "efi_partition": sources.cluster.disk.number("efi"),
     }
@@ -262,7 +264,8 @@ def disk_index(device: str) -> int:
         controller, card, letter = found.groups()
         return ord(letter) - ord("a") if letter else int(controller or card)
     raise ConfigError(
-        f"the number of disk {device} is unknown to boot loaders: sda, vda, nvme0n1 and the like have one."
+        f"the name of disk {device} does not tell its number to boot loaders, as sda, vda or nvme0n1 do: "
+        "set disk.firmware_number in the cluster file (0: the disk that BIOS boots first)."
     )
 
 

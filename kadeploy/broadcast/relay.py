@@ -75,6 +75,8 @@ PROBES = 8  # members asked at once for a sign of life
 STDERR_TAIL = 2000  # bytes kept of what a sink says
 REPORT_LIMIT = 1 << 15  # bytes of what a member may report, on the average of those in its range
 LOSSES = 10  # how often the connection to a member may break before it is skipped
+WORDS = 3  # lines of it that are told
+EPILOGUES = ("tar: Exiting with failure status", "tar: Error is not recoverable", "tar: Child ")
 
 
 # -- what is told to the controller -----------------------------------------------------------------------------------
@@ -322,7 +324,7 @@ class Sink:
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self.hear()
         self.finished = True
-        said = self.tail.decode(errors="replace").strip() or "no message"
+        said = last_words(self.tail) or "no message"
         where = "" if self.written == size else f" after {self.written} of {size} bytes"
         if self.failure is None and (status or where):
             self.failure = f"the command that unpacks the image ended with status {status}{where}: {said}"
@@ -332,6 +334,17 @@ class Sink:
         self.failure = self.failure or reason
         if not self.finished:
             os.killpg(self.pid, signal.SIGKILL)
+
+
+def last_words(tail: bytes) -> str:
+    """The last lines of a command's complaints, up to `WORDS` of them; one that was cut at its beginning is left out.
+
+    tar and its kin say last that there was an error: that is left out, too, where there is something better.
+    """
+    lines = tail.decode(errors="replace").splitlines()[len(tail) >= STDERR_TAIL :]
+    lines = [line.strip() for line in lines if line.strip()] or [tail.decode(errors="replace").strip()]
+    better = [line for line in lines if not line.startswith(EPILOGUES)]
+    return "; ".join(dict.fromkeys((better or lines)[-WORDS:]))
 
 
 class Branch:

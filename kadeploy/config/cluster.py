@@ -20,6 +20,9 @@ class Disk(Struct, frozen=True, kw_only=True):
     """The disk that deployments go to, and how it is cut."""
 
     device: str = "/dev/sda"
+    """``/dev/sda``, or a link of udev's below ``/dev/disk``, which stays where ``sda`` and ``sdb`` change places."""
+    firmware_number: int | None = None
+    """The disk's rank for BIOS and boot loaders, from 0; None: as its name says, ``/dev/sdb`` is 1."""
     table: Literal["gpt", "msdos"] = "msdos"
     partitions: tuple[Partition, ...] = ()
 

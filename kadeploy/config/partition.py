@@ -7,6 +7,9 @@ from typing import Literal
 
 from kadeploy.config.file import Struct
 
+LINKS = "/dev/disk/"
+"""Where names of disks are that stay the same whatever the order in which Linux finds them."""
+
 
 class Partition(Struct, frozen=True, kw_only=True):
     """One line of the partition layout."""
@@ -18,13 +21,17 @@ class Partition(Struct, frozen=True, kw_only=True):
 
 
 def partition_device(device: str, number: int | None) -> str:
-    """Join disk and partition number the way Linux does; None is the whole device.
+    """Join disk and partition number the way Linux does, and udev for its links; None is the whole device.
 
     >>> partition_device("/dev/sda", 3), partition_device("/dev/nvme0n1", 3)
     ('/dev/sda3', '/dev/nvme0n1p3')
+    >>> partition_device("/dev/disk/by-id/wwn-0x5000c500a1b2c3d4", 3)
+    '/dev/disk/by-id/wwn-0x5000c500a1b2c3d4-part3'
     """
     if number is None:
         return device
+    if device.startswith(LINKS):
+        return f"{device}-part{number}"
     return f"{device}p{number}" if device[-1].isdigit() else f"{device}{number}"
 
 
@@ -33,7 +40,12 @@ def split_partition(part: str) -> tuple[str, int | None]:
 
     >>> split_partition("/dev/sda3"), split_partition("/dev/nvme0n1p3"), split_partition("/dev/sdb")
     (('/dev/sda', 3), ('/dev/nvme0n1', 3), ('/dev/sdb', None))
+    >>> split_partition("/dev/disk/by-path/pci-0000:00:1f.2-ata-1-part2")
+    ('/dev/disk/by-path/pci-0000:00:1f.2-ata-1', 2)
     """
+    if part.startswith(LINKS):
+        device, mark, number = part.rpartition("-part")
+        return (device, int(number)) if mark and number.isdigit() else (part, None)
     if found := re.fullmatch(r"(.*\d)p(\d+)|(.*/(?:s|h|v|xv|das)d[a-z]+)(\d+)", part):
         return found[1] or found[3], int(found[2] or found[4])
     return part, None

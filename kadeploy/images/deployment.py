@@ -235,7 +235,7 @@ def _configure(tree: Path, authorized_key: str, host_key: Path) -> None:
     (tree / "var/run").symlink_to("/run")
     files = HERE / "files"
     install(files / "deployment/init", tree / "init")
-    for name in ("inittab", "mdev.conf", "passwd", "profile"):
+    for name in ("inittab", "mdev.conf", "disk-links", "passwd", "profile"):
         install(files / "deployment" / name, tree / "etc" / name)
     for name in ("network", "dhcp-lease"):
         install(files / "shared" / name, tree / "etc" / name)

@@ -38,7 +38,10 @@ TREE_FANOUT = 2
 # off in the middle of a block it does not say that the disk is full.
 _TAR = """
 options="--numeric-owner -p"
-case $(tar --help 2>&1) in *--xattrs-include*) options="$options --xattrs --xattrs-include=*" ;; esac
+known=$(tar --help 2>&1)
+for option in --acls --selinux --xattrs --xattrs-include=*; do
+  case $known in *"${option%=*}"*) options="$options $option" ;; esac
+done
 say_if_full() {
   set -- $? $(stat -f -c '%a %S' "$KADEPLOY_ENV_EXTRACTION_DIR")
   [ $(($2 * $3)) -ge 1048576 ] || echo "No space left on device: the image is bigger than the partition" >&2

@@ -66,6 +66,9 @@ fi
 chmod -- "$KADEPLOY_SEND_MODE" "$part" && mv -f -- "$part" "$KADEPLOY_SEND_TO"
 """
 """The script behind `Connections.send`: the file is its standard input."""
+LINGER, LINGER_LIMIT = 1.0, 10.0
+"""Seconds without output, and in all, after which a command that has ended is no longer listened to: something that it
+started lives on and holds its output open."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 # Cheap and safe algorithms first; the others are for old deployment systems.
@@ -123,9 +126,12 @@ class _Session(asyncssh.SSHClientSession[bytes]):
         self._on_data = on_data or self.stdout.add
         self._left = LISTEN_LIMIT if on_data else OUTPUT_LIMIT
         self._greeting = b""
+        self._heard = self._exited = 0.0
+        self.lingers = False
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """Sort the two streams."""
+        self._heard = time.monotonic()
         self._left -= len(data)
         if self._left < 0:
             self.too_much("its output is too long")
@@ -155,9 +161,27 @@ class _Session(asyncssh.SSHClientSession[bytes]):
             self.ended.set_result(None)
 
     def exit_status_received(self, status: int) -> None:
-        """The command ended by itself."""
-        if not self.reason:
-            self.rc = status
+        """The command ended by itself; what it said may still be on its way."""
+        if self.reason:
+            return
+        self.rc = status
+        self._heard = self._exited = time.monotonic()
+        self._listen_on()
+
+    def _listen_on(self) -> None:
+        """Wait for the end of the output, though not for ever."""
+        if self.ended.done():
+            return
+        now = time.monotonic()
+        left = min(self._heard + LINGER, self._exited + LINGER_LIMIT) - now
+        if left > 0:
+            asyncio.get_running_loop().call_later(left, self._listen_on)
+            return
+        self.lingers = True
+        self.stderr.add(
+            b"[it has ended; something that it started goes on and holds its output, which is not waited for]\n"
+        )
+        self.ended.set_result(None)
 
     def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:  # noqa: ARG002
         """The command was ended by a signal."""
@@ -239,6 +263,8 @@ class Connections:
         finally:
             if session and not session.ended.done():  # timed out, cancelled, or its input could not be read
                 await self._end(target, session, channel)
+            elif session and session.lingers:
+                channel.close()
         return _with_output(outcome, session, time.monotonic() - begun)
 
     async def send(self, target: Target, local: Path, remote: str, mode: int = 0o644, timeout: float = 0) -> Outcome:

@@ -111,6 +111,21 @@ def test_a_partition_image_is_written_once_more_though_the_last_try_has_mounted_
     holds(light, FILES)
 
 
+def test_a_disk_that_is_named_by_a_link_is_deployed_to(light: Cluster, tgz: tuple[Environment, LocalImage]) -> None:
+    light.everywhere(
+        "umount -R /mnt/dest 2>/dev/null || true; mkdir -p /dev/disk/by-id; cd /dev/disk/by-id\n"
+        "ln -sfn ../../sda test; for number in 1 2 3 5; do ln -sfn ../../sda$number test-part$number; done"
+    )
+    known = light.configuration.clusters["lab"].disk
+    named = msgspec.structs.replace(known, device="/dev/disk/by-id/test", firmware_number=0)
+    asked = {"environment": tgz[0], "cluster": light.with_cluster(disk=named)}
+    assert all_ok(light.play(DISK_PLAY, **asked))
+    assert all_ok(light.play("BroadcastEnvChain", image=tgz[1], **asked))
+    holds(light, FILES)
+    (menu,) = light.everywhere("grep root=/dev /mnt/dest/boot/grub/grub.cfg")
+    assert "'root=/dev/disk/by-id/test-part3'" in menu
+
+
 def _end(device: Path) -> str:
     """Digest of the last MiB."""
     with device.open("rb") as stream:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,6 +197,57 @@ def test_where_grub_cannot_be_installed_its_own_reason_is_told(
     assert all("grub-install: error: " in each.message and reason in each.message for each in outcomes.values())
 
 
+def tree(path: Path, *members: tarfile.TarInfo) -> tuple[Environment, LocalImage]:
+    """An environment with `FILES` and some links or attributes beside them."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for member in members:
+            tar.addfile(member)
+        for name, content in FILES.items():
+            file = tarfile.TarInfo(name.replace("boot/", "usr/lib/boot/"))
+            file.size = len(content)
+            tar.addfile(file, io.BytesIO(content))
+    path.write_bytes(subprocess.run(["gzip", "-c"], input=plain.getvalue(), capture_output=True, check=True).stdout)
+    return described(path, "tgz")
+
+
+def link(name: str, target: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, target
+    return member
+
+
+def test_boot_loader_files_stay_in_the_image_wherever_its_links_lead(light: Cluster, tmp_path: Path) -> None:
+    links = [
+        link("boot", "/usr/lib/boot"),
+        link("usr/lib/boot/grub/grub.cfg", "/root/outside"),
+        link("usr/lib/boot/grub/i386-pc", "/root/outside"),
+    ]
+    environment, image = tree(tmp_path / "image", *links)
+    prepared(light, environment)
+    assert all_ok(light.play("BroadcastEnvChain", environment=environment, image=image))
+    inside = "/mnt/dest/usr/lib/boot/grub"
+    assert light.everywhere(f"grep -c vmlinuz {inside}/grub.cfg; test -s {inside}/i386-pc/core.img") == {"1\n"}
+    assert light.everywhere("ls -d /usr/lib/boot /root/outside 2>/dev/null || true") == {""}
+
+
+def test_access_lists_and_labels_of_an_image_arrive(light: Cluster, tmp_path: Path) -> None:
+    """As tar stores them with --acls and --selinux alone."""
+    member = tarfile.TarInfo("etc/listed")
+    member.pax_headers = {
+        "SCHILY.acl.access": "user::rw-\nuser:1234:r--\ngroup::r--\nmask::r--\nother::---\n",
+        "RHT.security.selinux": "system_u:object_r:etc_t:s0",
+    }
+    environment, image = tree(tmp_path / "image", member, link("boot", "usr/lib/boot"))
+    prepared(light, environment)
+    assert all_ok(light.play("BroadcastEnvChain", environment=environment, image=image, options=NO_BOOTLOADER))
+    read = "import os; f = '/mnt/dest/etc/listed'; print({name: os.getxattr(f, name) for name in os.listxattr(f)})"
+    (found,) = light.everywhere(f'python3 -c "{read}"')
+    assert "system_u:object_r:etc_t:s0" in found
+    assert "'system.posix_acl_access'" in found
+    assert repr((1234).to_bytes(4, "little"))[2:-1] in found
+
+
 # --- pre- and post-installs, custom operations ------------------------------------------------------------------------
 
 
@@ -268,6 +320,34 @@ def test_a_failing_preinstall_is_that_nodes_failure(
     assert outcomes["node-2"].rc == 4
 
 
+def test_a_postinstall_has_ended_though_a_daemon_of_its_holds_its_output(
+    light: Cluster, tmp_path: Path, tgz: tuple[Environment, LocalImage]
+) -> None:
+    environment, image = tgz
+    script = b"#!/bin/sh\nsleep 900 &\necho $! > /tmp/daemon\n"
+    prepared(light, environment)
+    began = time.monotonic()
+    outcomes = light.play(
+        "BroadcastEnvChain",
+        environment=environment,
+        image=image,
+        options=NO_BOOTLOADER,
+        postinstalls=(local(tmp_path / "post.tgz", {"run.sh": script}, "run.sh"),),
+    )
+    assert all_ok(outcomes)
+    assert time.monotonic() - began < 60
+    light.everywhere("kill $(cat /tmp/daemon)")
+
+
+def test_a_script_with_the_line_ends_of_windows_is_told(
+    light: Cluster, tmp_path: Path, tgz: tuple[Environment, LocalImage]
+) -> None:
+    pre = local(tmp_path / "pre.tgz", {"run.sh": b"#!/bin/sh\r\ntrue\r\n"}, "run.sh now")
+    outcomes = light.play(DISK_PLAY, environment=tgz[0], preinstall=pre)
+    assert set(verdicts(outcomes).values()) == {Verdict.KO}
+    assert all("run.sh has the line ends of Windows" in outcome.message for outcome in outcomes.values())
+
+
 def test_custom_operations_run_before_after_and_instead(
     light: Cluster, tmp_path: Path, tgz: tuple[Environment, LocalImage]
 ) -> None:
@@ -306,6 +386,37 @@ def test_a_failing_mkfs_says_why(light: Cluster, broken_node: str, tgz: tuple[En
     light.on(broken_node, f"{spoil}; chmod 755 /usr/sbin/mkfs.ext4")
     outcomes = light.play(DISK_PLAY, environment=tgz[0], options=NO_BOOTLOADER)
     only(broken_node, outcomes, "format_deploy_part", "bad block 7")
+
+
+def test_a_disk_with_big_sectors_is_refused_under_bios_and_taken_where_it_boots(
+    light: Cluster, broken_node: str, tgz: tuple[Environment, LocalImage]
+) -> None:
+    light.on(
+        broken_node,
+        "umount -R /mnt/dest 2>/dev/null || true; swapoff -a; wipefs -qaf /dev/sda; partx -d /dev/sda || true",
+    )
+    disk = light.device(broken_node)
+    subprocess.run(["losetup", "--sector-size", "4096", disk], check=True)
+    try:
+        outcomes = light.play(DISK_PLAY, environment=tgz[0], options=NO_BOOTLOADER)
+        only(broken_node, outcomes, "create_partition_table", "sectors have 4096 bytes: have cluster lab boot by UEFI")
+        assert light.on(broken_node, "wipefs --noheadings /dev/sda") == ""
+        loader = msgspec.structs.replace(light.configuration.clusters["lab"].loader, firmware="uefi", profiles="grub")
+        prepared(light, tgz[0], cluster=light.with_cluster(loader=loader))
+    finally:
+        light.on(
+            broken_node, "umount -R /mnt/dest 2>/dev/null || true; wipefs -qaf /dev/sda; partx -d /dev/sda || true"
+        )
+        subprocess.run(["losetup", "--sector-size", "512", disk], check=True)
+
+
+def test_what_keeps_a_partition_from_being_mounted_is_told_and_not_where_to_look_for_more(
+    light: Cluster, broken_node: str, tgz: tuple[Environment, LocalImage]
+) -> None:
+    spoil = "rm /usr/sbin/mkfs.ext4; printf '#!/bin/sh\\nmkswap $KADEPLOY_FORMAT_PART\\n' > /usr/sbin/mkfs.ext4"
+    light.on(broken_node, f"{spoil}; chmod 755 /usr/sbin/mkfs.ext4")
+    outcomes = light.play(DISK_PLAY, environment=tgz[0], options=NO_BOOTLOADER)
+    only(broken_node, outcomes, "mount_deploy_part", "unknown filesystem type 'swap'")
 
 
 def test_a_full_partition_is_that_nodes_failure(light: Cluster, broken_node: str, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import doctest
+import os
 import re
 import shlex
+import signal
 import time
 from pathlib import Path
 
@@ -109,6 +111,16 @@ def test_one_that_takes_too_long_is_killed_with_its_children_and_what_it_said_is
     assert ended.seconds < 60
     child = process.find(int(ended.stdout))
     assert child is None or child.wait(5)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_one_has_ended_though_a_daemon_that_it_started_holds_its_output(status: int) -> None:
+    ended = run(f"sleep 1000 & echo $!; exit {status}", 60)
+    child = process.find(int(ended.stdout))
+    assert child is not None, "it was left alone"
+    os.kill(int(ended.stdout), signal.SIGKILL)
+    assert ended.rc == status
+    assert ended.seconds < 30
 
 
 def test_one_that_is_no_longer_wanted_is_killed_with_its_children(tmp_path: Path) -> None:

@@ -179,3 +179,20 @@ def test_a_uefi_machine_is_deployed_from_a_gpt_disk(uefi: Cluster) -> None:
     assert "BOOT_IMAGE=" in said
     assert "/dev/sda3 on / type ext4" in said
     assert "/sys/firmware/efi" in said
+
+
+def test_a_uefi_machine_boots_from_xfs_and_btrfs_with_the_parameters_of_the_description(
+    uefi: Cluster, tmp_path: Path
+) -> None:
+    """GRUB, from the network, reads both; BIOS has no place for a boot sector there."""
+    assert uefi.run("karights3", "-a", "-m", "node-1", "-p", "*", "-u", "root").returncode == 0
+    words = request(uefi)
+    for filesystem in ("xfs", "btrfs"):
+        lines = description(uefi) | {"filesystem": filesystem, "kernel_params": 'probe="a b" plain="c" x={$y;}'}
+        path = tmp_path / f"{filesystem}.env"
+        path.write_text("".join(f"{key} : {value}\n" for key, value in lines.items()))
+        words[words.index("-a") + 1] = str(path)
+        succeeds(uefi, "kadeploy3", "-m", "node-1", *words)
+        said = uefi.wait_ssh("node-1", command=f"{CMDLINE}; mount | grep ' on / '")
+        assert f"/dev/sda3 on / type {filesystem}" in said
+        assert said.splitlines()[0].endswith('"probe=a b" plain=c x={$y;}')

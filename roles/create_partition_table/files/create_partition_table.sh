@@ -6,6 +6,12 @@ set -eu
   exit 1
 }
 disk=$(readlink -f "$KADEPLOY_BLOCK_DEVICE")
+sector=$(blockdev --getss "$disk")
+if [ "$KADEPLOY_FIRMWARE $KADEPLOY_BOOTS_FROM" = 'bios disk' ] && [ "${sector:-512}" -ne 512 ]; then
+  echo "BIOS cannot boot $disk, whose sectors have $sector bytes: have cluster $KADEPLOY_CLUSTER boot by UEFI" \
+    "(loader.firmware: uefi), or its kernels over the network (loader.method: pure_pxe)" >&2
+  exit 1
+fi
 case $disk in *[0-9]) first=${disk}p ;; *) first=$disk ;; esac
 
 for part in "$disk" "$first"[0-9]*; do
@@ -31,6 +37,7 @@ old=$(
 printf '%s' "$KADEPLOY_PARTITION_TABLE" |
   sfdisk --quiet --no-reread --no-tell-kernel --force --wipe never --wipe-partitions never "$disk"
 partx -u "$disk" || partprobe "$disk"
+[ ! -x /etc/disk-links ] || /etc/disk-links
 if command -v udevadm > /dev/null; then udevadm settle --timeout=10 || true; fi
 
 for ((tries = 0; tries < 50; tries++)); do

@@ -4,13 +4,26 @@ set -eu
   echo "GRUB cannot hand on the kernel parameters of $KADEPLOY_ENV as they are: $KADEPLOY_ENV_KERNEL_PARAMS" >&2
   exit 1
 }
-root=$KADEPLOY_ENV_EXTRACTION_DIR
-mkdir -p "$root/boot/grub"
+# Seen from inside: /boot may be a symbolic link, and none leads out of the image.
+boot=$KADEPLOY_ENV_EXTRACTION_DIR$(python3 -IS -c '
+import os
+
+os.chroot(os.environ["KADEPLOY_ENV_EXTRACTION_DIR"])
+boot = os.path.realpath("/boot")
+if os.path.islink(boot + "/grub"):
+    os.unlink(boot + "/grub")
+os.makedirs(boot + "/grub", exist_ok=True)
+for folder, folders, files in os.walk(boot + "/grub"):
+    for link in filter(os.path.islink, [folder + "/" + name for name in folders + files]):
+        os.unlink(link)
+print(boot)
+')
 uuid=$(blkid -s UUID -o value "$KADEPLOY_DEPLOY_PART")
-printf 'search --no-floppy --fs-uuid --set=root %s\n%s' "$uuid" "$KADEPLOY_GRUB_MENU" > "$root/boot/grub/grub.cfg"
+printf 'search --no-floppy --fs-uuid --set=root %s\n%s' "$uuid" "$KADEPLOY_GRUB_MENU" > "$boot/grub/grub.cfg"
 
 [ "$KADEPLOY_FIRMWARE" = bios ] || exit 0
+part=$(readlink -f "$KADEPLOY_DEPLOY_PART")  # GRUB knows no links to disks
 said=$(
-  grub-install --target=i386-pc --boot-directory="$root/boot" --force --no-floppy "$KADEPLOY_DEPLOY_PART" 2>&1
+  grub-install --target=i386-pc --boot-directory="$boot" --force --no-floppy "$part" 2>&1
 ) || { echo "$said" >&2; exit 1; }
-[ -f "$root/boot/grub/i386-pc/core.img" ] || { echo "grub-install left no core.img: $said" >&2; exit 1; }
+[ -f "$boot/grub/i386-pc/core.img" ] || { echo "grub-install left no core.img: $said" >&2; exit 1; }

@@ -13,4 +13,9 @@ case $KADEPLOY_ARCHIVE_SCRIPT in
   none | breakpoint) exit 0 ;;
 esac
 cd "$rambin"
+script=${KADEPLOY_ARCHIVE_SCRIPT%% *}
+if [ -f "$script" ] && head -n 1 "$script" | grep -q $'^#!.*\r$'; then
+  echo "$script has the line ends of Windows, and Linux finds no such interpreter: convert it, with dos2unix" >&2
+  exit 1
+fi
 exec bash -c "exec $rambin/$KADEPLOY_ARCHIVE_SCRIPT" < /dev/null

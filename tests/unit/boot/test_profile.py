@@ -157,8 +157,16 @@ def test_the_disk_has_the_number_that_its_name_suggests(device: str, index: int)
 
 
 def test_a_disk_whose_name_tells_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="/dev/disk/by-id/x"):
+    with pytest.raises(ConfigError, match=r"/dev/disk/by-id/x .*set disk\.firmware_number"):
         disk_index("/dev/disk/by-id/x")
+
+
+def test_a_disk_that_is_named_by_a_link_has_the_number_that_the_site_gives_it() -> None:
+    disk = Disk(device="/dev/disk/by-id/x", firmware_number=1, partitions=build.DEPLOY)
+    cluster = build.cluster(disk=disk, loader=loader("pxelinux"), nodes=(NodeRange(name="gdx-1", address="10.0.66.7"),))
+    assert "APPEND hd1 3\n" in render(sources(loader("pxelinux"), cluster=cluster), "deployed", NODE)
+    other = Options(block_device="/dev/sda")
+    assert "APPEND hd0 3\n" in render(sources(loader("pxelinux"), cluster=cluster, options=other), "deployed", NODE)
 
 
 def test_the_boot_partition_may_be_another_than_the_deployed_one_and_0_is_the_whole_disk() -> None:

@@ -14,7 +14,22 @@ from kadeploy.config import partition
 from kadeploy.config.partition import partition_device, split_partition
 
 SOURCES = Path(partition.__file__).parents[1]
-DISKS = st.sampled_from(["sda", "sdaa", "vdb", "xvda", "hda", "nvme0n1", "nvme10n2", "mmcblk0", "loop7", "md127"])
+DISKS = st.sampled_from(
+    [
+        "sda",
+        "sdaa",
+        "vdb",
+        "xvda",
+        "hda",
+        "nvme0n1",
+        "nvme10n2",
+        "mmcblk0",
+        "loop7",
+        "md127",
+        "disk/by-id/wwn-0x5",
+        "disk/by-path/pci-0000:00:1f.2-ata-1",
+    ]
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +39,7 @@ DISKS = st.sampled_from(["sda", "sdaa", "vdb", "xvda", "hda", "nvme0n1", "nvme10
         ("/dev/nvme0n1", 3, "/dev/nvme0n1p3"),
         ("/dev/mmcblk0", 3, "/dev/mmcblk0p3"),
         ("/dev/sda", None, "/dev/sda"),
+        ("/dev/disk/by-id/nvme-eui.0025385b01234567", 3, "/dev/disk/by-id/nvme-eui.0025385b01234567-part3"),
     ],
 )
 def test_disk_and_number_are_joined_as_linux_does(device: str, number: int | None, path: str) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import string
 import subprocess
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +210,19 @@ def test_a_time_out_ends_the_command_and_its_children_on_the_node(nodes: Nodes, 
     assert outcome.message == "Timed out after 1.5 s; it was ended."
     assert outcome.stdout == "before\n"
     _until(lambda: not any(_alive(int(pid)) for pid in pids.read_text().split()))
+
+
+@pytest.mark.parametrize(("status", "verdict"), [(0, Verdict.OK), (7, Verdict.KO)])
+def test_a_script_has_ended_though_something_it_started_holds_its_output(
+    nodes: Nodes, status: int, verdict: Verdict
+) -> None:
+    began = time.monotonic()
+    outcome = run(nodes, f"sleep 60 & echo $!; echo 'no such card' >&2; exit {status}", timeout=50)
+    subprocess.run(["kill", outcome.stdout.strip()], check=True)  # it was left alone
+    assert (outcome.verdict, outcome.rc) == (verdict, status)
+    assert outcome.message == ("" if status == 0 else "no such card")
+    assert "something that it started goes on" in outcome.stderr
+    assert time.monotonic() - began < 20
 
 
 def test_a_connection_stays_of_use_after_a_time_out(nodes: Nodes) -> None:
