@@ -35,6 +35,10 @@ FAULTS = {
     "hang": "its command that cuts the disk never ends",
     "slow": "each of its commands takes a second longer",
     "die": "its power fails in the middle of the broadcast",
+    "impostor": "it answers as the deployment system, but has not booted by its profile",
+    "stay": "its deployment system goes on, whatever is ordered",
+    "lie-bytes": "it tells of another size than the image's",
+    "lie-digest": "it tells another SHA-256 than the image's",
 }
 """What can be wrong with a node on purpose."""
 

@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from kadeploy import process
+from kadeploy.boot.secret import find
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.microsteps.microstep import MicroStep
 from kadeploy.remote import reach
@@ -34,7 +36,8 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     waited for in an attempt of their own.
 
     In a VLAN a node answers under another address once it has left the deployment system. The deployment system is
-    asked whether it was booted after this ansible-playbook began, since it may have run already.
+    asked whether it was booted after this ansible-playbook began, since it may have run already, and for the secret of
+    this try, where it was booted with one.
     """
     request, site = step.request, step.request.site
     limits, options = request.cluster.timeouts, request.options
@@ -51,8 +54,10 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     if step.args["target"] == "deploy":
         confirm = reach.booted_after(step.remote, begun)
         leave_late = os.environ.get("KADEPLOY_RUN") == "1" and request.operation == "deploy" and not goes_on
+        secret = find(Path(request.workflow_dir), request.attempt)
+        prove = reach.shows(step.remote, secret.parameter) if secret else None
         ports = [site.marker_port, site.ssh.port]
-        return await wait(targets, ports, [], confirm=confirm, leave_late=leave_late)
+        return await wait(targets, ports, [], confirm=confirm, prove=prove, leave_late=leave_late)
     vlan = {node.name: node.vlan_address for node in request.nodes}
     targets = [replace(target, address=vlan[target.name] or target.address) for target in targets]
     settle = SETTLE_AFTER_DEPLOYMENT if request.operation == "deploy" else reach.SETTLE

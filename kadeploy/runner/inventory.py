@@ -66,10 +66,11 @@ def known_hosts_lines(request: Request) -> str:
 
 
 def reboot_level(request: Request) -> str:
-    """Soft at first, hard when an attempt is repeated; reboot operations say it themselves."""
-    if request.operation == "deploy":
-        return "hard" if request.attempt.retry else "soft"
-    return request.boot.level
+    """The site's first level, at least hard when an attempt is repeated; reboot operations say it themselves."""
+    if request.operation != "deploy":
+        return request.boot.level
+    first = request.site.first_reboot
+    return "hard" if request.attempt.retry and first == "soft" else first
 
 
 def wants(request: Request) -> dict[str, bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -9,7 +11,7 @@ from kadeploy.config.cluster import Disk, Loader, NodeRange
 from kadeploy.config.partition import Partition
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.runner.inventory import host_variables, partition_table, reboot_level, script_variables, variables, wants
-from kadeploy.runner.request import LocalArchive, Options, Request
+from kadeploy.runner.request import LocalArchive, NextBoot, Options, Request
 from kadeploy.workflow import Attempt
 from tests.unit import build
 
@@ -117,6 +119,16 @@ def test_an_attempt_reboots_softly_at_first_and_hard_when_it_is_repeated() -> No
     again = Attempt(macro_step="SetDeploymentEnv", implementation="SetDeploymentEnvUntrusted", retry=1)
     assert reboot_level(request()) == "soft"
     assert reboot_level(request(attempt=again)) == "hard"
+
+
+@pytest.mark.parametrize("first", ["hard", "very_hard"])
+def test_a_site_may_begin_with_a_reboot_that_no_system_on_the_node_can_ignore(tmp_path: Path, first: str) -> None:
+    site = build.site(tmp_path, first_reboot=first)
+    assert reboot_level(request(site=site)) == first
+    again = Attempt(macro_step="SetDeploymentEnv", implementation="SetDeploymentEnvUntrusted", retry=1)
+    assert reboot_level(request(site=site, attempt=again)) == first
+    reboot = request(site=site, operation="reboot", boot=NextBoot(level="soft"))
+    assert reboot_level(reboot) == "soft", "whoever reboots says how"
 
 
 def test_scripts_get_the_variables_of_the_specification() -> None:
