@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import jinja2
 
 from kadeploy.boot import loaders, parameters
+from kadeploy.boot.secret import Secret
 from kadeploy.config.cluster import Cluster, Node
 from kadeploy.config.folder import collection
 from kadeploy.config.partition import partition_device
@@ -74,6 +75,8 @@ class Sources:
     """What `NODE_PATTERN` stands for, by node."""
     vlan_addresses: Mapping[str, str] = field(default_factory=dict)
     """IPv4 address in the VLAN that was asked for, by node."""
+    secret: Secret | None = None
+    """What the deployment system is to show."""
 
 
 # --- writing ----------------------------------------------------------------------------------------------------
@@ -164,7 +167,7 @@ def _texts(sources: Sources, kind: ProfileKind, node: Node) -> dict[Loader, str]
     loader = sources.cluster.loader
     if kind == "custom" or (kind == "deployed" and sources.text):
         return {loader.profiles: custom(sources, node)}
-    values = _boots(sources, kind)
+    values = _boots(sources, kind, node)
     second = _SECOND[loader.firmware]
     if loader.profiles == "ipxe" and values["boots"] != "linux":
         return {"ipxe": _filled(sources, "ipxe", values), second: _filled(sources, second, values)}
@@ -198,15 +201,17 @@ def custom(sources: Sources, node: Node) -> str:
     return text if text.endswith("\n") else f"{text}\n"
 
 
-def _boots(sources: Sources, kind: ProfileKind) -> dict[str, Any]:
+def _boots(sources: Sources, kind: ProfileKind, node: Node) -> dict[str, Any]:
     """Values for the templates; ``boots`` is linux, xen or disk."""
     loader = sources.cluster.loader
     if kind == "deploy":
-        return _linux(sources, loader.kernel, loader.initrd, loader.params, tell_interface=True)
+        params = _with_secret(sources, loader.params, node)
+        return _linux(sources, loader.kernel, loader.initrd, params, tell_interface=True)
     if kind == "nfsroot":
         if not loader.nfsroot_kernel:
             raise ConfigError(f"clusters/{sources.cluster.name}.yml: loader.nfsroot_kernel is not set.")
-        return _linux(sources, loader.nfsroot_kernel, loader.nfsroot_initrd, loader.nfsroot_params, tell_interface=True)
+        params = _with_secret(sources, loader.nfsroot_params, node)
+        return _linux(sources, loader.nfsroot_kernel, loader.nfsroot_initrd, params, tell_interface=True)
     environment = sources.environment
     boots = loaders.boots(loader, environment)
     if environment is None or boots == "disk":
@@ -219,6 +224,10 @@ def _boots(sources: Sources, kind: ProfileKind) -> dict[str, Any]:
             raise ConfigError(f"environment {environment.name} has no hypervisor file: add `hypervisor` to it.")
         values |= {"boots": "xen", "hypervisor": hypervisor, "hypervisor_params": environment.hypervisor_params}
     return values
+
+
+def _with_secret(sources: Sources, params: str, node: Node) -> str:
+    return f"{params} {sources.secret.parameter(node.name)}" if sources.secret else params
 
 
 def _linux(sources: Sources, kernel: str, initrd: str, params: str, *, tell_interface: bool = False) -> dict[str, Any]:

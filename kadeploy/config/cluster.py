@@ -49,6 +49,8 @@ class Loader(Struct, frozen=True, kw_only=True):
     nfsroot_kernel: str = ""
     nfsroot_initrd: str = ""
     nfsroot_params: str = ""
+    show_secret: bool = True
+    """Whether the deployment system gets, and must show, the secret of its try as a kernel parameter."""
 
 
 class PowerCommands(Struct, frozen=True, kw_only=True):

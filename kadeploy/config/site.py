@@ -111,6 +111,8 @@ class Site(Struct, frozen=True, kw_only=True):
     purge_deployment_timer: int = 900
     """Seconds after which a claim left by a dead controller elsewhere no longer counts."""
     marker_port: int = 25300
+    first_reboot: Literal["soft", "hard", "very_hard"] = "soft"
+    """Level of a deployment's first reboot: soft asks the system on the node, hard does without its goodwill."""
     network_namespace: str = ""
     """Enter this network namespace before any traffic (used by the lab)."""
     extraction_dir: str = "/mnt/dest"

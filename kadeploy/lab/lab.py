@@ -39,6 +39,10 @@ FAULTS = {
     "bmc-says-off": "its BMC says that it is off, whatever it is",
     "bmc-idle": "its BMC takes every order and does nothing",
     "bmc-late": "its BMC does what it was told twenty seconds later",
+    "impostor": "it answers as the deployment system, but has not booted by its profile",
+    "stay": "its deployment system goes on, whatever is ordered",
+    "lie-bytes": "it tells of another size than the image's",
+    "lie-digest": "it tells another SHA-256 than the image's",
 }
 """What can be wrong with a node on purpose."""
 

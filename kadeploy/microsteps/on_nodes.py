@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
+from kadeploy.boot.secret import make
 from kadeploy.microsteps.microstep import MicroStep
 from kadeploy.remote.fanout import Target, on_all
 from kadeploy.remote.window import window
@@ -30,6 +31,7 @@ ARGUMENTS = {
     "disconnect_ok": {"type": "bool", "default": False},
     "pinned": {"type": "bool", "default": True},
     "breakpoint": {"type": "bool", "default": False},
+    "secret": {"type": "bool", "default": False},
 }
 """As an Ansible argument specification."""
 
@@ -39,7 +41,8 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
 
     Arguments: ``text`` (the script's bytes) with ``env``, ``stdin_file``, ``timeout`` and ``disconnect_ok``; or
     ``send``. ``window`` is a bound shared with all workflows of this machine. ``pinned: false`` accepts another host
-    key than the deployment system's. ``breakpoint`` stops the nodes once they are done.
+    key than the deployment system's. ``breakpoint`` stops the nodes once they are done. ``secret`` tells each node
+    the kernel parameter by which it will be known, in ``KADEPLOY_SECRET``.
     """
     enter = _shared_window(step)
 
@@ -61,11 +64,18 @@ async def _one(step: MicroStep, target: Target) -> Outcome:
     return await step.remote.run(
         target,
         args["text"],
-        {**step.env, **{str(name): str(value) for name, value in args["env"].items()}},
+        {**step.env, **{str(name): str(value) for name, value in args["env"].items()}, **_secret(step, target)},
         args["timeout"],
         stdin_file=Path(args["stdin_file"]) if args["stdin_file"] else None,
         disconnect_ok=args["disconnect_ok"],
     )
+
+
+def _secret(step: MicroStep, target: Target) -> Mapping[str, str]:
+    request = step.request
+    if not (step.args["secret"] and request.cluster.loader.show_secret):
+        return {}
+    return {"KADEPLOY_SECRET": make(Path(request.workflow_dir), request.attempt).parameter(target.name)}
 
 
 def _shared_window(step: MicroStep) -> Callable[[], AbstractAsyncContextManager[None]]:

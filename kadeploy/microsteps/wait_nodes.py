@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from kadeploy import commands, process
 from kadeploy.boot import traces
+from kadeploy.boot.secret import find
 from kadeploy.boot.traces import Log
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.microsteps.microstep import MicroStep
@@ -35,8 +37,9 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     In a deployment by kadeploy3 a few nodes that boot slowly, or not at all, are LATE: the others go on, and these are
     waited for in an attempt of their own.
 
-    In a VLAN a node answers under another address once it has left the deployment system. A system that may have run
-    already is asked whether it was booted after this ansible-playbook began.
+    In a VLAN a node answers under another address once it has left the deployment system. The deployment system is
+    asked whether it was booted after this ansible-playbook began, since it may have run already, and for the secret of
+    this try, where it was booted with one.
     """
     request, site = step.request, step.request.site
     limits, options = request.cluster.timeouts, request.options
@@ -54,8 +57,11 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     if step.args["target"] == "deploy":
         confirm = reach.booted_after(step.remote, begun)
         leave_late = os.environ.get("KADEPLOY_RUN") == "1" and request.operation == "deploy" and not goes_on
+        secret = find(Path(request.workflow_dir), request.attempt)
+        prove = reach.shows(step.remote, secret.parameter) if secret else None
         ports = [site.marker_port, site.ssh.port]
-        return left_behind.added(await wait(targets, ports, [], confirm=confirm, leave_late=leave_late))
+        found = await wait(targets, ports, [], confirm=confirm, prove=prove, leave_late=leave_late)
+        return left_behind.added(found)
     vlan = {node.name: node.vlan_address for node in request.nodes}
     targets = [replace(target, address=vlan[target.name] or target.address) for target in step.targets(pinned=False)]
     down = [] if step.args["target"] == "any" else [site.marker_port]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from kadeploy.boot import profile
+from kadeploy.boot.secret import make
 from kadeploy.microsteps.microstep import MicroStep
 from kadeploy.runner.request import profile_sources
 from kadeploy.workflow import Outcome
@@ -13,10 +16,13 @@ ARGUMENTS = {
     "boot": {"type": "str", "required": True, "choices": ["deploy", "deployed", "nfsroot", "custom"]},
 }
 """As an Ansible argument specification."""
+_SHOW_SECRET = {"deploy", "nfsroot"}  # systems that let us in, and that we wait for
 
 
 async def run(step: MicroStep) -> Mapping[str, Outcome]:
     """Write them; files of the controller, no node is touched."""
-    members = set(step.members)
-    nodes = [node for node in step.request.nodes if node.name in members]
-    return profile.write(profile_sources(step.request), step.args["boot"], nodes)
+    members, request, kind = set(step.members), step.request, step.args["boot"]
+    nodes = [node for node in request.nodes if node.name in members]
+    shown = kind in _SHOW_SECRET and request.cluster.loader.show_secret
+    secret = make(Path(request.workflow_dir), request.attempt) if shown else None
+    return profile.write(replace(profile_sources(request), secret=secret), kind, nodes)

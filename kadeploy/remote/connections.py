@@ -333,7 +333,12 @@ class Connections:
                     continue
                 raise UnreachableError(f"ssh to {target}: {_reason(error)}: see its console.") from error
             session.cut = functools.partial(self._spawn_end, target, session, channel)
-            channel.write(text)
+            try:
+                channel.write(text)
+            except BrokenPipeError as error:
+                raise UnreachableError(
+                    f"ssh to {target}: it ended the session before the command began: see its console."
+                ) from error
             return session, channel
         raise AssertionError("unreachable")  # pragma: no cover
 

@@ -65,19 +65,21 @@ async def wait(
     on_outcome: Callable[[str, Outcome], None] | None = None,
     settle: float = SETTLE,
     confirm: Confirm | None = None,
+    prove: Confirm | None = None,
     leave_late: bool = False,
 ) -> dict[str, Outcome]:
     """Probe until every port of *up* accepts and none of *down* does, on each target; outcomes by name.
 
     The first probe is immediate, the next ones come about every *poll* seconds, *window* at a time. A node that is not
-    there after *timeout* seconds is KO, and its message says what was seen last. With *leave_late* nobody waits for a
-    few nodes: once `MOST` of them are there, the others are LATE when they take `LATE_FACTOR` times as long.
+    there after *timeout* seconds is KO, and its message says what was seen last. *prove* is asked last, of every node.
+    With *leave_late* nobody waits for a few nodes: once `MOST` of them are there, the others are LATE when they take
+    `LATE_FACTOR` times as long.
     """
     free = asyncio.Semaphore(max(1, window))
     begun = time.monotonic()
 
     async def one(target: Target) -> tuple[str, Outcome]:
-        watch = _Watch(target, up, down, settle, confirm)
+        watch = _Watch(target, up, down, settle, confirm, prove)
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + timeout):
                 await watch.until_there(free, poll)
@@ -134,11 +136,17 @@ class _Watch:
     """What has been seen of one node."""
 
     def __init__(
-        self, target: Target, up: Sequence[int], down: Sequence[int], settle: float, confirm: Confirm | None
+        self,
+        target: Target,
+        up: Sequence[int],
+        down: Sequence[int],
+        settle: float,
+        confirm: Confirm | None,
+        prove: Confirm | None,
     ) -> None:
         self.target = target
         self.up, self.down = up, down
-        self.settle, self.confirm = settle, confirm
+        self.settle, self.confirm, self.prove = settle, confirm, prove
         self.last = f"nothing answers at {target.address}"
         self.changed = False
         self.away = False
@@ -151,7 +159,7 @@ class _Watch:
         """Probe again and again; `last` says what the last probe met."""
         while True:
             async with free:
-                self.last = await self._missing() or await self._doubt()
+                self.last = await self._missing() or await self._doubt() or await self._proof()
             if not self.last:
                 return
             await asyncio.sleep(self._pause(poll))
@@ -191,6 +199,10 @@ class _Watch:
             self.refusals += 1
             return _UNPROVED
         return doubt
+
+    async def _proof(self) -> str:
+        """Why a node that answers as it should is not the system that was to be booted; empty when it is."""
+        return await self.prove(self.target) if self.prove else ""
 
     async def _missing(self) -> str:
         """What is not as it should be; empty when all is.
@@ -287,3 +299,21 @@ def first_process_age(text: str) -> float:
     """
     uptime, stat = text.split(maxsplit=1)
     return float(uptime) - process.parse_stat(stat).seconds
+
+
+COMMAND_LINE = b"cat /proc/cmdline"
+"""What a node is asked for the parameters that its kernel was booted with."""
+
+
+def shows(remote: Remote, parameter: Callable[[str], str]) -> Confirm:
+    """Confirms that a node's kernel was booted with the *parameter* of that node."""
+
+    async def prove(target: Target) -> str:
+        outcome = await remote.run(target, COMMAND_LINE, timeout=CONFIRM_LIMIT)
+        if outcome.verdict is not Verdict.OK:
+            return f"its marker port answers, but {outcome.message}"
+        if parameter(target.name) not in outcome.stdout.split():
+            return "it answers as the deployment system, but did not boot by the profile of this try (/proc/cmdline)"
+        return ""
+
+    return prove

@@ -37,7 +37,7 @@ def variables(request: Request) -> dict[str, Any]:
     return {
         "kadeploy_wants": wants(request),
         "kadeploy_env": script_variables(request),
-        "kadeploy_boot": {"kind": request.boot.kind, "level": request.boot.level, "target": request.boot.target},
+        "kadeploy_boot": {"kind": request.boot.kind, "level": reboot_level(request), "target": request.boot.target},
         "kadeploy_power": {"operation": request.power or "status", "level": request.boot.level},
         "kadeploy_preinstalls": _archives(_preinstalls(request)),
         "kadeploy_admin_postinstalls": _archives(request.admin_postinstalls),
@@ -66,6 +66,11 @@ def known_hosts_lines(request: Request) -> str:
     port = request.site.ssh.port
     names = [address(request.site, node) for node in request.nodes]
     return "".join(f"{name if port == 22 else f'[{name}]:{port}'} {request.site.ssh.host_key}\n" for name in names)
+
+
+def reboot_level(request: Request) -> str:
+    """With which level a reboot begins: the site's for deployments, else what was asked for."""
+    return request.site.first_reboot if request.operation == "deploy" else request.boot.level
 
 
 def wants(request: Assignment) -> dict[str, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from kadeploy.lab.sim import BACKENDS
 from tests.light.conftest import TOOLS, lab_command
 
 NAME = "kadeploy-sim"
-NODES = 16
+NODES = 20
 STEPS = (
     "SetDeploymentEnv|SetDeploymentEnvUntrusted:0:300&"
     "BroadcastEnv|BroadcastEnvChain:0:300&"
@@ -42,6 +43,13 @@ FAILING = {
     "die": "BroadcastEnvChain-send_environment: ",
 }
 """Faults that a deployment meets on a node it has reached."""
+LYING = {
+    "impostor": "SetDeploymentEnvUntrusted-wait_reboot: .*did not boot by the profile of this try",
+    "lie-bytes": "BroadcastEnvChain-send_environment: it tells of 1 bytes, the image has [0-9]+",
+    "lie-digest": "BroadcastEnvChain-send_environment: wrong sha256: e3b0[0-9a-f]{60} received",
+    "stay": "BootNewEnvClassical-wait_reboot: .*still in the deployment system",
+}
+"""Faults of nodes that claim what is not so: what they boot, what they got, that they have rebooted."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Ended:
 @pytest.fixture(scope="module", params=list(BACKENDS))
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A lab in which each fault has one node."""
-    faults = ",".join(f"{fault}=1" for fault in (*UNREACHED, *FAILING, "slow"))
+    faults = ",".join(f"{fault}=1" for fault in (*UNREACHED, *FAILING, *LYING, "slow"))
     options = ("--backend", request.param, "--boot-delay", str(BOOT), "--faults", faults)
     lab_command("down", "--name", NAME)
     lab_command("up", "--kind", "sim", "--nodes", str(NODES), "--name", NAME, *options)
@@ -113,6 +121,16 @@ def test_each_fault_costs_its_own_node_alone_and_tells_its_reason(lab: Lab, tmp_
     for fault, words in (UNREACHED | FAILING).items():
         assert words in reasons[faulty[fault]], fault
     assert [end.status for end in ended] == [3, 3], "some nodes are KO"
+
+
+def test_a_node_is_ok_only_where_the_controller_has_proof(lab: Lab, tmp_path: Path) -> None:
+    """The secret of the try, the bytes, the digest and the boot: a node that lies about one of them is KO, alone."""
+    faulty = {fault: node for node, fault in lab.faults.items()}
+    healthy = [node for node in lab.members if node not in lab.faults][:2]
+    ended = deploy(lab, [*(faulty[fault] for fault in LYING), *healthy], tmp_path / "lying")
+    assert ended.ok == set(healthy), ended.output
+    for fault, words in LYING.items():
+        assert re.search(words, ended.reasons[faulty[fault]]), (fault, ended.reasons)
 
 
 def test_a_node_that_never_boots_is_waited_for_while_the_others_are_deployed(lab: Lab, tmp_path: Path) -> None:

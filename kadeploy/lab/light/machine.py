@@ -116,6 +116,7 @@ class LightMachine:
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "NODE": self._node.name,
             "SYSTEM": system,
+            "COMMAND_LINE": profile.command_line(self._lab, self._node),
             "TREE": str(self._lab.tree.resolve()),
             "ROOT": str(self._lab.run),
             "FILES": str(_file("init").parent),

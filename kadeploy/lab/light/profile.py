@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from kadeploy.boot.profile import Loader, file_name
@@ -11,6 +12,7 @@ from kadeploy.lab.virtual import Payload
 
 _LOADERS: dict[str, Loader] = {"bios": "pxelinux", "uefi": "grub"}
 _KERNEL = re.compile(r"^\s*(?:KERNEL|linux)\s+(\S+)", re.IGNORECASE | re.MULTILINE)
+_PARAMETERS = re.compile(r"^\s*(?:APPEND|linux\s+\S+)\s+(.*)", re.IGNORECASE | re.MULTILINE)
 _PARTITION = re.compile(r"\bhd0[ ,](\d+)")
 """``APPEND hd0 3`` of chain.c32, ``set root='hd0,3'`` of GRUB."""
 
@@ -26,6 +28,26 @@ def read(lab: Lab, node: LabNode) -> str:
         return system(file(lab, node).read_text())
     except FileNotFoundError:
         return "nothing: no profile, and no boot loader on the disk itself"
+
+
+def command_line(lab: Lab, node: LabNode) -> str:
+    """The kernel parameters that *node* boots with; empty without a profile."""
+    try:
+        return parameters(file(lab, node).read_text())
+    except FileNotFoundError:
+        return ""
+
+
+def parameters(text: str) -> str:
+    r"""Kernel parameters in a profile.
+
+    >>> parameters("KERNEL http://10.177.0.1/deploy-vmlinuz\nAPPEND initrd=x a=1 b")
+    'initrd=x a=1 b'
+    >>> parameters("menuentry 'x' {\n\tlinux (http,10.177.0.1)/deploy-vmlinuz 'a=1' 'b' BOOTIF=01-$net_default_mac\n}")
+    'a=1 b BOOTIF=01-$net_default_mac'
+    """
+    found = _PARAMETERS.search(text)
+    return " ".join(shlex.split(found[1])) if found else ""
 
 
 def system(text: str) -> str:

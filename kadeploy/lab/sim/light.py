@@ -27,6 +27,7 @@ from kadeploy.process import end_group
 
 _LENGTH = re.compile(r" read -r -N (\d+) ")
 _KILL = re.compile(r"kill -TERM -(\d+)")
+_SECRET = re.compile(rb"^export KADEPLOY_SECRET=(\S+)$", re.MULTILINE)
 _SECOND = 1.0
 
 Process = asyncssh.SSHServerProcess[bytes]
@@ -45,9 +46,15 @@ class Light:
         self._numbers = itertools.count(1 << 22)  # beyond what process numbers can be
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def boot(self, node: LabNode, deploy: bool, power: Callable[[str], None]) -> None:  # noqa: ARG002 - as `Backend`
+    def boot(
+        self,
+        node: LabNode,
+        deploy: bool,  # noqa: ARG002 - as `Backend`
+        command_line: str,
+        power: Callable[[str], None],
+    ) -> None:
         """As `Backend.boot`."""
-        self._up[node.name] = _Up(power)
+        self._up[node.name] = _Up(command_line, power)
 
     def serve(self, node: LabNode, connection: socket.socket) -> None:
         """As `Backend.serve`."""
@@ -114,6 +121,8 @@ class Light:
         if node.fault == "die":
             program = program.replace(b"'sink': ", b"'sink': 'exec sleep infinity' or ", 1)
             asyncio.get_running_loop().call_later(_SECOND, up.power, "off")
+        if lie := _LIES.get(node.fault):
+            program = program.replace(*lie)
         self._relays = self._relays or Relays()
         (out, stdout), (err, stderr) = os.pipe(), os.pipe()
         pid = await self._relays.start(program, stdout, stderr)
@@ -129,7 +138,8 @@ class Light:
 class _Up:
     """A node that is up."""
 
-    def __init__(self, power: Callable[[str], None]) -> None:
+    def __init__(self, command_line: str, power: Callable[[str], None]) -> None:
+        self.command_line = command_line
         self.power = power
         self.begun = tree.now()
         self.connections: list[asyncssh.SSHServerConnection] = []
@@ -156,6 +166,11 @@ async def _age(command: _Command) -> int:
     return 0
 
 
+async def _command_line(command: _Command) -> int:
+    command.process.stdout.write(f"{command.up.command_line}\n".encode())
+    return 0
+
+
 async def _reboot(command: _Command) -> int:
     asyncio.get_running_loop().call_later(_SECOND, command.up.power, "reboot")
     return 0
@@ -163,6 +178,8 @@ async def _reboot(command: _Command) -> int:
 
 async def _kexec(command: _Command) -> int:
     kernel = f"{KEXEC_FOLDER}kernel" if b"KADEPLOY_KEXEC_TARGET=deploy\n" in command.program else "disk"
+    if secret := _SECRET.search(command.program):
+        kernel = f"{kernel} {secret[1].decode()}"
     asyncio.get_running_loop().call_later(_SECOND, command.up.power, f"kexec {kernel}")
     return 0
 
@@ -190,8 +207,16 @@ def _fail_if(fault: str, command: _Command, words: bytes) -> int:
     return 1
 
 
+_LIES = {
+    "lie-bytes": (b'"bytes": self.ring.head', b'"bytes": 1'),
+    "lie-digest": (b"self.digest.sha256.hexdigest()", b"hashlib.sha256().hexdigest()"),
+}
+"""What the relay of a node with this fault says in place of the truth."""
+
+
 _ACTS: Mapping[str, Callable[[_Command], Awaitable[int]]] = {
     "age": _age,
+    "command_line": _command_line,
     "kexec": _kexec,
     "reboot": _reboot,
     "reboot_from_deploy_env": _reboot,

@@ -26,7 +26,7 @@ KEXEC_FOLDER = "/dev/shm/kexec/"  # noqa: S108 - on the node, where the deployme
 class Backend(Protocol):
     """What answers ssh on a node."""
 
-    def boot(self, node: LabNode, deploy: bool, power: Callable[[str], None]) -> None:
+    def boot(self, node: LabNode, deploy: bool, command_line: str, power: Callable[[str], None]) -> None:
         """The node comes up, in the deployment system or in a user's; *power* takes what it orders itself."""
 
     def serve(self, node: LabNode, connection: socket.socket) -> None:
@@ -46,6 +46,7 @@ class SimMachine:
         self._booting: asyncio.Task[None] | None = None
         self._listeners: list[socket.socket] = []
         self._system = ""
+        self._command_line = ""
 
     @property
     def running(self) -> bool:
@@ -66,7 +67,12 @@ class SimMachine:
         """Boot anew."""
         if not self.running:
             raise MachineError("it is off")
-        self._boot()
+        if not self._stays:
+            self._boot()
+
+    @property
+    def _stays(self) -> bool:
+        return self._node.fault == "stay" and self._system == "deploy"
 
     async def shutdown(self) -> None:
         """Its system ends, and it is off."""
@@ -75,27 +81,31 @@ class SimMachine:
         await self.off()
 
     def order(self, word: str) -> None:
-        """What the node's own commands ask: ``reboot``, ``off``, ``kexec KERNEL``."""
-        verb, _, kernel = word.partition(" ")
+        """What the node's own commands ask: ``reboot``, ``off``, ``kexec KERNEL PARAMETERS``."""
+        verb, _, rest = word.partition(" ")
+        kernel, _, parameters = rest.partition(" ")
         self._say(f"orders: {word}")
         if verb == "off":
             self._down()
             self._booting = None
         elif verb == "kexec":
-            self._boot("deploy" if kernel.startswith(KEXEC_FOLDER) else "the deployed kernel")
-        else:
+            self._boot("deploy" if kernel.startswith(KEXEC_FOLDER) else "the deployed kernel", parameters)
+        elif not self._stays:
             self._boot()
 
-    def _boot(self, system: str = "") -> None:
+    def _boot(self, system: str = "", command_line: str = "") -> None:
         try:
             self._down()
         except OSError as error:
             raise MachineError(f"it cannot be simulated: {error}") from error
-        self._booting = asyncio.create_task(self._start(system))
+        self._booting = asyncio.create_task(self._start(system, command_line))
 
-    async def _start(self, system: str) -> None:
+    async def _start(self, system: str, command_line: str) -> None:
         await asyncio.sleep(self._lab.boot_delay)
+        self._command_line = command_line if system else profile.command_line(self._lab, self._node)
         system = system or profile.read(self._lab, self._node)
+        if self._node.fault == "impostor":
+            self._command_line = ""
         if self._node.fault == "mute":
             system = "nothing: this node never boots"
         self._say(f"boots {system}")
@@ -107,7 +117,7 @@ class SimMachine:
                 self._say(f"cannot be simulated: {error}")
 
     def _open(self) -> None:
-        self._backend().boot(self._node, self._system == "deploy", self.order)
+        self._backend().boot(self._node, self._system == "deploy", self._command_line, self.order)
         if self._system == "deploy":
             self._listen(MARKER_PORT, lambda connection: connection.close())
         if self._system == "user" or self._node.fault != "refuse-ssh":

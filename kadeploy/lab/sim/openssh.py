@@ -47,14 +47,14 @@ class OpenSsh:
         self._authorized: dict[str, Path] = {}
         _PRIVILEGE_SEPARATION.mkdir(exist_ok=True, mode=0o755)
 
-    def boot(self, node: LabNode, deploy: bool, power: Callable[[str], None]) -> None:
+    def boot(self, node: LabNode, deploy: bool, command_line: str, power: Callable[[str], None]) -> None:
         """As `Backend.boot`."""
         fresh = node.name not in self._authorized
         root = tree.plant(self._stage, node)
         if fresh:
             fifo = os.open(root / "dev" / "power", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             asyncio.get_running_loop().add_reader(fifo, partial(_obey, fifo, power))
-        tree.boot(root, node, self._key)
+        tree.boot(root, node, self._key, command_line)
         system = root if deploy else root / "mnt" / "dest"
         self._authorized[node.name] = system / "root" / ".ssh" / "authorized_keys"
 

@@ -21,6 +21,7 @@ def known() -> dict[str, bytes]:
     ours = {path.stem: path.read_bytes() for path in (collection() / "roles").glob("*/files/*.sh")}
     return ours | {
         "age": reach.AGE,
+        "command_line": reach.COMMAND_LINE,
         "receive": connections.RECEIVE,
         "relay": send_image.RELAY,
         "reboot": switch.order("reboot"),

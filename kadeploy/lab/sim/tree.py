@@ -23,6 +23,8 @@ ACTED = (
     *("kexec", "reboot", "poweroff", "halt", "shutdown"),
 )
 """Commands that are acted."""
+_FAULTY = {"die": ("tar",), "lie-bytes": ("python3",), "lie-digest": ("python3",)}
+"""Commands that are acted on nodes with a fault."""
 PATH = "/sbin:/usr/sbin:/usr/bin:/bin"
 
 _ACT = Path(__file__).parent / "files" / "act"
@@ -83,12 +85,12 @@ def plant(stage_: Path, node: LabNode) -> Path:
     os.mkfifo(root / "dev" / "power")
     shutil.copyfile(_ACT, root / "sbin" / "act")
     (root / "sbin" / "act").chmod(0o755)
-    for name in (*ACTED, *(("tar",) if node.fault == "die" else ())):
+    for name in (*ACTED, *_FAULTY.get(node.fault, ())):
         (root / "sbin" / name).symlink_to("act")
     return root
 
 
-def boot(root: Path, node: LabNode, authorized_key: str) -> None:
+def boot(root: Path, node: LabNode, authorized_key: str, command_line: str) -> None:
     """What a boot changes: memory is empty, nothing is mounted, the first process is new."""
     for name in _IN_MEMORY:
         shutil.rmtree(root / name)
@@ -98,6 +100,7 @@ def boot(root: Path, node: LabNode, authorized_key: str) -> None:
     (root / "root" / ".ssh" / "authorized_keys").write_text(authorized_key)
     (root / "run" / "fault").write_text(f"{node.fault}\n")
     (root / "proc" / "mounts").write_text("rootfs / rootfs rw 0 0\n")
+    (root / "proc" / "cmdline").write_text(f"{command_line}\n")
     (root / "proc" / "swaps").write_text("Filename Type Size Used Priority\n")
     (root / "proc" / "1" / "stat").write_text(first_process(now()))
 

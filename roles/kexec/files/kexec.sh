@@ -6,7 +6,7 @@ resolve() {
 if [ "$KADEPLOY_KEXEC_TARGET" = deploy ]; then
   kernel=$KADEPLOY_KEXEC_DIR/kernel
   initrd=$KADEPLOY_KEXEC_DIR/initrd
-  params=$KADEPLOY_DEPLOYMENT_KERNEL_PARAMS
+  params="$KADEPLOY_DEPLOYMENT_KERNEL_PARAMS${KADEPLOY_SECRET:+ $KADEPLOY_SECRET}"
 else
   root=$KADEPLOY_ENV_EXTRACTION_DIR
   kernel=$root$(resolve "$KADEPLOY_ENV_KERNEL")

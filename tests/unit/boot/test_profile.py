@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import stat
 import subprocess
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kadeploy.boot import secret
 from kadeploy.boot.profile import Sources, disk_index, file_name, profiles, render, write
 from kadeploy.config.cluster import Disk, Loader, NodeRange
 from kadeploy.config.partition import Partition
@@ -19,7 +21,7 @@ from kadeploy.config.site import BootFolders
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import ConfigError, KadeployError, OptionError, ProfileRefusedError
 from kadeploy.runner.request import Options, RequestNode, profile_sources
-from kadeploy.workflow import Verdict
+from kadeploy.workflow import Attempt, Verdict
 from tests.unit import build
 
 NODE = RequestNode(name="gdx-1", address="10.0.66.7")
@@ -387,3 +389,14 @@ def test_a_site_may_have_templates_of_its_own(tmp_path: Path) -> None:
     (folder / "pxelinux.j2").write_text("# ours\nDEFAULT {{ boots }}\n")
     asked = sources(loader("pxelinux"), config_dir=str(tmp_path))
     assert render(asked, "deployed", NODE) == "# ours\nDEFAULT disk\n"
+
+
+@pytest.mark.parametrize("name", ["pxelinux", "grub", "ipxe"])
+def test_only_the_systems_that_we_enter_get_the_secret_of_the_try_each_node_its_own(tmp_path: Path, name: str) -> None:
+    made = secret.make(tmp_path, Attempt("SetDeploymentEnv", "SetDeploymentEnvUntrusted"))
+    told = dataclasses.replace(sources(loader(name, method="pure_pxe")), secret=made)
+    other = RequestNode(name="gdx-2", address="10.0.66.8")
+    for kind in ("deploy", "nfsroot"):
+        assert made.parameter("gdx-1") in render(told, kind, NODE)
+        assert made.parameter("gdx-1") not in render(told, kind, other)
+    assert secret.PARAMETER not in render(told, "deployed", NODE)

@@ -85,18 +85,19 @@ def test_everything_that_is_acted_is_sent_by_somebody() -> None:
     assert light._ACTS.keys() <= scripts.known().keys()
 
 
-@pytest.mark.parametrize(("target", "kernel"), [("deploy", f"{KEXEC_FOLDER}kernel"), ("user", "disk")])
+@pytest.mark.parametrize(("target", "kernel"), [("deploy", f"{KEXEC_FOLDER}kernel a=1"), ("user", "disk")])
 def test_a_node_jumps_into_the_system_that_kexec_is_told(
     target: str, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(light, "_SECOND", 0.0)
     (path,) = (path for path in FILES if path.stem == "kexec")
-    text = program(path.read_bytes(), {"KADEPLOY_KEXEC_TARGET": target, "KADEPLOY_ENV": "x"})
+    secret = {"KADEPLOY_SECRET": "a=1"} if target == "deploy" else {}
+    text = program(path.read_bytes(), {"KADEPLOY_KEXEC_TARGET": target, "KADEPLOY_ENV": "x", **secret})
     orders: list[str] = []
 
     async def act() -> None:
         node = LabNode(rank=1, name="node-1", address="127.0.0.1", bmc="127.0.0.2", mac="")
-        command = light._Command(None, node, light._Up(orders.append), text)
+        command = light._Command(None, node, light._Up("", orders.append), text)
         assert await light._ACTS[scripts.name_of(text)](command) == 0
         await asyncio.sleep(0.05)
 

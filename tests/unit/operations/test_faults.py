@@ -171,7 +171,7 @@ class Stage:
                     Partition(number=5, role="tmp"),
                 )
             ),
-            loader=Loader(nfsroot_kernel="nfs-vmlinuz"),
+            loader=Loader(nfsroot_kernel="nfs-vmlinuz", show_secret=False),  # they boot nothing: sim nodes show it
             power=Power(
                 driver="command",
                 commands=PowerCommands(

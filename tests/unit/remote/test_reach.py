@@ -7,13 +7,14 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kadeploy.remote.connections import Connections
 from kadeploy.remote.fanout import Target
-from kadeploy.remote.reach import PROBE_LIMIT, Port, booted_after, first_process_age, probe, wait
+from kadeploy.remote.reach import PROBE_LIMIT, Port, booted_after, first_process_age, probe, shows, wait
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -335,6 +336,46 @@ def test_the_age_of_the_first_process_is_not_the_machines_uptime() -> None:
     """A node that is a container has a first process of its own; its name may hold blanks and brackets."""
     stat = "1 (my (odd) init) S 0 1 1 0 -1 0 0 0 0 0 0 0 0 0 0 0 1 0 2000 0 0"
     assert first_process_age(f"120.50 99.00\n{stat}\n") == pytest.approx(100.5)
+
+
+def test_the_deployment_system_shows_what_its_kernel_was_booted_with(nodes: Nodes) -> None:
+    (mine, *_) = Path("/proc/cmdline").read_text().split()
+
+    async def main() -> tuple[str, str, str, str]:
+        connections = Connections(nodes.credentials)
+        try:
+            return (
+                await shows(connections, lambda _: mine)(nodes.target()),
+                await shows(connections, lambda _: mine[:-1])(nodes.target()),
+                await shows(connections, lambda node: f"kadeploy.attempt={node}")(nodes.target()),
+                await shows(connections, lambda _: mine)(nodes.refusing()),
+            )
+        finally:
+            await connections.close()
+
+    shown, part, other, refusing = asyncio.run(main())
+    assert shown == ""
+    assert "did not boot by the profile of this try" in part
+    assert part == other
+    assert "refused" in refusing
+
+
+def test_proof_is_asked_also_of_a_node_that_was_seen_to_be_away() -> None:
+    """It has rebooted, but into what?"""
+
+    async def prove(_target: Target) -> str:
+        return "it did not boot by the profile of this try"
+
+    async def main() -> Outcome:
+        with closed() as ssh:
+            task = asyncio.create_task(within(wait([node()], [ssh], [], timeout=2, window=5, poll=0.05, prove=prove)))
+            await asyncio.sleep(0.3)
+        async with listening(ssh):
+            return only(await task)
+
+    outcome = asyncio.run(main())
+    assert outcome.verdict is Verdict.KO
+    assert "did not boot by the profile of this try after 2 s" in outcome.message
 
 
 # --- not there --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from kadeploy.config.partition import Partition
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.environments.rules import RESERVED
 from kadeploy.runner.inventory import host_variables, partition_table, script_variables, variables, wants
-from kadeploy.runner.request import LocalArchive, Options, Request
+from kadeploy.runner.request import LocalArchive, NextBoot, Options, Request
 from kadeploy.workflow import Attempt
 from tests.unit import build
 
@@ -115,6 +115,14 @@ def test_the_environments_preinstall_takes_the_place_of_the_administrators() -> 
     admin = LocalArchive(path="/admin.tgz", kind="tgz", script="none")
     found = variables(request(preinstall=archive(), admin_preinstalls=(admin,)))["kadeploy_preinstalls"]
     assert [entry["path"] for entry in found] == ["/post.tgz"]
+
+
+@pytest.mark.parametrize("first", ["soft", "hard", "very_hard"])
+def test_a_site_may_begin_with_a_reboot_that_no_system_on_the_node_can_ignore(tmp_path: Path, first: str) -> None:
+    site = build.site(tmp_path, first_reboot=first)
+    assert variables(request(site=site))["kadeploy_boot"]["level"] == first
+    reboot = request(site=site, operation="reboot", boot=NextBoot(level="soft"))
+    assert variables(reboot)["kadeploy_boot"]["level"] == "soft", "whoever reboots says how"
 
 
 def test_scripts_get_the_variables_of_the_specification() -> None:
