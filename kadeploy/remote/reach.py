@@ -42,6 +42,8 @@ ASKED = 3
 Confirm = Callable[[Target], Awaitable[str | None]]
 """Why a node that answers as it should does not run the wanted system yet; empty when it does, None when it does not
 let us in."""
+Prove = Callable[[Target], Awaitable[str]]
+"""Why a node that answers as it should is not the system that was to be booted; empty when it is."""
 _OLD = "it still runs the system from before the reboot"
 _UNPROVED = "it answers, was never seen to be away, and does not let us in to tell when it was booted"
 
@@ -65,7 +67,7 @@ async def wait(
     on_outcome: Callable[[str, Outcome], None] | None = None,
     settle: float = SETTLE,
     confirm: Confirm | None = None,
-    prove: Confirm | None = None,
+    prove: Prove | None = None,
     leave_late: bool = False,
 ) -> dict[str, Outcome]:
     """Probe until every port of *up* accepts and none of *down* does, on each target; outcomes by name.
@@ -142,7 +144,7 @@ class _Watch:
         down: Sequence[int],
         settle: float,
         confirm: Confirm | None,
-        prove: Confirm | None,
+        prove: Prove | None,
     ) -> None:
         self.target = target
         self.up, self.down = up, down
@@ -305,7 +307,7 @@ COMMAND_LINE = b"cat /proc/cmdline"
 """What a node is asked for the parameters that its kernel was booted with."""
 
 
-def shows(remote: Remote, parameter: Callable[[str], str]) -> Confirm:
+def shows(remote: Remote, parameter: Callable[[str], str]) -> Prove:
     """Confirms that a node's kernel was booted with the *parameter* of that node."""
 
     async def prove(target: Target) -> str:
