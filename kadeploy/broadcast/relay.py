@@ -237,18 +237,26 @@ class ImageFile:
 
 
 class Digest:
-    """SHA-256 of what has come in."""
+    """SHA-256 of what has come in, by a thread beside the loop: hashlib lets both run at the same time."""
 
-    def __init__(self) -> None:
-        self.done = 0
+    def __init__(self, ring: Ring, wake: "Callable[[], object]") -> None:
+        self.done = 0  # bytes of the image; the ring keeps what follows
         self.sha256 = hashlib.sha256()
+        self.ring = ring
+        self.wake = wake  # the loop, which waits for room in the ring, or for the end
+        self.more = threading.Event()
+        threading.Thread(target=self.work, daemon=True).start()
 
-    def follow(self, ring: Ring) -> None:
-        """Catch up with the ring."""
-        while self.done < ring.head:
-            data = ring.read(self.done)
-            self.sha256.update(data)
-            self.done += len(data)
+    def work(self) -> None:
+        """Catch up with the ring, again and again."""
+        while True:
+            self.more.wait()
+            self.more.clear()
+            while self.done < self.ring.head:
+                data = self.ring.read(self.done)
+                self.sha256.update(data)
+                self.done += len(data)
+                self.wake()
 
 
 class Sink:
@@ -709,7 +717,7 @@ class Node(Relay):
         self.step: int = config["ring"] // 32
         self.listener = self.listen()
         self.store = self.ring = Ring(config["ring"])
-        self.digest = Digest()
+        self.digest = Digest(self.ring, partial(os.eventfd_write, self.bell, 1))
         self.sink = Sink(config["sink"], config["environment"])
 
     def run(self) -> None:
@@ -886,14 +894,14 @@ class Node(Relay):
         self.flush()
 
     def take(self, sock: socket.socket) -> None:
-        """Receive and hash, bite by bite."""
+        """Receive bite by bite, and have it hashed."""
         for _ in range(CHUNK // BITE):
             wanted = min(BITE, self.size - self.ring.head, self.ring.room())
             if not wanted:
                 return
             if not self.ring.receive(sock, wanted):
                 raise ConnectionResetError("it closed the connection")
-            self.digest.follow(self.ring)
+            self.digest.more.set()
 
     def pass_on(self) -> None:
         """Give at once what has just come in, while the processor's cache holds it, to all who can take it."""
