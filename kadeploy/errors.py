@@ -13,12 +13,13 @@ KadeployError                     exit code 1: refused, no node touched
 ├── BrokenOffError                exit code 4: ended in mid-run by what has nothing to do with nodes
 └── UserInterruptError            exit code 130: the user asked to stop
 
-Two more never leave the place where they arise: they become a node's outcome, or the answer of the lab's BMC.
+Three more never leave the place where they arise: they become a node's outcome, or the answer of the lab's BMC.
 
 OSError
 └── UnreachableError              a node's ssh server cannot be entered, or was lost
 Exception
-└── MachineError                  a machine of the lab did not do what was asked
+├── MachineError                  a machine of the lab did not do what was asked
+└── NotEnteredError               a BMC lets nobody in, or does not answer
 """
 
 from __future__ import annotations
@@ -92,3 +93,7 @@ class UnreachableError(OSError):
 
 class MachineError(Exception):
     """A machine of the lab did not do what was asked; the text says why."""
+
+
+class NotEnteredError(Exception):
+    """Nobody answers, or the BMC does not let us in; raised by a driver, within its process."""

@@ -198,6 +198,7 @@ def _nodes(machines: Sequence[str] | None, lists: Sequence[str]) -> list[str] | 
         NodeListError: neither the site nor the log knows any node of one of *machines*, or of *lists*.
     """
     configuration = load_configuration()
+    shell.node_names(machines, lists, configuration.site.limits.nodes)
     found: list[str] = []
     for patterns, files in [([pattern], []) for pattern in machines or ()] + ([([], lists)] if lists else []):
         names = configuration.full_names(shell.node_names(patterns, files, configuration.site.limits.nodes))

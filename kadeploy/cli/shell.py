@@ -32,7 +32,6 @@ from kadeploy.config.folder import load_site
 from kadeploy.errors import FileError, KadeployError, NodeListError, OptionError, UserInterruptError
 from kadeploy.files import MEGA
 from kadeploy.nodeset import MOST, expand, natural_key, parse_lines, require_few
-from kadeploy.printable import printable
 
 _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 BROKEN_PIPE = 141
@@ -242,7 +241,8 @@ def _machine_refuses(error: OSError) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
-    return _refuse(f"{error.filename or 'The output'}: {error.strerror or error}.", KadeployError.exit_code)
+    what = f"{error.filename}:" if error.filename else "The output cannot be written:"
+    return _refuse(f"{what} {error.strerror or error}.", KadeployError.exit_code)
 
 
 # --- options ----------------------------------------------------------------------------------------------------
@@ -481,12 +481,18 @@ def emit(data: Any, form: Form) -> None:
 def document(data: Any, form: Form) -> str:
     """*data* (dictionaries, lists, strings, numbers) as one JSON document, else as a YAML one."""
     if form == "json":
-        return printable(json.dumps(data, indent=2, ensure_ascii=False)) + "\n"
+        text = json.dumps(data, indent=2, ensure_ascii=False)
+        return "".join(letter if letter.isprintable() or letter == "\n" else _escaped(letter) for letter in text) + "\n"
     import yaml  # noqa: PLC0415 - not for every output
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text: str = yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True)
-    return text
+    written: str = yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    return written
+
+
+def _escaped(letter: str) -> str:
+    """A character of a JSON text as its number (RFC 8259, section 7)."""
+    return json.dumps(letter).strip('"') if ord(letter) != 0x7F else "\\u007f"
 
 
 def coloured(text: str, colour: str, stream: IO[str] | None = None) -> str:

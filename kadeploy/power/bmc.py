@@ -23,6 +23,7 @@ from typing import Literal, NoReturn, cast
 import msgspec
 
 from kadeploy.config.cluster import Power
+from kadeploy.errors import NotEnteredError
 from kadeploy.process import kill, reap
 
 Order = Literal["status", "on", "off", "reset", "shutdown"]
@@ -68,10 +69,6 @@ class Answer(msgspec.Struct, frozen=True):
 
 Act = Callable[[Credentials, Job], State]
 """Carries out an order and returns the machine's state; raises when it could not."""
-
-
-class NotEnteredError(Exception):
-    """Nobody answers, or the BMC does not let us in; raised by a driver, within its process."""
 
 
 # --- who asks ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pyghmi.exceptions import IpmiException, PyghmiException
 from pyghmi.ipmi.command import Command
 
-from kadeploy.power.bmc import Credentials, Job, NotEnteredError, State, advice, follow, seconds_left, serve
+from kadeploy.errors import NotEnteredError
+from kadeploy.power.bmc import Credentials, Job, State, advice, follow, seconds_left, serve
 
 _CHASSIS, _CHASSIS_CONTROL = 0x00, 0x02
 _CONTROLS: dict[Literal["off", "on", "reset", "shutdown"], int] = {"off": 0, "on": 1, "reset": 3, "shutdown": 5}
@@ -102,7 +103,7 @@ def _enter(credentials: Credentials, job: Job) -> Command:
 
 def _why_not_entered(job: Job, user: str, said: str, heard: bool) -> str:
     where = f"{job.address} port {job.port}"
-    if not heard:
+    if said == "timeout" and not heard:
         return (
             f"nobody answers at {where}: check that the BMC has power and network, and its address in the cluster file"
         )

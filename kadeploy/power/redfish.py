@@ -10,7 +10,8 @@ import warnings
 from typing import Any
 from urllib.parse import urlsplit
 
-from kadeploy.power.bmc import WANTED, Credentials, Job, NotEnteredError, State, advice, follow, serve
+from kadeploy.errors import NotEnteredError
+from kadeploy.power.bmc import WANTED, Credentials, Job, State, advice, follow, serve
 
 _RETRIES, _RETRY_PAUSE = 3, 2.0
 """How often, and after how many seconds, sushy connects again to who does not answer."""

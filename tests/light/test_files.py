@@ -36,7 +36,7 @@ def test_root_reads_for_a_user_only_what_that_user_can_read(folder: Path) -> Non
     with pytest.raises(FileError, match="Permission denied"):
         files.read_text(str(secret), NOBODY)
     with pytest.raises(FileError, match="nobody can read"):
-        files.fetch(str(secret), folder, NOBODY, cache=folder / "cache")
+        files.fetch(str(secret), folder, NOBODY)
 
 
 def test_what_is_remembered_for_one_user_is_not_told_to_another(folder: Path) -> None:
@@ -44,9 +44,10 @@ def test_what_is_remembered_for_one_user_is_not_told_to_another(folder: Path) ->
     secret.write_text("root's")
     secret.chmod(0o600)
     while not cache.exists():  # until the file's last change is long enough ago
-        files.fetch(str(secret), folder, Account("root", 0, 0, Path("/root")), cache=cache)
+        stream, _ = files.hold(str(secret), folder, Account("root", 0, 0, Path("/root")), cache)
+        stream.close()
     with pytest.raises(FileError, match="Permission denied"):
-        files.fetch(str(secret), folder, NOBODY, cache=cache)
+        files.hold(str(secret), folder, NOBODY, cache)
 
 
 def test_a_link_to_roots_file_is_as_closed_as_the_file(folder: Path) -> None:

@@ -17,6 +17,7 @@ from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.state import environments, rights
 from kadeploy.state.database import connect
 from kadeploy.state.tables import Claim, Workflow
+from tests.unit import build
 
 PAGE = Path(__file__).parents[3] / "docs" / "migrating.md"
 TOUCHING = {"kadeploy3", "kareboot3", "kapower3", "kaconsole3"}
@@ -76,7 +77,7 @@ def home(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "script.sh").chmod(0o755)
     for place in (folder / "image.tgz", folder / "images" / "image.tgz", folder / "moved" / "image.tgz"):
         place.parent.mkdir(exist_ok=True)
-        place.write_bytes(b"\x1f\x8b image")
+        place.write_bytes(build.packed())
     me = caller()
     image = Image(file=str(folder / "images" / "image.tgz"), kind="tgz")
     archive = Archive(file=str(folder / "image.tgz"), kind="tgz", script="run")

@@ -114,8 +114,8 @@ def test_percent_rate_and_time_left_are_seen_on_the_terminal_and_by_other_proces
                 shares.append(event.transfer.share)
                 flow = next(iter(journal.workflows(site).values()))
                 told.extend(entry["progress"] for entry in flow["nodes"]["gdx-2.site"] if "progress" in entry)
-                assert display._live is not None
-                display._live.refresh()
+                assert display._view is not None
+                display._view._live.refresh()
 
         report = carry_out(request_, load_configuration(site_folder), caller(), listen, threading.Event())
         assert (sorted(report.ok), dict(report.ko)) == (["gdx-1.site", "gdx-2.site"], {})

@@ -27,6 +27,8 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 DAY = 86400
 
+IMAGE = build.packed("an image")
+
 
 def run(site: Site, wid: str, days: float, megabytes: float = 0, has_ended: bool | None = True) -> Path:
     """The folder of a workflow that was last written so many days ago; None: one the journal does not know."""
@@ -103,7 +105,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def work(site: Site, configuration: Configuration, url: str, tmp_path: Path, root: Account) -> Work:
     """A deployment of an image that comes over HTTP."""
-    (tmp_path / "web" / "image.tgz").write_bytes(b"an image")
+    (tmp_path / "web" / "image.tgz").write_bytes(IMAGE)
     described: Environment = build.environment(image=Image(file=f"{url}/image.tgz", kind="tgz"))
     environments.add(site, described, root)
     return admission.deploy(build.deploy_request(), configuration)
@@ -114,7 +116,7 @@ def test_an_image_that_came_over_http_is_there_while_the_operation_runs_and_gone
 ) -> None:
     def images() -> int:
         files = [path for path in (work.folder / "files").rglob("*") if path.is_file()]
-        return sum(path.read_bytes() == b"an image" for path in files)
+        return sum(path.read_bytes() == IMAGE for path in files)
 
     seen: list[int] = []
     report = launch.launch(work, root, lambda _: seen.append(images()), threading.Event())
