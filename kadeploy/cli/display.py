@@ -159,8 +159,8 @@ class Display:
             self.say(1, f"{_title(attempt)} is late on {fold(late)}: the other nodes go on without waiting for them")
         for verdict, word, style in ((Verdict.BRK, "stopped on", ""), (Verdict.KO, "failed on", _BAD)):
             said = {name: outcome.message for name, outcome in outcomes.items() if outcome.verdict is verdict}
-            for reason, names in _by_word(said).items():
-                why = "" if all(told.get(name) == reason for name in names) else f": {reason}"
+            for reason, names in summary.kinds(said).items():
+                why = "" if all(told.get(name) == said[name] for name in names) else f": {reason}"
                 self.say(1, f"{_title(attempt)} {word} {fold(names)}{why}", style=style)
 
     def _step_started(self, event: StepStarted) -> None:
@@ -174,7 +174,7 @@ class Display:
         if group := self._sets.get(event.attempt.number):
             group.gone |= bad.keys()
         reasons = {name: outcome.message for name, outcome in bad.items() if outcome.verdict is not Verdict.LATE}
-        for reason, names in _by_word(reasons).items():
+        for reason, names in summary.kinds(reasons).items():
             self.say(2, f"{fold(names)}: {reason}", style=_BAD)
         if group and self.verbosity >= _REASONS:
             group.told |= reasons

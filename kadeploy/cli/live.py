@@ -20,6 +20,8 @@ from rich.text import Text
 
 _KEPT = 500
 """Lines that are shown again when the window has another size."""
+_NARROW = 110
+"""Columns below which there is no room for a bar."""
 _SHOW_CURSOR = b"\r\x1b[J\x1b[?25h"
 """Back to the line's beginning, the rest of the screen empty, and the cursor to be seen (ECMA-48, DECTCEM)."""
 
@@ -96,14 +98,20 @@ class View:
             self._live.start()
 
     def _table(self) -> Table:
-        return table(self._rows())
+        return table(self._rows(), self._console.width)
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """The view itself; names give way first where it is narrow."""
+def table(rows: Sequence[Row], width: int) -> Table:
+    """The view itself, *width* columns wide; names give way first."""
     grid = Table.grid(padding=(0, 1), expand=True)
-    for width in (None, None, 1, None, None):
-        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=width)
+    if width < _NARROW:
+        for share in (None, 3, 2):
+            grid.add_column(no_wrap=True, overflow="ellipsis", ratio=share)
+        for row in rows:
+            grid.add_row(Text(row.time, style="dim"), Text(row.what, style="cyan"), row.progress or row.names)
+        return grid
+    for share in (None, None, 1, None, None):
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=share)
     for row in rows:
         bar = "" if row.share is None else ProgressBar(total=1.0, completed=row.share, width=20)
         grid.add_row(Text(row.time, style="dim"), Text(row.what, style="cyan"), row.names, bar, Text(row.progress))

@@ -76,6 +76,14 @@ def test_people_read_each_kind_of_failure_once_and_what_to_do_on_one_screen() ->
     ]
 
 
+def test_what_differs_in_names_addresses_and_times_alone_is_one_kind() -> None:
+    ko = {
+        f"n-{number}": f"A-b: ssh to n-{number} (10.0.0.{number}:22): no answer after 1{number} s" for number in (1, 2)
+    }
+    ended = Ended(at=1.0, operation="deploy", groups={"gdx": ("n-1", "n-2")}, report=Report("D-1", ko=ko))
+    assert summary.for_people(ended, "kadeploy3")[:2] == ["KO  2 nodes: n-[1-2]", f"    {ko['n-1']}"]
+
+
 def test_without_failures_and_consoles_there_is_nothing_to_do() -> None:
     fine = Ended(at=1.0, operation="deploy", groups={"gdx": ("n-1",)}, report=Report("D-1", ok=("n-1",)))
     assert summary.for_people(fine, "kadeploy3") == ["OK  1 node: n-1"]
