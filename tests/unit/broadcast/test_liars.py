@@ -145,7 +145,7 @@ def test_a_verdict_without_a_transfer_is_refuted(tmp_path):
     async def start(member: chain.Member, program: bytes) -> chain.LocalRelay:
         facts = {"verdict": "ok", "message": "", "bytes": 1000, "sha256": broadcast.sha256, "seconds": 1.0}
         lies = [json.dumps({"event": "listening"}), json.dumps({"event": "verdict", **facts})]
-        program = f"for line in {lies!r}: print(line, flush=True)"
+        program = f"import time\nfor line in {lies!r}: print(line, flush=True)\ntime.sleep(60)"
         return await chain.start_local(member, program.encode())
 
     scene.start = start

@@ -171,7 +171,8 @@ def test_watching_shows_again_until_ctrl_c(busy_site: Site) -> None:
 def test_watching_on_a_terminal_stays_on_its_screen(busy_site: Site) -> None:
     """A list that is longer than the screen would scroll away at each turn."""
     command = str(Path(sys.executable).parent / "kanodes3")
-    options = {"timeout": 60, "encoding": "utf-8", "env": dict(os.environ) | {"LINES": "40", "COLUMNS": "100"}}
+    env = dict(os.environ) | {"TERM": "xterm", "LINES": "40", "COLUMNS": "100"}
+    options = {"timeout": 60, "encoding": "utf-8", "env": env}
     terminal = pexpect.spawn(command, ["-d", "--watch"], dimensions=(4, 30), **options)
     screens = []
     for _ in range(2):

@@ -118,7 +118,7 @@ def test_a_pattern_of_a_name_that_is_no_range_is_refused_by_that_name(ready: Sit
 def test_streams_that_are_full_or_closed_are_no_traceback(ready: Site, tool: Tool) -> None:
     program = Path(sys.executable).parent / "kanodes3"
     for line, status, said in (
-        (f"{program} -d >/dev/full", 1, "ERROR: The output: No space left on device.\n"),
+        (f"{program} -d >/dev/full", 1, "ERROR: The output cannot be written: No space left on device.\n"),
         (f"{program} -d >&-", 0, ""),
         (f"{program} -d <&- >/dev/null 2>&-", 0, ""),
         (f"{program} -d -f - <&-", 1, "ERROR: -: no node in this file (one node or range per line).\n"),
