@@ -75,9 +75,7 @@ def launch(work: Work, account: Account, listener: Listener, stop: threading.Eve
             work = replace(work, assignments=staged.assignments, lent=lent)
             run = _look if work.only_looks else _claim_and_run
             report = run(work, _to_all(file, listener), stop)
-        if work.only_looks:  # monitoring looks every minute
-            shutil.rmtree(work.folder, ignore_errors=True)
-        else:
+        if not work.only_looks:
             runs.purge(work.site, work.wid)
         return report
 
@@ -133,7 +131,7 @@ def _look(work: Work, tell: Listener, stop: threading.Event) -> Report:
         tell(Ended(operation=work.operation, groups=work.groups, report=report))
         return report
     finally:
-        shutil.rmtree(work.folder, ignore_errors=True)
+        shutil.rmtree(work.folder, ignore_errors=True)  # monitoring looks every minute
 
 
 def _claim_and_run(work: Work, tell: Listener, stop: threading.Event) -> Report:

@@ -120,7 +120,8 @@ class _Files:
     into: Path
     thorough: bool
     images: dict[str, tuple[BinaryIO, LocalFile]] = field(default_factory=dict)
-    copies: dict[str, LocalFile] = field(default_factory=dict)
+    copies: dict[tuple[str, int, int], LocalFile] = field(default_factory=dict)
+    """By source, whose rights it was opened with, and limit of size: what one may read is not another's."""
 
     def image(self, source: str, site: Site) -> tuple[BinaryIO, LocalFile]:
         if source not in self.images:
@@ -142,9 +143,11 @@ class _Files:
             soundness.require_kind(stream, image.kind, image.file)
 
     def copy(self, source: str, limit_mb: int = 0, account: Account | None = None) -> LocalFile:
-        if source not in self.copies:
-            self.copies[source] = files.fetch(source, self.into, account or self.account, limit_mb * MEGA)
-        return self.copies[source]
+        who = account or self.account
+        key = (source, who.uid, limit_mb)
+        if key not in self.copies:
+            self.copies[key] = files.fetch(source, self.into, who, limit_mb * MEGA)
+        return self.copies[key]
 
     def close(self) -> None:
         for stream, _ in self.images.values():

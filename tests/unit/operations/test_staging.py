@@ -220,6 +220,20 @@ def test_files_of_users_are_opened_with_their_rights_and_the_sites_own_are_not(o
         stage(assignment, NOBODY)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root opens files as somebody else")
+def test_what_the_site_reads_for_itself_is_not_lent_to_a_user_who_names_it(open_folder: Path) -> None:
+    """The administrator's archive has been read by then; the user's operation asks for the same path."""
+    secret = open_folder / "site.tgz"
+    secret.write_bytes(build.packed("the site's own"))
+    secret.chmod(0o600)
+    operation = CustomOperation(implementation="SetDeploymentEnv", micro_step="reboot", action="send", file=str(secret))
+    cluster = build.cluster(pre_installs=(AdminArchive(file="site.tgz"),))
+    options = Options(custom_operations=(operation,))
+    assignment = build.assignment(open_folder, environment=environment(open_folder), cluster=cluster, options=options)
+    with pytest.raises(FileError, match=r"site\.tgz: Permission denied.*nobody can read"):
+        stage(assignment, NOBODY)
+
+
 def test_what_all_clusters_need_is_the_same_for_all(tmp_path: Path) -> None:
     assignment, _ = with_install(tmp_path, "postinstall")
     with closing(staging.stage({"gdx": assignment, "nvm": assignment}, tmp_path / "run", ME)) as opened:
