@@ -17,6 +17,7 @@ from kadeploy.cli import completion, plot, shell
 from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
+from kadeploy.nodeset import require_few
 from kadeploy.printable import printable
 from kadeploy.state import history
 from kadeploy.state.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
@@ -197,16 +198,21 @@ def _nodes(machines: Sequence[str] | None, lists: Sequence[str]) -> list[str] | 
     Raises:
         NodeListError: neither the site nor the log knows any node of one of *machines*, or of *lists*.
     """
+    if not machines and not lists:
+        return None
     configuration = load_configuration()
-    shell.node_names(machines, lists, configuration.site.limits.nodes)
+    most = configuration.site.limits.nodes
+    groups = [shell.node_names([pattern], None, most) for pattern in machines or ()]
+    if lists:  # read once: one of them may be standard input
+        groups.append(shell.node_names(None, lists, most))
+    require_few(len({name for group in groups for name in group}), most, "All of -m and -f")
     found: list[str] = []
-    for patterns, files in [([pattern], []) for pattern in machines or ()] + ([([], lists)] if lists else []):
-        names = configuration.full_names(shell.node_names(patterns, files, configuration.site.limits.nodes))
+    for names in map(configuration.full_names, groups):
         known = any(name in configuration.cluster_of for name in names)
         if not known and len(history.strangers(configuration.site, names)) == len(names):
             configuration.cluster_nodes(names)
         found += names
-    return list(dict.fromkeys(found)) or None
+    return list(dict.fromkeys(found))
 
 
 def _only(given: dict[str, bool]) -> str:

@@ -106,6 +106,11 @@ def test_a_period_has_both_its_ends(tool: Any, past: Site, since: str, until: st
     assert len(done.stdout.splitlines()) == count
 
 
+def test_nodes_may_come_from_standard_input(tool: Any, past: Site) -> None:
+    done = tool("kastat3", "-d", "-F", "hostname", "-f", "-", stdin="gdx-2.site\n")
+    assert (done.returncode, done.stderr, set(done.stdout.split())) == (0, "", {"gdx-2.site"})
+
+
 LATER = ["-F", "hostname,start", "--sort", "-start,hostname"]
 
 
