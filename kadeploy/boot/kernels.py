@@ -118,10 +118,11 @@ def _taken_out(
 
     It may take long: nobody waits for it.
     """
-    if environment.image.is_dd:
+    if not environment.image.is_tar:
         raise EnvironmentRefusedError(
             f"{environment.name}: nodes of this cluster boot its kernel over the network, and none can be taken out of "
-            "a dd image. Make an archive of it (tgz), or have the cluster boot from its disks (loader.method)."
+            f"an image of kind {environment.image.kind}. Make an archive of it (tgz), or have the cluster boot from "
+            "its disks (loader.method)."
         )
     with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=folder) as aside:
         found = take(image, environment.image.kind, set(paths.values()), Path(aside))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ _MEGA = 1e6
 
 
 class Transfer(msgspec.Struct, frozen=True):
-    """How much of the image has arrived, on the slowest of the nodes that are fed directly; sizes in bytes."""
+    """How much of the images has arrived, on the slowest of the nodes that are fed directly; sizes in bytes."""
 
     total: int
     done: int
@@ -67,6 +68,10 @@ class ProgressFile:
         self._next = now + PERIOD
         told = Transfer(self._total, acknowledged, sent, self._nodes, round(now - self._begun, 3))
         files.replace_file(self._path, msgspec.json.encode(told))
+
+    def after(self, before: int) -> Callable[[int, int], None]:
+        """The same for an image in front of which *before* bytes of others were sent."""
+        return lambda sent, acknowledged: self(before + sent, before + acknowledged)
 
 
 def read(folder: Path) -> Transfer | None:

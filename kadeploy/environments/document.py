@@ -69,6 +69,8 @@ class _Boot(_Struct, frozen=True, kw_only=True):
 class _Partition(_Struct, frozen=True, kw_only=True):
     id: int
     device: str
+    image: _Image | None = None
+    filesystem: str = ""
 
 
 class _Options(_Struct, frozen=True, kw_only=True):
@@ -164,7 +166,7 @@ def _environment(found: Any, source: str) -> Environment:
     fields: dict[str, Any] = same | {
         "description": " ".join(document.description.splitlines()),
         "author": " ".join(document.author.splitlines()),
-        "image": _image_of(document.image, source),
+        "image": _image_of(document.image, source, "image"),
         "preinstall": _archive_of(document.preinstall, source, "preinstall") if document.preinstall else None,
         "postinstalls": [
             _archive_of(archive, source, f"postinstalls[{rank}]")
@@ -175,7 +177,11 @@ def _environment(found: Any, source: str) -> Environment:
         "demolishing_env": int(destructive) * (ALWAYS if isinstance(destructive, bool) else 1),
         "boot_partition": document.boot.partition,
         "kexec": document.options.kexec,
-        "partitions": [FileSystem(id=each.id, device=each.device) for each in document.options.partitions],
+        "partitions": [
+            {"id": each.id, "device": each.device, "filesystem": each.filesystem}
+            | ({"image": _image_of(each.image, source, f"options.partitions[{rank}].image")} if each.image else {})
+            for rank, each in enumerate(document.options.partitions)
+        ],
         "custom_variables": {
             name: "" if value is None else str(value) for name, value in document.custom_variables.items()
         },
@@ -188,7 +194,7 @@ _BOOT = ("kernel", "initrd", "kernel_params", "hypervisor", "hypervisor_params",
 """Fields that an environment has under the same name as a document, and as its ``boot``."""
 
 
-def _image_of(image: _Image, source: str) -> dict[str, str]:
+def _image_of(image: _Image, source: str, key: str) -> dict[str, str]:
     compression = "0" if (image.kind, image.compression) == ("fsa", "") else str(image.compression)
     kind = _IMAGES.get((image.kind, compression))
     if kind is None:
@@ -196,7 +202,7 @@ def _image_of(image: _Image, source: str) -> dict[str, str]:
             ", ".join(f"{kind}/{compression}" for kind, compression in _IMAGES if kind != "fsa") + ", fsa/0 to fsa/9"
         )
         raise EnvironmentRefusedError(
-            f"{source}: image: unknown kind and compression {short(f'{image.kind}/{image.compression}')}; "
+            f"{source}: {key}: unknown kind and compression {short(f'{image.kind}/{image.compression}')}; "
             f"expected one of {known}."
         )
     return {"file": image.file, "kind": kind}
@@ -227,7 +233,7 @@ def _document(environment: Environment) -> dict[str, Any]:
         partition_type=int(environment.fdisktype, 16),
         options=_Options(
             kexec=environment.kexec,
-            partitions=tuple(_Partition(id=each.id, device=each.device) for each in environment.partitions),
+            partitions=tuple(map(_document_partition, environment.partitions)),
         ),
         custom_variables=dict(environment.custom_variables),
     )
@@ -242,6 +248,15 @@ def _document_image(image: Image) -> _Image:
     kind = KINDS[image.kind]
     compression = kind.compression.name
     return _Image(file=image.file, kind=kind.form, compression=int(compression) if image.is_fsa else compression)
+
+
+def _document_partition(partition: FileSystem) -> _Partition:
+    return _Partition(
+        id=partition.id,
+        device=partition.device,
+        image=_document_image(partition.image) if partition.image else None,
+        filesystem=partition.filesystem,
+    )
 
 
 def _document_archive(archive: Archive) -> _Archive:

@@ -35,6 +35,11 @@ class Image(Struct, frozen=True, kw_only=True):
         """A disk or partition image rather than an archive."""
         return KINDS[self.kind].form == "dd"
 
+    @property
+    def is_tar(self) -> bool:
+        """An archive of files, for a file system that is made for it; other images bring theirs."""
+        return KINDS[self.kind].form == "tar"
+
 
 class Archive(Struct, frozen=True, kw_only=True):
     """A pre- or post-install archive and what is run from it: a path and arguments, ``none`` or ``breakpoint``."""
@@ -47,11 +52,16 @@ class Archive(Struct, frozen=True, kw_only=True):
 
 
 class FileSystem(Struct, frozen=True, kw_only=True):
-    """Where one of an image's file systems goes."""
+    """One of several file systems of an environment, and where it goes."""
 
     id: int
-    """Its number in the image."""
+    """Its number in the environment's image; of one with an image of its own, only a name."""
     device: str
+    """The partition, ``/dev/sda3``."""
+    image: Image | None = None
+    """Its own image, which is none of fsarchiver; None: it is in the environment's."""
+    filesystem: str = ""
+    """What is made on the partition before its own archive (tar) is unpacked there."""
 
 
 class Environment(Struct, frozen=True, kw_only=True):
@@ -84,11 +94,22 @@ class Environment(Struct, frozen=True, kw_only=True):
     kexec: bool = True
     """False: nodes are rebooted into it, as with ``--no-kexec``."""
     multipart: bool = False
-    """The image holds several file systems, for the *partitions*; it boots from *boot_partition* of *block_device*."""
+    """It is several file systems, for the *partitions*; it boots from *boot_partition* of *block_device*."""
     partitions: tuple[FileSystem, ...] = ()
+    """Without *multipart*, of no meaning."""
     block_device: str = ""
     boot_partition: int | None = None
     custom_variables: dict[str, str] = {}
     """Texts by name; pre- and post-installs find them as ``KADEPLOY_NAME``."""
     user: str = ""
     """Owner."""
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Its image, then those that its partitions have of their own."""
+        return (self.image, *(each.image for each in self.partitions if each.image))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The partitions that it says itself that it goes to; none unless it is *multipart*."""
+        return tuple(each.device for each in self.partitions) if self.multipart else ()

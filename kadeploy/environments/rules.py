@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from kadeploy import files
-from kadeploy.environments.environment import MAX_VERSION, Archive, Environment
+from kadeploy.environments.environment import MAX_VERSION, Archive, Environment, FileSystem
 from kadeploy.errors import EnvironmentRefusedError, FileError
 
 ALWAYS = 10000
@@ -34,13 +34,14 @@ _LENGTHS: Mapping[str, int] = {
 }
 """Texts of an environment, and how long they may be."""
 _DEVICE = r"/dev/(?!.*\.\.)[A-Za-z0-9/_.:-]+"
+_FILE_SYSTEM = r"([A-Za-z0-9][A-Za-z0-9._+-]{0,31})?"
 _MAX_FILE = 2048
 _MAX_VARIABLE = 4096
 _MAXIMA: Mapping[str, int] = {"version": MAX_VERSION, "demolishing_env": 10**9 - 1}
 _RESERVED = """
     ARCHIVE_KIND ARCHIVE_SCRIPT AUTHORIZED_KEYS BLOCK_DEVICE BOOTS_FROM CLUSTER CONTROLLER_PID
-    DEPLOYMENT_KERNEL_PARAMS DEPLOY_PART DEPLOY_PART_NUM EFI_PART EFI_PART_NUM ENV ENV_EXTRACTION_DIR ENV_HYPERVISOR
-    ENV_HYPERVISOR_PARAMS ENV_INITRD
+    DEPLOYMENT_KERNEL_PARAMS DEPLOY_PART DEPLOY_PARTS DEPLOY_PART_NUM EFI_PART EFI_PART_NUM ENV ENV_EXTRACTION_DIR
+    ENV_HYPERVISOR ENV_HYPERVISOR_PARAMS ENV_INITRD
     ENV_KERNEL ENV_KERNEL_PARAMS ENV_VERSION FIRMWARE FORMAT_OPTIONS FORMAT_PART FORMAT_TYPE FS_TYPE FS_TYPE_TMP
     GRUB_MENU KEXEC_DIR KEXEC_TARGET KEYS_ROOT MKFS_OPTIONS MKFS_OPTIONS_TMP OS_KIND PARTITION_TABLE PART_TYPE
     PREPOST_EXTRACTION_DIR PROD_PART PROD_PART_NUM ROOT_PART RUN SECRET SEND_MODE SEND_NAME SEND_SIZE SEND_TO SWAP_PART
@@ -77,7 +78,15 @@ def _tidied(environment: Environment, source: str) -> Environment:
         image=msgspec.structs.replace(image, file=_file("tarball", image.file, source)),
         preinstall=_tidied_archive("preinstall", preinstall, source) if preinstall else None,
         postinstalls=tuple(_tidied_archive("postinstall", archive, source) for archive in environment.postinstalls),
+        partitions=tuple(_tidied_partition(each, source) for each in environment.partitions),
     )
+
+
+def _tidied_partition(partition: FileSystem, source: str) -> FileSystem:
+    if partition.image is None:
+        return partition
+    image = msgspec.structs.replace(partition.image, file=_file("image of a partition", partition.image.file, source))
+    return msgspec.structs.replace(partition, image=image)
 
 
 def _tidied_archive(field: str, archive: Archive, source: str) -> Archive:
@@ -134,7 +143,7 @@ def _check_fields(environment: Environment) -> None:
             raise ValueError(f"{field}: expected a number from 0 to {maximum}")
     patterns = {
         "fdisktype": (r"[0-9A-Fa-f]{2}", "two hexadecimal digits, such as 83"),
-        "filesystem": (r"([A-Za-z0-9][A-Za-z0-9._+-]*)?", "the name of a file system, such as ext4"),
+        "filesystem": (_FILE_SYSTEM, "the name of a file system, such as ext4"),
         "part": (rf"({_DEVICE})?", "a block device, such as /dev/sda3"),
         "block_device": (rf"({_DEVICE})?", "a disk, such as /dev/sda"),
         "arch": (r"[A-Za-z0-9_.-]*", "an architecture, such as x86_64"),
@@ -164,6 +173,7 @@ def _check_partitions(environment: Environment) -> None:
         before = partitions[:rank]
         if partition.id in {each.id for each in before} or partition.device in {each.device for each in before}:
             raise ValueError(f"{field}: id {partition.id} or {partition.device} is given twice")
+        _check_own_image(partition, field)
     if environment.multipart:
         needed = {
             "options.partitions": partitions,
@@ -173,8 +183,27 @@ def _check_partitions(environment: Environment) -> None:
         missing = [field for field, given in needed.items() if not given]
         if missing:
             raise ValueError(f"{', '.join(missing)}: missing, and an image on several partitions (multipart) needs it")
+        of_the_image = [each for each in partitions if each.image is None]
+        if not environment.image.is_fsa and len(of_the_image) != 1:
+            raise ValueError(
+                f"options.partitions: {len(of_the_image)} of them have no image of their own, and an image of kind "
+                f"{environment.image.kind} is one file system: give all others an image, or take one of fsarchiver"
+            )
     if environment.boot_partition is not None and environment.boot_partition < 0:
         raise ValueError("boot.partition: expected the number of a partition, such as 3")
+
+
+def _check_own_image(partition: FileSystem, field: str) -> None:
+    """That what is for one partition alone can be put there."""
+    if not re.fullmatch(_FILE_SYSTEM, partition.filesystem):
+        raise ValueError(f"{field}.filesystem: expected the name of a file system, such as ext4")
+    if partition.image and partition.image.is_fsa:
+        raise ValueError(f"{field}.image: an archive of fsarchiver can be the image of the whole environment only")
+    takes_archive = partition.image is not None and partition.image.is_tar
+    if takes_archive and not partition.filesystem:
+        raise ValueError(f"{field}.filesystem: missing, and an archive needs it, such as ext4")
+    if partition.filesystem and not takes_archive:
+        raise ValueError(f"{field}.filesystem: only an archive (tar) of its own has a file system made for it")
 
 
 def _check_boot_files(environment: Environment) -> None:
@@ -197,7 +226,7 @@ _MANDATORY: Mapping[str, tuple[str, ...]] = {
 
 def _check_mandatory(environment: Environment) -> None:
     kind = environment.environment_kind
-    if environment.image.is_dd or environment.image.is_fsa:
+    if not environment.image.is_tar:
         return
     needed = _MANDATORY[kind] if environment.preinstall or kind != "other" else ("filesystem",)
     for field in needed:

@@ -8,9 +8,10 @@ each member gets an outcome.
 from __future__ import annotations
 
 import asyncio
+import functools
 import shlex
 import string
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,20 +73,26 @@ async def play(step: MicroStep, engine: Engine, memory: Memory) -> dict[str, Out
 
     The nodes that end KO or at a breakpoint are noted in *memory*.
     """
-    outcomes: dict[str, Outcome] = {}
     begun = memory.begun(step.members)
-    for stage in _stages(step, engine, begun):
-        survivors = tuple(node for node in step.members if _goes_on(outcomes.get(node)))
-        if not survivors:
-            break
-        _add(outcomes, await stage(step.only(survivors)))
+    outcomes = await in_turn(step, _stages(step, engine, begun))
     if step.begun.key not in {before.key for before in begun}:
         memory.begin(step.begun, step.members)
     memory.note(step.begun, outcomes)
     return {node: outcomes.get(node, Outcome(Verdict.OK)) for node in step.members}
 
 
-Stage = Callable[[MicroStep], Awaitable[dict[str, Outcome]]]
+Stage = Callable[[MicroStep], Awaitable[Mapping[str, Outcome]]]
+
+
+async def in_turn(step: MicroStep, stages: Iterable[Stage]) -> dict[str, Outcome]:
+    """Do *stages* one after the other; a node that fails takes no further part."""
+    outcomes: dict[str, Outcome] = {}
+    for stage in stages:
+        survivors = tuple(node for node in step.members if _goes_on(outcomes.get(node)))
+        if not survivors:
+            break
+        _add(outcomes, await stage(step.only(survivors)))
+    return outcomes
 
 
 def _stages(step: MicroStep, engine: Engine, begun: list[Begun]) -> list[Stage]:
@@ -197,15 +204,11 @@ class _Operations:
     when: str
 
     async def __call__(self, step: MicroStep) -> dict[str, Outcome]:
-        outcomes: dict[str, Outcome] = {}
-        for operation in operations(step.request, self.begun, self.when):
-            survivors = tuple(node for node in step.members if _goes_on(outcomes.get(node)))
-            if survivors:
-                _add(outcomes, await _operate(step.only(survivors), operation))
-        return outcomes
+        mine = operations(step.request, self.begun, self.when)
+        return await in_turn(step, [functools.partial(_operate, operation) for operation in mine])
 
 
-async def _operate(step: MicroStep, operation: CustomOperation) -> dict[str, Outcome]:
+async def _operate(operation: CustomOperation, step: MicroStep) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     left = step.members
     for _ in range(1 + operation.retries):

@@ -1,4 +1,4 @@
-"""Send the image to all nodes, straight into tar or dd there."""
+"""Send the environment's images to all nodes, straight into tar or dd there."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import os
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kadeploy import commands, files
-from kadeploy.broadcast import chain
+from kadeploy.broadcast import chain, sink
 from kadeploy.broadcast.progress import ProgressFile
 from kadeploy.caller import account
-from kadeploy.environments.image import KINDS
+from kadeploy.environments.environment import Environment
 from kadeploy.errors import ConfigError, FileError
 from kadeploy.microsteps import site_command
-from kadeploy.microsteps.microstep import MicroStep
+from kadeploy.microsteps.microstep import MicroStep, in_turn
 from kadeploy.remote import lending
 from kadeploy.remote.fanout import Process
 from kadeploy.runner.request import LocalImage, Request
@@ -34,49 +34,9 @@ RELAY = b"exec python3 -IS -"
 TREE_FANOUT = 2
 """Successors of each node in a tree."""
 
-# What follows the archive's end mark is read too, else the decompressor would fail on a closed pipe. Where tar was cut
-# off in the middle of a block it does not say that the disk is full.
-_TAR = """
-options="--numeric-owner -p"
-known=$(tar --help 2>&1)
-for option in --acls --selinux --xattrs --xattrs-include=*; do
-  case $known in *"${option%=*}"*) options="$options $option" ;; esac
-done
-say_if_full() {
-  set -- $? $(stat -f -c '%a %S' "$KADEPLOY_ENV_EXTRACTION_DIR")
-  [ $(($2 * $3)) -ge 1048576 ] || echo "No space left on device: the image is bigger than the partition" >&2
-  exit "$1"
-}
-{ tar -x -f - -C "$KADEPLOY_ENV_EXTRACTION_DIR" $options && cat >/dev/null || say_if_full; }"""
-_DD = ' dd of="$KADEPLOY_DEPLOY_PART" ibs=64k obs=4M conv=fsync'
-# Nobody may go on using what is written over. An image is often shorter than its partition: what an earlier system left
-# behind its end would keep mount from knowing it.
-_CLEAN = """
-if [ -b "$KADEPLOY_DEPLOY_PART" ]; then
-  device=$(readlink -f "$KADEPLOY_DEPLOY_PART")
-  for used in "$device" "$device"[0-9]* "$device"p[0-9]*; do
-    ! findmnt --source "$used" >/dev/null || umount --all-targets --recursive "$used" || exit
-    ! grep -q "^$used " /proc/swaps || swapoff "$used" || exit
-  done
-  wipefs --quiet --all --force "$device" || exit
-fi
-"""
-
-
-def sink(kind: str) -> str:
-    """The bash command that takes an image of *kind* from its standard input on a node.
-
-    It works on ``$KADEPLOY_ENV_EXTRACTION_DIR`` (archives) or ``$KADEPLOY_DEPLOY_PART`` (disk and partition images).
-    """
-    decompress = KINDS[kind].compression.unpack_on_node
-    if KINDS[kind].form == "dd":
-        return f"set -o pipefail{_CLEAN}{decompress} |{_DD}"
-    setup, unpack = _TAR.rsplit("\n", 1)
-    return f"set -o pipefail -o noglob{setup}\n{decompress} | {unpack}"
-
 
 async def run(step: MicroStep) -> Mapping[str, Outcome]:
-    """Send it by ``method``; a file in the run folder tells how far it is.
+    """Send them by ``method``, one after the other; a file in the run folder tells how far it is.
 
     Raises:
         ConfigError: the request has no image, or the site no command for ``custom``.
@@ -84,20 +44,55 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     request = step.request
     if request.image is None or request.environment is None:
         raise ConfigError("The request names no image: repeat the deployment with kadeploy3.")
-    with _opened(request, request.image) as image:
-        return await _METHODS[str(step.args["method"])](step, image, sink(request.environment.image.kind))
+    images = (request.image, *request.partition_images)
+    total = sum(image.size for image in images)
+    progress = ProgressFile(Path(request.run_dir), total, len(step.members))
+    method = _METHODS[str(step.args["method"])]
+    stages, before = [], 0
+    for image, (into, place) in zip(images, _sinks(request, request.environment), strict=True):
+        stages.append(functools.partial(_send, method, _Sending(image, into, place, progress.after(before))))
+        before += image.size
+    return await in_turn(step, stages)
+
+
+def _sinks(request: Request, environment: Environment) -> Iterator[tuple[str, str]]:
+    """What takes each of `Environment.images` on a node, and the partition that it alone is for (empty: none)."""
+    yield sink.of_environment(environment, request.image.size if request.image else 0), ""
+    for each in environment.partitions:
+        if each.image:
+            options = request.site.mkfs_options.get(each.filesystem, "")
+            yield sink.of_partition(each, each.image, options), each.device
 
 
 @dataclass(frozen=True)
-class _Image:
-    """The image, and where it is open; None: it is a file of ours, to be opened by its path."""
+class _Sending:
+    """One of the images, on its way."""
 
-    file: LocalImage
-    descriptor: int | None
+    image: LocalImage
+    sink: str
+    place: str
+    """The partition, of an image for one alone."""
+    progress: Callable[[int, int], None]
+    descriptor: int | None = None
+    """Where the image is open; None: it is a file of ours, to be opened by its path."""
+
+
+Method = Callable[[MicroStep, _Sending], Awaitable[Mapping[str, Outcome]]]
+
+
+async def _send(method: Method, sending: _Sending, step: MicroStep) -> Mapping[str, Outcome]:
+    with _opened(step.request, sending.image) as descriptor:
+        outcomes = await method(step, replace(sending, descriptor=descriptor))
+    if not sending.place:
+        return outcomes
+    return {
+        node: replace(outcome, message=f"image of {sending.place}: {outcome.message}") if outcome.message else outcome
+        for node, outcome in outcomes.items()
+    }
 
 
 @contextmanager
-def _opened(request: Request, image: LocalImage) -> Iterator[_Image]:
+def _opened(request: Request, image: LocalImage) -> Iterator[int | None]:
     """A user's image is lent by the workflow's process; in a run by hand it is opened with the user's rights.
 
     Raises:
@@ -110,22 +105,20 @@ def _opened(request: Request, image: LocalImage) -> Iterator[_Image]:
             stack.callback(os.close, descriptor)
         elif image.lent:
             descriptor = stack.enter_context(files.open_as_user(image.path, account(request.user))).fileno()
-        yield _Image(image, descriptor)
+        yield descriptor
 
 
-async def _chain(step: MicroStep, image: _Image, into: str, fanout: int = 1) -> Mapping[str, Outcome]:
+async def _chain(step: MicroStep, sending: _Sending, fanout: int = 1) -> Mapping[str, Outcome]:
     targets = {target.name: target for target in step.targets()}
 
     async def start_relay(member: chain.Member, program: bytes) -> Process:
         return await step.remote.start(targets[member.name], RELAY, program)
 
-    members = _members(step)
-    progress = ProgressFile(Path(step.request.run_dir), image.file.size, len(members))
-    broadcast = _broadcast(step, image, into, fanout)
-    return _outcomes(await chain.send(broadcast, members, start_relay, progress))
+    broadcast = _broadcast(step, sending, fanout)
+    return _outcomes(await chain.send(broadcast, _members(step), start_relay, sending.progress))
 
 
-async def _bittorrent(step: MicroStep, image: _Image, into: str) -> Mapping[str, Outcome]:
+async def _bittorrent(step: MicroStep, sending: _Sending) -> Mapping[str, Outcome]:
     try:
         from kadeploy.broadcast import bittorrent  # noqa: PLC0415 - libtorrent need not be installed
     except ModuleNotFoundError as error:
@@ -135,10 +128,8 @@ async def _bittorrent(step: MicroStep, image: _Image, into: str) -> Mapping[str,
     async def run_on(member: chain.Member, program: bytes) -> Outcome:
         return await step.remote.run(targets[member.name], program)
 
-    members, site = _members(step), step.request.site
-    progress = ProgressFile(Path(step.request.run_dir), image.file.size, len(members))
-    broadcast = _broadcast(step, image, into)
-    return _outcomes(await bittorrent.send(broadcast, members, run_on, site.server_address, progress=progress))
+    address, broadcast = step.request.site.server_address, _broadcast(step, sending)
+    return _outcomes(await bittorrent.send(broadcast, _members(step), run_on, address, progress=sending.progress))
 
 
 def _members(step: MicroStep) -> list[chain.Member]:
@@ -146,14 +137,14 @@ def _members(step: MicroStep) -> list[chain.Member]:
     return [chain.Member(target.name, target.address, port) for target in step.targets()]
 
 
-def _broadcast(step: MicroStep, image: _Image, into: str, fanout: int = 1) -> chain.Broadcast:
+def _broadcast(step: MicroStep, sending: _Sending, fanout: int = 1) -> chain.Broadcast:
     patience = step.request.site.broadcast_patience
     return chain.Broadcast(
-        image=Path(image.file.path),
-        descriptor=image.descriptor,
-        size=image.file.size,
-        sha256=image.file.sha256,
-        sink=into,
+        image=Path(sending.image.path),
+        descriptor=sending.descriptor,
+        size=sending.image.size,
+        sha256=sending.image.sha256,
+        sink=sending.sink,
         environment=dict(step.env),
         arity=step.request.site.broadcast_arity,
         fanout=fanout,
@@ -172,24 +163,26 @@ def _outcome(reception: chain.Reception) -> Outcome:
     return Outcome(reception.verdict, reception.message, rc, seconds=reception.seconds)
 
 
-async def _custom(step: MicroStep, image: _Image, _: str) -> Mapping[str, Outcome]:
+async def _custom(step: MicroStep, sending: _Sending) -> Mapping[str, Outcome]:
     """The site's command: ``ENVFILE`` is the image, ``NODEFILE`` a file of the nodes' names, one per line.
 
     The command gets a copy of a user's image: it opens it by its name, and as root.
 
     Raises:
-        ConfigError: the cluster has no such command.
+        ConfigError: the cluster has no such command, or the image is for one partition alone: no command knows which.
         FileError: the image has changed, or there is no room for the copy.
     """
+    if sending.place:
+        raise ConfigError(f"A broadcast_command knows of one image: send that of {sending.place} by another method.")
     command = step.request.cluster.broadcast_command
     if not command:
         raise ConfigError(f"There is no broadcast_command in clusters/{step.request.cluster.name}.yml.")
     with tempfile.TemporaryDirectory(prefix="broadcast-", dir=step.request.run_dir) as name:
         folder = Path(name)
-        nodes, path = folder / "nodes", image.file.path
+        nodes, path = folder / "nodes", sending.image.path
         nodes.write_text("".join(f"{name}\n" for name in step.members), encoding="utf-8")
-        if image.descriptor is not None:
-            path = str(await asyncio.to_thread(_copy, image.file, image.descriptor, folder))
+        if sending.descriptor is not None:
+            path = str(await asyncio.to_thread(_copy, sending.image, sending.descriptor, folder))
         where = f"broadcast_command in clusters/{step.request.cluster.name}.yml"
         arguments = commands.argv(command, {"ENVFILE": [path], "NODEFILE": [str(nodes)]}, where)
         return dict.fromkeys(step.members, await site_command.execute(arguments))
@@ -203,7 +196,7 @@ def _copy(image: LocalImage, descriptor: int, folder: Path) -> Path:
     return copy.path
 
 
-_METHODS: dict[str, Callable[[MicroStep, _Image, str], Awaitable[Mapping[str, Outcome]]]] = {
+_METHODS: dict[str, Method] = {
     "chain": _chain,
     "kastafior": _chain,
     "tree": functools.partial(_chain, fanout=TREE_FANOUT),

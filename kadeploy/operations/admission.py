@@ -17,7 +17,7 @@ from kadeploy.boot import kernels, loaders, profile
 from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.config.cluster import Cluster, Implementation, StepTable
 from kadeploy.config.folder import Configuration
-from kadeploy.config.partition import split_partition
+from kadeploy.config.partition import partition_device, split_partition
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import EnvironmentRefusedError, OptionError
@@ -69,11 +69,10 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
     """
     request = _with_full_names(request, configuration)
     environment = _environment(configuration, request.user, request.environment, request.nodes)
-    _require_one_file_system(environment)
     anonymous = isinstance(request.environment, Described)
     _readable(request.uploads, request.options)
     _names_a_disk(request.options)
-    options = _on_default_partition(_on_whole_device(request.options), environment)
+    options = _placed(request.options, environment)
     options = msgspec.structs.replace(options, breakpoint=playbooks.named_today(options.breakpoint))
     parts = _Parts(configuration, request.user, request.nodes, options)
     assignments = parts.assignments("deploy", environment=environment)
@@ -131,15 +130,6 @@ def _environment(
     )
 
 
-def _require_one_file_system(environment: Environment) -> None:
-    """Refuse what can be recorded and is not deployed yet."""
-    if environment.multipart or environment.image.is_fsa:
-        what = "an image on several partitions (multipart)" if environment.multipart else "an image of fsarchiver (fsa)"
-        raise EnvironmentRefusedError(
-            f"{environment.name}: {what} cannot be deployed yet: make a tar or dd image of one partition."
-        )
-
-
 def _readable(uploads: Sequence[str], options: Options) -> None:
     """Refuse uploaded files that no boot profile of the user's could name."""
     if uploads and not options.pxe_profile:
@@ -153,6 +143,35 @@ def _names_a_disk(options: Options) -> None:
     """Refuse a block device that is no device file: commands on nodes get it as a word."""
     if options.block_device and not _DISK.fullmatch(options.block_device):
         raise OptionError(f"-b {options.block_device!r}: not a disk. Expected a device such as /dev/sda.")
+
+
+def _placed(options: Options, environment: Environment) -> Options:
+    """*options* with the disk and partition that *environment* goes to and boots from."""
+    if not environment.multipart:
+        return _on_default_partition(_on_whole_device(options), environment)
+    _on_its_partitions(environment)
+    device, number = environment.block_device, environment.boot_partition
+    if options.block_device not in ("", device) or options.partition not in (None, number):
+        raise OptionError(
+            f"-b, -p: {environment.name} says itself where it goes ({', '.join(environment.devices)}): leave them out."
+        )
+    return msgspec.structs.replace(options, block_device=device, partition=number)
+
+
+def _on_its_partitions(environment: Environment) -> None:
+    """Refuse an environment on several partitions that are none, or not those that it boots from."""
+    disks = [device for device in environment.devices if split_partition(device)[1] is None]
+    if disks:
+        raise EnvironmentRefusedError(
+            f"{environment.name}: options.partitions: {', '.join(disks)}: not a partition, such as /dev/sda3."
+        )
+    booted = partition_device(environment.block_device, environment.boot_partition)
+    filled = [each.device for each in environment.partitions if environment.image.is_fsa or each.image is None]
+    if booted not in filled:
+        raise EnvironmentRefusedError(
+            f"{environment.name}: boots from {booted} (boot.block_device, boot.partition), and its image goes to "
+            f"{', '.join(filled)}: correct one of them."
+        )
 
 
 def _on_whole_device(options: Options) -> Options:
@@ -185,14 +204,15 @@ def _fits(assignment: Assignment) -> None:
         )
     if assignment.partition is None and environment is not None and not environment.image.is_dd:
         raise OptionError("Without a partition the whole disk is written, which takes a dd image: add -p NUMBER.")
-    _is_for_systems(assignment)
+    _are_for_systems(assignment)
     numbers = [part.number for part in cluster.disk.partitions]
-    if assignment.partition and assignment.partition not in numbers and not options.disable_disk_partitioning:
-        raise OptionError(
-            f"-p {assignment.partition}: the disks of cluster {cluster.name} are cut into "
-            f"{', '.join(map(str, numbers))}. "
-            "Choose one of these, or keep the disk as it is with --disable-disk-partitioning."
-        )
+    for number in _numbers(assignment):
+        if number not in numbers and not options.disable_disk_partitioning:
+            raise OptionError(
+                f"{_which(assignment)} {number}: the disks of cluster {cluster.name} are cut into "
+                f"{', '.join(map(str, numbers))}. Choose one of these, or keep the disk as it is with "
+                "--disable-disk-partitioning."
+            )
 
 
 def _boots(assignment: Assignment) -> None:
@@ -200,6 +220,11 @@ def _boots(assignment: Assignment) -> None:
     environment, loader, options = assignment.environment, assignment.cluster.loader, assignment.options
     if environment is None:
         return
+    if environment.image.is_fsa and _nothing_boots(assignment):
+        raise OptionError(
+            f"{environment.name}: an archive of fsarchiver brings no boot loader. Say `filesystem` and `boot.kernel` "
+            "in the description, so that one is installed, or bring your own with --disable-bootloader-install."
+        )
     if inventory.grub_menu(assignment) and (reason := loaders.why_not(loader, environment)):
         raise OptionError(f"Cluster {assignment.cluster.name}: {reason}")
     if not options.pxe_profile:
@@ -208,16 +233,37 @@ def _boots(assignment: Assignment) -> None:
         profile.render(sources, "deployed", assignment.nodes[0])
 
 
-def _is_for_systems(assignment: Assignment) -> None:
-    """Refuse a partition that the site needs for something else than a system."""
+def _nothing_boots(assignment: Assignment) -> bool:
+    """Whether nodes would look for a boot loader on the disk that nobody has installed."""
+    environment, loader = assignment.environment, assignment.cluster.loader
+    is_linux = environment is not None and environment.environment_kind == "linux"
+    has_kernel = environment is not None and environment.kernel != "" and inventory.grub_menu(assignment) != ""
+    own = assignment.options.disable_bootloader_install
+    return is_linux and loaders.boots(loader, environment) == "disk" and not has_kernel and not own
+
+
+def _which(assignment: Assignment) -> str:
+    """What named the partitions, for people."""
+    environment = assignment.environment
+    return f"{environment.name}: partition" if environment and environment.multipart else "-p"
+
+
+def _numbers(assignment: Assignment) -> list[int]:
+    """Numbers of the partitions of the cluster's layout that are deployed to."""
+    parts = map(split_partition, assignment.deploy_parts)
+    return [number for device, number in parts if device == assignment.device and number is not None]
+
+
+def _are_for_systems(assignment: Assignment) -> None:
+    """Refuse partitions that the site needs for something else than a system."""
     kinds = {part.number: part.role for part in assignment.cluster.disk.partitions}
-    role = kinds.get(assignment.partition or 0)
-    if role in ("swap", "efi"):
-        others = [str(number) for number, other in kinds.items() if other not in ("swap", "efi")]
-        raise OptionError(
-            f"-p {assignment.partition}: that is the {role} partition of cluster {assignment.cluster.name}, not one "
-            f"for a system. Choose {', '.join(others)}."
-        )
+    others = [str(number) for number, role in kinds.items() if role not in ("swap", "efi")]
+    for number in _numbers(assignment):
+        if kinds.get(number) in ("swap", "efi"):
+            raise OptionError(
+                f"{_which(assignment)} {number}: that is the {kinds[number]} partition of cluster "
+                f"{assignment.cluster.name}, not one for a system. Choose {', '.join(others)}."
+            )
 
 
 def _singular(options: Options, names: Sequence[str]) -> None:
@@ -261,6 +307,10 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
     environment = None
     if request.environment:
         environment = _environment(configuration, request.user, request.environment, request.nodes)
+        if environment.multipart:
+            request = msgspec.structs.replace(request, options=_placed(request.options, environment))
+    if request.kind == "env_recorded" and request.options.partition is None:
+        raise OptionError("-r env_recorded needs the partition of the environment: -p NUMBER.")
     name, boot = REBOOTS[request.kind]
     boot = msgspec.structs.replace(boot, level=request.level, wait=request.wait)
     parts = _Parts(configuration, request.user, request.nodes, request.options)
@@ -304,7 +354,7 @@ def _suits(request: RebootRequest) -> None:
             raise OptionError(f"{option} goes with -r {kind}, not with {request.kind}.")
     if request.kind == "set_pxe" and not request.options.pxe_profile:
         raise OptionError("-r set_pxe needs the PXE profile: -w FILE.")
-    if request.kind == "env_recorded" and (request.environment is None or request.options.partition is None):
+    if request.kind == "env_recorded" and request.environment is None:
         raise OptionError("-r env_recorded needs the environment and its partition: -e NAME -p NUMBER.")
     if not request.wait and (request.check_production or request.options.authorized_keys):
         raise OptionError("--no-wait: -c and -k need the end of the reboot. Leave them out.")
@@ -407,7 +457,8 @@ class _Parts:
             for name, names in self.groups.items()
         }
         for name, assignment in made.items():
-            rights.require(site, self.user, self.groups[name], assignment.deploy_part)
+            for part in assignment.deploy_parts:
+                rights.require(site, self.user, self.groups[name], part)
         return made
 
     def work(

@@ -20,6 +20,8 @@ Steps = Mapping[str, Ways]
 """Implementations by macro-step, as configuration files and ``--force-steps`` have them."""
 
 CUSTOM_PRE_INSTALL = "SetDeploymentEnvUntrustedCustomPreInstall"
+CUSTOM_BROADCAST = "BroadcastEnvCustom"
+"""Its command is told of one image."""
 FIRMWARE = 300
 """Seconds that a reboot through the firmware may take longer than kexec."""
 
@@ -31,6 +33,9 @@ def deployment(
 
     A pre-install of the environment replaces all ways of preparing the disk, unless the user forced the steps. What
     cannot be started by kexec is rebooted.
+
+    Raises:
+        OptionError: the environment has more images than one of the ways can send.
     """
     steps = {name: (cluster.macro_steps if forced is None else forced)[name] for name in MACRO_STEPS}
     notes: list[str] = []
@@ -49,6 +54,11 @@ def deployment(
         if changed != steps:
             notes.append(f"{reason}: nodes are rebooted instead of using kexec")
         steps = changed
+    if len(environment.images) > 1 and any(way.name == CUSTOM_BROADCAST for way in steps["BroadcastEnv"]):
+        raise OptionError(
+            f"{CUSTOM_BROADCAST} knows of one image, and {environment.name} has {len(environment.images)}: choose "
+            "another way with --force-steps."
+        )
     return steps, notes
 
 

@@ -164,18 +164,24 @@ def _with_environment(assignment: Assignment, files_of: _Files) -> Assignment:
     environment, cluster = assignment.environment, assignment.cluster
     if environment is None:
         return assignment
-    _, image = files_of.image(environment.image.file, assignment.site)
-    require_unchanged(environment, environment.image, image)
-    files_of.require_sound_image(environment.image, assignment.site)
-    lent = not files.is_url(environment.image.file)
+    image, *others = [_image(assignment, environment, each, files_of) for each in environment.images]
     return msgspec.structs.replace(
         assignment,
-        image=LocalImage(path=str(image.path), size=image.size, sha256=image.sha256, lent=lent),
+        image=image,
+        partition_images=tuple(others),
         preinstall=_preinstall(assignment, environment, files_of),
         postinstalls=tuple(_postinstall(assignment, environment, each, files_of) for each in environment.postinstalls),
         admin_preinstalls=tuple(_admin(assignment, archive, files_of) for archive in cluster.pre_installs),
         admin_postinstalls=tuple(_admin(assignment, archive, files_of) for archive in cluster.post_installs),
     )
+
+
+def _image(assignment: Assignment, environment: Environment, image: Image, files_of: _Files) -> LocalImage:
+    _, local = files_of.image(image.file, assignment.site)
+    require_unchanged(environment, image, local)
+    files_of.require_sound_image(image, assignment.site)
+    lent = not files.is_url(image.file)
+    return LocalImage(path=str(local.path), size=local.size, sha256=local.sha256, lent=lent)
 
 
 def _with_operations(assignment: Assignment, files_of: _Files) -> Assignment:

@@ -77,20 +77,22 @@ def wants(request: Assignment) -> dict[str, bool]:
     """Which conditional micro-steps this request needs."""
     options, environment, disk = request.options, request.environment, request.cluster.disk
     key = bool(options.authorized_keys)
-    is_dd = environment is not None and environment.image.is_dd
+    is_tar = environment is not None and environment.image.is_tar
+    multipart = environment is not None and environment.multipart
     mountable = _mountable(request)
     partitioned = request.partition is not None
+    cut = partitioned and not multipart  # of several partitions nobody knows which are free
     swap, tmp = disk.number("swap"), disk.number("tmp")
     linux = environment is not None and environment.environment_kind == "linux"
     return {
         "set_vlan": bool(options.vlan),
         "send_key_in_deploy_env": key,
         "create_partition_table": partitioned and bool(disk.partitions) and not options.disable_disk_partitioning,
-        "format_deploy_part": environment is not None and not is_dd,
-        "mount_deploy_part": mountable and not is_dd,
-        "mount_after_broadcast": mountable and is_dd and partitioned,
-        "format_tmp_part": bool(options.reformat_tmp) and partitioned and tmp not in (None, request.partition),
-        "format_swap_part": linux and partitioned and swap not in (None, request.partition),
+        "format_deploy_part": is_tar,
+        "mount_deploy_part": mountable and is_tar,
+        "mount_after_broadcast": mountable and not is_tar and partitioned,
+        "format_tmp_part": bool(options.reformat_tmp) and cut and tmp not in (None, request.partition),
+        "format_swap_part": linux and cut and swap not in (None, request.partition),
         "manage_admin_pre_install": bool(_preinstalls(request)),
         "manage_admin_post_install": mountable and bool(request.admin_postinstalls),
         "manage_user_post_install": mountable and bool(request.postinstalls),
@@ -147,6 +149,7 @@ def script_variables(request: Request) -> dict[str, str]:
         "CLUSTER": request.cluster.name,
         "ENV": environment.name if environment else "",
         "DEPLOY_PART": request.deploy_part,
+        "DEPLOY_PARTS": " ".join(request.deploy_parts),
         "ENV_EXTRACTION_DIR": site.extraction_dir,
         "PREPOST_EXTRACTION_DIR": site.rambin_dir,
         "BLOCK_DEVICE": request.device,

@@ -126,6 +126,8 @@ class Assignment(Struct, frozen=True, kw_only=True):
     cluster: Cluster
     environment: Environment | None = None
     image: LocalImage | None = None
+    partition_images: tuple[LocalImage, ...] = ()
+    """Those of `Environment.images` that follow it, in their order."""
     preinstall: LocalArchive | None = None
     admin_preinstalls: tuple[LocalArchive, ...] = ()
     postinstalls: tuple[LocalArchive, ...] = ()
@@ -152,8 +154,13 @@ class Assignment(Struct, frozen=True, kw_only=True):
 
     @property
     def deploy_part(self) -> str:
-        """The device file that is deployed to."""
+        """The device file that is deployed to; of several, the one that is booted."""
         return partition_device(self.device, self.partition)
+
+    @property
+    def deploy_parts(self) -> tuple[str, ...]:
+        """All device files that are deployed to."""
+        return (self.environment.devices if self.environment else ()) or (self.deploy_part,)
 
 
 class Request(Assignment, frozen=True, kw_only=True):

@@ -351,7 +351,7 @@ def update_checksums(
         raise EnvironmentRefusedError(f"Environment {name!r} version {environment.version} has no {part} to update.")
     measured = _measured(site, environment, who, (part,), whole=True)
     with transaction():
-        _update(environment, {_COLUMNS[part]: environment_columns(measured)[_COLUMNS[part]]})
+        _update(environment, _columns(measured, (part,)))
     return _changes(environment, measured, (part,))
 
 
@@ -436,8 +436,7 @@ def move_files(site: Site, who: Account, moves: Sequence[tuple[str, str]]) -> li
             changes += [each for each in _changes(environment, measured, parts) if each.before.file != each.after.file]
     with transaction():
         for environment, measured in moved:
-            columns = environment_columns(measured)
-            _update(environment, {name: columns[name] for name in _COLUMNS.values()})
+            _update(environment, _columns(measured, tuple(_COLUMNS)))
     return changes
 
 
@@ -467,12 +466,23 @@ def _update(environment: Environment, columns: dict[str, Any]) -> None:
 
 # --- files --------------------------------------------------------------------------------------------------------
 
-_COLUMNS: dict[Part, str] = {"tarball": "image", "preinstall": "preinstall", "postinstalls": "postinstalls"}
+_COLUMNS: dict[Part, tuple[str, ...]] = {
+    "tarball": ("image", "options"),
+    "preinstall": ("preinstall",),
+    "postinstalls": ("postinstalls",),
+}
+"""Where the files of each kind are; images that partitions have of their own are among the options."""
 _OPTIONS: dict[Part, str] = {
     "tarball": "--update-tarball-md5",
     "preinstall": "--update-preinstall-md5",
     "postinstalls": "--update-postinstalls-md5",
 }
+
+
+def _columns(environment: Environment, parts: Iterable[Part]) -> dict[str, Any]:
+    """The columns in which the files of *parts* are, with their values."""
+    columns = environment_columns(environment)
+    return {name: columns[name] for part in parts for name in _COLUMNS[part]}
 
 
 def require_unchanged(environment: Environment, file: Image | Archive, found: LocalFile) -> None:
@@ -494,7 +504,7 @@ def require_unchanged(environment: Environment, file: Image | Archive, found: Lo
 
 def _files(environment: Environment, parts: Iterable[Part]) -> list[Image | Archive]:
     by_part: dict[Part, list[Image | Archive]] = {
-        "tarball": [environment.image],
+        "tarball": list(environment.images),
         "preinstall": [environment.preinstall] if environment.preinstall else [],
         "postinstalls": list(environment.postinstalls),
     }
@@ -507,6 +517,10 @@ def _map_files(environment: Environment, change: Any) -> Environment:
         image=change(environment.image),
         preinstall=change(environment.preinstall) if environment.preinstall else None,
         postinstalls=tuple(map(change, environment.postinstalls)),
+        partitions=tuple(
+            msgspec.structs.replace(each, image=change(each.image)) if each.image else each
+            for each in environment.partitions
+        ),
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from kadeploy.lab.lab import saved
+from tests import fsarchiver
 from tests.vm.conftest import Cluster, tool
 from tests.vm.test_deployment import PATIENCE, request
 
@@ -51,7 +52,7 @@ def unpacked(cluster: Cluster, folder: Path) -> Path:
     return folder
 
 
-# --- kareboot3, into the deployment system and back; kexec and an image of a partition ------------------------------
+# --- kareboot3, into the deployment system and back; kexec and several partitions ------------------------------
 
 
 def test_kareboot3_deploy_env_lets_the_users_key_in(cluster: Cluster) -> None:
@@ -62,23 +63,48 @@ def test_kareboot3_deploy_env_lets_the_users_key_in(cluster: Cluster) -> None:
     assert cluster.ssh("node-3", "test -d /rambin", pinned=True).returncode == 0
 
 
-def test_kexec_both_ways_with_an_image_of_the_partition(cluster: Cluster, tmp_path: Path) -> None:
-    """From the deployment system into itself, and from there into the new system: the firmware is never passed."""
-    raw = tmp_path / "tiny.raw"
-    tree = unpacked(cluster, tmp_path / "tree")
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(raw), "256M"], check=True)
-    with (tmp_path / "tiny.ddgz").open("wb") as packed:
-        subprocess.run(["gzip", "-1c", str(raw)], stdout=packed, check=True)
-    fields = description(cluster) | {"tarball": f"{tmp_path / 'tiny.ddgz'}|ddgz"}
-    (tmp_path / "dd.dsc").write_text("".join(f"{key} : {value}\n" for key, value in fields.items()))
+def file_system(tree: Path, path: Path, size: str) -> Path:
+    """An ext4 file system with the files of *tree*."""
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(path), size], check=True)
+    return path
+
+
+def test_kexec_both_ways_with_images_for_two_partitions(cluster: Cluster, tmp_path: Path) -> None:
+    """From the deployment system into itself, and from there into the new system: the firmware is never passed.
+
+    The system is an archive of fsarchiver, and beside it goes a copy of a partition.
+    """
+    root = file_system(unpacked(cluster, tmp_path / "tree"), tmp_path / "tiny.raw", "256M")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "note").write_text("at home")
+    home = file_system(tmp_path / "home", tmp_path / "home.raw", "16M")
+    subprocess.run(["gzip", "-1", str(home)], check=True)
+    fields = description(cluster)
+    places = [
+        {"id": 0, "device": "/dev/sda3"},
+        {"id": 1, "device": "/dev/sda2", "image": {"file": f"{home}.gz", "kind": "dd", "compression": "gzip"}},
+    ]
+    parted = {
+        "name": "parted",
+        "os": "linux",
+        "image": {"file": str(fsarchiver.save(tmp_path / "tiny.fsa", root)), "kind": "fsa", "compression": 1},
+        "boot": {key: fields[key] for key in ("kernel", "initrd", "kernel_params") if key in fields}
+        | {"block_device": "/dev/sda", "partition": 3},
+        "filesystem": "ext4",
+        "multipart": True,
+        "options": {"partitions": places},
+    }
+    (tmp_path / "parted.yml").write_text(yaml.safe_dump(parted))
     loads = cluster.serial("node-3").count("PXELINUX")
     kexec = "SetDeploymentEnv|SetDeploymentEnvKexec:0:900"
     succeeds(
-        cluster, "kadeploy3", "-m", "node-3", "-a", str(tmp_path / "dd.dsc"), "-k", str(cluster.public_key),
+        cluster, "kadeploy3", "-m", "node-3", "-a", str(tmp_path / "parted.yml"), "-k", str(cluster.public_key),
         *steps("BootNewEnvKexec", kexec),
     )  # fmt: skip
-    said = cluster.wait_ssh("node-3", command=f"{CMDLINE}; mount | grep ' on / '")
+    look = "mount -r /dev/sda2 /mnt; cat /mnt/note; umount /mnt"
+    said = cluster.wait_ssh("node-3", command=f"{CMDLINE}; mount | grep ' on / '; {look}")
     assert "BOOT_IMAGE=" not in said
+    assert "at home" in said
     assert "/dev/sda3 on / type ext4" in said
     assert cluster.serial("node-3").count("PXELINUX") == loads
 

@@ -315,7 +315,11 @@ ENVIRONMENTS = st.builds(
     demolishing_env=st.sampled_from([0, 1, 5, 10000]),
     part=st.sampled_from(["", "/dev/sda3", "/dev/nvme0n1p2"]),
     kexec=st.booleans(),
-    partitions=st.just(()) | st.just((FileSystem(id=0, device="/dev/sda1"), FileSystem(id=2, device="/dev/sdb"))),
+    partitions=st.just(())
+    | st.just((FileSystem(id=0, device="/dev/sda1"), FileSystem(id=2, device="/dev/sdb")))
+    | st.builds(Image, file=_NAMES, kind=_KINDS.filter(lambda kind: kind.startswith("t"))).map(
+        lambda image: (FileSystem(id=0, device="/dev/sda1", filesystem="ext4", image=image),)
+    ),
     block_device=st.sampled_from(["", "/dev/sda"]),
     boot_partition=st.none() | st.integers(0, 9),
     custom_variables=st.dictionaries(

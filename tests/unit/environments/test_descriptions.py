@@ -29,6 +29,7 @@ BEYOND_LINES = {
         "boot.partition",
     ],
     "4-no-kexec.dsc": ["options.kexec"],
+    "4-partitions-with-images.dsc": ["options.partitions", "multipart", "boot.block_device", "boot.partition"],
 }
 """What the wiki's form cannot hold of these files."""
 
@@ -135,6 +136,18 @@ def test_an_image_on_several_partitions_is_kept_whole() -> None:
     assert "compression: 3\n" in write([environment], "yaml")
 
 
+def test_each_partition_may_have_an_image_of_its_own() -> None:
+    environment = one("4-partitions-with-images.dsc")
+    assert [image.file for image in environment.images] == [
+        "/srv/root.tar.zst",
+        str(FOLDER / "home.txz"),
+        "/srv/data.gz",
+    ]
+    home, data = environment.partitions[1:]
+    assert (home.filesystem, home.image and home.image.kind, data.image and data.image.kind) == ("xfs", "txz", "ddgz")
+    assert environment.devices == ("/dev/sda3", "/dev/sda5", "/dev/sda6")
+
+
 def test_kexec_can_be_ruled_out() -> None:
     assert not one("4-no-kexec.dsc").kexec
     assert write(read("4-no-kexec.dsc"), "yaml").endswith("options:\n  kexec: false\n")
@@ -150,6 +163,7 @@ def test_relative_files_start_beside_the_description() -> None:
 
 YAML = (FOLDER / "4-no-kexec.dsc").read_text(encoding="utf-8")
 MULTIPART = (FOLDER / "3.1.7-multipart-fsa.dsc").read_text(encoding="utf-8")
+PARTED = (FOLDER / "4-partitions-with-images.dsc").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +186,16 @@ MULTIPART = (FOLDER / "3.1.7-multipart-fsa.dsc").read_text(encoding="utf-8")
         (MULTIPART.replace("/dev/sda2", "sda2"), "options.partitions[1]: expected an id"),
         (MULTIPART.replace("    device: /dev/sda2\n", ""), "$.options.partitions[1]"),
         (MULTIPART.replace("compression: 3", "compression: 10"), "fsa/0 to fsa/9"),
+        (MULTIPART.replace("kind: fsa\n  compression: 3", "kind: dd\n  compression: xz"), "2 of them have no image"),
+        (PARTED.replace("filesystem: xfs", ""), "options.partitions[1].filesystem: missing"),
+        (PARTED.replace("filesystem: xfs", "filesystem: 'x; reboot'"), "options.partitions[1].filesystem: expected"),
+        (PARTED.replace("id: 2", "id: 2\n    filesystem: xfs"), "options.partitions[2].filesystem: only an archive"),
+        (
+            PARTED.replace("kind: dd\n      compression: gzip", "kind: fsa"),
+            "options.partitions[2].image: an archive of",
+        ),
+        (PARTED.replace("kind: dd\n", "kind: iso\n"), "options.partitions[2].image: unknown kind"),
+        (PARTED.replace("/srv/data.gz", "~bob/data.gz"), "image of a partition"),
         (MULTIPART.replace("block_device: /dev/sda", "block_device: ../sda"), "block_device: expected a disk"),
     ],
 )

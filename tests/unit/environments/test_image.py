@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from kadeploy.boot import kernels
+from kadeploy.broadcast import sink
 from kadeploy.config.cluster import AdminArchive
 from kadeploy.config.folder import collection
 from kadeploy.environments import image
@@ -22,7 +23,6 @@ from kadeploy.environments.description import Form, parse, write
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.environments.image import ARCHIVE_KINDS, COMPRESSIONS, IMAGE_KINDS, KINDS
 from kadeploy.images import archive
-from kadeploy.microsteps.send_image import sink
 
 FSARCHIVER = [name for name, kind in KINDS.items() if kind.form == "fsa"]
 SOURCES = Path(image.__file__).parents[1]
@@ -51,7 +51,7 @@ def test_what_we_pack_is_unpacked_here_and_on_nodes(compression: image.Compressi
 
 @pytest.mark.parametrize("kind", [kind for kind in IMAGE_KINDS if kind not in FSARCHIVER])
 def test_nodes_unpack_each_kind_into_its_place(kind: str) -> None:
-    taken = sink(kind).splitlines()
+    taken = sink.of_kind(kind).splitlines()
     (pipe,) = [line for line in taken if line.startswith(f"{KINDS[kind].compression.unpack_on_node} |")]
     assert ("dd of=" in pipe) == (KINDS[kind].form == "dd")
     assert ("tar -x" in pipe) == (KINDS[kind].form == "tar")
@@ -137,13 +137,13 @@ exec(compile(text, path, "exec"), module.__dict__)
 
 from kadeploy.environments.description import parse, write
 from kadeploy.images.archive import COMPRESSION
-from kadeploy.microsteps.send_image import sink
+from kadeploy.broadcast import sink
 lines = "name : a\\ntarball : /i|{}\\nenvironment_kind : other\\nfdisktype : 83\\nfilesystem : ext4\\n"
 for kind in ("tar.lz4", "dd.lz4"):
     environment = parse(lines.format(kind), source="x")
     assert parse(write([environment], "yaml"), source="x") == environment
     assert environment.image.is_dd == (kind == "dd.lz4")
-    assert "lz4 -dc |" in sink(kind)
+    assert "lz4 -dc |" in sink.of_kind(kind)
 assert COMPRESSION["tar.lz4"] == "lz4 -1"
 """
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from kadeploy.broadcast import sink
 from kadeploy.config.site import Ssh, Vlan
 from kadeploy.environments.environment import Image
 from kadeploy.microsteps import send_image, site_command
@@ -94,10 +95,20 @@ def image(folder: Path, kind: str) -> bytes:
     return subprocess.run([COMPRESSORS[kind], "-c"], input=content, capture_output=True, check=True).stdout
 
 
+def partition(folder: Path) -> str:
+    """A file that stands for a partition."""
+    (folder / "part").touch()
+    return str(folder / "part")
+
+
 def drain(folder: Path, kind: str, data: bytes) -> subprocess.CompletedProcess[bytes]:
-    env = {**os.environ, "KADEPLOY_ENV_EXTRACTION_DIR": f"{folder}/it's here", "KADEPLOY_DEPLOY_PART": f"{folder}/part"}
+    env = {
+        **os.environ,
+        "KADEPLOY_ENV_EXTRACTION_DIR": f"{folder}/it's here",
+        "KADEPLOY_DEPLOY_PART": partition(folder),
+    }
     (folder / "it's here").mkdir()
-    command = ["/bin/bash", "-c", send_image.sink(kind)]
+    command = ["/bin/bash", "-c", sink.of_kind(kind)]
     return subprocess.run(command, input=data, env=env, capture_output=True, check=False)
 
 
@@ -114,6 +125,19 @@ def test_an_archive_becomes_its_tree(tmp_path: Path, kind: str) -> None:
 def test_a_partition_image_becomes_its_bytes(tmp_path: Path, kind: str) -> None:
     assert drain(tmp_path, kind, image(tmp_path, kind)).returncode == 0
     assert (tmp_path / "part").read_bytes() == PARTITION
+
+
+def test_a_partition_that_is_not_there_is_no_file_in_memory(tmp_path: Path) -> None:
+    env = {**os.environ, "KADEPLOY_DEPLOY_PART": f"{tmp_path}/part"}
+    done = subprocess.run(
+        ["/bin/bash", "-c", sink.of_kind("ddgz")],
+        input=image(tmp_path, "ddgz"),
+        env=env,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.decode()) == (1, f"no partition {tmp_path}/part on this node\n")
+    assert not (tmp_path / "part").exists()
 
 
 @pytest.mark.parametrize("kind", list(COMPRESSORS))
@@ -141,7 +165,7 @@ def test_an_image_goes_from_node_to_node_over_real_ssh(tmp_path: Path, nodes: No
     request = asked(tmp_path, nodes.port, **described(tmp_path))
     refusing = RequestNode(name="node-4", address=nodes.refusing().address)
     request = msgspec.structs.replace(request, nodes=(*request.nodes, refusing))
-    env = {"KADEPLOY_DEPLOY_PART": str(tmp_path / "part")}
+    env = {"KADEPLOY_DEPLOY_PART": partition(tmp_path)}
     found = outcomes(send_image.run, request, {"method": method}, env, nodes.credentials)
     assert {name: outcome.verdict.value for name, outcome in found.items()} == {
         "node-1": "ok",
@@ -186,7 +210,7 @@ def test_an_image_whose_name_means_another_file_by_now_is_sent_as_it_was_opened(
     cluster = msgspec.structs.replace(
         request.cluster, broadcast_command=f"bash -c 'zcat \"$0\" >{tmp_path}/part' ENVFILE"
     )
-    env = {"KADEPLOY_DEPLOY_PART": str(tmp_path / "part")}
+    env = {"KADEPLOY_DEPLOY_PART": partition(tmp_path)}
     assert request.image is not None
     with lent(tmp_path, request.image) as image:
         request = msgspec.structs.replace(request, cluster=cluster, image=image)
@@ -204,7 +228,7 @@ def test_by_hand_an_image_is_opened_with_the_rights_of_its_user(open_folder: Pat
     assert request.image is not None
     image = msgspec.structs.replace(request.image, lent=True)
     request = msgspec.structs.replace(request, image=image, cluster=cluster)
-    env = {"KADEPLOY_DEPLOY_PART": str(open_folder / "part")}
+    env = {"KADEPLOY_DEPLOY_PART": partition(open_folder)}
     found = outcomes(send_image.run, request, {"method": method}, env, nodes.credentials)
     assert {outcome.verdict for outcome in found.values()} == {Verdict.OK}, found
     Path(image.path).chmod(0o600)

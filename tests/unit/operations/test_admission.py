@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from kadeploy.caller import Account
+from kadeploy.config.cluster import Implementation
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Limits, Site, Vlan
-from kadeploy.environments.environment import Environment, Image
+from kadeploy.environments.environment import Environment, FileSystem, Image
 from kadeploy.errors import (
     ConfigError,
     EnvironmentRefusedError,
@@ -52,22 +53,6 @@ def targets(work: Work) -> dict[str, str]:
 # --- what is deployed --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("changes", "what"),
-    [
-        ({"image": Image(file="/i.fsa", kind="fsa3")}, "an image of fsarchiver"),
-        ({"multipart": True, "image": DD}, "an image on several partitions"),
-    ],
-)
-def test_what_can_only_be_recorded_yet_is_refused(
-    configuration: Configuration, changes: dict[str, Any], what: str
-) -> None:
-    with pytest.raises(
-        EnvironmentRefusedError, match=f"tiny: {what} .* cannot be deployed yet: make a tar or dd image"
-    ):
-        deployed(configuration, build.environment(**changes))
-
-
 def of_architecture(configuration: Configuration, arch: str) -> Configuration:
     """The same, its cluster gdx of an architecture."""
     gdx = msgspec.structs.replace(configuration.clusters["gdx"], arch=arch)
@@ -102,6 +87,102 @@ def test_each_cluster_deploys_to_its_own_partition(configuration: Configuration,
 def test_the_environments_own_partition_is_used_where_the_user_named_none(configuration: Configuration) -> None:
     environment = build.environment(part="/dev/sda2")
     assert targets(deployed(configuration, environment, nodes=GDX)) == {"gdx": "/dev/sda2"}
+
+
+def parted(*devices: str, **changes: Any) -> Environment:
+    """An archive of fsarchiver whose file systems go to *devices*; it boots from partition 3 of sda."""
+    fields: dict[str, Any] = {
+        "image": Image(file="/i.fsa", kind="fsa3"),
+        "multipart": True,
+        "partitions": tuple(FileSystem(id=rank, device=device) for rank, device in enumerate(devices)),
+        "block_device": "/dev/sda",
+        "boot_partition": 3,
+    }
+    return build.environment(**fields | changes)
+
+
+def test_an_environment_on_several_partitions_goes_where_it_says(configuration: Configuration) -> None:
+    environment = parted("/dev/sda2", "/dev/sda3", "/dev/sdb7")
+    for options in (Options(), Options(block_device="/dev/sda", partition=3)):
+        work = deployed(configuration, environment, nodes=GDX, options=options)
+        assert targets(work) == {"gdx": "/dev/sda3"}
+        assert work.assignments["gdx"].deploy_parts == ("/dev/sda2", "/dev/sda3", "/dev/sdb7")
+    rebooted = RebootRequest(
+        user="root", nodes=GDX, kind="env_recorded", environment=Described(environment=environment)
+    )
+    assert targets(admission.admit(rebooted, configuration)) == {"gdx": "/dev/sda3"}
+
+
+@pytest.mark.parametrize("options", [Options(partition=2), Options(block_device="/dev/sdb"), Options(partition=0)])
+def test_an_environment_on_several_partitions_does_not_go_elsewhere(
+    configuration: Configuration, options: Options
+) -> None:
+    with pytest.raises(OptionError, match=r"-b, -p: tiny says itself where it goes \(/dev/sda2, /dev/sda3\)"):
+        deployed(configuration, parted("/dev/sda2", "/dev/sda3"), nodes=GDX, options=options)
+
+
+@pytest.mark.parametrize(
+    ("environment", "error", "said"),
+    [
+        (parted("/dev/sda1", "/dev/sda3"), OptionError, "tiny: partition 1: that is the swap partition of cluster gdx"),
+        (
+            parted("/dev/sda3", "/dev/sda9"),
+            OptionError,
+            "tiny: partition 9: the disks of cluster gdx are cut into 1, 2",
+        ),
+        (parted("/dev/sda3", "/dev/sdb"), EnvironmentRefusedError, "/dev/sdb: not a partition"),
+        (parted("/dev/sda2"), EnvironmentRefusedError, "boots from /dev/sda3 .* its image goes to /dev/sda2"),
+        (
+            parted(
+                image=build.environment().image,
+                partitions=(
+                    FileSystem(id=0, device="/dev/sda2"),
+                    FileSystem(id=1, device="/dev/sda3", image=DD),
+                ),
+            ),
+            EnvironmentRefusedError,
+            "boots from /dev/sda3 .* its image goes to /dev/sda2",
+        ),
+        (
+            parted("/dev/sda2", "/dev/sda3", filesystem=""),
+            OptionError,
+            "an archive of fsarchiver brings no boot loader",
+        ),
+        (parted("/dev/sda2", "/dev/sda3", kernel=""), OptionError, "an archive of fsarchiver brings no boot loader"),
+    ],
+)
+def test_several_partitions_that_make_no_sense_are_refused(
+    configuration: Configuration, environment: Environment, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        deployed(configuration, environment, nodes=GDX)
+
+
+def test_a_boot_loader_of_ones_own_comes_with_an_archive_of_fsarchiver(configuration: Configuration) -> None:
+    own = Options(disable_bootloader_install=True)
+    assert deployed(configuration, parted("/dev/sda3", filesystem=""), nodes=GDX, options=own)
+    assert deployed(configuration, parted("/dev/sda3", environment_kind="other", filesystem=""), nodes=GDX)
+
+
+def test_rights_are_needed_on_each_of_several_partitions(site_folder: Path, site: Site, database_url: str) -> None:
+    rights.add(site, "root", list(GDX), ["/dev/sda3"])
+    configuration, environment = load_configuration(site_folder), parted("/dev/sda3", "/dev/sdb1")
+    with pytest.raises(RightsError, match=r"/dev/sdb1 of gdx-\[1-2\]\.site"):
+        deployed(configuration, environment, nodes=GDX)
+    rights.add(site, "root", list(GDX), ["/dev/sda3", "/dev/sdb1"], overwrite=True)
+    assert deployed(configuration, environment, nodes=GDX)
+
+
+def test_a_command_that_knows_of_one_image_sends_none_of_several(configuration: Configuration) -> None:
+    places = (FileSystem(id=0, device="/dev/sda3"), FileSystem(id=1, device="/dev/sda2", image=DD))
+    forced = {
+        **configuration.clusters["gdx"].macro_steps,
+        "BroadcastEnv": (Implementation(name="BroadcastEnvCustom"),),
+    }
+    environment = parted(image=build.environment().image, partitions=places)
+    with pytest.raises(OptionError, match="BroadcastEnvCustom knows of one image, and tiny has 2"):
+        deployed(configuration, environment, nodes=GDX, force_steps=forced)
+    assert deployed(configuration, environment, nodes=GDX)
 
 
 def test_an_environment_that_is_a_whole_disk_goes_to_its_own(configuration: Configuration) -> None:

@@ -14,7 +14,7 @@ import pytest
 from kadeploy.caller import Account
 from kadeploy.config.cluster import AdminArchive, Loader
 from kadeploy.config.site import Limits
-from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError
 from kadeploy.files import MEGA, measure
 from kadeploy.operations import staging
@@ -66,6 +66,21 @@ def test_a_deployment_gets_its_image_with_size_and_checksum(tmp_path: Path) -> N
     assert stage(build.assignment(tmp_path, environment=recorded)).image == LocalImage(
         path=str(path), size=path.stat().st_size, sha256=recorded.image.sha256, lent=True
     )
+
+
+def test_images_of_partitions_are_opened_and_lent_like_the_environments_own(tmp_path: Path) -> None:
+    archive(tmp_path / "own.tgz", b"own")
+    own = Image(file=str(tmp_path / "own.tgz"), kind="tgz")
+    places = (FileSystem(id=0, device="/dev/sda3"), FileSystem(id=1, device="/dev/sda5", filesystem="xfs", image=own))
+    parted = environment(tmp_path, multipart=True, partitions=places, block_device="/dev/sda", boot_partition=3)
+    assignment = build.assignment(tmp_path, environment=parted)
+    with closing(staging.stage({"gdx": assignment}, tmp_path / "run", ME)) as staged:
+        (found,) = staged.assignments["gdx"].partition_images
+        assert (found.path, found.lent, found.size) == (own.file, True, (tmp_path / "own.tgz").stat().st_size)
+        assert set(staged.images) == {parted.image.file, own.file}
+    (tmp_path / "own.tgz").write_bytes(b"no archive")
+    with pytest.raises(FileError, match=r"own\.tgz: is not of kind tgz"):
+        stage(assignment)
 
 
 def test_an_image_stays_the_file_that_was_checked_whatever_its_name_stands_for_later(tmp_path: Path) -> None:

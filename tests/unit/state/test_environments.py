@@ -17,7 +17,7 @@ import pytest
 
 from kadeploy.caller import Account, caller
 from kadeploy.config.site import Site
-from kadeploy.environments.environment import Archive, Environment, Image
+from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError, KadeployError, OptionError, RightsError
 from kadeploy.files import LocalFile
 from kadeploy.state import environments
@@ -530,6 +530,45 @@ def test_checksums_of_one_kind_of_files_are_recorded_anew(
     [after] = everything(site)
     kept = {"image", "preinstall", "postinstalls"} - {"image" if part == "tarball" else part}
     assert {name: getattr(after, name) for name in kept} == {name: getattr(before, name) for name in kept}
+
+
+def parted(folder: Path) -> Environment:
+    """An environment with a second partition, which has an image of its own."""
+    own = FileSystem(id=1, device="/dev/sda5", filesystem="ext4", image=Image(file=str(folder / "own.tgz"), kind="tgz"))
+    written(folder / "own.tgz", "own")
+    return on_disk(
+        folder,
+        multipart=True,
+        partitions=(FileSystem(id=0, device="/dev/sda3"), own),
+        block_device="/dev/sda",
+        boot_partition=3,
+    )
+
+
+def test_images_of_partitions_are_measured_as_the_environments_own(site: Site, tmp_path: Path) -> None:
+    added = environments.add(site, parted(tmp_path), ALICE)
+    own = added.images[1]
+    assert (own.md5, own.sha256) == sums("own")
+    other = LocalFile(tmp_path, 1, *sums("new"))
+    with pytest.raises(EnvironmentRefusedError, match="--update-tarball-md5"):
+        environments.require_unchanged(added, own, other)
+    written(tmp_path / "own.tgz", "new")
+    changes = environments.update_checksums(site, ALICE, "debian", "tarball")
+    assert [change.after.md5 for change in changes] == [sums("image")[0], sums("new")[0]]
+    [after] = everything(site)
+    environments.require_unchanged(after, after.images[1], other)
+    written(tmp_path / "new" / "own.tgz", "moved")
+    environments.move_files(site, ADMIN, [(f"{tmp_path}/own.tgz", f"{tmp_path}/new/own.tgz")])
+    [moved] = everything(site)
+    assert (moved.images[1].file, moved.images[1].md5) == (f"{tmp_path}/new/own.tgz", sums("moved")[0])
+    assert moved.image == after.image
+
+
+def test_an_unsound_image_of_a_partition_is_not_recorded(site: Site, tmp_path: Path) -> None:
+    environment = parted(tmp_path)
+    (tmp_path / "own.tgz").write_bytes(b"no archive")
+    with pytest.raises(FileError, match=r"own\.tgz: is not of kind tgz"):
+        environments.add(site, environment, ALICE)
 
 
 def test_the_highest_version_is_updated_unless_one_is_given(site: Site, tmp_path: Path) -> None:
