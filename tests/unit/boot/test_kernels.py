@@ -177,7 +177,7 @@ def test_what_unpacks_an_image_has_nobodys_rights(tmp_path: Path) -> None:
     looking = threading.Thread(target=look)
     looking.start()
     with pytest.raises(FileError):
-        kernels.take(lambda: os.fdopen(source, "rb"), "tgz", {"/vmlinuz"}, tmp_path, digest(lambda: io.BytesIO()))
+        kernels.take(lambda: os.fdopen(source, "rb"), "tgz", {"/vmlinuz"}, tmp_path, digest(io.BytesIO))
     looking.join()
     assert "Uid:\t65534\t65534\t65534\t65534" in rights
     assert "CapEff:\t0000000000000000" in rights
