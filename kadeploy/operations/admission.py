@@ -186,12 +186,27 @@ def _fits(assignment: Assignment) -> None:
     if assignment.partition is None and environment is not None and not environment.image.is_dd:
         raise OptionError("Without a partition the whole disk is written, which takes a dd image: add -p NUMBER.")
     _is_for_systems(assignment)
+    _can_be_made(assignment)
     numbers = [part.number for part in cluster.disk.partitions]
     if assignment.partition and assignment.partition not in numbers and not options.disable_disk_partitioning:
         raise OptionError(
             f"-p {assignment.partition}: the disks of cluster {cluster.name} are cut into "
             f"{', '.join(map(str, numbers))}. "
             "Choose one of these, or keep the disk as it is with --disable-disk-partitioning."
+        )
+
+
+def _can_be_made(assignment: Assignment) -> None:
+    """Refuse a file system that the deployment system cannot make, before a disk is cut for it."""
+    environment, cluster = assignment.environment, assignment.cluster
+    if environment is None or environment.multipart or environment.preinstall:
+        return
+    if environment.image.is_dd or environment.image.is_fsa:  # they bring their own
+        return
+    if environment.filesystem not in cluster.supported_filesystems:
+        raise OptionError(
+            f"Environment {environment.name} is on {environment.filesystem}, and cluster {cluster.name} formats "
+            f"{', '.join(cluster.supported_filesystems)} (supported_filesystems in clusters/{cluster.name}.yml)."
         )
 
 

@@ -11,7 +11,7 @@ import pytest
 from kadeploy.caller import Account
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Limits, Site, Vlan
-from kadeploy.environments.environment import Environment, Image
+from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import (
     ConfigError,
     EnvironmentRefusedError,
@@ -302,6 +302,16 @@ def test_a_vlan_in_which_a_node_has_no_address_is_refused(
 
 
 # --- what could not be booted -----------------------------------------------------------------------------------
+
+
+def test_a_file_system_that_nodes_cannot_make_is_refused_at_the_request_and_those_that_come_in_an_image_are_not(
+    configuration: Configuration,
+) -> None:
+    with pytest.raises(OptionError, match=r"tiny is on XFS, and cluster gdx formats ext2, .*supported_filesystems"):
+        deployed(configuration, build.environment(filesystem="XFS"))
+    assert deployed(configuration, build.environment(filesystem="XFS", image=DD))
+    preinstall = Archive(file="/p.tgz", kind="tgz", script="make")
+    assert deployed(configuration, build.environment(filesystem="jfs", preinstall=preinstall))
 
 
 @pytest.mark.parametrize("filesystem", ["xfs", "btrfs"])
