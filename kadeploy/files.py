@@ -399,6 +399,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             raise FileError(f"{req.full_url}: redirects to {newurl[:_EXCERPT]}, which is not http(s).")
         if req.type == "https" and not newurl.lower().startswith("https:"):
             raise FileError(f"{req.full_url}: redirects to {newurl[:_EXCERPT]}, which is not protected as https is.")
+        cast("http.client.HTTPResponse", fp).close()  # or all that it says beside the address would be read
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 

@@ -49,6 +49,7 @@ def expand(pattern: str, most: int = MOST) -> list[str]:
 
 
 _BRACKETS = re.compile(r"\[([^\]]*)\]")
+_SPAN = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def count(pattern: str) -> int:
@@ -56,6 +57,9 @@ def count(pattern: str) -> int:
 
     >>> count("n-[1-10]-[1-10],m-1")
     101
+
+    Raises:
+        NodeListError: what is in brackets is neither a number nor two with a dash between them.
     """
     outside = _BRACKETS.sub(lambda match: match[0].replace(",", ";"), pattern)
     return sum(_product(part.replace(";", ",")) for part in outside.split(","))
@@ -66,9 +70,12 @@ def _product(part: str) -> int:
 
 
 def _length(span: str) -> int:
-    """Numbers in ``1-10`` or ``7``; 1 for what is malformed, which is refused by its name afterwards."""
-    first, _, last = span.partition("-")
-    return max(0, int(last) - int(first) + 1) if first.isdecimal() and last.isdecimal() else 1
+    """Numbers in ``1-10`` or ``7``."""
+    found = _SPAN.fullmatch(span)
+    if found is None:
+        raise NodeListError(f"Invalid node range: [{_short(span)}] is not of the form [1-10] or [1,3,5-10].")
+    first, last = int(found[1]), int(found[2] or found[1])
+    return max(0, last - first + 1)
 
 
 def require_few(found: int, most: int, named: str) -> None:
@@ -125,12 +132,20 @@ def parse_lines(text: str, most: int = MOST) -> list[str]:
     """Names from a node file: one range per line, ``#`` comments and blank lines ignored, duplicates once.
 
     Raises:
-        NodeListError: a malformed range, or more than *most* names.
+        NodeListError: a malformed range, more than *most* names, or lines that name the same nodes again and again.
     """
     names: dict[str, None] = {}
-    for line in text.splitlines():
-        content = line.split("#", 1)[0].strip()
-        if content:
-            names.update(dict.fromkeys(expand(content, most)))
-            require_few(len(names), most, "The list of nodes")
+    lines = dict.fromkeys(line.split("#", 1)[0].strip() for line in text.splitlines())
+    made = 0
+    for content in filter(None, lines):
+        found = expand(content, most)
+        made += len(found)
+        names.update(dict.fromkeys(found))
+        require_few(len(names), most, "The list of nodes")
+        if made > _REPEATED * most:
+            raise NodeListError(f"The list of nodes names the same ones more than {_REPEATED} times: name each once.")
     return list(names)
+
+
+_REPEATED = 10
+"""How often lines that differ may stand for the same nodes, on average, where there are as many as may be."""

@@ -9,12 +9,14 @@ link to an unusual place meant.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,9 +73,12 @@ def provide(
 
     *sha256* is the image's; *image* opens it, and is called only when it must be read.
 
+    What others will boot who have the same image comes out of that image: nothing is kept of a file whose owner has
+    changed it since its checksum was taken.
+
     Raises:
         EnvironmentRefusedError: a file is not in the image, or this kind of image cannot be read.
-        FileError: the image is no archive, or exceeds a limit.
+        FileError: the image is no archive, exceeds a limit, or is not the one of *sha256*.
         ConfigError: the folder under *http_root* cannot be written.
     """
     paths = wanted(environment, method)
@@ -84,7 +89,7 @@ def provide(
     if missing:
         with (
             uploads.writing(boot) as folder,
-            _taken_out(environment, missing, folder, image) as found,
+            _taken_out(environment, sha256, missing, folder, image) as found,
             uploads.locked(boot),
         ):
             for what, copy in found.items():
@@ -112,7 +117,7 @@ def _is_there(path: Path) -> bool:
 
 @contextmanager
 def _taken_out(
-    environment: Environment, paths: Mapping[What, str], folder: Path, image: Image
+    environment: Environment, sha256: str, paths: Mapping[What, str], folder: Path, image: Image
 ) -> Iterator[dict[What, Path]]:
     """Copies of these files of the image, below *folder* and readable for all; what is not moved is gone at the end.
 
@@ -125,7 +130,7 @@ def _taken_out(
             "its disks (loader.method)."
         )
     with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=folder) as aside:
-        found = take(image, environment.image.kind, set(paths.values()), Path(aside))
+        found = take(image, environment.image.kind, set(paths.values()), Path(aside), sha256)
         for what, path in paths.items():
             if path not in found:
                 raise EnvironmentRefusedError(
@@ -170,19 +175,19 @@ _MENTIONED = re.compile(rb"env-[0-9a-f]{20}-[A-Za-z0-9._+-]+")
 # --- reading an image -------------------------------------------------------------------------------------------
 
 
-def take(image: Image, kind: str, paths: set[str], aside: Path) -> dict[str, Path]:
+def take(image: Image, kind: str, paths: set[str], aside: Path, sha256: str) -> dict[str, Path]:
     """Copies, in the folder *aside*, of those of *paths* that are regular files of the image.
 
     Raises:
-        FileError: no archive, or beyond a limit.
+        FileError: no archive, beyond a limit, or not the image that has this *sha256*.
     """
     folders = {"", "boot", *(_tidy(path).rpartition("/")[0] for path in paths)}
-    first = _Pass(aside, lambda path: path.rpartition("/")[0] in folders)
+    first = _Pass(aside, sha256, lambda path: path.rpartition("/")[0] in folders)
     first.read(image, kind, lambda: all(first.find(path) for path in paths))
     meant = {path: target for path in paths if (target := first.meant(path)) is not None}
     absent = {target for target in meant.values() if target not in first.kept}
     if absent:
-        second = _Pass(aside, lambda path: path in absent)
+        second = _Pass(aside, sha256, lambda path: path in absent)
         second.read(image, kind, lambda: absent <= second.kept.keys())
         first.kept |= second.kept
     return {path: first.kept[target] for path, target in meant.items() if target in first.kept}
@@ -198,6 +203,7 @@ class _Pass:
     """One reading of the archive."""
 
     aside: Path
+    sha256: str
     keep: Callable[[str], bool]
     kept: dict[str, Path] = field(default_factory=dict)
     symlinks: dict[str, str] = field(default_factory=dict)
@@ -206,7 +212,7 @@ class _Pass:
 
     def read(self, image: Image, kind: str, enough: Callable[[], bool]) -> None:
         """Look at members until *enough*."""
-        with _unpacked(image, kind) as stream:
+        with _unpacked(image, kind, self.sha256) as stream:
             try:
                 for member in _members(stream):
                     if self._take(stream, member) and enough():
@@ -293,19 +299,21 @@ def _unsound(kind: str, why: str) -> FileError:
 
 
 @contextmanager
-def _unpacked(image: Image, kind: str) -> Iterator[_Forward]:
-    with tempfile.TemporaryFile() as words:
-        with image() as packed:
-            process = subprocess.Popen(
-                KINDS[kind].compression.unpack_here,
-                stdin=packed,
-                stdout=subprocess.PIPE,
-                stderr=words,
-                env={"PATH": os.defpath, "LC_ALL": "C"},
-                process_group=0,  # what the terminal says to us is not for it
-                **powerless(),
-            )
-        pipe = cast("BinaryIO", process.stdout)
+def _unpacked(image: Image, kind: str, sha256: str) -> Iterator[_Forward]:
+    """What is in the image; at the end it is refused if the bytes that went in are not those of *sha256*."""
+    with tempfile.TemporaryFile() as words, image() as packed:
+        process = subprocess.Popen(
+            KINDS[kind].compression.unpack_here,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            bufsize=0,
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            process_group=0,  # what the terminal says to us is not for it
+            **powerless(),
+        )
+        feeder = _Feeder(packed, cast("BinaryIO", process.stdin))
+        pipe = io.BufferedReader(cast("io.RawIOBase", process.stdout))
 
         def complaint() -> str:
             """What the program says of an image that it cannot unpack to its end; empty when there is more."""
@@ -313,12 +321,52 @@ def _unpacked(image: Image, kind: str) -> Iterator[_Forward]:
                 return ""
             return soundness.words(words, KINDS[kind])
 
+        feeder.start()
         try:
             yield _Forward(pipe, complaint)
+        except BaseException:
+            feeder.is_wanted = False
+            raise
         finally:
             process.kill()
             pipe.close()
             process.wait()
+            feeder.join()
+    if feeder.digest.hexdigest() != sha256:
+        raise FileError("The image has changed since its checksum was taken. Start again once it stays as it is.")
+
+
+class _Feeder(threading.Thread):
+    """Gives the image to the program that unpacks it, and takes the checksum of what it gives.
+
+    The program has enough long before the image ends; the rest is read for the checksum alone.
+    """
+
+    def __init__(self, packed: BinaryIO, program: BinaryIO) -> None:
+        super().__init__(daemon=True)
+        self.packed, self.program = packed, program
+        self.digest = hashlib.sha256()
+        self.is_wanted = True
+        """Whether anybody will look at the checksum."""
+
+    def run(self) -> None:
+        """Until the image ends."""
+        deadline = time.monotonic() + TIME_LIMIT
+        takes_more = True
+        while self.is_wanted and time.monotonic() < deadline and (block := self.packed.read(MEGA)):
+            self.digest.update(block)
+            takes_more = takes_more and self._give(block)
+        self.program.close()
+
+    def _give(self, block: bytes) -> bool:
+        """Whether the program has taken all of it."""
+        rest = memoryview(block)
+        try:
+            while rest:
+                rest = rest[self.program.write(rest) :]
+        except BrokenPipeError:
+            return False
+        return True
 
 
 class _Forward:

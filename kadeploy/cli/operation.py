@@ -258,10 +258,8 @@ def boot_profile(path: str, who: Account) -> str:
 
 
 def uploads(given: str | None) -> tuple[str, ...]:
-    """Paths and URLs of ``-x``, which are separated by commas."""
-    return tuple(
-        str(Path(word).expanduser()) if "://" not in word else word for word in (given or "").split(",") if word
-    )
+    """Paths and URLs of ``-x``, which are separated by commas; a shell knows ``~/`` in front of the first alone."""
+    return tuple(word for word in (given or "").split(",") if word)
 
 
 def write_host_keys(path: str, work: Work, report: Report) -> None:

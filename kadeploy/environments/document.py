@@ -9,15 +9,11 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
+from kadeploy import users_yaml
 from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.environments.image import COMPRESSIONS, KINDS
 from kadeploy.environments.rules import ALWAYS, check, converted, one_line, one_of, short
 from kadeploy.errors import EnvironmentRefusedError
-
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML built without libyaml
-    from yaml import SafeLoader  # type: ignore[assignment]
 
 
 def read(text: str, source: str, warn: Callable[[str], object]) -> list[Environment]:
@@ -28,7 +24,7 @@ def read(text: str, source: str, warn: Callable[[str], object]) -> list[Environm
     Raises:
         EnvironmentRefusedError: malformed, or without any environment; the text names the key.
     """
-    documents = [_without_nulls(document) for document in _documents(text, source)]
+    documents = _documents(text, source)
     if not documents:
         raise EnvironmentRefusedError(f"{source}: describes no environment.")
     if unknown := dict.fromkeys(key for document in documents for key in _unknown(document, _Document)):
@@ -106,6 +102,13 @@ class _Document(_Struct, frozen=True, kw_only=True):
 
 
 def _documents(text: str, source: str) -> list[Any]:
+    try:
+        return [_without_nulls(document) for document in _decoded(text, source)]
+    except RecursionError as error:
+        raise EnvironmentRefusedError(f"{source}: it is nested too deeply for a description.") from error
+
+
+def _decoded(text: str, source: str) -> list[Any]:
     if text.lstrip().startswith(("{", "[")):
         try:
             return _listed(msgspec.json.decode(text))
@@ -114,7 +117,7 @@ def _documents(text: str, source: str) -> list[Any]:
     else:
         json_error = None
     try:
-        found = [part for part in yaml.load_all(text, Loader=SafeLoader) if part is not None]
+        found = [part.content for part in users_yaml.read(text) if part.content is not None]
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         form, why = ("JSON", json_error) if json_error else ("YAML", error)
         raise EnvironmentRefusedError(f"{source}: not valid {form}: {one_line(why)}.") from error

@@ -205,6 +205,7 @@ def _fits(assignment: Assignment) -> None:
     if assignment.partition is None and environment is not None and not environment.image.is_dd:
         raise OptionError("Without a partition the whole disk is written, which takes a dd image: add -p NUMBER.")
     _are_for_systems(assignment)
+    _can_be_made(assignment)
     numbers = [part.number for part in cluster.disk.partitions]
     for number in _numbers(assignment):
         if number not in numbers and not options.disable_disk_partitioning:
@@ -212,6 +213,21 @@ def _fits(assignment: Assignment) -> None:
                 f"{_which(assignment)} {number}: the disks of cluster {cluster.name} are cut into "
                 f"{', '.join(map(str, numbers))}. Choose one of these, or keep the disk as it is with "
                 "--disable-disk-partitioning."
+            )
+
+
+def _can_be_made(assignment: Assignment) -> None:
+    """Refuse a file system that the deployment system cannot make, before a disk is cut for it."""
+    environment, cluster = assignment.environment, assignment.cluster
+    if environment is None or environment.preinstall:
+        return
+    made = [environment.filesystem] if environment.image.is_tar else []  # other images bring their own
+    made += [each.filesystem for each in environment.partitions if environment.multipart and each.filesystem]
+    for filesystem in made:
+        if filesystem not in cluster.supported_filesystems:
+            raise OptionError(
+                f"Environment {environment.name} is on {filesystem}, and cluster {cluster.name} formats "
+                f"{', '.join(cluster.supported_filesystems)} (supported_filesystems in clusters/{cluster.name}.yml)."
             )
 
 

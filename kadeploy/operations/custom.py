@@ -17,18 +17,13 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from kadeploy import files
+from kadeploy import files, users_yaml
 from kadeploy.caller import Account
 from kadeploy.config.file import Struct
 from kadeploy.config.timeouts import MAX_SECONDS
 from kadeploy.errors import FileError, OptionError
 from kadeploy.runner import playbooks
 from kadeploy.runner.request import CustomOperation
-
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML built without libyaml
-    from yaml import SafeLoader  # type: ignore[assignment]
 
 ALIASES: Mapping[tuple[str, str], str] = {("BootNewEnvKexec", "reboot"): "kexec"}
 """Micro-steps that had another name when the wiki page was written."""
@@ -231,8 +226,9 @@ _WHEN: tuple[When, ...] = ("pre", "substitute", "post")
 
 def _from_yaml(text: str, checks: _Checks) -> Iterator[CustomOperation]:
     try:
-        lines = _key_lines(yaml.compose(text, Loader=SafeLoader))
-        found = msgspec.convert(yaml.load(text, Loader=SafeLoader), dict[str, dict[str, _MicroStep]])
+        root, content = _only_document(text)
+        lines = _key_lines(root)
+        found = msgspec.convert(content, dict[str, dict[str, _MicroStep]])
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise OptionError(
@@ -249,6 +245,13 @@ def _from_yaml(text: str, checks: _Checks) -> Iterator[CustomOperation]:
                         implementation=implementation, micro_step=micro_step, when=when, **fields
                     )
                     yield checks.check(line, operation)
+
+
+def _only_document(text: str) -> tuple[yaml.Node | None, Any]:
+    documents = list(users_yaml.read(text))
+    if len(documents) > 1:
+        raise ValueError("several documents, expected one")
+    return documents[0] if documents else (None, None)
 
 
 _COMMON = tuple(name for name in _Entry.__struct_fields__ if name in CustomOperation.__struct_fields__)

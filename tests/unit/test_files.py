@@ -205,6 +205,8 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers with what the path asks for."""
 
+    talked = 0
+
     def do_GET(self) -> None:
         word, _, rest = self.path.removeprefix("/").partition("/")
         getattr(self, f"answer_{word}", self.answer_missing)(rest)
@@ -237,6 +239,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer_to(self, target: str) -> None:
         self.answer(302, ("Location", target if ":" in target else f"/{target}"))
+
+    def answer_talkative(self, target: str) -> None:
+        """A redirect with a gigabyte of text for those without patience."""
+        self.answer(302, ("Location", f"/{target}"))
+        with contextlib.suppress(OSError):
+            for _ in range(1024):
+                self.wfile.write(b"x" * files.MEGA)
+                Handler.talked += files.MEGA
+        self.close_connection = True
 
     def answer_loop(self, _: str) -> None:
         self.answer(302, ("Location", f"/loop/{time.monotonic_ns()}"))
@@ -344,6 +355,11 @@ def test_a_url_is_measured_without_being_kept(url: str) -> None:
 
 def test_a_few_redirects_are_followed(url: str, tmp_path: Path) -> None:
     assert files.fetch(f"{url}/to/to/file/i.tgz", tmp_path, WHO).size == len(CONTENT)
+
+
+def test_what_a_redirect_says_beside_the_address_is_not_read(url: str, tmp_path: Path) -> None:
+    assert files.fetch(f"{url}/talkative/file/i.tgz", tmp_path, WHO).size == len(CONTENT)
+    assert Handler.talked < 64 * files.MEGA
 
 
 def test_a_redirect_from_https_to_http_is_refused_and_what_stays_protected_is_fetched(

@@ -48,6 +48,8 @@ def test_a_malformed_or_empty_range_is_refused_by_name(pattern: str) -> None:
         f"n-{'9' * 5000}",
         f"n-[1-{'9' * 5000}]",
         "n-[1-10]" * 200,
+        "n-[1-2-99999999]",
+        "n-[-99999999-5]",
     ],
 )
 def test_a_range_is_counted_before_it_is_expanded(pattern: str) -> None:
@@ -63,6 +65,14 @@ def test_the_limit_counts_the_names_of_a_whole_file() -> None:
     assert len(parse_lines("n-[1-5]\nn-[6-10]\nn-[1-10]\n", 10)) == 10
     with pytest.raises(NodeListError, match=r"11 nodes, and at most 10 .*limits\.nodes in site\.yml"):
         parse_lines("n-[1-5]\nn-[6-11]\n", 10)
+
+
+def test_lines_that_name_the_same_nodes_again_and_again_are_not_expanded_for_hours() -> None:
+    assert parse_lines("n-[1-1000]\n" * 5000, 1000) == expand("n-[1-1000]")
+    begun = time.process_time()
+    with pytest.raises(NodeListError, match="name each once"):
+        parse_lines("".join(f"n-[{number}-1000]\n" for number in range(1, 1000)), 1000)
+    assert time.process_time() - begun < 1
 
 
 @given(st.lists(st.sampled_from(["a", "n-", "[1-3]", "[02-04,7]", "[5,1-2]", ".site", ","]), min_size=1, max_size=7))

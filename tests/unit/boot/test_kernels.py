@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -27,7 +28,6 @@ from kadeploy.errors import EnvironmentRefusedError, FileError
 from tests.unit import build
 
 COMPRESSORS = {"tgz": "gzip", "tbz2": "bzip2", "txz": "xz", "tar.zst": "zstd"}
-SHA256 = "0" * 64
 Member = tuple[str, bytes | tarfile.TarInfo]
 
 
@@ -62,11 +62,17 @@ def image(folder: Path, data: bytes, kind: str = "tgz") -> Callable[[], BinaryIO
     return lambda: path.open("rb")
 
 
+def digest(opened: Callable[[], BinaryIO]) -> str:
+    with opened() as stream:
+        return hashlib.sha256(stream.read()).hexdigest()
+
+
 def taken(folder: Path, data: bytes, *paths: str, kind: str = "tgz") -> dict[str, bytes]:
     """Contents of those of *paths* that the image holds."""
     aside = folder / "aside"
     aside.mkdir()
-    found = kernels.take(image(folder, data, kind), kind, set(paths), aside)
+    opened = image(folder, data, kind)
+    found = kernels.take(opened, kind, set(paths), aside, digest(opened))
     return {path: copy.read_bytes() for path, copy in found.items()}
 
 
@@ -171,7 +177,7 @@ def test_what_unpacks_an_image_has_nobodys_rights(tmp_path: Path) -> None:
     looking = threading.Thread(target=look)
     looking.start()
     with pytest.raises(FileError):
-        kernels.take(lambda: os.fdopen(source, "rb"), "tgz", {"/vmlinuz"}, tmp_path)
+        kernels.take(lambda: os.fdopen(source, "rb"), "tgz", {"/vmlinuz"}, tmp_path, digest(io.BytesIO))
     looking.join()
     assert "Uid:\t65534\t65534\t65534\t65534" in rights
     assert "CapEff:\t0000000000000000" in rights
@@ -193,7 +199,7 @@ def test_a_damaged_image_is_refused(tmp_path: Path, damage: str) -> None:
 def test_an_image_of_another_kind_than_it_says_is_told_by_the_program_that_unpacks(tmp_path: Path) -> None:
     opened = image(tmp_path, tar(("vmlinuz", b"kernel")), "txz")
     with pytest.raises(FileError, match="not a sound tgz archive: gzip says: stdin: not in gzip format"):
-        kernels.take(opened, "tgz", {"/vmlinuz"}, tmp_path)
+        kernels.take(opened, "tgz", {"/vmlinuz"}, tmp_path, digest(opened))
 
 
 @pytest.mark.parametrize("kind", COMPRESSORS)
@@ -205,7 +211,7 @@ def test_a_truncated_image_is_refused_in_the_words_of_what_unpacks_it(tmp_path: 
     path.write_bytes(whole[: int(len(whole) * kept)])
     (tmp_path / "aside").mkdir()
     with pytest.raises(FileError, match=rf"not a sound {kind} archive: {COMPRESSORS[kind]} says: .*[Ee]nd"):
-        kernels.take(lambda: path.open("rb"), kind, {"/vmlinuz"}, tmp_path / "aside")
+        kernels.take(lambda: path.open("rb"), kind, {"/vmlinuz"}, tmp_path / "aside", digest(lambda: path.open("rb")))
 
 
 @pytest.mark.parametrize(
@@ -257,13 +263,11 @@ def test_a_path_with_links_stays_inside_the_image(path: str, symlinks: dict[str,
 # --- where loaders find them ------------------------------------------------------------------------------------
 
 
-def provided(
-    folder: Path, environment: Environment | None = None, sha256: str = SHA256, **members: bytes
-) -> list[Path]:
+def provided(folder: Path, environment: Environment | None = None, **members: bytes) -> list[Path]:
     """Files under *http_root* of an environment whose kernel is /vmlinuz."""
     opened = image(folder, tar(*members.items()))
     boot = build.boot_folders(folder)
-    found = kernels.provide(environment or build.environment(), sha256, "pure_pxe", boot, opened)
+    found = kernels.provide(environment or build.environment(), digest(opened), "pure_pxe", boot, opened)
     return [folder / "http" / path for path in found.values()]
 
 
@@ -271,20 +275,21 @@ def test_files_are_readable_for_all_under_a_name_of_their_image(tmp_path: Path) 
     (path,) = provided(tmp_path, vmlinuz=b"kernel")
     assert path.read_bytes() == b"kernel"
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    (other,) = provided(tmp_path, sha256="1" * 64, vmlinuz=b"another")
+    (other,) = provided(tmp_path, vmlinuz=b"another")
     assert (path.read_bytes(), other.read_bytes()) == (b"kernel", b"another")
 
 
 def test_nobody_waits_while_files_are_taken_out_of_somebody_elses_image(tmp_path: Path) -> None:
     boot, opened, go_on = build.boot_folders(tmp_path), threading.Event(), threading.Event()
+    quick = image(tmp_path, tar(("vmlinuz", b"kernel")))
 
     def slow() -> BinaryIO:
         opened.set()
         assert go_on.wait(30)
-        return image(tmp_path, tar(("vmlinuz", b"kernel")))()
+        return quick()
 
     with ThreadPoolExecutor(2) as pool:
-        theirs = pool.submit(kernels.provide, build.environment(), SHA256, "pure_pxe", boot, slow)
+        theirs = pool.submit(kernels.provide, build.environment(), digest(quick), "pure_pxe", boot, slow)
         try:
             assert opened.wait(30)
             (tmp_path / "mine").write_bytes(b"mine")
@@ -295,6 +300,22 @@ def test_nobody_waits_while_files_are_taken_out_of_somebody_elses_image(tmp_path
             go_on.set()
         assert (tmp_path / "http" / theirs.result(30)["kernel"]).read_bytes() == b"kernel"
     assert not list((tmp_path / "http" / "kernels").glob(".*"))
+
+
+@pytest.mark.parametrize("filler", [0, 4 << 20], ids=["read to its end", "enough before its end"])
+def test_what_others_boot_with_the_same_image_comes_out_of_it_and_not_of_what_it_was_changed_to(
+    tmp_path: Path, filler: int
+) -> None:
+    boot, environment = build.boot_folders(tmp_path), build.environment()
+    good = image(tmp_path, tar(("vmlinuz", b"kernel"), ("filler", os.urandom(filler))))
+    sha256 = digest(good)
+    (tmp_path / "evil").mkdir()
+    evil = image(tmp_path / "evil", tar(("vmlinuz", b"a stranger's"), ("filler", os.urandom(filler))))
+    with pytest.raises(FileError, match="has changed since its checksum was taken"):
+        kernels.provide(environment, sha256, "pure_pxe", boot, evil)
+    assert not list((tmp_path / "http" / "kernels").iterdir())
+    found = kernels.provide(environment, sha256, "pure_pxe", boot, good)
+    assert (tmp_path / "http" / found["kernel"]).read_bytes() == b"kernel"
 
 
 def test_kernel_and_initrd_may_be_one_file(tmp_path: Path) -> None:
@@ -311,7 +332,8 @@ def test_an_image_is_read_once(tmp_path: Path) -> None:
         raise AssertionError("the image is read again")
 
     boot = build.boot_folders(tmp_path)
-    found = kernels.provide(build.environment(), SHA256, "pure_pxe", boot, closed)
+    sha256 = digest(lambda: (tmp_path / "image.tgz").open("rb"))
+    found = kernels.provide(build.environment(), sha256, "pure_pxe", boot, closed)
     assert found == {"kernel": str(path.relative_to(tmp_path / "http"))}
 
 
@@ -329,9 +351,9 @@ def test_a_disk_image_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 
 def test_old_files_go_unless_a_profile_still_names_them(tmp_path: Path) -> None:
-    (named,) = provided(tmp_path, sha256="1" * 64, vmlinuz=b"kernel")
-    (unnamed,) = provided(tmp_path, sha256="2" * 64, vmlinuz=b"kernel")
-    (fresh,) = provided(tmp_path, sha256="3" * 64, vmlinuz=b"kernel")
+    (named,) = provided(tmp_path, vmlinuz=b"named")
+    (unnamed,) = provided(tmp_path, vmlinuz=b"unnamed")
+    (fresh,) = provided(tmp_path, vmlinuz=b"fresh")
     profile = tmp_path / "tftp" / "pxelinux.cfg" / "0A004207"
     profile.parent.mkdir()
     profile.write_text(f"KERNEL http://127.0.0.1/kernels/{named.name}\n")

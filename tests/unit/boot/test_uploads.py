@@ -13,6 +13,7 @@ import pytest
 
 from kadeploy.boot import uploads
 from kadeploy.caller import Account
+from kadeploy.cli import operation
 from kadeploy.config.site import BootFolders
 from kadeploy.errors import ConfigError, FileError, OptionError
 from kadeploy.files import MEGA
@@ -46,6 +47,17 @@ def test_a_file_is_found_over_http_and_tftp_under_its_users_name(tmp_path: Path,
     for each in (path, tmp_path / "tftp" / "kernels" / "pxe-alice--vmlinuz"):
         assert each.read_bytes() == b"kernel"
         assert stat.S_IMODE(each.stat().st_mode) == 0o644
+
+
+def test_the_callers_home_counts_for_every_file_of_the_option_and_not_roots(
+    tmp_path: Path, boot: BootFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/nonexistent")
+    source(tmp_path, "vmlinuz", b"kernel")
+    source(tmp_path, "initrd", b"initrd")
+    named = [Path(word) for word in operation.uploads("~/vmlinuz,~/initrd")]
+    stored = store(boot, *named, caller=ALICE._replace(home=tmp_path))
+    assert [path.read_bytes() for path in stored] == [b"kernel", b"initrd"]
 
 
 def test_both_roots_may_be_one_folder(tmp_path: Path, boot: BootFolders) -> None:

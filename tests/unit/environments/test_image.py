@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import hashlib
 import io
 import re
 import subprocess
@@ -68,7 +69,8 @@ def test_boot_files_are_taken_out_of_every_kind_of_archive(compression: image.Co
         subprocess.run(compression.pack.split(), input=plain.getvalue(), stdout=packed, check=True)
     (tmp_path / "aside").mkdir()
     opened = partial((tmp_path / "image").open, "rb")
-    found = kernels.take(opened, compression.tar, {"/boot/vmlinuz"}, tmp_path / "aside")
+    sha256 = hashlib.sha256((tmp_path / "image").read_bytes()).hexdigest()
+    found = kernels.take(opened, compression.tar, {"/boot/vmlinuz"}, tmp_path / "aside", sha256)
     assert found["/boot/vmlinuz"].read_bytes() == kernel
 
 

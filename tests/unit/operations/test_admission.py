@@ -12,7 +12,7 @@ from kadeploy.caller import Account
 from kadeploy.config.cluster import Implementation
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Hooks, Limits, Site, Vlan
-from kadeploy.environments.environment import Environment, FileSystem, Image
+from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.errors import (
     ConfigError,
     EnvironmentRefusedError,
@@ -383,6 +383,16 @@ def test_a_vlan_in_which_a_node_has_no_address_is_refused(
 
 
 # --- what could not be booted -----------------------------------------------------------------------------------
+
+
+def test_a_file_system_that_nodes_cannot_make_is_refused_at_the_request_and_those_that_come_in_an_image_are_not(
+    configuration: Configuration,
+) -> None:
+    with pytest.raises(OptionError, match=r"tiny is on XFS, and cluster gdx formats ext2, .*supported_filesystems"):
+        deployed(configuration, build.environment(filesystem="XFS"))
+    assert deployed(configuration, build.environment(filesystem="XFS", image=DD))
+    preinstall = Archive(file="/p.tgz", kind="tgz", script="make")
+    assert deployed(configuration, build.environment(filesystem="jfs", preinstall=preinstall))
 
 
 @pytest.mark.parametrize("filesystem", ["xfs", "btrfs"])
