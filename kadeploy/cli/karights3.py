@@ -56,14 +56,14 @@ class Wish:
 @app.command()
 def karights3(
     *,
-    user: Annotated[
-        str | None, typer.Option("-u", "--user", metavar="USERNAME", help="Whose rights; with -s all users' without.")
-    ] = None,
     add: Annotated[bool, typer.Option("-a", "--add", help="Add some rights to a user.")] = False,
     delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete some rights of a user.")] = False,
     show: Annotated[bool, typer.Option("-s", "--show-rights", help="Show the rights of a user.")] = False,
-    files: shell.Files = None,
+    user: Annotated[
+        str | None, typer.Option("-u", "--user", metavar="USERNAME", help="Whose rights; with -s all users' without.")
+    ] = None,
     machines: shell.Machines = None,
+    files: shell.Files = None,
     parts: Annotated[
         list[str] | None,
         typer.Option("-p", "--part", metavar="PARTNAME", help="Partition as /dev/sda3, or *; repeatable."),
