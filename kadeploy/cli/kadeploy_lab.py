@@ -15,6 +15,7 @@ import typer
 
 from kadeploy.cli import shell, usage
 from kadeploy.errors import KadeployError
+from kadeploy.hints import did_you_mean
 from kadeploy.images import build_deployment_system
 from kadeploy.lab import console as serial_console
 from kadeploy.lab import control, lock, network
@@ -139,7 +140,7 @@ def up(
 ) -> None:
     """Bring the lab up: images, network, services, configuration. The machines stay off."""
     if kind not in KINDS:
-        raise KadeployError(f"--kind {kind}: expected {' or '.join(KINDS)}.")
+        raise KadeployError(f"--kind {kind}: expected {' or '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
     checked(Lab(name=name, kind=kind, nodes=nodes))
     _require_root()
     names = list(Lab(kind=kind, nodes=nodes).members)
@@ -223,7 +224,7 @@ def logs(
     path = lab.serial_log(what) if what in lab.members else lab.logs / f"{Path(what).name}.log"
     if not path.exists():
         have = sorted(log.stem for log in lab.logs.glob("*.log"))
-        raise KadeployError(f"No log of {what!r} yet. There is: {', '.join(have)}.")
+        raise KadeployError(f"No log of {what!r} yet. There is: {', '.join(have)}.{did_you_mean(what, have)}")
     with path.open("rb") as stream:
         while True:
             shutil.copyfileobj(stream, sys.stdout.buffer)

@@ -18,6 +18,7 @@ from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.state import environments
 from kadeploy.state.environments import EVERYBODY, Change, Part, Visibility
 
@@ -235,7 +236,8 @@ def _number(text: str) -> int:
 
 def _visibility(text: str) -> Visibility:
     if text not in get_args(Visibility):
-        raise OptionError(f"-t {text!r}: expected one of {', '.join(get_args(Visibility))}.")
+        known = get_args(Visibility)
+        raise OptionError(f"-t {text!r}: expected one of {', '.join(known)}.{did_you_mean(text, known)}")
     return cast("Visibility", text)
 
 

@@ -12,6 +12,7 @@ from kadeploy.cli.display import Display
 from kadeploy.config.folder import load_configuration
 from kadeploy.errors import OptionError
 from kadeploy.events import Ended, Report
+from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import natural_key
 from kadeploy.operations import admission
 from kadeploy.operations.requests import PowerOperation, PowerRequest
@@ -112,7 +113,8 @@ def _operation(given: dict[PowerOperation, bool], first: str | None) -> PowerOpe
     """The one that was asked for, by an option or as the *first* word."""
     chosen = [name for name, wanted in given.items() if wanted or name == first]
     if len(chosen) != 1 or first not in (None, *given):
-        raise OptionError("Choose one of --on, --off and --status.")
+        hint = "" if first in (None, *given) else did_you_mean(first or "", given)
+        raise OptionError(f"Choose one of --on, --off and --status.{hint}")
     return chosen[0]
 
 

@@ -11,6 +11,7 @@ from kadeploy.caller import caller
 from kadeploy.cli import completion, operation, shell, usage
 from kadeploy.config.folder import load_configuration
 from kadeploy.errors import DestructiveEnvironmentError, OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.operations import admission
 from kadeploy.operations.requests import RebootKind, RebootRequest, Recorded
 from kadeploy.runner.request import Options
@@ -174,7 +175,9 @@ def _kind(given: str | None) -> RebootKind:
     """The kind of reboot that was asked for, by whichever of its names."""
     name = ALIASES.get(given or "simple", given)
     if name not in get_args(RebootKind):
-        raise OptionError(f"-r {given}: no such kind of reboot. There are {', '.join(get_args(RebootKind))}.")
+        kinds = get_args(RebootKind)
+        hint = did_you_mean(given or "", (*kinds, *ALIASES))
+        raise OptionError(f"-r {given}: no such kind of reboot. There are {', '.join(kinds)}.{hint}")
     return cast("RebootKind", name)
 
 

@@ -17,6 +17,7 @@ from kadeploy.cli import completion, plot, shell, usage
 from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import require_few
 from kadeploy.printable import printable
 from kadeploy.state import history
@@ -250,13 +251,18 @@ def _fields_and_files(words: Sequence[str], lists: Sequence[str]) -> tuple[tuple
     names = [word for word in words if word not in files] + [name for text in lists for name in text.split(",")]
     for name in names:
         if name not in known:
-            raise OptionError(f"-f {name}: no such field, nor ./FILE of nodes. The fields are {', '.join(known)}.")
+            hint = did_you_mean(name, known)
+            raise OptionError(
+                f"-f {name}: no such field, nor ./FILE of nodes. The fields are {', '.join(known)}.{hint}"
+            )
     return tuple(names), files
 
 
 def _order(word: str) -> str:
-    if word.removeprefix("-") not in FIELDS + MORE_FIELDS:
-        raise OptionError(f"--sort {word}: no such field. The fields are {', '.join(FIELDS + MORE_FIELDS)}.")
+    known = FIELDS + MORE_FIELDS
+    if word.removeprefix("-") not in known:
+        hint = did_you_mean(word.removeprefix("-"), known)
+        raise OptionError(f"--sort {word}: no such field. The fields are {', '.join(known)}.{hint}")
     return word
 
 

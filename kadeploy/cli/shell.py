@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from types import MappingProxyType
-from typing import IO, Annotated, Any, Literal, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 import typer.core
@@ -31,6 +31,7 @@ from kadeploy.cli.spelling import Spelling
 from kadeploy.config.folder import load_site
 from kadeploy.errors import FileError, KadeployError, NodeListError, OptionError, UserInterruptError
 from kadeploy.files import MEGA
+from kadeploy.hints import did_you_mean, nearest
 from kadeploy.nodeset import MOST, expand, natural_key, parse_lines, require_few
 
 _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -176,6 +177,13 @@ class _Group(typer.core.TyperGroup):
         """``--help`` is none of the options that it is about."""
         return _of_general_use(super().get_help_option(ctx))
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first word names."""
+        if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
+            known = f"The commands are {', '.join(self.commands)}."
+            raise OptionError(f"There is no command {args[0]}. {known}{did_you_mean(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """The summary, and what is typed in this order."""
         super().format_help_text(ctx, formatter)
@@ -225,12 +233,29 @@ def _ended(command: Any, name: str, arguments: list[str]) -> int:
     except KadeployError as error:
         return _refuse(str(error), error.exit_code)
     except typer.TyperException as error:
-        return _refuse(f"{_one_line(error.format_message())} See {name} --help", KadeployError.exit_code)
+        return _refuse(f"{_usage_error(error)} See {_asked(error, name)} --help", KadeployError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return UserInterruptError.exit_code
     except OSError as error:
         return _machine_refuses(error)
     return status or 0
+
+
+def _usage_error(error: Any) -> str:
+    """What is wrong with the command line, and which option was meant."""
+    name = getattr(error, "option_name", "")
+    if not name or not hasattr(error, "possibilities") or error.ctx is None:
+        return _one_line(error.format_message())
+    parameters = error.ctx.command.get_params(error.ctx)
+    spelt = [word for each in parameters if not each.hidden for word in (*each.opts, *each.secondary_opts)]
+    meant = nearest(name.lstrip("-"), [word.removeprefix("--") for word in spelt if word.startswith("--")])
+    return f"There is no option {name}.{f' Did you mean --{meant}?' if meant else ''}"
+
+
+def _asked(error: Any, name: str) -> str:
+    """The tool, or its command, whose help explains *error*."""
+    context = getattr(error, "ctx", None)
+    return context.command_path if context is not None else name
 
 
 def _require_text(arguments: Sequence[str]) -> None:
@@ -254,12 +279,27 @@ class _Frugal:
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
-        if value == param.default or param.type_descriptor.annotation in {str, list[str]}:
+        kind = param.type_descriptor.annotation
+        if value == param.default or kind in {str, list[str]}:
             return value
+        if words := _words(kind):
+            return _one_of(param.opts[-1], value, words)
         found = self._thorough().coerce(value, param=param, ctx=ctx)
         if isinstance(found, int) and abs(found) > _LARGEST:
             raise OptionError(f"{param.opts[-1]}: this number is too large.")
         return found
+
+
+def _words(kind: Any) -> list[str]:
+    """The words that an option of *kind*, a Literal, may have; none when it is something else."""
+    kinds = (kind, *get_args(kind))
+    return [word for each in kinds if get_origin(each) is Literal for word in get_args(each)]
+
+
+def _one_of(option: str, word: str, words: Sequence[str]) -> str:
+    if word not in words:
+        raise OptionError(f"{option} {word}: expected one of {', '.join(words)}.{did_you_mean(word, words)}")
+    return word
 
 
 _LARGEST = 2**53
