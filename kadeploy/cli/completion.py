@@ -16,6 +16,7 @@ import typer
 
 from kadeploy.cli import TOOLS
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean
 
 VARIABLE = "_KADEPLOY_COMPLETE"
 _BASH = """\
@@ -74,7 +75,8 @@ def script(shell: str = "") -> str:
     """
     name = shell or Path(os.environ.get("SHELL", "")).name
     if name not in SHELLS:
-        raise OptionError(f"--show-completion {name}: expected {', '.join(SHELLS)}.")
+        hint = did_you_mean(name, SHELLS)
+        raise OptionError(f"--show-completion {name}: expected {', '.join(SHELLS)}.{hint}")
     return SHELLS[name].replace("VARIABLE", VARIABLE).replace("TOOLS", " ".join(TOOLS))
 
 

@@ -8,7 +8,7 @@ import typer
 
 from kadeploy import files
 from kadeploy.caller import Account, caller
-from kadeploy.cli import completion, operation, shell
+from kadeploy.cli import completion, operation, shell, usage
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.environments import description
 from kadeploy.errors import OptionError
@@ -47,16 +47,8 @@ def kadeploy3(
         str | None, typer.Argument(hidden=True, metavar="ENVNAME", autocompletion=completion.environments)
     ] = None,
     *,
-    env_file: Annotated[
-        str | None,
-        typer.Option("-a", "--env-file", metavar="ENVFILE", help="Description of an environment: file or URL."),
-    ] = None,
-    block_device: operation.BlockDevice = None,
-    boot_partition: Annotated[
-        int | None,
-        typer.Option("-c", "--boot-partition", metavar="NUMBER", help="Boot this partition; 0 is the MBR.", min=0),
-    ] = None,
-    debug: operation.Debug = False,
+    machines: shell.Machines = None,
+    node_files: shell.Files = None,
     env_name: Annotated[
         str | None,
         typer.Option(
@@ -67,16 +59,37 @@ def kadeploy3(
             autocompletion=completion.environments,
         ),
     ] = None,
-    node_files: shell.Files = None,
+    env_file: Annotated[
+        str | None,
+        typer.Option("-a", "--env-file", metavar="ENVFILE", help="Description of an environment: file or URL."),
+    ] = None,
     key: operation.Key = None,
-    machines: shell.Machines = None,
-    _multi_server: shell.MultiServer = False,
-    ko_file: shell.KoFile = None,
-    ok_file: shell.OkFile = None,
     partition: operation.Partition = None,
+    block_device: operation.BlockDevice = None,
+    boot_partition: Annotated[
+        int | None,
+        typer.Option(
+            "-c",
+            "--boot-partition",
+            metavar="NUMBER",
+            help="Boot this partition; 0 is the MBR.",
+            min=0,
+            rich_help_panel=usage.DISK,
+        ),
+    ] = None,
+    debug: operation.Debug = False,
+    _multi_server: shell.MultiServer = False,
+    ok_file: shell.OkFile = None,
+    ko_file: shell.KoFile = None,
     reformat_tmp: Annotated[
         str,
-        typer.Option("-r", "--reformat-tmp", metavar="FSTYPE", help="Format the /tmp partition with this type."),
+        typer.Option(
+            "-r",
+            "--reformat-tmp",
+            metavar="FSTYPE",
+            help="Format the /tmp partition with this type.",
+            rich_help_panel=usage.DISK,
+        ),
     ] = "",
     script: operation.Script = None,
     user: operation.User = None,
@@ -94,10 +107,13 @@ def kadeploy3(
     force: operation.Force = False,
     disable_bootloader: Annotated[
         bool,
-        typer.Option("--disable-bootloader-install", help="Install no boot loader."),
+        typer.Option("--disable-bootloader-install", help="Install no boot loader.", rich_help_panel=usage.DISK),
     ] = False,
     disable_partitioning: Annotated[
-        bool, typer.Option("--disable-disk-partitioning", help="Keep the partitions as they are.")
+        bool,
+        typer.Option(
+            "--disable-disk-partitioning", help="Keep the partitions as they are.", rich_help_panel=usage.DISK
+        ),
     ] = False,
     breakpoint_: Annotated[
         str,
@@ -105,27 +121,44 @@ def kadeploy3(
             "--breakpoint",
             metavar="MICROSTEP",
             help="Stop just before macrostep:microstep.",
+            rich_help_panel=usage.STEPS,
         ),
     ] = "",
     custom_operations: Annotated[
         str | None,
-        typer.Option("--set-custom-operations", metavar="FILE", help="Add the custom operations of a file."),
+        typer.Option(
+            "--set-custom-operations",
+            metavar="FILE",
+            help="Add the custom operations of a file.",
+            rich_help_panel=usage.STEPS,
+        ),
     ] = None,
     classical_timeout: operation.ClassicalTimeout = None,
     kexec_timeout: Annotated[
         str | None,
-        typer.Option("--reboot-kexec-timeout", metavar="V", help="The same for kexec."),
+        typer.Option("--reboot-kexec-timeout", metavar="V", help="The same for kexec.", rich_help_panel=usage.BOOT),
     ] = None,
     force_steps: Annotated[
         str | None,
-        typer.Option("--force-steps", metavar="STRING", help="Use these steps, not the configured ones."),
+        typer.Option(
+            "--force-steps",
+            metavar="STRING",
+            help="Use these steps, not the configured ones.",
+            rich_help_panel=usage.STEPS,
+        ),
     ] = None,
-    no_kexec: Annotated[bool, typer.Option("--no-kexec", help="Reboot instead of using kexec.")] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.")] = True,
+    no_kexec: Annotated[
+        bool, typer.Option("--no-kexec", help="Reboot instead of using kexec.", rich_help_panel=usage.BOOT)
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.", rich_help_panel=usage.RUN)
+    ] = True,
     hook: operation.Hook = True,
     known_hosts: Annotated[
         str | None,
-        typer.Option("--known-hosts", metavar="FILE", help="Write the nodes' new host keys there."),
+        typer.Option(
+            "--known-hosts", metavar="FILE", help="Write the nodes' new host keys there.", rich_help_panel=usage.OUTPUT
+        ),
     ] = None,
     dry_run: operation.DryRun = False,
     form: operation.Format = "text",

@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-from kadeploy.cli import shell
+from kadeploy.cli import shell, usage
 from kadeploy.errors import KadeployError
+from kadeploy.hints import did_you_mean
 from kadeploy.images import build_deployment_system
 from kadeploy.lab import console as serial_console
 from kadeploy.lab import control, lock, network
@@ -40,11 +41,22 @@ app = shell.Tool(
     about="It needs root, for the network namespace that the cluster lives in.",
 )
 
-Name = Annotated[str, typer.Option("--name", help="Name of the lab and of its network namespace.")]
-Folder = Annotated[
-    str, typer.Option("--folder", help="Absolute path of its folder (default: /var/lib/kadeploy-lab/NAME).")
+Name = Annotated[
+    str,
+    typer.Option(
+        "--name", metavar="NAME", help="Name of the lab and of its network namespace.", rich_help_panel=usage.GENERAL
+    ),
 ]
-Node = Annotated[str, typer.Argument(help="Node, such as node-1.", show_default=False)]
+Folder = Annotated[
+    str,
+    typer.Option(
+        "--folder",
+        metavar="FOLDER",
+        help="Absolute path of its folder (default: /var/lib/kadeploy-lab/NAME).",
+        rich_help_panel=usage.GENERAL,
+    ),
+]
+Node = Annotated[str, typer.Argument(metavar="NODE", help="Node, such as node-1.", show_default=False)]
 
 _DEFAULT = Lab()
 
@@ -57,35 +69,78 @@ def kadeploy_lab(_version: shell.Version = False, _completion: shell.Completion 
 @app.command()
 def up(
     *,
-    kind: Annotated[str, typer.Option(help=f"Kind of nodes: {', '.join(KINDS)}.")] = _DEFAULT.kind,
-    nodes: Annotated[int, typer.Option(help="Number of nodes.")] = _DEFAULT.nodes,
-    memory: Annotated[int, typer.Option(help="Memory of a node, in MiB.")] = _DEFAULT.memory,
-    disk: Annotated[int, typer.Option(help="Disk of a node, in GiB, allocated as it is written.")] = _DEFAULT.disk,
-    firmware: Annotated[str, typer.Option(help="bios or uefi.")] = _DEFAULT.firmware,
-    kvm: Annotated[bool, typer.Option("--kvm", help="Use /dev/kvm (default: emulate the processor).")] = False,
-    dead: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['dead']}.")] = "",
-    mute: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['mute']}.")] = "",
-    small_disk: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['small-disk']}.")] = "",
-    bad_disk: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['bad-disk']}.")] = "",
+    kind: Annotated[str, typer.Option(metavar="KIND", help=f"Kind of nodes: {', '.join(KINDS)}.")] = _DEFAULT.kind,
+    nodes: Annotated[int, typer.Option(metavar="NUMBER", help="Number of nodes.")] = _DEFAULT.nodes,
+    memory: Annotated[
+        int, typer.Option(metavar="MIB", help="Memory of a node, in MiB.", rich_help_panel=usage.MACHINES)
+    ] = _DEFAULT.memory,
+    disk: Annotated[
+        int,
+        typer.Option(
+            metavar="GIB", help="Disk of a node, in GiB, allocated as it is written.", rich_help_panel=usage.MACHINES
+        ),
+    ] = _DEFAULT.disk,
+    firmware: Annotated[
+        str, typer.Option(metavar="FIRMWARE", help="bios or uefi.", rich_help_panel=usage.MACHINES)
+    ] = _DEFAULT.firmware,
+    kvm: Annotated[
+        bool,
+        typer.Option("--kvm", help="Use /dev/kvm (default: emulate the processor).", rich_help_panel=usage.MACHINES),
+    ] = False,
+    dead: Annotated[
+        str, typer.Option(metavar="NODES", help=f"Nodes with a fault: {FAULTS['dead']}.", rich_help_panel=usage.FAULTS)
+    ] = "",
+    mute: Annotated[
+        str, typer.Option(metavar="NODES", help=f"Nodes with a fault: {FAULTS['mute']}.", rich_help_panel=usage.FAULTS)
+    ] = "",
+    small_disk: Annotated[
+        str,
+        typer.Option(
+            metavar="NODES", help=f"Nodes with a fault: {FAULTS['small-disk']}.", rich_help_panel=usage.FAULTS
+        ),
+    ] = "",
+    bad_disk: Annotated[
+        str,
+        typer.Option(metavar="NODES", help=f"Nodes with a fault: {FAULTS['bad-disk']}.", rich_help_panel=usage.FAULTS),
+    ] = "",
     faulty: Annotated[
         str,
         typer.Option(
-            "--faults", help=f"Faults for a share of the nodes: hang=1%,slow=3. There are: {', '.join(FAULTS)}."
+            "--faults",
+            metavar="FAULTS",
+            help=f"Faults for a share of the nodes: hang=1%,slow=3. There are: {', '.join(FAULTS)}.",
+            rich_help_panel=usage.FAULTS,
         ),
     ] = "",
-    seed: Annotated[int, typer.Option(help="Number that decides which nodes --faults chooses.")] = 0,
-    backend: Annotated[str, typer.Option(help="What answers on sim nodes: openssh or light.")] = _DEFAULT.backend,
-    boot_delay: Annotated[float, typer.Option(help="Seconds that sim nodes take to boot.")] = _DEFAULT.boot_delay,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="NUMBER", help="Number that decides which nodes --faults chooses.", rich_help_panel=usage.FAULTS
+        ),
+    ] = 0,
+    backend: Annotated[
+        str,
+        typer.Option(
+            metavar="BACKEND", help="What answers on sim nodes: openssh or light.", rich_help_panel=usage.MACHINES
+        ),
+    ] = _DEFAULT.backend,
+    boot_delay: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Seconds that sim nodes take to boot.", rich_help_panel=usage.MACHINES),
+    ] = _DEFAULT.boot_delay,
     environments: Annotated[
         str | None,
-        typer.Option(help=f"Environments to build: {', '.join(BUILDERS)}, separated by commas (default: by kind)."),
+        typer.Option(
+            metavar="NAMES",
+            help=f"Environments to build: {', '.join(BUILDERS)}, separated by commas (default: by kind).",
+        ),
     ] = None,
     name: Name = _DEFAULT.name,
     folder: Folder = "",
 ) -> None:
     """Bring the lab up: images, network, services, configuration. The machines stay off."""
     if kind not in KINDS:
-        raise KadeployError(f"--kind {kind}: expected {' or '.join(KINDS)}.")
+        raise KadeployError(f"--kind {kind}: expected {' or '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
     checked(Lab(name=name, kind=kind, nodes=nodes))
     _require_root()
     names = list(Lab(kind=kind, nodes=nodes).members)
@@ -159,7 +214,7 @@ def console(node: Node, name: Name = _DEFAULT.name, folder: Folder = "") -> None
 
 @app.command()
 def logs(
-    what: Annotated[str, typer.Argument(help="Node, or a service: supervisor, dhcp, boot-server.")],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="Node, or a service: supervisor, dhcp, boot-server.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing what is added.")] = False,
     name: Name = _DEFAULT.name,
     folder: Folder = "",
@@ -169,7 +224,7 @@ def logs(
     path = lab.serial_log(what) if what in lab.members else lab.logs / f"{Path(what).name}.log"
     if not path.exists():
         have = sorted(log.stem for log in lab.logs.glob("*.log"))
-        raise KadeployError(f"No log of {what!r} yet. There is: {', '.join(have)}.")
+        raise KadeployError(f"No log of {what!r} yet. There is: {', '.join(have)}.{did_you_mean(what, have)}")
     with path.open("rb") as stream:
         while True:
             shutil.copyfileobj(stream, sys.stdout.buffer)
@@ -182,7 +237,9 @@ def logs(
 @app.command(context_settings={"ignore_unknown_options": True})
 def ssh(
     node: Node,
-    command: Annotated[list[str] | None, typer.Argument(help="Command to run there.", show_default=False)] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="COMMAND", help="Command to run there.", show_default=False)
+    ] = None,
     name: Name = _DEFAULT.name,
     folder: Folder = "",
 ) -> None:
@@ -196,7 +253,7 @@ def ssh(
 
 @app.command()
 def power(
-    operation: Annotated[str, typer.Argument(help="on, off, reset, shutdown or status.")],
+    operation: Annotated[str, typer.Argument(metavar="OPERATION", help="on, off, reset, shutdown or status.")],
     node: Node,
     name: Name = _DEFAULT.name,
     folder: Folder = "",
@@ -209,7 +266,9 @@ def power(
 
 @app.command()
 def build(
-    environments: Annotated[str, typer.Option(help="Environments to build, separated by commas.")] = ",".join(BUILDERS),
+    environments: Annotated[
+        str, typer.Option(metavar="NAMES", help="Environments to build, separated by commas.")
+    ] = ",".join(BUILDERS),
 ) -> None:
     """Build the deployment system and the environments into the cache, without a lab."""
     _require_root()

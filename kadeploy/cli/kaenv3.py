@@ -13,11 +13,12 @@ import msgspec
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import completion, shell
+from kadeploy.cli import completion, shell, usage
 from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.state import environments
 from kadeploy.state.environments import EVERYBODY, Change, Part, Visibility
 
@@ -27,9 +28,9 @@ app = shell.Tool(
     "Record, list, print, change and delete environments.",
     examples={
         "kaenv3 -l": "Your environments and the public ones.",
+        "kaenv3 -a my.dsc": "Record the environment that a file describes.",
         "kaenv3 -l -u '*' -s": "All versions of everybody's environments, except private ones.",
         "kaenv3 -p FreeBSD --env-version 3 -u johnsmith": "Print a description, which kaenv3 -a reads.",
-        "kaenv3 -a my.dsc": "Record the environment that a file describes.",
         "kaenv3 -d FreeBSD --env-version 2": "Delete one version.",
         "kaenv3 --update-tarball-md5 sidx64-base": "Record the checksums of a tarball that was changed.",
         "kaenv3 --set-visibility-tag sidx64-base --env-version 3 -t shared": "Let others use it who name you with -u.",
@@ -69,36 +70,57 @@ class Wish:
     form: shell.Form
 
 
-def _named(option: str, help: str, *others: str) -> typer.models.OptionInfo:  # noqa: A002 - typer's own word
-    info = typer.Option(option, *others, metavar="ENVNAME", help=help, autocompletion=completion.environments)
+def _named(option: str, meaning: str, *others: str, group: str = usage.DAILY) -> typer.models.OptionInfo:
+    info = typer.Option(
+        option,
+        *others,
+        metavar="ENVNAME",
+        help=meaning,
+        autocompletion=completion.environments,
+        rich_help_panel=group,
+    )
     return cast("typer.models.OptionInfo", info)
 
 
 @app.command()
 def kaenv3(
     *,
+    list_: Annotated[
+        str | None,
+        typer.Option("-l", "--list", metavar="[NAME]", help="List yours and the public ones; NAME may hold *."),
+    ] = None,
+    print_: Annotated[str | None, _named("-p", "Print an environment.", "--print")] = None,
     add: Annotated[
         str | None,
         typer.Option("-a", "--add", metavar="ENVFILE", help="Add the environments of a file or URL."),
     ] = None,
     delete: Annotated[str | None, _named("-d", "Delete all versions, or --env-version.", "--delete")] = None,
-    list_: Annotated[
+    user: Annotated[
         str | None,
-        typer.Option("-l", "--list", metavar="[NAME]", help="List yours and the public ones; NAME may hold *."),
-    ] = None,
-    files_to_move: Annotated[
-        list[str] | None,
         typer.Option(
-            "-m",
-            "--files-to-move",
-            metavar="FILES",
-            help="For --move-files: src1:dst1,src2:dst2,...",
+            "-u",
+            "--user",
+            metavar="USERNAME",
+            help="Owner; with -l, '*' is everybody.",
+            rich_help_panel=usage.ENVIRONMENT,
         ),
     ] = None,
-    print_: Annotated[str | None, _named("-p", "Print an environment.", "--print")] = None,
+    env_version: Annotated[
+        str | None, typer.Option("--env-version", metavar="NUMBER", help="Version.", rich_help_panel=usage.ENVIRONMENT)
+    ] = None,
+    env_arch: Annotated[
+        str | None, typer.Option("--env-arch", metavar="ARCH", help="Architecture.", rich_help_panel=usage.ENVIRONMENT)
+    ] = None,
     all_versions: Annotated[
-        bool, typer.Option("-s", "--show-all-versions", help="With -l and -p: all versions.")
+        bool,
+        typer.Option(
+            "-s", "--show-all-versions", help="With -l and -p: all versions.", rich_help_panel=usage.ENVIRONMENT
+        ),
     ] = False,
+    set_visibility: Annotated[
+        str | None,
+        _named("--set-visibility-tag", "Set who sees it: -t TAG.", group=usage.CHANGES),
+    ] = None,
     tag: Annotated[
         str | None,
         typer.Option(
@@ -107,33 +129,39 @@ def kaenv3(
             metavar="TAG",
             help="private, shared or public.",
             autocompletion=completion.choices(*get_args(Visibility)),
+            rich_help_panel=usage.CHANGES,
         ),
     ] = None,
-    user: Annotated[
-        str | None,
-        typer.Option("-u", "--user", metavar="USERNAME", help="Owner; with -l, '*' is everybody."),
-    ] = None,
-    env_version: Annotated[str | None, typer.Option("--env-version", metavar="NUMBER", help="Version.")] = None,
-    env_arch: Annotated[str | None, typer.Option("--env-arch", metavar="ARCH", help="Architecture.")] = None,
     remove_demolishing: Annotated[
-        str | None, _named("--remove-demolishing-tag", "Set the demolishing counter to 0.")
-    ] = None,
-    set_visibility: Annotated[
-        str | None, _named("--set-visibility-tag", "Set who sees it: -t TAG, and --env-version N.")
+        str | None,
+        _named("--remove-demolishing-tag", "Set the demolishing counter to 0.", group=usage.CHANGES),
     ] = None,
     update_tarball: Annotated[
-        str | None, _named("--update-tarball-md5", "Record the tarball's checksums anew.")
+        str | None,
+        _named("--update-tarball-md5", "Record the tarball's checksums anew.", group=usage.CHANGES),
     ] = None,
     update_preinstall: Annotated[
-        str | None, _named("--update-preinstall-md5", "Record the preinstall's checksums anew.")
+        str | None,
+        _named("--update-preinstall-md5", "Record the preinstall's checksums anew.", group=usage.CHANGES),
     ] = None,
     update_postinstalls: Annotated[
-        str | None, _named("--update-postinstalls-md5", "Record the postinstalls' checksums anew.")
+        str | None,
+        _named("--update-postinstalls-md5", "Record the postinstalls' checksums anew.", group=usage.CHANGES),
     ] = None,
     move_files: Annotated[
         bool,
-        typer.Option("--move-files", help="Rewrite paths in all environments (-m)."),
+        typer.Option("--move-files", help="Rewrite paths in all environments (-m).", rich_help_panel=usage.CHANGES),
     ] = False,
+    files_to_move: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m",
+            "--files-to-move",
+            metavar="FILES",
+            help="For --move-files: src1:dst1,src2:dst2,...",
+            rich_help_panel=usage.CHANGES,
+        ),
+    ] = None,
     form: shell.Format = "text",
     _multi_server: shell.MultiServer = False,
     _server: shell.Server = None,
@@ -208,7 +236,8 @@ def _number(text: str) -> int:
 
 def _visibility(text: str) -> Visibility:
     if text not in get_args(Visibility):
-        raise OptionError(f"-t {text!r}: expected one of {', '.join(get_args(Visibility))}.")
+        known = get_args(Visibility)
+        raise OptionError(f"-t {text!r}: expected one of {', '.join(known)}.{did_you_mean(text, known)}")
     return cast("Visibility", text)
 
 

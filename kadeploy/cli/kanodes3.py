@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import shell
+from kadeploy.cli import shell, usage
 from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
@@ -30,8 +30,8 @@ app = shell.Tool(
     "Show the state of nodes (-d), the running workflows (-y) or the nodes of the site (-l).",
     examples={
         "kanodes3 -d": "State of all nodes: node, state, user, environment, its version and its owner.",
-        "kanodes3 -d -m 'gdx-[1-30].site' -f machine_file": "State of some nodes.",
         "kanodes3 -y --watch": "Follow all running workflows until Ctrl-C.",
+        "kanodes3 -d -m 'gdx-[1-30].site' -f machine_file": "State of some nodes.",
         "kanodes3 -y -w D-3hq7a2": "One workflow, running or ended, by the id of --write-workflow-id.",
         "kanodes3 -l": "All nodes of the site: node, cluster, and who has rights on which partition.",
     },
@@ -59,14 +59,23 @@ def kanodes3(
     ] = False,
     wid: Annotated[
         str | None,
-        typer.Option("-w", "--workflow-id", metavar="WID", help="With -y: this workflow, even if it has ended."),
+        typer.Option(
+            "-w",
+            "--workflow-id",
+            metavar="WID",
+            help="With -y: this workflow, even if it has ended.",
+            rich_help_panel=usage.OUTPUT,
+        ),
     ] = None,
     listing: Annotated[
-        bool, typer.Option("-l", "--list", help="All nodes of the site, their cluster, and who has rights.")
+        bool, typer.Option("-l", "--list", help="All nodes, their cluster, and who has rights.")
     ] = False,
-    files: shell.Files = None,
     machines: shell.Machines = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh the output every 2 seconds until Ctrl-C.")] = False,
+    files: shell.Files = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Refresh the output every 2 seconds until Ctrl-C.", rich_help_panel=usage.OUTPUT),
+    ] = False,
     form: shell.Format = "text",
     _multi_server: shell.MultiServer = False,
     _server: shell.Server = None,

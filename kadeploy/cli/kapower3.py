@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import operation, shell
+from kadeploy.cli import operation, shell, usage
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import load_configuration
 from kadeploy.errors import OptionError
 from kadeploy.events import Ended, Report
+from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import natural_key
 from kadeploy.operations import admission
 from kadeploy.operations.requests import PowerOperation, PowerRequest
@@ -41,23 +42,25 @@ app = shell.Tool(
 def kapower3(
     first: Annotated[str | None, typer.Argument(hidden=True, metavar="on|off|status")] = None,
     *,
-    debug: operation.Debug = False,
+    machines: shell.Machines = None,
     node_files: shell.Files = None,
+    on: Annotated[bool, typer.Option("--on", help="Switch the nodes on.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Shut the nodes down.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Tell which nodes are on (-o), or not (-n).")] = False,
     level: Annotated[
         Literal["soft", "hard", "very_hard"] | None,
         typer.Option("-l", "--level", metavar="VALUE", help="Level: soft (default), hard, very_hard."),
     ] = None,
-    machines: shell.Machines = None,
+    debug: operation.Debug = False,
     _multi_server: shell.MultiServer = False,
-    ko_file: shell.KoFile = None,
     ok_file: shell.OkFile = None,
+    ko_file: shell.KoFile = None,
     script: operation.Script = None,
-    off: Annotated[bool, typer.Option("--off", help="Shut the nodes down.")] = False,
-    on: Annotated[bool, typer.Option("--on", help="Switch the nodes on.")] = False,
-    status: Annotated[bool, typer.Option("--status", help="Tell which nodes are on (-o), or not (-n).")] = False,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.")] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.", rich_help_panel=usage.RUN)
+    ] = True,
     _server: shell.Server = None,
     verbosity: operation.Verbosity = None,
     wid_file: operation.Wid = None,
@@ -110,7 +113,8 @@ def _operation(given: dict[PowerOperation, bool], first: str | None) -> PowerOpe
     """The one that was asked for, by an option or as the *first* word."""
     chosen = [name for name, wanted in given.items() if wanted or name == first]
     if len(chosen) != 1 or first not in (None, *given):
-        raise OptionError("Choose one of --on, --off and --status.")
+        hint = "" if first in (None, *given) else did_you_mean(first or "", given)
+        raise OptionError(f"Choose one of --on, --off and --status.{hint}")
     return chosen[0]
 
 

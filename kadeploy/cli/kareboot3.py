@@ -8,9 +8,10 @@ import typer
 
 from kadeploy import files
 from kadeploy.caller import caller
-from kadeploy.cli import completion, operation, shell
+from kadeploy.cli import completion, operation, shell, usage
 from kadeploy.config.folder import load_configuration
 from kadeploy.errors import DestructiveEnvironmentError, OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.operations import admission
 from kadeploy.operations.requests import RebootKind, RebootRequest, Recorded
 from kadeploy.runner.request import Options
@@ -56,6 +57,24 @@ app = shell.Tool(
 def kareboot3(
     first: Annotated[str | None, typer.Argument(hidden=True, metavar="REBOOT_KIND")] = None,
     *,
+    machines: shell.Machines = None,
+    node_files: shell.Files = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "-r",
+            "--reboot-kind",
+            metavar="REBOOT_KIND",
+            help="simple_reboot (default), set_pxe, deploy_env, env_recorded.",
+            autocompletion=completion.choices(*get_args(RebootKind)),
+        ),
+    ] = None,
+    level: Annotated[
+        Literal["soft", "hard", "very_hard"],
+        typer.Option("-l", "--reboot-level", metavar="VALUE", help="Reboot level: soft, hard, very_hard."),
+    ] = "soft",
+    key: operation.Key = None,
+    partition: operation.Partition = None,
     block_device: operation.BlockDevice = None,
     check: Annotated[
         bool,
@@ -64,6 +83,7 @@ def kareboot3(
             "--check-prod-env",
             "--check-demolishing-tag",
             help="Check that the production system survived.",
+            rich_help_panel=usage.OUTPUT,
         ),
     ] = False,
     debug: operation.Debug = False,
@@ -75,30 +95,13 @@ def kareboot3(
             metavar="ENVNAME",
             help="Recorded environment, name@user:version%arch.",
             autocompletion=completion.environments,
+            rich_help_panel=usage.ENVIRONMENT,
         ),
     ] = None,
-    node_files: shell.Files = None,
-    key: operation.Key = None,
-    level: Annotated[
-        Literal["soft", "hard", "very_hard"],
-        typer.Option("-l", "--reboot-level", metavar="VALUE", help="Reboot level: soft, hard, very_hard."),
-    ] = "soft",
-    machines: shell.Machines = None,
     _multi_server: shell.MultiServer = False,
-    ko_file: shell.KoFile = None,
     ok_file: shell.OkFile = None,
-    partition: operation.Partition = None,
+    ko_file: shell.KoFile = None,
     script: operation.Script = None,
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            "-r",
-            "--reboot-kind",
-            metavar="REBOOT_KIND",
-            help="simple_reboot (default), set_pxe, deploy_env, env_recorded.",
-            autocompletion=completion.choices(*get_args(RebootKind)),
-        ),
-    ] = None,
     user: operation.User = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
@@ -108,7 +111,9 @@ def kareboot3(
     upload: operation.Uploads = None,
     env_version: operation.EnvVersion = None,
     env_arch: operation.EnvArch = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.")] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.", rich_help_panel=usage.RUN)
+    ] = True,
     _server: shell.Server = None,
     verbosity: operation.Verbosity = None,
     wid_file: operation.Wid = None,
@@ -170,7 +175,9 @@ def _kind(given: str | None) -> RebootKind:
     """The kind of reboot that was asked for, by whichever of its names."""
     name = ALIASES.get(given or "simple", given)
     if name not in get_args(RebootKind):
-        raise OptionError(f"-r {given}: no such kind of reboot. There are {', '.join(get_args(RebootKind))}.")
+        kinds = get_args(RebootKind)
+        hint = did_you_mean(given or "", (*kinds, *ALIASES))
+        raise OptionError(f"-r {given}: no such kind of reboot. There are {', '.join(kinds)}.{hint}")
     return cast("RebootKind", name)
 
 

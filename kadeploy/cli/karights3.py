@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pwd
+import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from kadeploy.config.folder import Configuration, load_configuration, load_site
 from kadeploy.config.partition import split_partition
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.state import rights
 
 NAME = "karights3"
@@ -56,14 +59,14 @@ class Wish:
 @app.command()
 def karights3(
     *,
-    user: Annotated[
-        str | None, typer.Option("-u", "--user", metavar="USERNAME", help="Whose rights; with -s all users' without.")
-    ] = None,
     add: Annotated[bool, typer.Option("-a", "--add", help="Add some rights to a user.")] = False,
     delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete some rights of a user.")] = False,
     show: Annotated[bool, typer.Option("-s", "--show-rights", help="Show the rights of a user.")] = False,
-    files: shell.Files = None,
+    user: Annotated[
+        str | None, typer.Option("-u", "--user", metavar="USERNAME", help="Whose rights; with -s all users' without.")
+    ] = None,
     machines: shell.Machines = None,
+    files: shell.Files = None,
     parts: Annotated[
         list[str] | None,
         typer.Option("-p", "--part", metavar="PARTNAME", help="Partition as /dev/sda3, or *; repeatable."),
@@ -148,19 +151,32 @@ def _warn_of_typos(wish: Wish) -> None:
     try:
         pwd.getpwnam(wish.user)
     except KeyError:
-        shell.warn(f"{wish.user} has no account on this machine: see that the name is right.")
+        hint = _similar(wish.user, configuration.site)
+        shell.warn(f"{wish.user} has no account on this machine: see that the name is right.{hint}")
     named = [node for node in wish.nodes if node != rights.ANY]
     clusters = configuration.cluster_nodes(named) if named else configuration.clusters
+    disks = [configuration.clusters[name].disk for name in clusters]
     for part in wish.parts:
-        device, number = split_partition(part)
-        disks = [configuration.clusters[name].disk for name in clusters]
-        if part != rights.ANY and number and not any(_has(disk, device, number) for disk in disks):
-            shell.warn(f"{part} is not a partition of {', '.join(clusters)}: see disk in the cluster file.")
+        if part != rights.ANY and not any(_may_have(disk, part) for disk in disks):
+            known = list(dict.fromkeys(device for disk in disks for device in disk.devices))
+            shell.warn(
+                f"{part} is not a partition of {', '.join(clusters)}: there {'are' if len(known) > 1 else 'is'} "
+                f"{', '.join(known)}.{did_you_mean(part, known)}"
+            )
 
 
-def _has(disk: Disk, device: str, number: int) -> bool:
-    """Whether *number* is in the layout; of other disks than the cluster's own nothing is known."""
-    return device != disk.device or number in [part.number for part in disk.partitions]
+def _similar(user: str, site: Site) -> str:
+    """Whom an administrator probably meant: somebody with an account here, or with rights."""
+    return did_you_mean(user, [*(account.pw_name for account in pwd.getpwall()), *rights.users(site)])
+
+
+_DISK = re.compile(r"/dev/(?:(?:s|h|v|xv|das)d[a-z]+|nvme\d+n\d+|mmcblk\d+|(?:disk|mapper)/.+)")
+
+
+def _may_have(disk: Disk, part: str) -> bool:
+    """Whether *part* is in the layout; of other disks than the cluster's own their names alone are known."""
+    device, number = split_partition(part)
+    return part in disk.devices if device == disk.device and number else bool(_DISK.fullmatch(device))
 
 
 def _delete(wish: Wish) -> int:
@@ -169,6 +185,8 @@ def _delete(wish: Wish) -> int:
     _, unknown = rights.delete(site, wish.user, wish.nodes, wish.parts)
     for right in unknown:
         print(f"The user {wish.user} has no right on {right.part} of {right.node}: nothing to delete there.")
+    if unknown and not rights.show(site, wish.user):
+        print(f"The user {wish.user} has no rights at all.{_similar(wish.user, site)}")
     return 1 if unknown else 0
 
 
@@ -187,6 +205,8 @@ def _show(wish: Wish) -> int:
             print(f"### {node}:{', '.join(texts)}")
     else:
         print(f"No rights have been given for the user {wish.user}")
+        if caller().name != wish.user and (hint := did_you_mean(wish.user, rights.users(site))):
+            print(hint.strip(), file=sys.stderr)
     return 0 if given else 1
 
 

@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kadeploy.cli import completion, plot, shell
+from kadeploy.cli import completion, plot, shell, usage
 from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import require_few
 from kadeploy.printable import printable
 from kadeploy.state import history
@@ -40,11 +41,12 @@ app = shell.Tool(
         "kastat3 -a 3 -s 1": "Deployments with three retries or more of the first macro-step.",
         "kastat3 --plot past.svg": "Failure rates and durations as a picture.",
     },
-    about=f"The fields are {', '.join(FIELDS + MORE_FIELDS)}. A retry is a try after the first. Dates are local time "
-    "and may also be written 'yyyy-mm-dd hh:mm'. A day alone, yyyy-mm-dd, is its first second with -x and its last "
-    "with -y. Line ends within a value are written \\n and \\r. Commas are not escaped: use --format json if values "
-    "may contain them. Operations that were aborted, by Ctrl-C or with their controller, are listed, but no node's "
-    "failures: -b, -c and --plot leave them out. The plot draws the durations of each image apart.",
+    about=f"The fields are {', '.join(FIELDS + MORE_FIELDS)}. A retry is a try after the first; -s, repeated, asks for "
+    "retries of each of these macro-steps. Dates are local time and may also be written 'yyyy-mm-dd hh:mm'. A day "
+    "alone, yyyy-mm-dd, is its first second with -x and its last with -y. Line ends within a value are written \\n and "
+    "\\r. Commas are not escaped: use --format json if values may contain them. Operations that were aborted, by "
+    "Ctrl-C or with their controller, are listed, but no node's failures: -b, -c and --plot leave them out. The plot "
+    "draws the durations of each image apart.",
     aliases={
         "--all": "--list-all",
         "--failure-rate": "--list-failure-rate",
@@ -74,6 +76,8 @@ class Question:
 @app.command()
 def kastat3(
     *,
+    everything: Annotated[bool, typer.Option("-d", "--list-all", help="All deployments.")] = False,
+    machines: shell.Machines = None,
     retries: Annotated[
         str | None,
         typer.Option(
@@ -81,13 +85,12 @@ def kastat3(
             "--list-min-retries",
             metavar="[NB]",
             help="Deployments that needed NB retries or more.",
+            rich_help_panel=usage.SELECTION,
         ),
     ] = None,
     rates: Annotated[
         str | None,
-        typer.Option(
-            "-b", "--list-failure-rate", metavar="[RATE]", help="Failure rate of the nodes, from RATE (0 to 1) on."
-        ),
+        typer.Option("-b", "--list-failure-rate", metavar="[RATE]", help="Failure rates, from RATE (0 to 1) on."),
     ] = None,
     min_rate: Annotated[
         int | None,
@@ -100,35 +103,39 @@ def kastat3(
             help="Nodes that fail in RATE percent or more.",
         ),
     ] = None,
-    everything: Annotated[bool, typer.Option("-d", "--list-all", help="All deployments.")] = False,
     fields: Annotated[
         list[str] | None,
         typer.Option(
             "-f",
             "--field",
             metavar="FIELD",
-            help="With -a and -d: only this field; repeatable. A wrong name lists them all. Or a file of nodes.",
+            help="With -a, -d: only this field; or a file of nodes.",
             autocompletion=completion.choices(*FIELDS, *MORE_FIELDS),
         ),
     ] = None,
     field_lists: Annotated[
         list[str] | None,
-        typer.Option("-F", "--fields", metavar="FIELDS", help="The same, several with commas."),
+        typer.Option(
+            "-F", "--fields", metavar="FIELDS", help="The same, several with commas.", rich_help_panel=usage.OUTPUT
+        ),
     ] = None,
-    machines: shell.Machines = None,
     steps: Annotated[
         list[str] | None,
         typer.Option(
             "-s",
             "--step",
             metavar="STEP",
-            help="With -a: retries of this macro-step, 1 to 3; of each, when repeated.",
+            help="With -a: of this macro-step, 1 to 3.",
+            rich_help_panel=usage.SELECTION,
         ),
     ] = None,
-    wid: Annotated[str | None, typer.Option("-w", "--workflow-id", metavar="WID", help="Only this workflow.")] = None,
+    wid: Annotated[
+        str | None,
+        typer.Option("-w", "--workflow-id", metavar="WID", help="Only this workflow.", rich_help_panel=usage.SELECTION),
+    ] = None,
     date_min: Annotated[
         str | None,
-        typer.Option("-x", "--date-min", metavar="DATE", help="From this date: yyyy:mm:dd:hh:mm:ss, or yyyy-mm-dd."),
+        typer.Option("-x", "--date-min", metavar="DATE", help="From this date, such as 2026-02-12."),
     ] = None,
     date_max: Annotated[
         str | None,
@@ -136,18 +143,29 @@ def kastat3(
     ] = None,
     operation: Annotated[
         Literal["deploy", "reboot", "power", "all"] | None,
-        typer.Option("-o", "--operation", metavar="KIND", help="deploy (default), reboot, power or all."),
+        typer.Option(
+            "-o",
+            "--operation",
+            metavar="KIND",
+            help="deploy (default), reboot, power or all.",
+            rich_help_panel=usage.SELECTION,
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("-l", "--limit", metavar="N", help="Only the first N lines.", min=0)
+        int | None,
+        typer.Option("-l", "--limit", metavar="N", help="Only the first N lines.", min=0, rich_help_panel=usage.OUTPUT),
     ] = None,
     sort: Annotated[
         list[str] | None,
-        typer.Option("--sort", metavar="FIELDS", help="Order of the lines; -start is newest first."),
+        typer.Option(
+            "--sort", metavar="FIELDS", help="Order of the lines; -start is newest first.", rich_help_panel=usage.OUTPUT
+        ),
     ] = None,
     plot_file: Annotated[
         str | None,
-        typer.Option("--plot", metavar="FILE", help="Draw rates and durations (.png or .svg)."),
+        typer.Option(
+            "--plot", metavar="FILE", help="Draw rates and durations (.png or .svg).", rich_help_panel=usage.OUTPUT
+        ),
     ] = None,
     form: shell.Format = "text",
     _multi_server: shell.MultiServer = False,
@@ -233,13 +251,18 @@ def _fields_and_files(words: Sequence[str], lists: Sequence[str]) -> tuple[tuple
     names = [word for word in words if word not in files] + [name for text in lists for name in text.split(",")]
     for name in names:
         if name not in known:
-            raise OptionError(f"-f {name}: no such field, nor ./FILE of nodes. The fields are {', '.join(known)}.")
+            hint = did_you_mean(name, known)
+            raise OptionError(
+                f"-f {name}: no such field, nor ./FILE of nodes. The fields are {', '.join(known)}.{hint}"
+            )
     return tuple(names), files
 
 
 def _order(word: str) -> str:
-    if word.removeprefix("-") not in FIELDS + MORE_FIELDS:
-        raise OptionError(f"--sort {word}: no such field. The fields are {', '.join(FIELDS + MORE_FIELDS)}.")
+    known = FIELDS + MORE_FIELDS
+    if word.removeprefix("-") not in known:
+        hint = did_you_mean(word.removeprefix("-"), known)
+        raise OptionError(f"--sort {word}: no such field. The fields are {', '.join(known)}.{hint}")
     return word
 
 

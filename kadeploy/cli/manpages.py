@@ -8,14 +8,14 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from kadeploy import __version__
-from kadeploy.cli import TOOLS
+from kadeploy.cli import TOOLS, usage
 from kadeploy.cli.shell import Tool
 
 ENVIRONMENT = {
@@ -74,8 +74,7 @@ def described(name: str) -> list[tuple[Any, Any]]:
 
 def records(command: Any, context: Any) -> list[tuple[str, str]]:
     """Options and arguments as the help shows them: their spellings, and what they mean."""
-    found = (each.get_help_record(context) for each in command.get_params(context))
-    return [record for record in found if record]
+    return [record for found in usage.groups(command, context).values() for record in found]
 
 
 _TABLE = re.compile(r"(^##+ (ka[\w-]+(?: \w+)?)\n(?:(?!##).*\n)*?\| option \|.*\n\|-.*\n)(?:\|.*\n)+", re.MULTILINE)
@@ -84,11 +83,18 @@ _TABLE = re.compile(r"(^##+ (ka[\w-]+(?: \w+)?)\n(?:(?!##).*\n)*?\| option \|.*\
 def with_tables(text: str) -> str:
     """*text*, in Markdown, with the option table under each heading that is a tool (and its command) made anew."""
     rows = {
-        context.command_path: "".join(f"| `{words}` | {meaning} |\n" for words, meaning in records(command, context))
+        context.command_path: "".join(f"{row}\n" for row in _rows(usage.groups(command, context)))
         for name in TOOLS
         for command, context in described(name)
     }
     return _TABLE.sub(lambda match: match[1] + rows[match[2]], text)
+
+
+def _rows(groups: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[str]:
+    for group, found in groups.items():
+        if group != usage.DAILY:
+            yield f"| *{group}* | |"
+        yield from (f"| `{words}` | {meaning} |" for words, meaning in found)
 
 
 def _usage(command: Any, context: Any, macro: str = "") -> list[str]:
@@ -97,7 +103,12 @@ def _usage(command: Any, context: Any, macro: str = "") -> list[str]:
 
 
 def _options(command: Any, context: Any) -> list[str]:
-    return [line for words, meaning in records(command, context) for line in (".TP", _styled(words), literal(meaning))]
+    """Each group as a paragraph with its name, that of every day without one."""
+    lines: list[str] = []
+    for group, found in usage.groups(command, context).items():
+        lines += [] if group == usage.DAILY else [".PP", f"\\fI{literal(group)}\\fR"]
+        lines += [line for words, meaning in found for line in (".TP", _styled(words), literal(meaning))]
+    return lines
 
 
 def _definitions(pairs: Iterable[tuple[str, str]]) -> list[str]:

@@ -21,7 +21,7 @@ import typer
 from kadeploy import files
 from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Account, as_user
-from kadeploy.cli import hangup, shell, summary
+from kadeploy.cli import hangup, shell, summary, usage
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
@@ -35,11 +35,18 @@ from kadeploy.runner import player
 
 Verbosity = Annotated[
     int | None,
-    typer.Option("-V", "--verbose-level", metavar="VALUE", help="Verbose level, 0 to 4.", min=0, max=4),
+    typer.Option(
+        "-V", "--verbose-level", metavar="VALUE", help="Verbose level, 0 to 4.", min=0, max=4, rich_help_panel=usage.RUN
+    ),
 ]
-Debug = Annotated[bool, typer.Option("-d", "--debug-mode", help="Show what commands on nodes say.")]
+Debug = Annotated[
+    bool, typer.Option("-d", "--debug-mode", help="Show what commands on nodes say.", rich_help_panel=usage.RUN)
+]
 User = Annotated[
-    str | None, typer.Option("-u", "--user", metavar="USERNAME", help="Owner of the recorded environment.")
+    str | None,
+    typer.Option(
+        "-u", "--user", metavar="USERNAME", help="Owner of the recorded environment.", rich_help_panel=usage.ENVIRONMENT
+    ),
 ]
 Key = Annotated[
     str | None,
@@ -52,16 +59,22 @@ Key = Annotated[
 ]
 BlockDevice = Annotated[
     str | None,
-    typer.Option("-b", "--block-device", metavar="BLOCKDEVICE", help="Block device to use."),
+    typer.Option(
+        "-b", "--block-device", metavar="BLOCKDEVICE", help="Block device to use.", rich_help_panel=usage.DISK
+    ),
 ]
 Partition = Annotated[
     int | None,
-    typer.Option("-p", "--partition-number", metavar="NUMBER", help="Partition to use.", min=1),
+    typer.Option(
+        "-p", "--partition-number", metavar="NUMBER", help="Partition to use.", min=1, rich_help_panel=usage.DISK
+    ),
 ]
-Vlan = Annotated[str | None, typer.Option("--vlan", metavar="VLANID", help="Set the VLAN.")]
+Vlan = Annotated[str | None, typer.Option("--vlan", metavar="VLANID", help="Set the VLAN.", rich_help_panel=usage.BOOT)]
 Profile = Annotated[
     str | None,
-    typer.Option("-w", "--set-pxe-profile", metavar="FILE", help="Boot profile for the last boot."),
+    typer.Option(
+        "-w", "--set-pxe-profile", metavar="FILE", help="Boot profile for the last boot.", rich_help_panel=usage.BOOT
+    ),
 ]
 Pattern = Annotated[
     str | None,
@@ -69,6 +82,7 @@ Pattern = Annotated[
         "--set-pxe-pattern",
         metavar="FILE",
         help=f"Lines node,value: a node's {NODE_PATTERN}.",
+        rich_help_panel=usage.BOOT,
     ),
 ]
 Uploads = Annotated[
@@ -78,15 +92,24 @@ Uploads = Annotated[
         "--upload-pxe-files",
         metavar="FILES",
         help="Its files: pxe-USER--BASENAME on the server.",
+        rich_help_panel=usage.BOOT,
     ),
 ]
 EnvVersion = Annotated[
     int | None,
-    typer.Option("--env-version", metavar="NUMBER", help="Version (default: the highest)."),
+    typer.Option(
+        "--env-version", metavar="NUMBER", help="Version (default: the highest).", rich_help_panel=usage.ENVIRONMENT
+    ),
 ]
 EnvArch = Annotated[
     str | None,
-    typer.Option("--env-arch", metavar="ARCH", help="The same as NAME%ARCH for -e.", hidden=True),
+    typer.Option(
+        "--env-arch",
+        metavar="ARCH",
+        help="The same as NAME%ARCH for -e.",
+        hidden=True,
+        rich_help_panel=usage.ENVIRONMENT,
+    ),
 ]
 ClassicalTimeout = Annotated[
     str | None,
@@ -94,15 +117,18 @@ ClassicalTimeout = Annotated[
         "--reboot-classical-timeout",
         metavar="V",
         help="Seconds for n nodes to boot: 200+5*n.",
+        rich_help_panel=usage.BOOT,
     ),
 ]
 Script = Annotated[
     str | None,
-    typer.Option("-s", "--script", metavar="FILE", help="Run this script at the end."),
+    typer.Option("-s", "--script", metavar="FILE", help="Run this script at the end.", rich_help_panel=usage.OUTPUT),
 ]
 Force = Annotated[
     bool,
-    typer.Option("--ignore-nodes-deploying", help="Also take nodes that another operation holds."),
+    typer.Option(
+        "--ignore-nodes-deploying", help="Also take nodes that another operation holds.", rich_help_panel=usage.RUN
+    ),
 ]
 ALIASES = {
     "--force": "--ignore-nodes-deploying",
@@ -117,16 +143,28 @@ OF_DEPLOYMENTS = {
     "--set-custom-operations": _DEPLOYMENTS_ALONE,
 }
 """What other tools took as well in Kadeploy 3.2 and later, and where it is now."""
-Hook = Annotated[bool, typer.Option("--hook/--no-hook", help="Run the site's hook at the end (default).")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, and stop.")]
+Hook = Annotated[
+    bool, typer.Option("--hook/--no-hook", help="Run the site's hook at the end (default).", rich_help_panel=usage.RUN)
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, show the plan, and stop.", rich_help_panel=usage.RUN)
+]
 ReportForm = Literal["text", "json"]
 Format = Annotated[
     ReportForm,
-    typer.Option("--format", metavar="FORMAT", help="text, or json: the report alone.", show_default=False),
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="text, or json: the report alone.",
+        show_default=False,
+        rich_help_panel=usage.OUTPUT,
+    ),
 ]
 Wid = Annotated[
     str | None,
-    typer.Option("--write-workflow-id", metavar="FILE", help="Write the workflow id there."),
+    typer.Option(
+        "--write-workflow-id", metavar="FILE", help="Write the workflow id there.", rich_help_panel=usage.OUTPUT
+    ),
 ]
 
 

@@ -19,18 +19,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from types import MappingProxyType
-from typing import IO, Annotated, Any, Literal, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 import typer.core
 
 from kadeploy import __version__, files
 from kadeploy.caller import as_user, caller
-from kadeploy.cli import completion, spelling
+from kadeploy.cli import completion, spelling, usage
 from kadeploy.cli.spelling import Spelling
 from kadeploy.config.folder import load_site
 from kadeploy.errors import FileError, KadeployError, NodeListError, OptionError, UserInterruptError
 from kadeploy.files import MEGA
+from kadeploy.hints import did_you_mean, nearest
 from kadeploy.nodeset import MOST, expand, natural_key, parse_lines, require_few
 
 _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -87,7 +88,7 @@ class Tool(typer.Typer):
             rich_markup_mode=None,
             pretty_exceptions_enable=False,
             add_completion=False,
-            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": usage.WIDEST},
         )
         self.summary = summary
         self.examples = examples or {}
@@ -105,8 +106,7 @@ class Tool(typer.Typer):
         command: Any = typer.main.get_command(self)
         command.spelt = (self.aliases, self.gone)
         command.help = self.summary
-        if self.examples:
-            command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in self.examples)
+        command.examples = tuple(self.examples)
         for parameter in command.get_params(typer.Context(command, info_name=name, **command.context_settings)):
             vars(parameter)["get_runtime_param"] = _Frugal(parameter)
             vars(parameter)["show_default"] = parameter.show_default and not getattr(parameter, "is_flag", False)
@@ -114,12 +114,19 @@ class Tool(typer.Typer):
 
 
 class _Formatter(typer.Context.formatter_class):  # type: ignore[valid-type,misc]
-    """Options and their help on one line where there is room."""
+    """Options and their help on one line where there is room; headings stand out where the terminal can show it."""
 
-    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 34, col_spacing: int = 1) -> None:
-        """Write *rows*, the first column as wide as the widest name that is not too wide."""
-        widths = [len(name) for name, _ in rows if len(name) <= col_max]
-        super().write_dl(rows, max(widths, default=col_max), col_spacing)
+    def first_column(self, rows: Sequence[tuple[str, str]], most: int = 34) -> int:
+        """Width of the widest first column of *rows* that is not too wide."""
+        return max((len(name) for name, _ in rows if len(name) <= most), default=most)
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int | None = None, col_spacing: int = 1) -> None:
+        """Write *rows*, the first column *col_max* wide, or as wide as it needs."""
+        super().write_dl(rows, col_max or self.first_column(rows), col_spacing)
+
+    def write_heading(self, heading: str) -> None:
+        """Write the heading of a group."""
+        self.write(f"{heading}:\n" if is_plain(sys.stdout) else f"{typer.style(f'{heading}:', bold=True)}\n")
 
 
 class _Context(typer.Context):
@@ -131,6 +138,7 @@ class _Command(typer.core.TyperCommand):
 
     spelt: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
     """Aliases, and options that are gone."""
+    examples: Sequence[str] = ()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Options are called by today's names first, unless what follows is the command line of another program."""
@@ -138,9 +146,58 @@ class _Command(typer.core.TyperCommand):
             args = Spelling(spelling.of(self.get_params(ctx)), *self.spelt).today(args)
         return super().parse_args(ctx, args)
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help`` is none of the options that it is about."""
+        return _of_general_use(super().get_help_option(ctx))
+
+    def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002 - lines are wrapped, not cut off
+        """The first sentence."""
+        return " ".join((self.help or "").split()).partition(". ")[0].rstrip(".") + "."
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """The summary, and what is typed most."""
+        super().format_help_text(ctx, formatter)
+        usage.write_examples("Examples", usage.split_examples(self.examples)[0], formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """All options, in groups."""
+        usage.write_options(self, ctx, formatter)
+
+    def format_epilog(self, _: Any, formatter: Any) -> None:
+        """What is typed more rarely."""
+        usage.write_examples("More examples", usage.split_examples(self.examples)[1], formatter)
+
 
 class _Group(typer.core.TyperGroup):
     context_class = _Context
+
+    examples: Sequence[str] = ()
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help`` is none of the options that it is about."""
+        return _of_general_use(super().get_help_option(ctx))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first word names."""
+        if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
+            known = f"The commands are {', '.join(self.commands)}."
+            raise OptionError(f"There is no command {args[0]}. {known}{did_you_mean(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """The summary, and what is typed in this order."""
+        super().format_help_text(ctx, formatter)
+        usage.write_examples("Examples", self.examples, formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The commands, then the options."""
+        self.format_commands(ctx, formatter)
+        usage.write_options(self, ctx, formatter)
+
+
+def _of_general_use(option: Any) -> Any:
+    option.rich_help_panel = usage.GENERAL
+    return option
 
 
 def run(app: Tool, name: str, argv: Sequence[str] | None = None) -> int:
@@ -176,12 +233,29 @@ def _ended(command: Any, name: str, arguments: list[str]) -> int:
     except KadeployError as error:
         return _refuse(str(error), error.exit_code)
     except typer.TyperException as error:
-        return _refuse(f"{_one_line(error.format_message())} See {name} --help", KadeployError.exit_code)
+        return _refuse(f"{_usage_error(error)} See {_asked(error, name)} --help", KadeployError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return UserInterruptError.exit_code
     except OSError as error:
         return _machine_refuses(error)
     return status or 0
+
+
+def _usage_error(error: Any) -> str:
+    """What is wrong with the command line, and which option was meant."""
+    name = getattr(error, "option_name", "")
+    if not name or not hasattr(error, "possibilities") or error.ctx is None:
+        return _one_line(error.format_message())
+    parameters = error.ctx.command.get_params(error.ctx)
+    spelt = [word for each in parameters if not each.hidden for word in (*each.opts, *each.secondary_opts)]
+    meant = nearest(name.lstrip("-"), [word.removeprefix("--") for word in spelt if word.startswith("--")])
+    return f"There is no option {name}.{f' Did you mean --{meant}?' if meant else ''}"
+
+
+def _asked(error: Any, name: str) -> str:
+    """The tool, or its command, whose help explains *error*."""
+    context = getattr(error, "ctx", None)
+    return context.command_path if context is not None else name
 
 
 def _require_text(arguments: Sequence[str]) -> None:
@@ -205,12 +279,27 @@ class _Frugal:
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
-        if value == param.default or param.type_descriptor.annotation in {str, list[str]}:
+        kind = param.type_descriptor.annotation
+        if value == param.default or kind in {str, list[str]}:
             return value
+        if words := _words(kind):
+            return _one_of(param.opts[-1], value, words)
         found = self._thorough().coerce(value, param=param, ctx=ctx)
         if isinstance(found, int) and abs(found) > _LARGEST:
             raise OptionError(f"{param.opts[-1]}: this number is too large.")
         return found
+
+
+def _words(kind: Any) -> list[str]:
+    """The words that an option of *kind*, a Literal, may have; none when it is something else."""
+    kinds = (kind, *get_args(kind))
+    return [word for each in kinds if get_origin(each) is Literal for word in get_args(each)]
+
+
+def _one_of(option: str, word: str, words: Sequence[str]) -> str:
+    if word not in words:
+        raise OptionError(f"{option} {word}: expected one of {', '.join(words)}.{did_you_mean(word, words)}")
+    return word
 
 
 _LARGEST = 2**53
@@ -305,25 +394,49 @@ Files = Annotated[
 ]
 OkFile = Annotated[
     str | None,
-    typer.Option("-o", "--output-ok-nodes", metavar="FILENAME", help="File that will hold the nodes that are OK."),
+    typer.Option(
+        "-o",
+        "--output-ok-nodes",
+        metavar="FILENAME",
+        help="File that will hold the nodes that are OK.",
+        rich_help_panel=usage.OUTPUT,
+    ),
 ]
 KoFile = Annotated[
     str | None,
-    typer.Option("-n", "--output-ko-nodes", metavar="FILENAME", help="File that will hold the nodes that are KO."),
+    typer.Option(
+        "-n",
+        "--output-ko-nodes",
+        metavar="FILENAME",
+        help="File that will hold the nodes that are KO.",
+        rich_help_panel=usage.OUTPUT,
+    ),
 ]
 Server = Annotated[
     str | None,
     typer.Option(
-        "-S", "--server", metavar="STRING", help="Site; for now the one of this machine.", callback=_refuse_server
+        "-S",
+        "--server",
+        metavar="STRING",
+        help="Site; for now the one of this machine.",
+        callback=_refuse_server,
+        rich_help_panel=usage.GENERAL,
     ),
 ]
 MultiServer = Annotated[
     bool,
-    typer.Option("-M", "--multi-server", help="Accepted: there is one site."),
+    typer.Option("-M", "--multi-server", help="Accepted: there is one site.", rich_help_panel=usage.GENERAL),
 ]
 Version = Annotated[
     bool,
-    typer.Option("-v", "--version", help="Print the version.", is_eager=True, callback=_show_version),
+    typer.Option(
+        "-v",
+        "--version",
+        help="Print the version.",
+        is_eager=True,
+        callback=_show_version,
+        rich_help_panel=usage.GENERAL,
+    ),
 ]
 Completion = Annotated[
     str | None,
@@ -334,12 +447,13 @@ Completion = Annotated[
         is_eager=True,
         callback=_show_completion,
         autocompletion=completion.choices(*completion.SHELLS),
+        rich_help_panel=usage.GENERAL,
     ),
 ]
 Form = Literal["text", "json", "yaml"]
 Format = Annotated[
     Form,
-    typer.Option("--format", metavar="FORMAT", help="text, json or yaml."),
+    typer.Option("--format", metavar="FORMAT", help="text, json or yaml.", rich_help_panel=usage.OUTPUT),
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from kadeploy.config.file import Struct
-from kadeploy.config.partition import Partition
+from kadeploy.config.partition import Partition, partition_device
 from kadeploy.config.site import Site
 from kadeploy.environments.image import ArchiveKind
 from kadeploy.errors import NodeListError
@@ -25,6 +25,11 @@ class Disk(Struct, frozen=True, kw_only=True):
     """The disk's rank for BIOS and boot loaders, from 0; None: as its name says, ``/dev/sdb`` is 1."""
     table: Literal["gpt", "msdos"] = "msdos"
     partitions: tuple[Partition, ...] = ()
+
+    @property
+    def devices(self) -> list[str]:
+        """Device files of the partitions of the layout."""
+        return [partition_device(self.device, part.number) for part in self.partitions]
 
     def number(self, role: str) -> int | None:
         """Number of the partition that has *role*, None when the layout has none."""

@@ -9,6 +9,7 @@ import msgspec
 import yaml
 
 from kadeploy.errors import ConfigError
+from kadeploy.hints import explained
 
 try:
     from yaml import CSafeLoader as SafeLoader
@@ -43,4 +44,4 @@ def read_struct(path: Path, kind: type[StructT]) -> StructT:
     try:
         return msgspec.convert(read_yaml(path), kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}.") from error
+        raise ConfigError(f"{path}: {explained(error, kind)}") from error

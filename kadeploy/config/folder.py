@@ -21,6 +21,7 @@ from kadeploy.config.cluster import DEFAULT_MACRO_STEPS, Cluster, Node
 from kadeploy.config.file import Struct, read_struct
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, NodeListError
+from kadeploy.hints import of_nodes
 from kadeploy.nodeset import told
 
 DEFAULT_FOLDER = Path("/etc/kadeploy")
@@ -68,8 +69,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
         """*names* grouped by cluster; raises NodeListError naming the nodes that no cluster has."""
         unknown = [name for name in names if name not in self.cluster_of]
         if unknown:
-            where = self.folder / "clusters"
-            raise NodeListError(f"Unknown node: {told(unknown)}. The nodes of this site are those in {where}.")
+            hint = of_nodes(unknown, (*self.cluster_of, *self._short_names))
+            raise NodeListError(f"Unknown node: {told(unknown)}.{hint} kanodes3 -l lists the nodes of this site.")
         groups: dict[str, list[str]] = {}
         for name in names:
             groups.setdefault(self.cluster_of[name], []).append(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from kadeploy.environments.environment import Archive, Environment, FileSystem, 
 from kadeploy.environments.image import COMPRESSIONS, KINDS
 from kadeploy.environments.rules import ALWAYS, check, converted, one_line, one_of, short
 from kadeploy.errors import EnvironmentRefusedError
+from kadeploy.hints import explained, nearest
 
 
 def read(text: str, source: str, warn: Callable[[str], object]) -> list[Environment]:
@@ -155,15 +155,17 @@ def _unknown(found: Any, kind: type[msgspec.Struct], path: str = "") -> Iterator
             if key in known and key in _PARTS:
                 yield from _unknown(value, _PARTS[key], f"{path}{key}.")
             elif key not in known:
-                meant = difflib.get_close_matches(str(key), known, 1)
-                yield f"{path}{short(str(key))[1:-1]}" + (f" ({meant[0]}?)" if meant else "")
+                meant = nearest(str(key), known)
+                yield f"{path}{short(str(key))[1:-1]}" + (f" ({meant}?)" if meant else "")
 
 
 def _environment(found: Any, source: str) -> Environment:
     try:
         document = msgspec.convert(found, _Document)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise EnvironmentRefusedError(f"{source}: {one_line(error)}. Correct this key of the description.") from error
+        raise EnvironmentRefusedError(
+            f"{source}: {explained(error, _Document)} Correct this key of the description."
+        ) from error
     destructive = document.destructive
     same = {name: getattr(document, name) for name in _SAME} | {name: getattr(document.boot, name) for name in _BOOT}
     fields: dict[str, Any] = same | {

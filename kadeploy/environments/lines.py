@@ -13,6 +13,7 @@ from kadeploy.environments.environment import Archive, Environment, Struct
 from kadeploy.environments.image import ARCHIVE_KINDS, IMAGE_KINDS
 from kadeploy.environments.rules import ALWAYS, check, converted, one_of, short
 from kadeploy.errors import EnvironmentRefusedError
+from kadeploy.hints import did_you_mean
 
 
 def read(text: str, source: str) -> list[Environment]:
@@ -57,7 +58,8 @@ def _field(line: str, where: str) -> tuple[str, _Line]:
         raise EnvironmentRefusedError(f"{where}: expected `key : value`, found {short(line)}.")
     key = match[1]
     if key not in _LINES:
-        raise EnvironmentRefusedError(f"{where}: unknown key {short(key)}; the keys are {', '.join(_LINES)}.")
+        known = f"the keys are {', '.join(_LINES)}.{did_you_mean(key, _LINES)}"
+        raise EnvironmentRefusedError(f"{where}: unknown key {short(key)}; {known}")
     return key, _Line(value=match[2].strip(), where=where)
 
 

@@ -12,6 +12,7 @@ import msgspec
 from kadeploy import files
 from kadeploy.environments.environment import MAX_VERSION, Archive, Environment, FileSystem
 from kadeploy.errors import EnvironmentRefusedError, FileError
+from kadeploy.hints import explained, nearest
 
 ALWAYS = 10000
 """What ``demolishing_env : true`` stands for (wiki page: 10000 if the environment is demolishing)."""
@@ -247,7 +248,9 @@ def one_line(error: BaseException) -> str:
 def one_of(text: str, choices: Iterable[str], noun: str) -> str:
     """*text*, if it is one of *choices*; ValueError names them."""
     if text not in choices:
-        raise ValueError(f"unknown {noun} {short(text)}; expected one of {', '.join(choices)}")
+        meant = nearest(text, choices)
+        maybe = f" ({meant}?)" if meant else ""
+        raise ValueError(f"unknown {noun} {short(text)}{maybe}; expected one of {', '.join(choices)}")
     return text
 
 
@@ -256,4 +259,4 @@ def converted(fields: Mapping[str, Any], source: str) -> Environment:
     try:
         return msgspec.convert(fields, Environment)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise EnvironmentRefusedError(f"{source}: {one_line(error)}.") from error
+        raise EnvironmentRefusedError(f"{source}: {explained(error, Environment)}") from error

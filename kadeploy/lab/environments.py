@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.images import BuiltEnvironment, build_debian, build_tiny
 from kadeploy.lab.lab import Lab
 from kadeploy.lab.sim import environment as sim
@@ -29,7 +30,8 @@ def chosen(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
         if name not in BUILDERS:
-            raise OptionError(f"--environments {name}: expected a list of {', '.join(BUILDERS)}.")
+            hint = did_you_mean(name, BUILDERS)
+            raise OptionError(f"--environments {name}: expected a list of {', '.join(BUILDERS)}.{hint}")
     return names
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from kadeploy.config.file import Struct
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean, of_nodes
 from kadeploy.nodeset import expand
 
 STATE_ROOT = Path("/var/lib/kadeploy-lab")
@@ -218,7 +219,8 @@ class Lab(Struct, frozen=True, kw_only=True):
     def member(self, name: str) -> LabNode:
         """The node called *name*; raises OptionError with the names that exist."""
         if name not in self.members:
-            raise OptionError(f"The lab {self.name} has no {name!r}: its nodes are {self.column('node-')}.")
+            hint = of_nodes([name], self.members) or f" Its nodes are {self.column('node-')}."
+            raise OptionError(f"The lab {self.name} has no {name!r}.{hint}")
         return self.members[name]
 
     def column(self, prefix: str) -> str:
@@ -242,7 +244,9 @@ def checked(lab: Lab) -> Lab:
     if lab.boot_delay < 0:
         raise OptionError(f"--boot-delay {lab.boot_delay:g}: expected seconds.")
     if lab.firmware not in {"bios", "uefi"}:
-        raise OptionError(f"--firmware {lab.firmware}: expected bios or uefi.")
+        raise OptionError(
+            f"--firmware {lab.firmware}: expected bios or uefi.{did_you_mean(lab.firmware, ('bios', 'uefi'))}"
+        )
     if lab.folder and not Path(lab.folder).is_absolute():
         raise OptionError(f"--folder {lab.folder}: expected an absolute path.")
     for name in lab.faults:

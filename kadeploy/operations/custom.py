@@ -22,6 +22,7 @@ from kadeploy.caller import Account
 from kadeploy.config.file import Struct
 from kadeploy.config.timeouts import MAX_SECONDS
 from kadeploy.errors import FileError, OptionError
+from kadeploy.hints import did_you_mean, explained
 from kadeploy.runner import playbooks
 from kadeploy.runner.request import CustomOperation
 
@@ -111,14 +112,15 @@ class _Checks:
         macro = playbooks.named_today(macro)
         if macro not in self.known and macro not in playbooks.MACRO_STEPS:
             try:
-                playbooks.require_implementation(macro, self.config_dir)
+                playbooks.require_implementation(macro, self.config_dir, playbooks.MACRO_STEPS)
             except OptionError as error:
                 raise self.refusal(line, str(error)) from error
         found = ALIASES.get((macro, micro), micro)
         ways = [micros for name, micros in self.known.items() if macro in (name, playbooks.generic(name))]
         known = dict.fromkeys(name for micros in ways for name in micros)
         if found not in known:
-            raise self.refusal(line, f"{macro} has no micro-step {micro!r}; it has {', '.join(known)}.")
+            hint = did_you_mean(micro, known)
+            raise self.refusal(line, f"{macro} has no micro-step {micro!r}; it has {', '.join(known)}.{hint}")
         return macro, found
 
     def file(self, line: int, name: str) -> str:
@@ -221,6 +223,8 @@ class _MicroStep(Struct, frozen=True, kw_only=True, rename={"pre": "pre-ops", "p
     """Accepted for old files: there are no operations of the site that could be overridden."""
 
 
+_Document = dict[str, dict[str, _MicroStep]]
+"""Operations by macro-step and micro-step."""
 _WHEN: tuple[When, ...] = ("pre", "substitute", "post")
 
 
@@ -228,11 +232,11 @@ def _from_yaml(text: str, checks: _Checks) -> Iterator[CustomOperation]:
     try:
         root, content = _only_document(text)
         lines = _key_lines(root)
-        found = msgspec.convert(content, dict[str, dict[str, _MicroStep]])
+        found = msgspec.convert(content, _Document)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = explained(error, _Document)
         raise OptionError(
-            f"{checks.source}: neither lines Macro,micro@exec%command% nor YAML of custom operations: {reason}."
+            f"{checks.source}: neither lines Macro,micro@exec%command% nor YAML of custom operations: {reason}"
         ) from error
     for macro, micros in found.items():
         for micro, operations in micros.items():

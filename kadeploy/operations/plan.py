@@ -11,6 +11,7 @@ import msgspec
 from kadeploy.config.cluster import Cluster, Implementation
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.runner import playbooks
 from kadeploy.runner.playbooks import MACRO_STEPS
 from kadeploy.workflow import Plan
@@ -126,6 +127,9 @@ def parse_force_steps(text: str, config_dir: Path) -> dict[str, tuple[Implementa
         step, bar, ways = part.partition("|")
         if not bar or not ways.strip():
             raise OptionError(f"--force-steps: {part!r} is not of the form MacroStep|Implementation:retries:timeout.")
+        if step.strip() not in MACRO_STEPS:
+            hint = did_you_mean(step.strip(), MACRO_STEPS)
+            raise OptionError(f"--force-steps: {step.strip()!r} is none of {', '.join(MACRO_STEPS)}.{hint}")
         found[step.strip()] = tuple(_forced(way.strip(), step.strip(), config_dir) for way in ways.split(","))
     if tuple(found) != MACRO_STEPS or len(parts) != len(MACRO_STEPS):
         raise OptionError(f"--force-steps: expected all of {', '.join(MACRO_STEPS)}, once each and in this order.")
@@ -155,7 +159,7 @@ def check_breakpoint(text: str, plan: Mapping[str, Sequence[Implementation]], co
     macro, colon, micro = text.partition(":")
     known = playbooks.implementations(config_dir)
     if macro not in known and macro not in MACRO_STEPS:
-        playbooks.require_implementation(macro, config_dir)
+        playbooks.require_implementation(macro, config_dir, MACRO_STEPS)
     used = [way.name for step, ways in plan.items() for way in ways if macro in (step, way.name)]
     if not used:
         ways = [way.name for ways in plan.values() for way in ways]
@@ -163,4 +167,5 @@ def check_breakpoint(text: str, plan: Mapping[str, Sequence[Implementation]], co
     paths = [known[way] for way in used if way in known]
     steps = dict.fromkeys(name for path in paths for name in playbooks.micro_steps(path, config_dir))
     if (colon or micro) and micro not in steps:
-        raise OptionError(f"--breakpoint: {macro} has no micro-step {micro!r}; it has {', '.join(steps)}.")
+        hint = did_you_mean(micro, steps)
+        raise OptionError(f"--breakpoint: {macro} has no micro-step {micro!r}; it has {', '.join(steps)}.{hint}")

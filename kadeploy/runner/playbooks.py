@@ -5,13 +5,14 @@ An implementation is a playbook named after it, ours or the site's; its micro-st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kadeploy.config.file import read_yaml
 from kadeploy.config.folder import collection
 from kadeploy.errors import ConfigError, OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.runner import roles
 
 MACRO_STEPS = ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")
@@ -117,8 +118,8 @@ def _role(entry: Any) -> str:
     return str(name).rsplit(".", 1)[-1]
 
 
-def require_implementation(name: str, config_dir: Path) -> None:
-    """Check that *name* is an implementation whose playbook and roles can be read.
+def require_implementation(name: str, config_dir: Path, others: Sequence[str] = ()) -> None:
+    """Check that *name* is an implementation whose playbook and roles can be read; *others* would do as well.
 
     Raises:
         OptionError: it is none; lists those that there are.
@@ -132,4 +133,5 @@ def require_implementation(name: str, config_dir: Path) -> None:
         raise OptionError(NEVER_IMPLEMENTED[name])
     step = generic(name)
     choices = [other for other in known if generic(other) == step] or list(known)
-    raise OptionError(f"Unknown implementation {name!r}; there are: {', '.join(sorted(choices))}.")
+    hint = did_you_mean(name, (*choices, *others))
+    raise OptionError(f"Unknown implementation {name!r}; there are: {', '.join(sorted(choices))}.{hint}")

@@ -24,6 +24,7 @@ from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.environments.reference import Reference
 from kadeploy.errors import EnvironmentRefusedError, OptionError, RightsError
 from kadeploy.files import MEGA, LocalFile
+from kadeploy.hints import did_you_mean
 from kadeploy.state.database import connect, transaction
 from kadeploy.state.tables import EnvironmentRow, environment_columns
 
@@ -89,7 +90,7 @@ def versions(
             known += found
             if fitting := _of_one(found, user, wanted):
                 return sorted(fitting, key=_age)
-    raise _unknown(wanted, known)
+    raise _unknown(site, user, wanted, known)
 
 
 def _seen(user: str, owner: str | None) -> Any:
@@ -169,7 +170,8 @@ def _highest(found: Sequence[Environment]) -> Environment:
     return last
 
 
-def _unknown(wanted: Reference, others: Sequence[Environment]) -> EnvironmentRefusedError:
+def _unknown(site: Site, user: str, wanted: Reference, others: Sequence[Environment]) -> EnvironmentRefusedError:
+    """Why *user* does not get what is *wanted*; *others* of that name are there for this user."""
     name, version, owner, arch = wanted
     whose = f" of {owner}" if owner else ""
     if version is not None and others and version not in {each.version for each in others}:
@@ -182,9 +184,18 @@ def _unknown(wanted: Reference, others: Sequence[Environment]) -> EnvironmentRef
         return EnvironmentRefusedError(f"Environment {name!r}{whose} is not for {arch}, but for {known}.")
     where = f"`kaenv3 -l -u {shlex.quote(owner)}`" if owner else "`kaenv3 -l`"
     hint = "" if owner else " One that is shared needs its owner: -u USER."
+    meant = _meant(site, user, wanted)
     return EnvironmentRefusedError(
-        f"There is no environment {name!r}{whose} for you; {where} lists what there is.{hint}"
+        f"There is no environment {name!r}{whose} for you; {where} lists what there is.{meant}{hint}"
     )
+
+
+def _meant(site: Site, user: str, wanted: Reference) -> str:
+    """What was meant, among what ``kaenv3 -l`` lists for *user*, or among the owners of what it lists."""
+    seen = listed(site, user, wanted.owner)
+    if wanted.owner is not None and not seen:
+        return did_you_mean(wanted.owner, {each.user for each in (*listed(site, user, EVERYBODY), *listed(site, user))})
+    return did_you_mean(wanted.name, [name for each in seen for name in (each.name, each.alias) if name])
 
 
 # --- adding and taking away ---------------------------------------------------------------------------------------
@@ -300,7 +311,7 @@ def _owned(site: Site, user: str, reference: Reference) -> list[Environment]:
         if fitting := _fitting(found, wanted):
             return sorted(fitting, key=_age)
     public = "" if wanted.owner else _owners(wanted.name)
-    raise RightsError(public) if public else _unknown(wanted._replace(owner=wanted.owner or user), known)
+    raise RightsError(public) if public else _unknown(site, user, wanted._replace(owner=wanted.owner or user), known)
 
 
 def _owners(name: str) -> str:

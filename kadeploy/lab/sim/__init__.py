@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.lab.lab import Lab, LabNode
 from kadeploy.lab.machine import Machine
 from kadeploy.lab.service import Service
@@ -46,7 +47,9 @@ def prepare(lab: Lab, cache: Path, say: Say) -> Payload:  # noqa: ARG001 - other
         OptionError: there is no such backend.
     """
     if lab.backend not in BACKENDS:
-        raise OptionError(f"--backend {lab.backend}: expected {' or '.join(BACKENDS)}.")
+        raise OptionError(
+            f"--backend {lab.backend}: expected {' or '.join(BACKENDS)}.{did_you_mean(lab.backend, BACKENDS)}"
+        )
     for folder in (lab.tftp, lab.http):
         folder.mkdir(exist_ok=True, mode=0o755)
     (lab.tftp / "pxelinux.cfg").mkdir(exist_ok=True, mode=0o755)

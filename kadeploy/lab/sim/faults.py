@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.lab.lab import FAULTS
 
 
@@ -31,7 +32,7 @@ def _faults(word: str, nodes: int) -> list[str]:
     """The fault of ``fault=share``, once for each node that will have it."""
     fault, _, share = (part.strip() for part in word.partition("="))
     if fault not in FAULTS:
-        raise OptionError(f"--faults {word}: expected one of {', '.join(FAULTS)}.")
+        raise OptionError(f"--faults {word}: expected one of {', '.join(FAULTS)}.{did_you_mean(fault, FAULTS)}")
     number = share.removesuffix("%")
     if not number.isdigit() or (share.endswith("%") and int(number) > 100):
         raise OptionError(f"--faults {word}: expected {fault}=5% or {fault}=3.")

@@ -148,7 +148,7 @@ def test_every_state_is_described_in_the_documentation() -> None:
         (["-d", "-w", "D-1"], "-w goes with -y"),
         (["-d", "-m", "gdx-99.site"], "Unknown node: gdx-99.site"),
         (["-d", "-m", "gdx-[9-2].site"], "Invalid node range"),
-        (["-d", "--format", "xml"], "'xml' is not one of"),
+        (["-d", "--format", "xml"], "--format xml: expected one of text, json, yaml."),
     ],
 )
 def test_senseless_requests_are_refused(

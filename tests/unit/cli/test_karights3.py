@@ -45,7 +45,10 @@ def test_give_show_and_take_back_as_processes(tool: Any, site: Site, golden: Cal
 def test_what_is_rarely_meant_is_told_and_done(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("-a", "-m", "gdx-1.site", "-p", "/dev/sda33", "-p", "/dev/sdb7", "-u", "root") == 0
     told = capsys.readouterr().err
-    assert told == "WARNING: /dev/sda33 is not a partition of gdx: see disk in the cluster file.\n"
+    assert told == (
+        "WARNING: /dev/sda33 is not a partition of gdx: there are /dev/sda1, /dev/sda2, /dev/sda3, /dev/sda5. "
+        "Did you mean /dev/sda3?\n"
+    )
     assert {part for _, _, part in all_rights()} == {"/dev/sda33", "/dev/sdb7"}
 
 

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
-from kadeploy.cli import TOOLS, manpages
+from kadeploy.cli import TOOLS, manpages, usage
 from kadeploy.errors import KadeployError, UserInterruptError
 
 ROOT = Path(__file__).parents[3]
 PAGES = ROOT / "docs" / "man"
 DOCUMENT = ROOT / "docs" / "commands.md"
 MAKE = "run: python -m kadeploy.cli.manpages docs/man docs/commands.md"
-LINES = 50
-"""What fits a screen."""
+LINES = 24
+"""Of the smallest screen."""
+DAILY = {
+    "kadeploy3": "-m -f -e -a -k",
+    "kareboot3": "-m -f -r -l -k",
+    "kaenv3": "-l -p -a -d",
+    "kanodes3": "-d -y -l -m -f",
+    "kastat3": "-d -m -b -c -f -x -y",
+    "kapower3": "-m -f --on --off --status -l",
+    "kaconsole3": "-m",
+    "karights3": "-a -d -s -u -m -f -p",
+    "kaenv2to3": "-e -f -k",
+}
+"""What each tool is used with day by day."""
 
 COMMON = "-v --version --server"
 NODES = "-f --file -m --machine"
@@ -68,15 +83,45 @@ def test_every_option_of_the_wiki_page_exists(name: str) -> None:
     assert set(WIKI[name].split()) <= options(name)
 
 
+@pytest.mark.parametrize("name", DAILY)
+def test_the_first_screen_of_help_has_examples_and_what_is_needed_every_day(tool: Any, name: str) -> None:
+    first = tool(name, "-h", KADEPLOY_CONFIG_DIR="/nowhere", COLUMNS="80").stdout.splitlines()[:LINES]
+    assert first.index("Examples:") < first.index("Options:")
+    assert f"  {next(iter(manpages.tool(name).examples))}" in first
+    for option in DAILY[name].split():
+        assert any(re.match(rf"  {option}\b", line) for line in first), option
+
+
+@pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("name", TOOLS)
-def test_help_fits_a_screen_and_shows_examples(tool: Any, name: str) -> None:
-    done = tool(name, "-h", KADEPLOY_CONFIG_DIR="/nowhere")
+def test_help_shows_all_examples_and_every_option_in_a_group(tool: Any, name: str, columns: int) -> None:
+    done = tool(name, "-h", KADEPLOY_CONFIG_DIR="/nowhere", COLUMNS=str(columns))
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert len(lines) <= LINES
-    assert max(map(len, lines)) <= 80
-    shown = lines[lines.index("  Examples:") + 1 :]
-    assert [line.strip() for line in shown] == list(manpages.tool(name).examples)
+    assert max(map(len, lines)) <= columns
+    assert {f"  {line}" for line in manpages.tool(name).examples} <= set(lines)
+    headings = [line.rstrip(":") for line in lines if re.fullmatch(r"\w[\w ]*:", line) and "xamples" not in line]
+    assert [name for name in headings if name != "Commands"] == [name for name in usage.GROUPS if name in headings]
+    command, context = manpages.described(name)[0]
+    assert set(headings) - {"Commands"} == set(usage.groups(command, context))
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_no_option_of_a_tool_is_wrapped_on_a_wide_terminal(tool: Any, name: str) -> None:
+    """A description that needs two lines begins the second one where descriptions begin."""
+    shown = tool(name, "-h", KADEPLOY_CONFIG_DIR="/nowhere", COLUMNS="130").stdout
+    assert not re.search(r"^ {8}", shown.replace("--check-demolishing-tag\n", ""), re.MULTILINE)
+
+
+def test_headings_stand_out_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    program = str(Path(sys.executable).parent / "kanodes3")
+    assert "\x1b[1mOptions:\x1b[0m" in pexpect.run(f"{program} -h", encoding="utf-8")
+    for variables in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        plain = pexpect.run(f"{program} -h", encoding="utf-8", env=os.environ | variables)
+        assert "Options:" in plain
+        assert "\x1b" not in plain
 
 
 @pytest.mark.parametrize("name", TOOLS)

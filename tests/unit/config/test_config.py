@@ -61,7 +61,7 @@ def test_redfish_urls_are_expanded_per_node(tmp_path: Path) -> None:
         ({"name": 3}, ["site.yml", "$.name", "Expected `str`"]),
         ({"sshh": {}}, ["site.yml", "sshh"]),
         ({"windows": {"reboot": "many"}}, ["site.yml", "$.windows.reboot", "Expected `int`"]),
-        ({"rights": "none"}, ["site.yml", "$.rights"]),
+        ({"rights": "none"}, ["site.yml", "rights: unknown word none; expected one of db, dummy."]),
     ],
 )
 def test_a_wrong_site_key_is_refused_by_file_key_and_expectation(

@@ -253,7 +253,7 @@ def test_yaml_needs_no_marker_at_its_start() -> None:
         (("kind: tar", "kind: fsa"), "fsa/zstd"),
         (("compression: gzip", "compression: lzma"), "postinstalls[0].compression"),
         (("multipart: false", "multipart: true"), "options.partitions, boot.block_device, boot.partition: missing"),
-        (("os: linux", "os: bsd"), "$.os"),
+        (("os: linux", "os: bsd"), "os: unknown word bsd; expected one of linux, other, xen."),
         (("  kernel: /vmlinuz", "  kernel: vmlinuz"), "absolute"),
         (("kernel_params: ''", 'kernel_params: "a\\nb"'), "control"),
         (("partition_type: 131", "partition_type: 4096"), "fdisktype"),

@@ -43,7 +43,7 @@ def test_a_node_cannot_have_two_faults() -> None:
         (Lab(nodes=MAX_NODES + 1), "--nodes"),
         (Lab(firmware="coreboot"), "bios or uefi"),
         (Lab(folder="here"), "--folder"),
-        (Lab(nodes=1, faults={"node-2": "dead"}), "its nodes are node-1"),
+        (Lab(nodes=1, faults={"node-2": "dead"}), "has no 'node-2'. There is node-1."),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(lab: Lab, message: str) -> None:
