@@ -43,7 +43,7 @@ class Report(msgspec.Struct, frozen=True):
     aborted: tuple[str, ...] = ()
     """Those of *ko* that were on their way when the operation was stopped."""
     answers: Mapping[str, str] = {}
-    """What a step asked for: ``on`` or ``off`` for ``kapower3 --status``."""
+    """What a step asked for: for ``kapower3 --status`` what each node's BMC, or the site's command, said."""
 
 
 class Began(_Event, frozen=True, kw_only=True):

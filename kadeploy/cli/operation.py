@@ -339,6 +339,16 @@ def carry_out(work: Work, who: Account, display: Display, outputs: Outputs) -> R
     return report
 
 
+def require_end(form: ReportForm, dry_run: bool, wait: bool) -> None:
+    """Refuse a report of an operation whose end is not waited for, or that does not take place.
+
+    Raises:
+        OptionError: says what to leave out.
+    """
+    if form != "text" and (dry_run or not wait):
+        raise OptionError(f"--format {form} tells how the operation ended: leave out --dry-run and --no-wait.")
+
+
 def apart(form: ReportForm) -> int | None:
     """With ``--format json``, a descriptor of standard output for the report alone; all else goes to standard error."""
     if form == "text":

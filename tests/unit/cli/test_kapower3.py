@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
@@ -172,6 +173,39 @@ def test_orders_that_nobody_awaits_have_their_lists_all_the_same(power: Run, tmp
     assert (done.returncode, done.stderr) == (3, "")
     assert [Path(file).read_text(encoding="utf-8") for file in files] == ["gdx-1.site\n", "gdx-3.site\n"]
     assert any(line.endswith("--no-wait") for line in asked(tmp_path))
+
+
+def test_the_report_alone_is_on_standard_output_where_json_is_asked_for(power: Run, tmp_path: Path) -> None:
+    done = power("--on", *NODES, "--format", "json", "-n", str(tmp_path / "down"))
+    report = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert sorted(report) == ["aborted", "answers", "at_breakpoint", "ko", "ok", "wid"]
+    assert report["ok"] == ["gdx-1.site", "gdx-2.site"]
+    assert list(report["ko"]) == ["gdx-3.site"]
+    assert f"Power operation {report['wid']} ended" in done.stderr
+    assert (tmp_path / "down").read_text() == "gdx-3.site\n"
+
+
+def test_a_status_as_json_has_what_each_node_answered(power: Run) -> None:
+    done = power("--status", *NODES, "--format", "json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert report["ok"] == ["gdx-1.site"]
+    assert report["answers"] == {
+        "gdx-1.site": "Chassis Power is on",
+        "gdx-2.site": "Chassis Power is off",
+        "gdx-3.site": "no answer",
+    }
+    assert list(report["ko"]) == ["gdx-2.site", "gdx-3.site"]
+    assert "Nodes up on cluster gdx" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--no-wait"])
+def test_a_report_as_json_needs_an_end(power: Run, tmp_path: Path, option: str) -> None:
+    done = power("--on", *NODES, "--format", "json", option)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--format json tells how the operation ended: leave out --dry-run and --no-wait" in done.stderr
+    assert asked(tmp_path) == []
 
 
 def test_a_script_runs_at_the_end(power: Run) -> None:

@@ -6,6 +6,7 @@ that would act on nodes are hidden by roles of the site that do nothing, or what
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import threading
@@ -583,6 +584,27 @@ def test_kareboot3_example_4_files_of_nodes_that_are_ok_and_that_are_not(
     assert (home / "reboot_ko.txt").read_text() == "gdx-6.orsay.grid5000.fr\n"
     assert "RebootSimple-reboot: " in done.stdout
     assert "hard gdx-6.orsay.grid5000.fr" in reboots()
+
+
+def test_kareboot3_tells_as_json_how_it_ended_and_nothing_else_on_standard_output(
+    reboots: Orders, site_folder: Path, tool: Run
+) -> None:
+    script = site_folder / "reboot"
+    script.write_text(f'{script.read_text()}case "$2" in gdx-6.*) exit 1;; esac\n', encoding="utf-8")
+    done = tool("kareboot3", "-m", "gdx-[5-6].orsay.grid5000.fr", "--format", "json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert report["ok"] == ["gdx-5.orsay.grid5000.fr"]
+    assert list(report["ko"]) == ["gdx-6.orsay.grid5000.fr"]
+    assert f"Reboot {report['wid']} ended" in done.stderr
+    assert "hard gdx-6.orsay.grid5000.fr" in reboots()
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--no-wait"])
+def test_kareboot3_has_no_report_as_json_without_an_end(reboots: Orders, tool: Run, option: str) -> None:
+    done = tool("kareboot3", "-m", NODE, "--format", "json", option)
+    assert (done.returncode, done.stdout, reboots()) == (1, "", [])
+    assert "--format json tells how the operation ended: leave out --dry-run and --no-wait" in done.stderr
 
 
 def test_kareboot3_example_5_a_customized_pxe_profile(reboots: Orders, home: Path, site: Site, tool: Run) -> None:
