@@ -26,6 +26,7 @@ from kadeploy.lab.lab import CACHE, FAULTS, Lab, checked, faults, saved
 from kadeploy.lab.sim.faults import chosen as chosen_faults
 from kadeploy.lab.up import deployment_key
 from kadeploy.lab.up import up as bring_up
+from kadeploy.nodeset import expand
 
 NAME = "kadeploy-lab"
 
@@ -67,6 +68,8 @@ def up(
     mute: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['mute']}.")] = "",
     small_disk: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['small-disk']}.")] = "",
     bad_disk: Annotated[str, typer.Option(help=f"Nodes with a fault: {FAULTS['bad-disk']}.")] = "",
+    nvme: Annotated[str, typer.Option(help="Nodes whose disk is /dev/nvme0n1 in place of /dev/sda.")] = "",
+    big_sectors: Annotated[str, typer.Option(help="Nodes whose disk has sectors of 4096 bytes.")] = "",
     faulty: Annotated[
         str,
         typer.Option(
@@ -104,6 +107,8 @@ def up(
             firmware=firmware,
             kvm=kvm,
             faults=wrong,
+            nvme=tuple(expand(nvme)) if nvme else (),
+            big_sectors=tuple(expand(big_sectors)) if big_sectors else (),
             backend=backend,
             boot_delay=boot_delay,
             environments=offered,
