@@ -27,6 +27,7 @@ from kadeploy.lab.lab import CACHE, FAULTS, Lab, checked, faults, saved
 from kadeploy.lab.sim.faults import chosen as chosen_faults
 from kadeploy.lab.up import deployment_key
 from kadeploy.lab.up import up as bring_up
+from kadeploy.nodeset import expand
 
 NAME = "kadeploy-lab"
 
@@ -103,6 +104,20 @@ def up(
         str,
         typer.Option(metavar="NODES", help=f"Nodes with a fault: {FAULTS['bad-disk']}.", rich_help_panel=usage.FAULTS),
     ] = "",
+    nvme: Annotated[
+        str,
+        typer.Option(
+            metavar="NODES",
+            help="Nodes whose disk is /dev/nvme0n1 in place of /dev/sda.",
+            rich_help_panel=usage.MACHINES,
+        ),
+    ] = "",
+    big_sectors: Annotated[
+        str,
+        typer.Option(
+            metavar="NODES", help="Nodes whose disk has sectors of 4096 bytes.", rich_help_panel=usage.MACHINES
+        ),
+    ] = "",
     faulty: Annotated[
         str,
         typer.Option(
@@ -159,6 +174,8 @@ def up(
             firmware=firmware,
             kvm=kvm,
             faults=wrong,
+            nvme=tuple(expand(nvme)) if nvme else (),
+            big_sectors=tuple(expand(big_sectors)) if big_sectors else (),
             backend=backend,
             boot_delay=boot_delay,
             environments=offered,

@@ -6,10 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from kadeploy.lab.lab import Lab, LabNode
+from kadeploy.lab.lab import SECTOR, Lab, LabNode
 
 GIB = 1 << 30
-SECTOR = 512
 SMALL = 64 << 20
 """Bytes of a disk that is too small."""
 DEPLOY_START = (1 + 256 + 1024) << 20
@@ -40,6 +39,15 @@ def create(lab: Lab) -> list[str]:
             os.truncate(file, wanted)
             made.append(node.name)
     return made
+
+
+def devices(node: LabNode) -> list[str]:
+    """QEMU's ``-device`` words for *node*'s disk, second in the boot order, and for its controller."""
+    options = f"drive=disk,bootindex=2,serial={node.name}"
+    sectors = f"logical_block_size={node.sector},physical_block_size={node.sector}"
+    if node.nvme:
+        return ["-device", f"nvme,{options},{sectors}"]
+    return ["-device", "virtio-scsi-pci", "-device", f"scsi-hd,{options},{sectors},werror=report,rerror=report"]
 
 
 def blockdev(lab: Lab, node: LabNode) -> str:

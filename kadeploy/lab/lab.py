@@ -47,6 +47,9 @@ FAULTS = {
 }
 """What can be wrong with a node on purpose."""
 
+SECTOR, BIG_SECTOR = 512, 4096
+"""Bytes of a sector of a node's disk."""
+
 _SIM_ROW = 250
 """Addresses of sim nodes in one row: 127.1.0.1 to 127.1.0.250, 127.1.1.1 and so on."""
 
@@ -64,6 +67,10 @@ class LabNode(Struct, frozen=True, kw_only=True):
     mac: str
     fault: str = ""
     """A key of `FAULTS`, or empty."""
+    nvme: bool = False
+    """Whether its disk is ``/dev/nvme0n1``; else it is ``/dev/sda``."""
+    sector: int = 512
+    """Bytes of a sector of its disk."""
 
 
 class Lab(Struct, frozen=True, kw_only=True):
@@ -81,6 +88,10 @@ class Lab(Struct, frozen=True, kw_only=True):
     kvm: bool = False
     faults: dict[str, str] = {}
     """Node name → key of `FAULTS`."""
+    nvme: tuple[str, ...] = ()
+    """Nodes with an NVMe disk."""
+    big_sectors: tuple[str, ...] = ()
+    """Nodes with a disk of 4096-byte sectors."""
     backend: str = "openssh"
     """What answers ssh on sim nodes: ``openssh`` or ``light``."""
     boot_delay: float = 0.0
@@ -195,6 +206,8 @@ class Lab(Struct, frozen=True, kw_only=True):
             bmc=self._address(2, rank),
             mac=f"52:54:00:b1:{1 + rank // 256:02x}:{rank % 256:02x}",
             fault=self.faults.get(f"node-{rank}", ""),
+            nvme=f"node-{rank}" in self.nvme,
+            sector=BIG_SECTOR if f"node-{rank}" in self.big_sectors else SECTOR,
         )
 
     def _address(self, network: int, rank: int) -> str:
@@ -208,13 +221,6 @@ class Lab(Struct, frozen=True, kw_only=True):
     def controller(self) -> str:
         """Address of this machine as the nodes see it."""
         return "127.0.0.1" if self.kind == "sim" else CONTROLLER
-
-    def addresses(self, network: int) -> str:
-        """Addresses of all nodes (network 1) or of their BMCs (network 2), as a range."""
-        if self.kind != "sim":
-            return self.column(f"10.177.{network}.")
-        rows = [min(_SIM_ROW, self.nodes - first) for first in range(0, self.nodes, _SIM_ROW)]
-        return ",".join(f"127.{network}.{row}.[1-{length}]" for row, length in enumerate(rows))
 
     def member(self, name: str) -> LabNode:
         """The node called *name*; raises OptionError with the names that exist."""
@@ -249,8 +255,10 @@ def checked(lab: Lab) -> Lab:
         )
     if lab.folder and not Path(lab.folder).is_absolute():
         raise OptionError(f"--folder {lab.folder}: expected an absolute path.")
-    for name in lab.faults:
+    for name in (*lab.faults, *lab.nvme, *lab.big_sectors):
         lab.member(name)
+    if lab.kind != "vm" and (lab.nvme or lab.big_sectors):
+        raise OptionError(f"--nvme, --big-sectors: nodes of kind {lab.kind} have no such disks: take --kind vm.")
     return lab
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.lab import bmc
-from kadeploy.lab.lab import Lab
+from kadeploy.lab.lab import Lab, LabNode
 from kadeploy.lab.virtual import Payload
+from kadeploy.nodeset import fold
 
 _TEMPLATES = Path(__file__).parent / "config"
+
+_CLUSTERS = {"lab": False, "nvme": True}
+"""Cluster → whether its nodes have NVMe disks: nodes of one cluster call their disk alike."""
 
 _LAYOUTS = {
     "bios": ("msdos", [(1, "256MiB", "swap"), (2, "1GiB", "prod"), (3, "3GiB", "deploy"), (5, "", "tmp")]),
@@ -35,7 +40,12 @@ def write(lab: Lab, payload: Payload) -> Configuration:
     clusters = lab.config / "clusters"
     clusters.mkdir(parents=True, exist_ok=True)
     (lab.config / "site.yml").write_text(site(lab, payload))
-    (clusters / "lab.yml").write_text(cluster(lab, payload))
+    for name, nvme in _CLUSTERS.items():
+        members = [node for node in lab.members.values() if node.nvme == nvme]
+        path = clusters / f"{name}.yml"
+        path.unlink(missing_ok=True)  # of an earlier lab
+        if members:
+            path.write_text(cluster(lab, payload, members))
     return load_configuration(lab.config)
 
 
@@ -56,15 +66,16 @@ def site(lab: Lab, payload: Payload) -> str:
     )
 
 
-def cluster(lab: Lab, payload: Payload) -> str:
-    """Text of ``clusters/lab.yml``."""
+def cluster(lab: Lab, payload: Payload, members: Sequence[LabNode]) -> str:
+    """Text of the cluster file of *members*, whose disks have one name."""
     table, partitions = _LAYOUTS[lab.firmware]
     profiles, header = _LOADERS[lab.firmware]
     return _filled(
         "cluster.yml",
-        names=lab.column("node-"),
-        addresses=lab.addresses(1),
-        bmcs=lab.addresses(2),
+        names=fold(node.name for node in members),
+        addresses=fold(node.address for node in members),
+        bmcs=fold(node.bmc for node in members),
+        device="/dev/nvme0n1" if members[0].nvme else "/dev/sda",
         table=table,
         partitions="".join(_partition(*part) for part in partitions),
         firmware=lab.firmware,

@@ -51,6 +51,8 @@ class Rebooted(msgspec.Struct, frozen=True, tag="rebooted"):
     macro_step: str
     attempt: int
     level: Level
+    boot_log: int = 0
+    """Bytes that the boot server's log had before."""
 
 
 _Line = _Beginning | Out | Rebooted
@@ -101,6 +103,14 @@ class Memory:
             line.node: line.level
             for line in self._lines()
             if isinstance(line, Rebooted) and line.macro_step == macro_step and line.attempt < attempt
+        }
+
+    def boot_log_lengths(self, macro_step: str) -> dict[str, int]:
+        """How long the boot server's log was when nodes were rebooted last in *macro_step*."""
+        return {
+            line.node: line.boot_log
+            for line in self._lines()
+            if isinstance(line, Rebooted) and line.macro_step == macro_step
         }
 
     def _append(self, lines: Sequence[_Line]) -> None:

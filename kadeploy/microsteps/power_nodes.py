@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from kadeploy.boot.traces import Log
 from kadeploy.microsteps.memory import Rebooted, memory_of_reboots
 from kadeploy.microsteps.microstep import MicroStep
 from kadeploy.power import switch
@@ -30,6 +31,7 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     if operation != "status":
         await step.remote.forget(step.targets())
         await step.remote.forget(step.targets(pinned=False))
+    boot_log = Log.now(request.site.boot.log)
     outcomes = await switch.switch(
         request.site,
         request.cluster,
@@ -42,7 +44,7 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
         on_outcome=step.report,
     )
     if operation == "reboot":
-        _remember(step, outcomes)
+        _remember(step, outcomes, boot_log)
     return outcomes
 
 
@@ -59,11 +61,11 @@ def _levels(step: MicroStep) -> dict[str, switch.Level]:
     }
 
 
-def _remember(step: MicroStep, outcomes: Mapping[str, Outcome]) -> None:
+def _remember(step: MicroStep, outcomes: Mapping[str, Outcome], boot_log: Log) -> None:
     attempt = step.request.attempt
     memory_of_reboots(Path(step.request.workflow_dir)).rebooted(
         [
-            Rebooted(node, attempt.macro_step, attempt.number, switch.level_of(outcome))
+            Rebooted(node, attempt.macro_step, attempt.number, switch.level_of(outcome), boot_log.length)
             for node, outcome in outcomes.items()
         ]
     )

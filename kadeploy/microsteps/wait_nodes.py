@@ -9,12 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from kadeploy import commands, process
-from kadeploy.boot import traces
+from kadeploy.boot import profile, traces
 from kadeploy.boot.secret import find
-from kadeploy.boot.traces import Log
+from kadeploy.boot.traces import Log, Machines, Requests
+from kadeploy.config.folder import load_configuration
 from kadeploy.config.timeouts import evaluate_timeout
+from kadeploy.errors import ConfigError
+from kadeploy.microsteps.memory import memory_of_reboots
 from kadeploy.microsteps.microstep import MicroStep
 from kadeploy.remote import reach
+from kadeploy.runner.request import Request
 from kadeploy.workflow import Outcome, Verdict
 
 ARGUMENTS = {
@@ -81,30 +85,62 @@ class _Traces:
 
     @classmethod
     def begin(cls, step: MicroStep) -> _Traces:
-        """From here on; nodes that boot by kexec, or were waited for before, ask the boot server for nothing new."""
+        """Of the boot server since the nodes were rebooted; nodes that boot by kexec ask it for nothing."""
         log = step.request.site.boot.log
-        asks = log and step.args["kind"] != "kexec" and not step.request.attempt.goes_on
+        boot_log = _since_the_reboot(step, Path(log)) if log and step.args["kind"] != "kexec" else None
         pattern = step.request.cluster.console_log
         consoles = {node: Log.now(commands.filled(pattern, node)) for node in step.members} if pattern else {}
-        return cls(step, Log.now(log) if asks else None, consoles)
+        return cls(step, boot_log, consoles)
 
     def added(self, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
         """*outcomes*, in which nodes that are KO tell what they left behind, and where to look."""
-        asked = self.boot_log.lines() if self.boot_log and _ko(outcomes) else None
-        addresses = {target.name: target.address for target in self.step.targets()}
+        lines = self.boot_log.lines() if self.boot_log and _ko(outcomes) else None
+        asked = Requests.read(lines, _machines(self.step.request)) if lines is not None else None
         return dict(outcomes) | {
-            node: replace(outcome, message=self._told(node, outcome.message, asked, addresses[node]))
+            node: replace(outcome, message=self._told(node, outcome.message, asked))
             for node, outcome in _ko(outcomes).items()
         }
 
-    def _told(self, node: str, message: str, asked: list[str] | None, address: str) -> str:
+    def _told(self, node: str, message: str, asked: Requests | None) -> str:
         parts = [message]
         if asked is not None:
-            parts.append(traces.asked(asked, address))
+            parts.append(asked.of(node, _names(self.step.request, node)))
         if node in self.consoles and (said := self.consoles[node].lines()) is not None:
             parts.append(traces.said(said))
         command = " (kaconsole3)" if self.step.request.cluster.console else ""
         return f"{'; '.join(parts)}: see its console{command}."
+
+
+def _since_the_reboot(step: MicroStep, path: Path) -> Log | None:
+    """The boot server's log; from now on for nodes that reboot by themselves, None when they did so long ago."""
+    request = step.request
+    lengths = memory_of_reboots(Path(request.workflow_dir)).boot_log_lengths(request.attempt.macro_step)
+    if lengths.keys() >= set(step.members):
+        return Log(path, min(lengths[node] for node in step.members))
+    return None if request.attempt.goes_on else Log.now(path)
+
+
+def _names(request: Request, name: str) -> list[str]:
+    """What a log may call a node: its address first, also that in its VLAN, and its name."""
+    node = next(node for node in request.nodes if node.name == name)
+    try:
+        address = profile.address(node)
+    except ConfigError:
+        address = node.name
+    return list(filter(None, [address, node.vlan_address, node.name]))
+
+
+def _machines(request: Request) -> Machines:
+    """The nodes of all clusters, or of this one when the configuration cannot be read any more."""
+    try:
+        clusters = list(load_configuration(Path(request.config_dir)).clusters.values())
+    except ConfigError:
+        clusters = [request.cluster]
+    nodes = [node for cluster in clusters for node in cluster.members.values()]
+    addresses = {node.address for node in nodes} if all(node.address for node in nodes) else set()
+    if addresses:
+        addresses |= {request.site.server_address, *(node.vlan_address for node in request.nodes)} - {""}
+    return Machines(frozenset(addresses), {node.mac.lower().replace("-", ":"): node.name for node in nodes if node.mac})
 
 
 def _ko(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:

@@ -1,4 +1,4 @@
-"""One virtual cluster for all tests of this folder: four healthy machines, and one with each fault.
+"""One virtual cluster for all tests of this folder: healthy machines, one with an NVMe disk, and one with each fault.
 
 It is started once, and powered on node by node as tests need; what the machines wrote to their serial lines is part of
 the report of a failed test. These tests share it: run them in one process (no ``-n``).
@@ -25,6 +25,9 @@ LIMIT = 7200
 NAME = "kadeploy-test"
 HEALTHY = ["node-1", "node-2", "node-3", "node-4"]
 FAULTY = {"dead": "node-5", "mute": "node-6", "bad-disk": "node-7", "small-disk": "node-8"}
+NVME = "node-9"
+BIG_SECTORS = "node-10"
+"""Its disk has sectors of 4096 bytes, which BIOS cannot boot."""
 STARTS = 3
 """How often the start is tried: the machine may be busy with something else."""
 
@@ -144,9 +147,10 @@ class Cluster:
 
 def _started() -> Lab:
     faults = [word for fault, node in FAULTY.items() for word in (f"--{fault}", node)]
+    disks = ["--nvme", NVME, "--big-sectors", BIG_SECTORS]
     for _ in range(STARTS):
         tool("kadeploy-lab", "down", "--name", NAME)
-        done = tool("kadeploy-lab", "up", "--name", NAME, "--nodes", "8", *faults, timeout=1800)
+        done = tool("kadeploy-lab", "up", "--name", NAME, "--nodes", "10", *faults, *disks, timeout=1800)
         lab = saved(NAME)
         if done.returncode == 0 and lab is not None:
             return lab
@@ -159,7 +163,7 @@ def cluster() -> Iterator[Cluster]:
     lab = _started()
     try:
         found = Cluster(lab)
-        done = found.run("karights3", "-a", "-m", "node-[1-8]", "-p", "*", "-u", "root")
+        done = found.run("karights3", "-a", "-m", "node-[1-10]", "-p", "*", "-u", "root")
         assert done.returncode == 0, done.stdout + done.stderr
         yield found
     finally:

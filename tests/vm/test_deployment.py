@@ -16,7 +16,7 @@ import pexpect
 import pytest
 import yaml
 
-from tests.vm.conftest import Cluster
+from tests.vm.conftest import BIG_SECTORS, NVME, Cluster
 
 ONE_TRY = (
     "SetDeploymentEnv|SetDeploymentEnvUntrusted:0:900&"
@@ -54,20 +54,20 @@ def request(cluster: Cluster) -> list[str]:
     return [*words, "--reboot-classical-timeout", str(PATIENCE), "-V", "3"]
 
 
-# --- two healthy machines, one without BMC, one with a disk that refuses writes -----------------------------------
+# --- two healthy machines, and those with special disks and faults --------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def mixed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """All four deployed by one request."""
+    """All deployed by one request: two healthy, one with an NVMe disk, one with big sectors, two with a fault."""
     cluster.power_off_all()
-    nodes = ["node-1", "node-2", cluster.faulty("dead"), cluster.faulty("bad-disk")]
+    nodes = ["node-1", "node-2", NVME, BIG_SECTORS, cluster.faulty("dead"), cluster.faulty("bad-disk")]
     return deploy(cluster, tmp_path_factory.mktemp("mixed"), *(word for node in nodes for word in ("-m", node)))
 
 
 def test_the_healthy_nodes_are_deployed_and_the_others_are_in_the_ko_file(cluster: Cluster, mixed: Ended) -> None:
-    assert mixed.ok == ["node-1", "node-2"], mixed.output
-    assert mixed.ko == sorted([cluster.faulty("dead"), cluster.faulty("bad-disk")])
+    assert mixed.ok == ["node-1", "node-2", NVME], mixed.output
+    assert sorted(mixed.ko) == sorted([cluster.faulty("dead"), cluster.faulty("bad-disk"), BIG_SECTORS])
     assert mixed.status == 3
 
 
@@ -77,14 +77,21 @@ def test_a_node_that_fails_is_reported_with_the_step_and_what_to_look_at(cluster
     assert re.search(rf"{bad} \(SetDeploymentEnvUntrusted-(create_partition_table|format_deploy_part): ", mixed.output)
 
 
-@pytest.mark.parametrize("node", ["node-1", "node-2"])
+def test_a_disk_of_big_sectors_is_refused_under_bios_when_it_is_cut(mixed: Ended) -> None:
+    refusal = "SetDeploymentEnvUntrusted-create_partition_table: BIOS cannot boot /dev/sda"
+    assert re.search(rf"{BIG_SECTORS} \({refusal}, whose sectors have 4096 bytes: .* UEFI", mixed.output), mixed.output
+
+
+@pytest.mark.parametrize(
+    ("node", "partition"), [("node-1", "/dev/sda3"), ("node-2", "/dev/sda3"), (NVME, "/dev/nvme0n1p3")]
+)
 def test_the_users_key_opens_a_system_that_runs_from_the_deployed_partition(
-    cluster: Cluster, mixed: Ended, node: str
+    cluster: Cluster, mixed: Ended, node: str, partition: str
 ) -> None:
     assert node in mixed.ok, mixed.output
     said = cluster.wait_ssh(node, command="hostname; mount | grep ' on / '; cat /proc/cmdline")
     assert said.splitlines()[0] == node
-    assert "/dev/sda3 on / type ext4" in said
+    assert f"{partition} on / type ext4" in said
     # GRUB says so on the kernel's command line; the network loader would not.
     assert "BOOT_IMAGE=" in said
 

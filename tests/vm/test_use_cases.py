@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.vm.test_deployment import PATIENCE, request
 UNTRUSTED = "SetDeploymentEnv|SetDeploymentEnvUntrusted:0:900"
 CHAIN = "BroadcastEnv|BroadcastEnvChain:0:900"
 CMDLINE = "cat /proc/cmdline"
+SECTOR = "cat /sys/block/sda/queue/logical_block_size"
 SECONDS = ["--reboot-classical-timeout", str(PATIENCE), "--reboot-kexec-timeout", str(PATIENCE)]
 
 
@@ -42,6 +44,27 @@ def steps(boot: str, prepare: str = UNTRUSTED) -> list[str]:
 def description(cluster: Cluster) -> dict[str, str]:
     lines = cluster.environment("tiny").read_text().splitlines()
     return dict(line.split(" : ", 1) for line in lines)
+
+
+def described(cluster: Cluster, path: Path, **changed: str) -> Path:
+    """``tiny``, described otherwise."""
+    fields = description(cluster) | changed
+    path.write_text("".join(f"{key} : {value}\n" for key, value in fields.items()))
+    return path
+
+
+def deploy_at_once(cluster: Cluster, environments: dict[str, Path], config_dir: Path | None = None) -> None:
+    """Deploy each node's own environment, one request for each."""
+
+    def deploy(node: str, environment: Path) -> None:
+        words = request(cluster)
+        words[words.index("-a") + 1] = str(environment)
+        folder = str(config_dir or cluster.config_dir)
+        done = tool("kadeploy3", "-m", node, *words, timeout=1800, KADEPLOY_CONFIG_DIR=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    with ThreadPoolExecutor() as requests:
+        list(requests.map(deploy, environments, environments.values()))
 
 
 def unpacked(cluster: Cluster, folder: Path) -> Path:
@@ -130,10 +153,8 @@ def test_hard_reboot_from_another_partition(cluster: Cluster) -> None:
 # --- pure PXE ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def pure_pxe(cluster: Cluster, tmp_path: Path) -> Path:
+def pure_pxe(cluster: Cluster, folder: Path) -> Path:
     """A configuration folder in which nodes boot the deployed system over the network."""
-    folder = tmp_path / "config"
     shutil.copytree(cluster.config_dir, folder)
     path = folder / "clusters" / "lab.yml"
     settings = yaml.safe_load(path.read_text())
@@ -142,14 +163,21 @@ def pure_pxe(cluster: Cluster, tmp_path: Path) -> Path:
     return folder
 
 
-def test_pure_pxe_takes_kernel_and_initrd_out_of_the_image(cluster: Cluster, pure_pxe: Path) -> None:
-    done = tool("kadeploy3", "-m", "node-4", *request(cluster), timeout=1800, KADEPLOY_CONFIG_DIR=str(pure_pxe))
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = cluster.wait_ssh("node-4", command=f"{CMDLINE}; mount | grep ' on / '")
-    assert "initrd=http://10.177.0.1/kernels/env-" in said  # the network loader's words
-    assert "root=/dev/sda3" in said
-    assert "/dev/sda3 on / type ext4" in said
-    assert cluster.ssh("node-4", "ls /boot/grub").returncode != 0
+def test_pure_pxe_takes_kernel_and_initrd_out_of_the_image_whatever_the_file_system(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    filesystems = {"node-3": "btrfs", "node-4": "xfs"}
+    deploy_at_once(
+        cluster,
+        {node: described(cluster, tmp_path / f"{kind}.env", filesystem=kind) for node, kind in filesystems.items()},
+        pure_pxe(cluster, tmp_path / "config"),
+    )
+    for node, filesystem in filesystems.items():
+        said = cluster.wait_ssh(node, command=f"{CMDLINE}; mount | grep ' on / '")
+        assert "initrd=http://10.177.0.1/kernels/env-" in said  # the network loader's words
+        assert "root=/dev/sda3" in said
+        assert f"/dev/sda3 on / type {filesystem}" in said
+        assert cluster.ssh(node, "ls /boot/grub").returncode != 0
 
 
 # --- the user's own profile -------------------------------------------------------------------------------------------
@@ -184,41 +212,60 @@ def test_set_pxe_with_the_users_kernel_and_a_value_for_each_node(cluster: Cluste
 # --- UEFI -------------------------------------------------------------------------------------------------------------
 
 UEFI = "kadeploy-test-uefi"
+SECTORS = {"node-1": "512", "node-2": "4096"}
+"""Bytes of a sector of each UEFI machine's disk."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def uefi(cluster: Cluster) -> Iterator[Cluster]:
-    """A lab of one UEFI machine; those of the other lab are off meanwhile."""
+    """A lab of two UEFI machines with different disks; those of the other lab are off meanwhile."""
     cluster.power_off_all()
     tool("kadeploy-lab", "down", "--name", UEFI)
-    done = tool("kadeploy-lab", "up", "--name", UEFI, "--nodes", "1", "--firmware", "uefi", "--environments", "tiny")
+    disks = ["--nodes", "2", "--big-sectors", "node-2"]
+    done = tool("kadeploy-lab", "up", "--name", UEFI, *disks, "--firmware", "uefi", "--environments", "tiny")
     lab = saved(UEFI)
     assert lab is not None, done.stderr
-    yield Cluster(lab)
+    found = Cluster(lab)
+    succeeds(found, "karights3", "-a", "-m", "node-[1-2]", "-p", "*", "-u", "root")
+    yield found
     tool("kadeploy-lab", "down", "--name", UEFI)
 
 
-def test_a_uefi_machine_is_deployed_from_a_gpt_disk(uefi: Cluster) -> None:
-    assert uefi.run("karights3", "-a", "-m", "node-1", "-p", "*", "-u", "root").returncode == 0
-    succeeds(uefi, "kadeploy3", "-m", "node-1", *request(uefi))
-    said = uefi.wait_ssh("node-1", command=f"{CMDLINE}; mount | grep ' on / '; ls -d /sys/firmware/efi")
-    assert "BOOT_IMAGE=" in said
-    assert "/dev/sda3 on / type ext4" in said
-    assert "/sys/firmware/efi" in said
+def test_uefi_machines_are_deployed_from_gpt_disks_whatever_their_sectors(uefi: Cluster) -> None:
+    succeeds(uefi, "kadeploy3", "-m", "node-[1-2]", *request(uefi))
+    for node, sector in SECTORS.items():
+        said = uefi.wait_ssh(node, command=f"{CMDLINE}; mount | grep ' on / '; ls -d /sys/firmware/efi; {SECTOR}")
+        assert "BOOT_IMAGE=" in said
+        assert "/dev/sda3 on / type ext4" in said
+        assert "/sys/firmware/efi" in said
+        assert said.splitlines()[-1] == sector
 
 
 def test_a_uefi_machine_boots_from_xfs_and_btrfs_with_the_parameters_of_the_description(
     uefi: Cluster, tmp_path: Path
 ) -> None:
     """GRUB, from the network, reads both; BIOS has no place for a boot sector there."""
-    assert uefi.run("karights3", "-a", "-m", "node-1", "-p", "*", "-u", "root").returncode == 0
-    words = request(uefi)
-    for filesystem in ("xfs", "btrfs"):
-        lines = description(uefi) | {"filesystem": filesystem, "kernel_params": 'probe="a b" plain="c" x={$y;}'}
-        path = tmp_path / f"{filesystem}.env"
-        path.write_text("".join(f"{key} : {value}\n" for key, value in lines.items()))
-        words[words.index("-a") + 1] = str(path)
-        succeeds(uefi, "kadeploy3", "-m", "node-1", *words)
-        said = uefi.wait_ssh("node-1", command=f"{CMDLINE}; mount | grep ' on / '")
+    filesystems = {"node-1": "xfs", "node-2": "btrfs"}
+    params = 'probe="a b" plain="c" x={$y;}'
+    environments = {
+        node: described(uefi, tmp_path / f"{kind}.env", filesystem=kind, kernel_params=params)
+        for node, kind in filesystems.items()
+    }
+    deploy_at_once(uefi, environments)
+    for node, filesystem in filesystems.items():
+        said = uefi.wait_ssh(node, command=f"{CMDLINE}; mount | grep ' on / '")
         assert f"/dev/sda3 on / type {filesystem}" in said
         assert said.splitlines()[0].endswith('"probe=a b" plain=c x={$y;}')
+
+
+def test_uefi_machines_boot_xfs_and_btrfs_by_pure_pxe(uefi: Cluster, tmp_path: Path) -> None:
+    filesystems = {"node-1": "btrfs", "node-2": "xfs"}
+    deploy_at_once(
+        uefi,
+        {node: described(uefi, tmp_path / f"{kind}.env", filesystem=kind) for node, kind in filesystems.items()},
+        pure_pxe(uefi, tmp_path / "config"),
+    )
+    for node, filesystem in filesystems.items():
+        said = uefi.wait_ssh(node, command=f"{CMDLINE}; mount | grep ' on / '")
+        assert "/kernels/env-" in said.splitlines()[0]  # the file that GRUB took from the boot server
+        assert f"/dev/sda3 on / type {filesystem}" in said

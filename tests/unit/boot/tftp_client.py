@@ -21,9 +21,10 @@ def request(name: str, **options: int) -> bytes:
     return struct.pack("!H", 1) + b"".join(word.encode() + b"\0" for word in words)
 
 
-def half_open(server: Address, name: str) -> socket.socket:
-    """A client that asks, and never says another word."""
+def half_open(server: Address, name: str, source: str = "") -> socket.socket:
+    """A client, with the address *source*, that asks and never says another word."""
     client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((source, 0))
     client.sendto(request(name), server)
     return client
 

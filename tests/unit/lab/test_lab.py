@@ -44,6 +44,10 @@ def test_a_node_cannot_have_two_faults() -> None:
         (Lab(firmware="coreboot"), "bios or uefi"),
         (Lab(folder="here"), "--folder"),
         (Lab(nodes=1, faults={"node-2": "dead"}), "has no 'node-2'. There is node-1."),
+        (Lab(nodes=1, nvme=("node-2",)), "has no 'node-2'. There is node-1."),
+        (Lab(nodes=1, big_sectors=("node-2",)), "has no 'node-2'. There is node-1."),
+        (Lab(nodes=1, kind="light", nvme=("node-1",)), "take --kind vm"),
+        (Lab(nodes=1, kind="sim", big_sectors=("node-1",)), "take --kind vm"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(lab: Lab, message: str) -> None:

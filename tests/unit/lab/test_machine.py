@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from kadeploy.lab import disk, machine
-from kadeploy.lab.lab import Lab
+from kadeploy.lab.lab import SECTOR, Lab
 
 
 def lab(folder: Path, **settings: object) -> Lab:
@@ -32,6 +32,19 @@ def test_the_network_comes_before_the_disk(tmp_path: Path) -> None:
     assert ["bootindex=1" in devices[0], "bootindex=2" in devices[1]] == [True, True]
 
 
+def test_a_disk_is_nvme_or_has_big_sectors_where_that_was_asked_for(tmp_path: Path) -> None:
+    made = Lab(folder=str(tmp_path), nodes=4, nvme=("node-2", "node-4"), big_sectors=("node-3", "node-4"))
+    disks = [
+        word.split(",")
+        for node in made.members.values()
+        for word in machine.command(made, node)
+        if "drive=disk" in word
+    ]
+    assert [options[0] for options in disks] == ["scsi-hd", "nvme", "scsi-hd", "nvme"]
+    assert ["logical_block_size=4096" in options for options in disks] == [False, False, True, True]
+    assert all("bootindex=2" in options for options in disks)
+
+
 def test_uefi_has_variables_of_its_own(tmp_path: Path) -> None:
     made = lab(tmp_path, firmware="uefi")
     flash = [word for word in words(made) if "pflash" in word]
@@ -51,7 +64,7 @@ def test_a_bad_disk_fails_writes_only_where_file_systems_begin(tmp_path: Path) -
     assert wrapped["driver"] == "blkdebug"
     assert wrapped["image"]["file"]["filename"] == str(disk.path(made, made.members["node-1"]))
     assert {rule["iotype"] for rule in wrapped["inject-error"]} == {"write"}
-    assert min(rule["sector"] for rule in wrapped["inject-error"]) * disk.SECTOR == disk.DEPLOY_START
+    assert min(rule["sector"] for rule in wrapped["inject-error"]) * SECTOR == disk.DEPLOY_START
 
 
 def test_disks_take_no_room_until_they_are_written(tmp_path: Path) -> None:
