@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "kadeploy"
 
 LAYERS = (
-    {"workflow", "errors", "printable", "nodeset", "files", "caller", "process", "commands"},
+    {"workflow", "errors", "printable", "nodeset", "files", "checksums", "caller", "process", "commands"},
     {"environments", "remote", "config"},
     {"boot", "state", "power", "broadcast", "images"},
     {"events"},
