@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from kadeploy import commands, files
 from kadeploy.broadcast import chain
 from kadeploy.broadcast.progress import ProgressFile
 from kadeploy.caller import account
+from kadeploy.checksums import Beginnings
 from kadeploy.environments.image import KINDS
 from kadeploy.errors import ConfigError, FileError
 from kadeploy.microsteps import site_command
@@ -95,6 +97,17 @@ class _Image:
     file: LocalImage
     descriptor: int | None
 
+    def stream(self) -> BinaryIO:
+        """From its beginning.
+
+        Raises:
+            FileError: it cannot be read.
+        """
+        try:
+            return Path(self.file.path).open("rb") if self.descriptor is None else files.from_start(self.descriptor)
+        except OSError as error:
+            raise FileError(f"{self.file.path}: {error.strerror}.") from error
+
 
 @contextmanager
 def _opened(request: Request, image: LocalImage) -> Iterator[_Image]:
@@ -121,7 +134,7 @@ async def _chain(step: MicroStep, image: _Image, into: str, fanout: int = 1) -> 
 
     members = _members(step)
     progress = ProgressFile(Path(step.request.run_dir), image.file.size, len(members))
-    broadcast = _broadcast(step, image, into, fanout)
+    broadcast = await asyncio.to_thread(_broadcast, step, image, into, fanout)
     return _outcomes(await chain.send(broadcast, members, start_relay, progress))
 
 
@@ -137,7 +150,7 @@ async def _bittorrent(step: MicroStep, image: _Image, into: str) -> Mapping[str,
 
     members, site = _members(step), step.request.site
     progress = ProgressFile(Path(step.request.run_dir), image.file.size, len(members))
-    broadcast = _broadcast(step, image, into)
+    broadcast = await asyncio.to_thread(_broadcast, step, image, into)
     return _outcomes(await bittorrent.send(broadcast, members, run_on, site.server_address, progress=progress))
 
 
@@ -153,6 +166,7 @@ def _broadcast(step: MicroStep, image: _Image, into: str, fanout: int = 1) -> ch
         descriptor=image.descriptor,
         size=image.file.size,
         sha256=image.file.sha256,
+        beginnings=_beginnings(step, image),
         sink=into,
         environment=dict(step.env),
         arity=step.request.site.broadcast_arity,
@@ -163,13 +177,24 @@ def _broadcast(step: MicroStep, image: _Image, into: str, fanout: int = 1) -> ch
     )
 
 
+def _beginnings(step: MicroStep, image: _Image) -> Beginnings:
+    """Of the image as it was recorded, found when it was; without that the image is read once more.
+
+    Raises:
+        FileError: the image cannot be read.
+    """
+    file, cache = image.file, step.request.site.state / "cache"
+    with image.stream() as stream:
+        return files.beginnings(stream, file.size, file.sha256, cache)
+
+
 def _outcomes(receptions: Mapping[str, chain.Reception]) -> dict[str, Outcome]:
     return {name: _outcome(reception) for name, reception in receptions.items()}
 
 
 def _outcome(reception: chain.Reception) -> Outcome:
     rc = 0 if reception.verdict is Verdict.OK else 1
-    return Outcome(reception.verdict, reception.message, rc, seconds=reception.seconds)
+    return Outcome(reception.verdict, reception.message, rc, stderr=reception.note, seconds=reception.seconds)
 
 
 async def _custom(step: MicroStep, image: _Image, _: str) -> Mapping[str, Outcome]:
