@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import msgspec
 
+from kadeploy import checksums
 from kadeploy.caller import Account, as_user
+from kadeploy.checksums import Beginnings, Checksums
 from kadeploy.errors import FileError
 
 if TYPE_CHECKING:
@@ -41,7 +43,6 @@ SLOWEST = 10_000
 """Bytes per second below which a download is given up."""
 _EXCERPT = 200
 """Characters shown of what a web server says."""
-_BLOCK = 4 * MEGA
 _SETTLED = 2.0
 """Seconds after its last change until a file's times tell it from one that is changed again."""
 
@@ -199,16 +200,6 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
 # --- checksums ----------------------------------------------------------------------------------------------------
 
 
-def checksums(stream: BinaryIO) -> tuple[str, str, int]:
-    """MD5, SHA-256 and size in bytes of what is left of *stream*, in one pass."""
-    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-    while block := stream.read(_BLOCK):
-        md5.update(block)
-        sha256.update(block)
-        size += len(block)
-    return md5.hexdigest(), sha256.hexdigest(), size
-
-
 class _Known(msgspec.Struct, frozen=True):
     """Checksums of a file as it was: the identity says whether it still is."""
 
@@ -223,7 +214,7 @@ def _identity(descriptor: int) -> tuple[int, ...]:
 
 
 def _local_checksums(stream: BinaryIO, path: Path, cache: Path | None) -> tuple[str, str, int]:
-    """As `checksums`, read once for as long as the file is the same: device, inode, size and both times.
+    """MD5, SHA-256 and size, read once for as long as the file is the same: device, inode, size and both times.
 
     The change time cannot be set by a user, so that a file rewritten in place is never taken for the old one.
 
@@ -234,13 +225,42 @@ def _local_checksums(stream: BinaryIO, path: Path, cache: Path | None) -> tuple[
     note = cache / "checksums" / hashlib.sha256(os.fsencode(path)).hexdigest() if cache else None
     if note and (known := _known(note)) and known.identity == identity:
         return known.md5, known.sha256, identity[2]
-    md5, sha256, size = checksums(stream)
+    found = checksums.of(stream)
     _require_same(stream, path, identity)
+    _keep_beginnings(found, cache)
     if note and begun - identity[-1] / 1e9 > _SETTLED:
-        with contextlib.suppress(OSError):  # a cache is a convenience, and only root may write it
-            note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            replace_file(note, msgspec.json.encode(_Known(identity, md5, sha256)))
-    return md5, sha256, size
+        _note(note, msgspec.json.encode(_Known(identity, found.md5, found.sha256)))
+    return found.md5, found.sha256, found.size
+
+
+def _note(note: Path, content: bytes) -> None:
+    with contextlib.suppress(OSError):  # a cache is a convenience, and only root may write it
+        note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        replace_file(note, content)
+
+
+def _beginnings_note(cache: Path, sha256: str) -> Path:
+    return cache / "beginnings" / sha256
+
+
+def _keep_beginnings(found: Checksums, cache: Path | None) -> None:
+    if cache:
+        _note(_beginnings_note(cache, found.sha256), msgspec.msgpack.encode(found.beginnings))
+
+
+def beginnings(stream: BinaryIO, size: int, sha256: str, cache: Path | None = None) -> Beginnings:
+    """Those of the file of this size in bytes and SHA-256, as they were found in *cache* with its checksums.
+
+    Otherwise those of *stream*, which is read for it; they are those of another file if it has been changed.
+    """
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        if cache:
+            known = msgspec.msgpack.decode(_beginnings_note(cache, sha256).read_bytes(), type=Beginnings)
+            if known.fit(size, sha256):
+                return known
+    found = checksums.of(stream)
+    _keep_beginnings(found, cache)
+    return found.beginnings
 
 
 def _require_same(stream: BinaryIO, path: Path, before: tuple[int, ...]) -> None:
@@ -325,8 +345,8 @@ def copy_stream(stream: BinaryIO, into: Path, name: str, max_bytes: int = 0) -> 
         FileError: cannot be read, too big, or the disk is full.
     """
     with _new_file(into, name, name) as target:
-        measures = _copy(name, stream, target.write, max_bytes)
-    return LocalFile(Path(target.name), *measures)
+        found = _copy(name, stream, target.write, max_bytes)
+    return _copied(Path(target.name), found)
 
 
 def hold(
@@ -335,14 +355,14 @@ def hold(
     """*source* (path or URL) open for reading, with its checksums, for a file that is too big to be copied.
 
     A path is opened once, with the rights of *caller*; the stream means that file whatever becomes of its name. A URL
-    is downloaded into the folder *into*. *cache* is a folder where checksums of local files are remembered; *max_bytes*
-    (0: none) is a limit of size.
+    is downloaded into the folder *into*. *cache* is a folder where checksums of local files are remembered, and the
+    `beginnings` of all; *max_bytes* (0: none) is a limit of size.
 
     Raises:
         FileError: cannot be read or fetched, too big, changed meanwhile, or the disk is full.
     """
     if is_url(source):
-        local = _fetch_url(source, into, max_bytes)
+        local = _fetch_url(source, into, max_bytes, cache)
         return local.path.open("rb"), local
     path = local_path(source)
     stream = open_as_user(path, caller)
@@ -363,7 +383,8 @@ def measure(source: str, caller: Account, max_bytes: int = 0, cache: Path | None
     if not is_url(source):
         return _measure_path(local_path(source, caller), caller, max_bytes, cache)
     with _download(source) as response:
-        return _copy(source, response, lambda _block: None, max_bytes, _length(source, response))
+        found = _copy(source, response, lambda _block: None, max_bytes, _length(source, response))
+    return found.size, found.md5, found.sha256
 
 
 def _measure_path(path: Path, caller: Account, max_bytes: int, cache: Path | None) -> tuple[int, str, str]:
@@ -499,11 +520,16 @@ def _download(source: str) -> BinaryIO:
         raise FileError(f"{source}: cannot be fetched: {_why(getattr(error, 'reason', None) or error)}.") from error
 
 
-def _fetch_url(source: str, into: Path, max_bytes: int) -> LocalFile:
+def _fetch_url(source: str, into: Path, max_bytes: int, cache: Path | None = None) -> LocalFile:
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(urllib.parse.urlsplit(source).path).name)[-100:] or "file"
     with _download(source) as response, _new_file(into, name, source) as target:
-        measures = _copy(source, response, target.write, max_bytes, _length(source, response))
-    return LocalFile(Path(target.name), *measures)
+        found = _copy(source, response, target.write, max_bytes, _length(source, response))
+    _keep_beginnings(found, cache)
+    return _copied(Path(target.name), found)
+
+
+def _copied(path: Path, found: Checksums) -> LocalFile:
+    return LocalFile(path, found.size, found.md5, found.sha256)
 
 
 @contextlib.contextmanager
@@ -527,19 +553,17 @@ def _new_file(into: Path, name: str, source: str) -> Iterator[BinaryIO]:
 
 def _copy(
     source: str, stream: BinaryIO, write: Callable[[bytes], object], max_bytes: int, expected: int | None = None
-) -> tuple[int, str, str]:
-    """Pass all of *stream* on to *write*; its size, MD5 and SHA-256. *expected* is the size that was announced."""
+) -> Checksums:
+    """Pass all of *stream* on to *write*; its checksums. *expected* is the size that was announced."""
     _check_size(source, expected or 0, max_bytes)
-    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    found = Checksums()
     while block := _receive(source, stream):
-        size += len(block)
-        _check_size(source, size, max_bytes)
-        md5.update(block)
-        sha256.update(block)
+        found.update(block)
+        _check_size(source, found.size, max_bytes)
         write(block)
-    if expected is not None and size != expected:
-        raise FileError(f"{source}: truncated, {size} of {expected} bytes arrived. Try again.")
-    return size, md5.hexdigest(), sha256.hexdigest()
+    if expected is not None and found.size != expected:
+        raise FileError(f"{source}: truncated, {found.size} of {expected} bytes arrived. Try again.")
+    return found
 
 
 def _receive(source: str, stream: BinaryIO) -> bytes:

@@ -5,6 +5,10 @@
 A node is believed about itself alone, and OK only when it tells the size and the SHA-256 of the image, which it is not
 told. What its relay says is bounded; words that cannot be understood make that node KO.
 
+A node whose predecessor passes on other bytes than the image's says that it is stranded, and is fed by a head of its
+own from its last good byte on. So is one that gets the image far more slowly than the head could give it. Nothing
+happens to the predecessor for it: it is judged by what it got itself.
+
 The relay program is started on every node by `start_relay`, which is injected: ssh in real life, a local process in
 tests. The head, the same program reading the image file, runs beside the controller; every byte leaves it once per
 chain.
@@ -13,12 +17,13 @@ chain.
 from __future__ import annotations
 
 import asyncio
+import binascii
 import contextlib
-import hashlib
 import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +31,10 @@ from typing import Annotated, Any, Literal, Protocol, cast
 
 import msgspec
 
+from kadeploy import checksums
 from kadeploy.broadcast import relay
+from kadeploy.broadcast.pace import Hunger, Paces
+from kadeploy.checksums import Beginnings
 from kadeploy.workflow import Verdict
 
 PORT = 25310
@@ -34,6 +42,8 @@ FIRST_PER_MEMBER = 0.1
 """Seconds that a relay waits longer for its first predecessor, for each member: it may be started before the others."""
 PROGRAM = Path(relay.__file__).read_text(encoding="utf-8")
 HEAD = "server"
+CHECK = 0.5
+"""Seconds between two looks at who is held up."""
 EXCERPT = 100
 """Characters shown of words that cannot be understood."""
 LOST = 255
@@ -58,6 +68,7 @@ class Broadcast(msgspec.Struct, frozen=True):
     image: Path
     size: int
     sha256: str
+    beginnings: Beginnings  # by which nodes know whether what they are given is the image
     sink: str
     descriptor: int | None = None  # of the image, where it is open already: then its path is a name for messages
     environment: dict[str, str] = {}
@@ -82,6 +93,7 @@ class Reception(msgspec.Struct, frozen=True):
     bytes: int = 0
     sha256: str = ""
     seconds: float = 0.0  # from its first predecessor, or the start of its download, to its verdict
+    note: str = ""  # what it went through
 
 
 class RelayProcess(Protocol):
@@ -105,10 +117,12 @@ Progress = Callable[[int, int], None]  # bytes sent, bytes acknowledged by the f
 
 
 def describe(image: Path, sink: str, **settings: Any) -> Broadcast:
-    """A broadcast of an image file as it is now: its size and SHA-256 are taken from the file."""
+    """A broadcast of an image file as it is now: its size and checksums are taken from the file."""
     with image.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Broadcast(image=image, size=image.stat().st_size, sha256=sha256, sink=sink, **settings)
+        found = checksums.of(file)
+    return Broadcast(
+        image=image, size=found.size, sha256=found.sha256, beginnings=found.beginnings, sink=sink, **settings
+    )
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -122,11 +136,6 @@ def plan(members: Sequence[Member], arity: int = 1) -> list[list[Member]]:
     return [ordered[first:end] for first, end in relay.split(0, len(ordered), max(1, arity))]
 
 
-def signature(secret: bytes, name: str) -> bytes:
-    """The key with which a member signs its reports; *secret* is the controller's own."""
-    return relay.proof(secret, b"signature", name.encode())
-
-
 def payload(
     broadcast: Broadcast,
     members: Sequence[Member],
@@ -138,8 +147,8 @@ def payload(
     """The program of one member, to be given to `python3 -` on its standard input; index 0 is the head.
 
     It is told only of the members behind it, as one text: to compile a list of thousands would cost more than all else.
-    All know the *secret*; the *key* for signatures is the member's own. The head feeds those that are named in
-    *directly* itself, or all by chains.
+    All know the *secret*; the *key* is the member's own, with which it signs its reports and knows the head. The head
+    has the one of which all those are made. It feeds those that are named in *directly* itself, or all by chains.
     """
     config = {
         "members": "\n".join(f"{m.name} {m.address} {m.port}" for m in [Member(HEAD, "-", 0), *members][index:]),
@@ -150,9 +159,11 @@ def payload(
         "size": broadcast.size,
         "secret": secret.hex(),
         "signature": key.hex(),
+        "block": broadcast.beginnings.block,
+        "proofs": binascii.b2a_base64(broadcast.beginnings.proofs, newline=False).decode() if index else "",
         "sink": broadcast.sink,
         "environment": broadcast.environment,
-        "ring": max(relay.Sink.LAG * 2, broadcast.ring),
+        "ring": max(relay.Sink.LAG * 2, relay.Blocks.IN_FLIGHT * broadcast.beginnings.block, broadcast.ring),
         "silence": broadcast.silence,
         "patience": broadcast.patience,
         "slow_limit": broadcast.slow_limit,
@@ -229,6 +240,25 @@ class _Progress(msgspec.Struct, frozen=True, tag_field="event", tag="progress"):
     """Bytes of the image that have left the head, all together."""
 
 
+class _Stranded(msgspec.Struct, frozen=True, tag_field="event", tag="stranded"):
+    """A member cannot be fed by its predecessor any more."""
+
+    by: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    """The predecessor, by its number."""
+    reason: str
+
+
+class _Hungry(msgspec.Struct, frozen=True, tag_field="event", tag="hungry"):
+    """How fast a member gets the image, while nothing but its predecessor holds it up."""
+
+    by: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    """The predecessor, by its number."""
+    bytes: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+    """That it has."""
+    pace: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+    """Bytes per second."""
+
+
 class _Skipped(msgspec.Struct, frozen=True, tag_field="event", tag="skipped"):
     """A member has found another one dead."""
 
@@ -256,7 +286,7 @@ class _End(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
     """The head has served everybody."""
 
 
-_FROM_NODES = msgspec.json.Decoder(_Listening | _Skipped | _Verdict)
+_FROM_NODES = msgspec.json.Decoder(_Listening | _Hungry | _Stranded | _Skipped | _Verdict)
 _FROM_HEAD = msgspec.json.Decoder(_Progress | _Skipped | _Report | _End)
 
 
@@ -276,7 +306,12 @@ class _Journal:
         self.lost: dict[str, str] = {}
         self.nonsense: dict[str, str] = {}
         self.unfed: set[str] = set()  # not even the head itself can feed them
-        self.given = 0
+        self.names = [HEAD, *names]
+        self.numbers = {name: number for number, name in enumerate(self.names)}
+        self.paces = Paces()
+        self.helped: dict[str, str] = {}  # by the head itself, and why
+        self.calls: asyncio.Queue[str] = asyncio.Queue()  # of the stranded, for the head
+        self.given: Counter[RelayProcess] = Counter()  # bytes, by head
         self.acknowledged = 0
 
     def hear(self, node: str, line: str) -> None:
@@ -293,14 +328,35 @@ class _Journal:
                 self.moved = time.monotonic()
         elif isinstance(event, _Skipped):
             self._skip(node, event)
-        elif not self.listening[node].is_set():
+        elif isinstance(event, _Stranded):
+            self._strand(node, event)
+        elif isinstance(event, _Hungry) and event.by < len(self.names):
+            left = self.broadcast.size - event.bytes
+            self.paces.hungry(self.numbers[node], Hunger(time.monotonic(), event.by, left, event.pace))
+        elif isinstance(event, _Listening) and not self.listening[node].is_set():
             self.listening[node].set()
             self.moved = time.monotonic()
 
-    def hear_head(self, line: str) -> None:
-        """Note one line of the head's output."""
+    def _strand(self, node: str, event: _Stranded) -> None:
+        """Each is helped once: there is nobody better than the head."""
+        if node not in self.helped and event.by < len(self.names):
+            self.helped[node] = f"{self.names[event.by]} {event.reason}"
+            self.paces.helped(self.numbers[node], time.monotonic())
+            self.calls.put_nowait(node)
+
+    def slowed(self, streams: int) -> set[str]:
+        """Those who are held up by others in front of them, and are better off with the head."""
+        slowed = {self.names[number]: hunger for number, hunger in self.paces.help(time.monotonic(), streams).items()}
+        for node, hunger in slowed.items():
+            self.helped[node] = f"{self.names[hunger.by]} passed on {hunger.pace / 1e6:.1f} MB/s only"
+        return set(slowed)
+
+    def hear_head(self, head: RelayProcess, line: str) -> None:
+        """Note one line of a head's output."""
         event = _FROM_HEAD.decode(line)
         if isinstance(event, _Progress):
+            self.given[head] = event.given
+            self.paces.head_gave(time.monotonic(), self.given.total())
             self._advance(event)
         elif isinstance(event, _Skipped):
             self._skip(HEAD, event)
@@ -309,7 +365,6 @@ class _Journal:
             self._hear_report(event.line)
 
     def _advance(self, event: _Progress) -> None:
-        self.given = max(self.given, event.given)
         if event.acknowledged > self.acknowledged:
             self.acknowledged = event.acknowledged
             self.moved = time.monotonic()
@@ -321,7 +376,7 @@ class _Journal:
         author, _, signed = line.partition(" ")
         proof, _, text = signed.partition(" ")
         known = author in self.listening
-        if not known or proof != relay.proof(signature(self.secret, author), text.encode()).hex():
+        if not known or proof != relay.proof(relay.signature(self.secret, author), text.encode()).hex():
             return
         with contextlib.suppress(ValueError, RecursionError):
             event = _FROM_NODES.decode(text)
@@ -344,10 +399,10 @@ class _Journal:
         told = self.verdicts.get(node) or self.reported.get(node)
         complaint = self._complaint(node, told)
         if told and not complaint:
-            return self._reception(told, "")
+            return self._reception(node, told, "")
         if told and node not in self.skipped:
-            return self._reception(told, complaint)
-        reasons = (self.skipped.get(node, ""), self.lost.get(node, ""), complaint)
+            return self._reception(node, told, complaint)
+        reasons = (self.helped.get(node, ""), self.skipped.get(node, ""), self.lost.get(node, ""), complaint)
         return Reception(Verdict.KO, "; ".join(filter(None, reasons)) or "no verdict from its relay")
 
     def _complaint(self, node: str, told: _Verdict | None) -> str:
@@ -358,13 +413,15 @@ class _Journal:
             return told.message or "its relay gives no reason"
         if complaint := refute(self.broadcast, told.bytes, told.sha256):
             return complaint
-        missing = self.given < self.broadcast.size
-        return f"it tells of the whole image, but {self.given} bytes were sent to anybody" if missing else ""
+        given = self.given.total()
+        missing = given < self.broadcast.size
+        return f"it tells of the whole image, but {given} bytes were sent to anybody" if missing else ""
 
-    def _reception(self, told: _Verdict, complaint: str) -> Reception:
+    def _reception(self, node: str, told: _Verdict, complaint: str) -> Reception:
         verdict = Verdict.KO if complaint else Verdict.OK
         seconds = round(min(max(0.0, told.seconds), time.monotonic() - self.begun), 3)
-        return Reception(verdict, complaint, told.bytes, told.sha256, seconds)
+        helped = f"fed by the {HEAD} itself: {self.helped[node]}" if node in self.helped else ""
+        return Reception(verdict, complaint, told.bytes, told.sha256, seconds, helped)
 
 
 async def send(
@@ -388,11 +445,11 @@ async def send(
     journal = _Journal(broadcast, own_secret, [member.name for member in ordered], progress)
 
     def program(index: int, member: Member) -> bytes:
-        return payload(broadcast, ordered, index, secret, signature(own_secret, member.name))
+        return payload(broadcast, ordered, index, secret, relay.signature(own_secret, member.name))
 
     def head(directly: Collection[str]) -> bytes:
         indexes = [index for index, member in enumerate(ordered, 1) if member.name in directly]
-        return payload(broadcast, ordered, 0, secret, directly=indexes)
+        return payload(broadcast, ordered, 0, secret, own_secret, indexes)
 
     window = asyncio.Semaphore(broadcast.window)
     async with asyncio.TaskGroup() as group:
@@ -484,13 +541,31 @@ async def _serve(
     head: Callable[[Collection[str]], bytes],
 ) -> str | None:
     """Have the head feed everybody by chains, then each whom others have left behind; the reason when it fails."""
-    complaint = await _lead(journal, start_head, head(()))
+    complaint = await _lead_all(journal, start_head, head)
     if complaint is None:
         await asyncio.wait(relays, timeout=journal.broadcast.grace)
         if left := journal.without_verdict():
             await _lead(journal, start_head, head(left))
             await asyncio.wait(relays, timeout=journal.broadcast.grace)
     return complaint
+
+
+async def _lead_all(journal: _Journal, start_head: StartRelay, head: Callable[[Collection[str]], bytes]) -> str | None:
+    """Run the head of the chains, and one more for those who call for it meanwhile; the reason when the first fails."""
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(_lead(journal, start_head, head(())))
+        leads = {first}
+        while leads:
+            calling = asyncio.create_task(journal.calls.get())
+            try:
+                await asyncio.wait({*leads, calling}, timeout=CHECK, return_when=asyncio.FIRST_COMPLETED)
+                called = {calling.result()} if calling.done() else journal.slowed(len(leads))
+            finally:
+                calling.cancel()
+            leads = {lead for lead in leads if not lead.done()}
+            if called:
+                leads.add(group.create_task(_lead(journal, start_head, head(called))))
+    return first.result()
 
 
 async def _lead(journal: _Journal, start_head: StartRelay, program: bytes) -> str | None:
@@ -513,7 +588,7 @@ async def _lead(journal: _Journal, start_head: StartRelay, program: bytes) -> st
 
 async def _listen_to_head(journal: _Journal, process: RelayProcess) -> None:
     async for line in process.lines():
-        journal.hear_head(line)
+        journal.hear_head(process, line)
 
 
 async def _end(process: RelayProcess) -> None:

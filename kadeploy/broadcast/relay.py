@@ -4,9 +4,9 @@ This file is a whole program. The controller sends it to every node (`python3 -`
 it, and runs it itself as the head, which reads a file instead of a predecessor. It needs Linux and what Debian's
 `python3-minimal` (3.11) holds: no json, no hmac, no ctypes; mmap only if it is there.
 
-    predecessor ──bytes──► ring ──► successor(s)
-        ▲                   ├─────► sink (tar, dd)
-        └──acknowledgements─┴─────► sha256
+    predecessor ──bytes──► ring ──► sha256 of a block is right ──► successor(s)
+        ▲                                     │            └─────► sink (tar, dd)
+        └────────── acknowledgements ─────────┘
 
 **Order.** Members are numbered; 0 is the head. A node is told which range is below it and splits that range into
 `fanout` parts, each fed through its first member: 1 is a chain, k a tree. When the first member of a part is dead, the
@@ -20,13 +20,22 @@ ring when three generations below have it, so that two dead neighbours in a row 
 skipped when it does not answer within `patience` seconds. A member obeys a new predecessor that is nearer to the head
 than the one it has.
 
-**Secret.** Both ends prove with HMAC-SHA256 over two nonces that they know the broadcast's secret.
+**Blocks.** A member is told what the SHA-256 of the image's beginning is at the end of each block, half of it. Bytes
+are neither passed on nor written, nor acknowledged, before their block is right. Who gave a wrong one is not asked
+again: the member tells the controller that it is stranded, and the head itself feeds it, from its last good byte on.
+
+**Pace.** While nothing below it holds it up, a member tells the controller how fast it gets on. When the head itself
+can do far better, the controller has the head feed it: see `pace.py`.
+
+**Secret.** Both ends prove with HMAC-SHA256 over two nonces that they know the broadcast's secret. The head proves that
+it knows a key that only it and that member have: nobody else can feed in its name.
 
 **Reports.** What a member has to say of itself and of those it skipped also goes up the chain, in case its connection
 to the controller is lost. Each line is signed with a key that this member and the controller alone know: those that
-pass it on cannot change it. Nobody is told the digest that the image ought to have.
+pass it on cannot change it. Nobody is told all of the digest that the image ought to have.
 
-What happens is told on standard output, one JSON object a line: listening, skipped, progress, verdict, report, end.
+What happens is told on standard output, one JSON object a line: listening, hungry, stranded, skipped, progress,
+verdict, report, end.
 """
 
 import fcntl
@@ -40,6 +49,7 @@ import sys
 import threading
 import time
 from _operator import _compare_digest as same_digest  # what hmac.compare_digest is
+from binascii import a2b_base64
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -70,8 +80,11 @@ PIPE_SIZE = 1 << 20
 F_SETPIPE_SZ = 1031
 BEAT = 0.25  # seconds between signs of life
 TICK = 0.1
+PACE_PERIOD = 1.0  # seconds over which a pace is measured at least, and
+PACE_SHARE = 1 / 8  # of the time that has passed, so that long broadcasts are not full of words
 IDLE_TICK = 1.0  # before a node is fed
 PROBES = 8  # members asked at once for a sign of life
+PROOF_SIZE = 16  # bytes of a SHA-256 that tell whether a block is right
 STDERR_TAIL = 2000  # bytes kept of what a sink says
 REPORT_LIMIT = 1 << 15  # bytes of what a member may report, on the average of those in its range
 LOSSES = 10  # how often the connection to a member may break before it is skipped
@@ -123,8 +136,11 @@ def receive_exactly(sock: socket.socket, count: int, deadline: float) -> bytes:
     return data
 
 
-def dial(address: tuple[str, int], secret: bytes, command: bytes, patience: float) -> socket.socket:
-    """Connect to a member, prove both ends, give the command; its answer is still to be read. Raises OSError."""
+def dial(address: tuple[str, int], secret: bytes, command: bytes, patience: float, key: bytes = b"") -> socket.socket:
+    """Connect to a member, prove both ends, give the command; its answer is still to be read. Raises OSError.
+
+    The *key* is the head's and that member's.
+    """
     deadline = time.monotonic() + patience
     sock = socket.create_connection(address, timeout=patience)
     try:
@@ -133,15 +149,15 @@ def dial(address: tuple[str, int], secret: bytes, command: bytes, patience: floa
         theirs = receive_exactly(sock, 32, deadline)
         if not same_digest(receive_exactly(sock, 32, deadline), proof(secret, b"listener", nonce, theirs)):
             raise PermissionError("it does not know the secret of this broadcast")
-        sock.sendall(command + proof(secret, b"dialler", nonce, theirs, command))
+        sock.sendall(command + proof(key or secret, b"dialler", nonce, theirs, command))
     except OSError:
         sock.close()
         raise
     return sock
 
 
-def welcome(sock: socket.socket, secret: bytes, patience: float) -> bytes:
-    """The listener's side of `dial`: the command of somebody who knows the secret. Raises OSError."""
+def welcome(sock: socket.socket, secret: bytes, key: bytes, patience: float) -> bytes:
+    """The listener's side of `dial`: the command of somebody who knows the secret, or of the head. Raises OSError."""
     deadline = time.monotonic() + patience
     hello = receive_exactly(sock, len(MAGIC) + 32, deadline)
     if not hello.startswith(MAGIC):
@@ -149,9 +165,15 @@ def welcome(sock: socket.socket, secret: bytes, patience: float) -> bytes:
     nonce, mine = hello[len(MAGIC) :], os.urandom(32)
     sock.sendall(mine + proof(secret, b"listener", nonce, mine))
     command = receive_exactly(sock, COMMAND.size, deadline)
-    if not same_digest(receive_exactly(sock, 32, deadline), proof(secret, b"dialler", nonce, mine, command)):
+    known = secret if COMMAND.unpack(command)[1] else key
+    if not same_digest(receive_exactly(sock, 32, deadline), proof(known, b"dialler", nonce, mine, command)):
         raise PermissionError("somebody who does not know the secret")
     return command
+
+
+def signature(secret: bytes, name: str) -> bytes:
+    """A member's own key; *secret* is known to the controller and the head alone."""
+    return proof(secret, b"signature", name.encode())
 
 
 def split(first: int, end: int, parts: int) -> Iterator[tuple[int, int]]:
@@ -170,7 +192,8 @@ class Ring:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.head = 0  # bytes of the image received
+        self.head = 0  # bytes received
+        self.ready = 0  # of them, those that are known to be the image's
         self.keep = 0  # the first one that somebody still needs
         self.fd = os.memfd_create("kadeploy-replay")
         os.ftruncate(self.fd, size)
@@ -185,10 +208,10 @@ class Ring:
         """How many bytes may come in before one that somebody needs is written over."""
         return self.size - (self.head - self.keep)
 
-    def locate(self, offset: int) -> tuple[int, int]:
-        """Place in the memory file of a byte of the image, and how many follow it there."""
+    def locate(self, offset: int, end: int) -> tuple[int, int]:
+        """Place in the memory file of a byte of the image, and how many follow it there before `end`."""
         place = offset % self.size
-        return place, min(self.head - offset, self.size - place, CHUNK)
+        return place, min(end - offset, self.size - place, CHUNK)
 
     def receive(self, sock: socket.socket, limit: int) -> int:
         """Take what the socket has, `limit` bytes at most; 0 is the end of the stream."""
@@ -201,16 +224,16 @@ class Ring:
         self.head += got
         return got
 
-    def read(self, offset: int) -> memoryview | bytes:
-        """Bytes from an offset on, as many as lie together."""
-        place, count = self.locate(offset)
+    def read(self, offset: int, end: int) -> memoryview | bytes:
+        """Bytes from an offset on, as many as lie together before `end`."""
+        place, count = self.locate(offset, end)
         return self.memory[place : place + count] if self.memory else os.pread(self.fd, count, place)
 
     def send(self, sock: socket.socket, offset: int) -> int:
         """Give a socket what it takes from an offset on."""
         if self.memory:
-            return sock.send(self.read(offset))  # measured: one copy costs less than lending page after page
-        place, count = self.locate(offset)
+            return sock.send(self.read(offset, self.ready))  # measured: a copy costs less than lending page after page
+        place, count = self.locate(offset, self.ready)
         return os.sendfile(sock.fileno(), self.fd, place, count)
 
 
@@ -221,14 +244,14 @@ class ImageFile:
 
     def __init__(self, image: "str | int", size: int) -> None:
         self.fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC) if isinstance(image, str) else image
-        self.head = size
+        self.ready = size
         self.given = 0
 
     def send(self, sock: socket.socket, offset: int) -> int:
         """As `Ring.send`; ends the program when the file has become shorter than announced."""
-        sent = os.sendfile(sock.fileno(), self.fd, offset, min(self.head - offset, CHUNK))
-        if not sent and offset < self.head:
-            sys.exit(f"the image ends after {offset} of {self.head} bytes: it was changed while it was sent")
+        sent = os.sendfile(sock.fileno(), self.fd, offset, min(self.ready - offset, CHUNK))
+        if not sent and offset < self.ready:
+            sys.exit(f"the image ends after {offset} of {self.ready} bytes: it was changed while it was sent")
         self.given += sent
         return sent
 
@@ -236,14 +259,41 @@ class ImageFile:
 # -- who takes them ---------------------------------------------------------------------------------------------------
 
 
-class Digest:
-    """SHA-256 of what has come in, by a thread beside the loop: hashlib lets both run at the same time."""
+class Blocks:
+    """The ends of the image's blocks, and the first half of the SHA-256 of all that lies before each."""
 
-    def __init__(self, ring: Ring, wake: "Callable[[], object]") -> None:
-        self.done = 0  # bytes of the image; the ring keeps what follows
+    IN_FLIGHT = 8  # blocks that a ring has to hold: one that comes in, and those on their way below
+
+    def __init__(self, step: int, size: int, proofs: bytes) -> None:
+        self.step = step
+        self.size = size
+        self.proofs = proofs
+
+    def end(self, offset: int) -> int:
+        """Where the block of a byte ends."""
+        return min(self.size, offset - offset % self.step + self.step)
+
+    def right(self, end: int, sha256: bytes) -> bool:
+        """Whether a digest is the image's up to the end of a block."""
+        place = (end - 1) // self.step * PROOF_SIZE
+        return same_digest(self.proofs[place : place + PROOF_SIZE], sha256[:PROOF_SIZE])
+
+
+class Digest:
+    """SHA-256 of what has come in, which tells block by block whether it is the image.
+
+    A thread beside the loop computes it: hashlib lets both run at the same time.
+    """
+
+    def __init__(self, ring: Ring, blocks: Blocks, wake: "Callable[[], object]") -> None:
+        self.done = 0  # bytes hashed
+        self.wrong = False  # the last block is not the image's: nothing goes on before `rewind`
         self.sha256 = hashlib.sha256()
+        self.good = self.sha256.copy()  # of what is ready
         self.ring = ring
-        self.wake = wake  # the loop, which waits for room in the ring, or for the end
+        self.blocks = blocks
+        self.wake = wake  # the loop, at the end of each block
+        self.lock = threading.Lock()
         self.more = threading.Event()
         threading.Thread(target=self.work, daemon=True).start()
 
@@ -252,11 +302,37 @@ class Digest:
         while True:
             self.more.wait()
             self.more.clear()
-            while self.done < self.ring.head:
-                data = self.ring.read(self.done)
-                self.sha256.update(data)
-                self.done += len(data)
-                self.wake()
+            while self.advance():
+                pass
+
+    def advance(self) -> bool:
+        """Hash what is there of a block; whether there was anything."""
+        with self.lock:
+            if self.wrong or self.done == self.ring.head:
+                return False
+            end = self.blocks.end(self.done)
+            data = self.ring.read(self.done, min(self.ring.head, end))
+            self.sha256.update(data)
+            self.done += len(data)
+            if self.done == end:
+                self.judge(end)
+            return True
+
+    def judge(self, end: int) -> None:
+        """Let go of a block that is right."""
+        if self.blocks.right(end, self.sha256.digest()):
+            self.good = self.sha256.copy()
+            self.ring.ready = end
+        else:
+            self.wrong = True
+        self.wake()
+
+    def rewind(self) -> None:
+        """Forget what came after the last block that was right."""
+        with self.lock:
+            self.ring.head = self.done = self.ring.ready
+            self.sha256 = self.good.copy()
+            self.wrong = False
 
 
 class Sink:
@@ -306,7 +382,7 @@ class Sink:
 
     def write(self, ring: Ring) -> None:
         """Give what the pipe takes without waiting."""
-        place, count = ring.locate(self.written)
+        place, count = ring.locate(self.written, ring.ready)
         try:
             moved = os.splice(ring.fd, self.stdin, count, offset_src=place, flags=os.SPLICE_F_NONBLOCK)
         except BlockingIOError:
@@ -445,7 +521,7 @@ class Relay:
         self.watch(sys.stdout.fileno(), 0, self.on_controller_gone)
         for branch in self.branches:
             if branch.sock:
-                mask = select.POLLIN | (select.POLLOUT if branch.sent < self.store.head else 0)
+                mask = select.POLLIN | (select.POLLOUT if branch.sent < self.store.ready else 0)
                 self.watch(branch.sock.fileno(), mask, partial(self.on_branch, branch))
 
     def look_at_the_clock(self, now: float) -> None:
@@ -533,7 +609,12 @@ class Relay:
     def dial(self, what: bytes, member: int, end: int = 0) -> socket.socket:
         """Connect to a member and give it a command."""
         _, address, port = self.look_up(member)
-        return dial((address, port), self.secret, COMMAND.pack(what, self.index, member, end), self.patience)
+        command = COMMAND.pack(what, self.index, member, end)
+        return dial((address, port), self.secret, command, self.patience, self.key_of(member))
+
+    def key_of(self, member: int) -> bytes:
+        """The head's key for a member; others have none."""
+        return signature(self.signature, self.look_up(member)[0]) if self.index == 0 else b""
 
     def feed(self, member: int, end: int) -> tuple[socket.socket | None, int]:
         """Become the predecessor of a member: the connection and the first byte it wants; None when it refuses us."""
@@ -708,6 +789,7 @@ class Node(Relay):
         self.predecessor: socket.socket | None = None
         self.predecessor_index = NOBODY
         self.mouthful = 1
+        self.window = (0.0, 0)  # since when, and from which byte on, nothing has held us up but our predecessor
         self.fed = False  # whether there has been a predecessor
         self.fed_since = 0.0
         self.orphaned = self.started + config["first_limit"] - self.orphan_limit
@@ -717,7 +799,8 @@ class Node(Relay):
         self.step: int = config["ring"] // 32
         self.listener = self.listen()
         self.store = self.ring = Ring(config["ring"])
-        self.digest = Digest(self.ring, partial(os.eventfd_write, self.bell, 1))
+        blocks = Blocks(config["block"], self.size, a2b_base64(config["proofs"]))
+        self.digest = Digest(self.ring, blocks, partial(os.eventfd_write, self.bell, 1))
         self.sink = Sink(config["sink"], config["environment"])
 
     def run(self) -> None:
@@ -736,34 +819,48 @@ class Node(Relay):
         """As for all, and the predecessor, the sink and visitors."""
         super().watch_all()
         self.watch(self.listener.fileno(), select.POLLIN, self.on_visitor)
-        self.ring.keep = min(self.digest.done, self.sink.hold, *(branch.hold for branch in self.branches))
+        self.ring.keep = min(self.ring.ready, self.sink.hold, *(branch.hold for branch in self.branches))
         if self.predecessor:
-            left = self.size - self.ring.head
-            if self.mouthful > left:
+            left = self.digest.blocks.end(self.ring.head) - self.ring.head
+            if self.mouthful != max(1, min(MOUTHFUL, left)):
                 self.wake_at(self.predecessor, left)
-            room = left > 0 and self.ring.room() > 0
+            room = left > 0 and self.ring.room() > 0 and not self.digest.wrong
+            if not room:
+                self.window = (time.monotonic(), self.ring.head)
             mask = (select.POLLIN if room else 0) | (select.POLLOUT if self.outbox else 0)
             self.watch(self.predecessor.fileno(), mask, self.on_predecessor)
         if not self.sink.finished:
             self.watch(self.sink.death, select.POLLIN, self.on_sink_ended)
             self.watch(self.sink.stderr, select.POLLIN, self.on_sink_words)
-            if self.sink.open and self.sink.written < self.ring.head:
+            if self.sink.open and self.sink.written < self.ring.ready:
                 self.watch(self.sink.stdin, select.POLLOUT, self.on_sink_hungry)
 
     def look_at_the_clock(self, now: float) -> None:
         """Give a sign of life; judge a sink that is stuck, and a wait for a predecessor that is too long."""
         if now - self.beat >= BEAT:
             self.on_predecessor(select.POLLIN)  # less than a mouthful, if there is anything
-        vector = (self.ring.head, self.received_by_all(0), self.received_by_all(1))
+        vector = (self.ring.ready, self.received_by_all(0), self.received_by_all(1))
         moved = max(vector[0] - self.acked[0], vector[1] - self.acked[1])
         if moved >= self.step or now - self.beat >= BEAT:
             self.acknowledge(vector, now)
-        if self.sink.written == self.ring.head:
+        if self.sink.written == self.ring.ready:
             self.sink.moved = now
         if self.sink.open and now - self.sink.moved > self.slow_limit:
             self.sink.kill(f"the command that unpacks the image took nothing for {self.slow_limit:g} s")
+        if self.predecessor and self.predecessor_index:
+            self.tell_pace(now)
+        elif self.fed and self.predecessor_index and now - self.orphaned > self.silence + 3 * self.patience:
+            self.ask_the_head("is gone, and nobody has come in its place")
         if not self.predecessor and now - self.orphaned > self.orphan_limit:
-            self.give_up()
+            self.give_up(f"no predecessor for {self.orphan_limit:g} s, {self.ring.head} of {self.size} bytes received")
+
+    def tell_pace(self, now: float) -> None:
+        """Tell how fast we get on, if our predecessor alone has set the pace for long enough."""
+        since, before = self.window
+        if now - since >= max(PACE_PERIOD, (now - self.fed_since) * PACE_SHARE):
+            pace = int((self.ring.head - before) / (now - since))
+            tell("hungry", by=self.predecessor_index, bytes=self.ring.ready, pace=max(0, pace))
+            self.window = (now, self.ring.head)
 
     def settle(self) -> None:
         """Notice what is complete: the image, our verdict, everything below us."""
@@ -771,7 +868,7 @@ class Node(Relay):
             return
         if self.sink.open and self.sink.written == self.size:
             self.sink.end_of_image()
-        if self.verdict is None and self.sink.finished and self.digest.done == self.size:
+        if self.verdict is None and self.sink.finished and self.ring.ready == self.size:
             self.judge()
         if self.verdict and not self.branches and self.predecessor:
             self.hand_in(self.predecessor)
@@ -804,14 +901,36 @@ class Node(Relay):
         tell("verdict", **facts)
         self.report("verdict", facts)
 
-    def give_up(self) -> None:
+    def give_up(self, reason: str) -> None:
         """Nobody feeds us and nobody will."""
         if self.verdict is None:
             self.sink.kill("the image was cut short")
-            self.judge(f"no predecessor for {self.orphan_limit:g} s, {self.ring.head} of {self.size} bytes received")
+            self.judge(reason)
         self.leaving = True
 
     # -- towards the head
+
+    def on_bell(self, _: int) -> None:
+        """As for all; a block has been hashed."""
+        super().on_bell(_)
+        if self.digest.wrong:
+            self.turn_away()
+        self.pass_on()
+
+    def turn_away(self) -> None:
+        """Our predecessor gives bytes that are not the image's."""
+        where = f"from byte {self.ring.ready} on"
+        self.digest.rewind()
+        self.drop_predecessor(REPLACED)
+        if self.predecessor_index:
+            self.ask_the_head(f"passed on bytes that are not the image's, {where}")
+        else:
+            self.give_up(f"the image on the server is not the recorded one, {where}: record the environment again")
+
+    def ask_the_head(self, reason: str) -> None:
+        """Have the controller know that we are stranded; nobody but the head may feed us from now on."""
+        tell("stranded", by=self.predecessor_index, reason=reason)
+        self.predecessor_index = 0
 
     def listen(self) -> socket.socket:
         """Listen at our own address, or everywhere when this machine does not know that address (NAT)."""
@@ -836,7 +955,7 @@ class Node(Relay):
     def meet(self, sock: socket.socket) -> None:
         """Answer a ping, or bring the loop a new predecessor."""
         with suppress(OSError):  # a stranger, or a member that went away
-            what, who, asked, end = COMMAND.unpack(welcome(sock, self.secret, self.patience))
+            what, who, asked, end = COMMAND.unpack(welcome(sock, self.secret, self.signature, self.patience))
             if what == FEED and asked == self.index:
                 self.post(partial(self.adopt, sock, who, end))
                 return
@@ -852,10 +971,12 @@ class Node(Relay):
             sock.close()
             return
         self.drop_predecessor(REPLACED)
+        self.digest.rewind()  # one predecessor answers for a whole block
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.predecessor, self.predecessor_index = sock, who
-        self.wake_at(sock, self.size - self.ring.head)
+        self.wake_at(sock, MOUTHFUL)
+        self.window = (time.monotonic(), self.ring.head)
         self.outbox = ACCEPTED + OFFSET.pack(self.ring.head)
         if not self.fed:
             self.fed, self.fed_since = True, time.monotonic()
@@ -890,7 +1011,6 @@ class Node(Relay):
             pass
         except OSError:
             self.drop_predecessor()
-        self.pass_on()
         self.flush()
 
     def take(self, sock: socket.socket) -> None:
@@ -904,11 +1024,11 @@ class Node(Relay):
             self.digest.more.set()
 
     def pass_on(self) -> None:
-        """Give at once what has just come in, while the processor's cache holds it, to all who can take it."""
+        """Give at once what has just been found right to all who can take it."""
         for branch in self.branches:
-            if branch.sock and branch.sent < self.ring.head:
+            if branch.sock and branch.sent < self.ring.ready:
                 self.on_branch(branch, select.POLLOUT)
-        if self.sink.open and self.sink.written < self.ring.head:
+        if self.sink.open and self.sink.written < self.ring.ready:
             self.sink.write(self.ring)
 
     def received_by_all(self, generation: int) -> int:

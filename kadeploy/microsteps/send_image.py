@@ -10,12 +10,14 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from kadeploy import commands, files
 from kadeploy.broadcast import chain, sink
 from kadeploy.broadcast.progress import ProgressFile
 from kadeploy.caller import account
 from kadeploy.environments.environment import Environment
+from kadeploy.checksums import Beginnings
 from kadeploy.errors import ConfigError, FileError
 from kadeploy.microsteps import site_command
 from kadeploy.microsteps.microstep import MicroStep, in_turn
@@ -76,6 +78,17 @@ class _Sending:
     descriptor: int | None = None
     """Where the image is open; None: it is a file of ours, to be opened by its path."""
 
+    def stream(self) -> BinaryIO:
+        """From its beginning.
+
+        Raises:
+            FileError: it cannot be read.
+        """
+        try:
+            return Path(self.image.path).open("rb") if self.descriptor is None else files.from_start(self.descriptor)
+        except OSError as error:
+            raise FileError(f"{self.image.path}: {error.strerror}.") from error
+
 
 Method = Callable[[MicroStep, _Sending], Awaitable[Mapping[str, Outcome]]]
 
@@ -114,7 +127,7 @@ async def _chain(step: MicroStep, sending: _Sending, fanout: int = 1) -> Mapping
     async def start_relay(member: chain.Member, program: bytes) -> Process:
         return await step.remote.start(targets[member.name], RELAY, program)
 
-    broadcast = _broadcast(step, sending, fanout)
+    broadcast = await asyncio.to_thread(_broadcast, step, sending, fanout)
     return _outcomes(await chain.send(broadcast, _members(step), start_relay, sending.progress))
 
 
@@ -128,7 +141,7 @@ async def _bittorrent(step: MicroStep, sending: _Sending) -> Mapping[str, Outcom
     async def run_on(member: chain.Member, program: bytes) -> Outcome:
         return await step.remote.run(targets[member.name], program)
 
-    address, broadcast = step.request.site.server_address, _broadcast(step, sending)
+    address, broadcast = step.request.site.server_address, await asyncio.to_thread(_broadcast, step, sending)
     return _outcomes(await bittorrent.send(broadcast, _members(step), run_on, address, progress=sending.progress))
 
 
@@ -144,6 +157,7 @@ def _broadcast(step: MicroStep, sending: _Sending, fanout: int = 1) -> chain.Bro
         descriptor=sending.descriptor,
         size=sending.image.size,
         sha256=sending.image.sha256,
+        beginnings=_beginnings(step, sending),
         sink=sending.sink,
         environment=dict(step.env),
         arity=step.request.site.broadcast_arity,
@@ -154,13 +168,24 @@ def _broadcast(step: MicroStep, sending: _Sending, fanout: int = 1) -> chain.Bro
     )
 
 
+def _beginnings(step: MicroStep, sending: _Sending) -> Beginnings:
+    """Of the image as it was recorded, found when it was; without that the image is read once more.
+
+    Raises:
+        FileError: the image cannot be read.
+    """
+    file, cache = sending.image, step.request.site.state / "cache"
+    with sending.stream() as stream:
+        return files.beginnings(stream, file.size, file.sha256, cache)
+
+
 def _outcomes(receptions: Mapping[str, chain.Reception]) -> dict[str, Outcome]:
     return {name: _outcome(reception) for name, reception in receptions.items()}
 
 
 def _outcome(reception: chain.Reception) -> Outcome:
     rc = 0 if reception.verdict is Verdict.OK else 1
-    return Outcome(reception.verdict, reception.message, rc, seconds=reception.seconds)
+    return Outcome(reception.verdict, reception.message, rc, stderr=reception.note, seconds=reception.seconds)
 
 
 async def _custom(step: MicroStep, sending: _Sending) -> Mapping[str, Outcome]:

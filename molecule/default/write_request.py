@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from kadeploy import files
+from kadeploy import checksums
 from kadeploy.caller import Account
 from kadeploy.config.folder import load_configuration
 from kadeploy.environments import description
@@ -21,7 +21,7 @@ def main(name: str, folder: Path) -> None:
     root = Account("root", 0, 0, Path("/root"))
     (environment,) = description.load(str(lab.environments_folder / "tiny.dsc"), root, print)
     with Path(environment.image.file).open("rb") as image:
-        _, sha256, size = files.checksums(image)
+        found = checksums.of(image)
     cluster = configuration.clusters["lab"]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     asked = Request(
@@ -35,7 +35,7 @@ def main(name: str, folder: Path) -> None:
         site=configuration.site,
         cluster=cluster,
         environment=environment,
-        image=LocalImage(path=environment.image.file, size=size, sha256=sha256),
+        image=LocalImage(path=environment.image.file, size=found.size, sha256=found.sha256),
         options=Options(authorized_keys=lab.public_key.read_text()),
         nodes=tuple(RequestNode(name=node.name, address=node.address) for node in lab.members.values()),
     )

@@ -18,10 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from kadeploy import files
+from kadeploy import checksums, files
 from kadeploy.caller import caller
 from kadeploy.errors import FileError
 from kadeploy.files import replace_file, replacing
@@ -95,11 +93,6 @@ def test_other_schemes_are_refused(source: str, tmp_path: Path) -> None:
 # --- checksums ----------------------------------------------------------------------------------------------------
 
 
-@given(st.binary(max_size=10_000))
-def test_both_checksums_and_the_size_come_from_one_pass(content: bytes) -> None:
-    assert files.checksums(io.BytesIO(content)) == (*digests(content), len(content))
-
-
 def hold(path: Path, cache: Path | None = None) -> files.LocalFile:
     """A file that was opened, with its checksums; closed again."""
     stream, local = files.hold(str(path), path.parent, WHO, cache)
@@ -164,7 +157,37 @@ def test_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(b"one")
     hold(path, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "cache" / "checksums").exists()
+
+
+def beginnings(path: Path, local: files.LocalFile, cache: Path | None) -> checksums.Beginnings:
+    with path.open("rb") as stream:
+        return files.beginnings(stream, local.size, local.sha256, cache)
+
+
+def test_what_an_image_begins_with_is_remembered_with_its_checksums_for_as_long_as_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    """Even when the file has been changed meanwhile: it is looked for by what was in it."""
+    path, cache = tmp_path / "image", tmp_path / "cache"
+    path.write_bytes(bytes(checksums.SMALLEST + 1))
+    local = hold(path, cache)
+    right = checksums.of(io.BytesIO(path.read_bytes())).beginnings
+    path.write_bytes(b"another one")
+    assert beginnings(path, local, cache) == right
+    assert beginnings(path, local, None) == checksums.of(io.BytesIO(b"another one")).beginnings
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x81", b"\xff\x00", b"\x82\xa5block\x01\xa6proofs\xc4\x00"])
+def test_a_damaged_note_of_what_an_image_begins_with_is_no_harm(tmp_path: Path, damage: bytes) -> None:
+    path, cache = tmp_path / "image", tmp_path / "cache"
+    path.write_bytes(CONTENT)
+    local = hold(path, cache)
+    (note,) = (cache / "beginnings").iterdir()
+    good = note.read_bytes()
+    note.write_bytes(damage)
+    assert beginnings(path, local, cache) == checksums.of(io.BytesIO(CONTENT)).beginnings
+    assert note.read_bytes() == good
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b'{"identity": 1}', b"\xff\x00"])

@@ -12,7 +12,19 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "kadeploy"
 
 LAYERS = (
-    {"workflow", "errors", "hints", "printable", "nodeset", "files", "caller", "process", "commands", "users_yaml"},
+    {
+        "workflow",
+        "errors",
+        "hints",
+        "printable",
+        "nodeset",
+        "files",
+        "caller",
+        "process",
+        "commands",
+        "users_yaml",
+        "checksums",
+    },
     {"environments", "remote", "config"},
     {"boot", "state", "power", "broadcast", "images"},
     {"events"},

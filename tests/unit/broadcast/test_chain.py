@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kadeploy import checksums
 from kadeploy.broadcast import chain, relay
 from kadeploy.workflow import Verdict
 
@@ -200,16 +201,19 @@ def test_a_failing_sink_is_the_failure_of_its_node_alone(tmp_path, fault, messag
         raise AssertionError(outcomes["node-2"].message)
 
 
-def test_a_wrong_digest_is_noticed_by_every_node(tmp_path):
-    """An image that is not what was recorded is KO everywhere, and the message shows both digests."""
-    scene = Scene(tmp_path, 2, 1000)
+@pytest.mark.parametrize("changed", [0, 3 * checksums.SMALLEST + 7])
+def test_an_image_that_is_not_the_recorded_one_is_written_nowhere_from_the_first_wrong_block_on(tmp_path, changed):
+    """It has been changed in place since: every node is KO, and says where the image is another one."""
+    scene = Scene(tmp_path, 3, 4 * checksums.SMALLEST)
     good = scene.describe()
-    scene.image.write_bytes(os.urandom(1000))
+    image = scene.image.read_bytes()
+    scene.image.write_bytes(image[:changed] + bytes([image[changed] ^ 1]) + image[changed + 1 :])
     outcomes = scene.send(good)
-    assert ok_nodes(outcomes) == []
-    for outcome in outcomes.values():
-        assert good.sha256 in outcome.message
-        assert hashlib.sha256(scene.image.read_bytes()).hexdigest() in outcome.message
+    first = changed - changed % checksums.SMALLEST
+    message = f"the image on the server is not the recorded one, from byte {first} on: record the environment again"
+    assert {outcome.message for outcome in outcomes.values()} == {message}
+    for number in (1, 2, 3):
+        assert image[:first].startswith((tmp_path / f"node-{number}").read_bytes())
 
 
 def test_an_image_of_another_size_is_not_sent(tmp_path):
@@ -274,7 +278,8 @@ class HandFed:
     def __init__(self, scene: Scene, **settings) -> None:
         self.secret = os.urandom(32)
         self.member = scene.members[0]
-        self.program = chain.payload(scene.describe(**settings), scene.members, 1, self.secret)
+        self.key = os.urandom(32)
+        self.program = chain.payload(scene.describe(**settings), scene.members, 1, self.secret, self.key)
         self.scene = scene
 
     async def start(self) -> chain.LocalRelay:
@@ -285,7 +290,8 @@ class HandFed:
 
     def feed(self, who: int = 0, secret: bytes | None = None) -> socket.socket:
         command = relay.COMMAND.pack(relay.FEED, who, 1, 2)
-        return relay.dial((self.member.address, self.member.port), secret or self.secret, command, 10)
+        address = (self.member.address, self.member.port)
+        return relay.dial(address, secret or self.secret, command, 10, b"" if who else self.key)
 
     @staticmethod
     def offset(sock: socket.socket) -> int:
@@ -334,8 +340,9 @@ def test_a_truncated_stream_is_noticed(tmp_path):
 
 
 def test_a_node_obeys_the_predecessor_nearest_to_the_head(tmp_path):
-    """A new predecessor goes on at the byte that is missing; the one it replaced is told, and cannot come back."""
-    scene = Scene(tmp_path, 1, 1000)
+    """A new predecessor goes on after the last whole block; the one it replaced is told, and cannot come back."""
+    block = checksums.SMALLEST
+    scene = Scene(tmp_path, 1, block + 1000)
     image = scene.image.read_bytes()
 
     async def play() -> str:
@@ -343,18 +350,18 @@ def test_a_node_obeys_the_predecessor_nearest_to_the_head(tmp_path):
         await fed.start()
         far = fed.feed(who=5)
         assert fed.offset(far) == 0
-        far.sendall(image[:400])
-        while (acks := far.recv(4096)) and not acks.endswith(relay.ACK_BODY.pack(400, relay.NOBODY, relay.NOBODY)):
+        far.sendall(image[: block + 400])
+        while (acks := far.recv(4096)) and not acks.endswith(relay.ACK_BODY.pack(block, relay.NOBODY, relay.NOBODY)):
             pass
         near = fed.feed(who=3)
-        assert fed.offset(near) == 400
+        assert fed.offset(near) == block
         rest = b""
         while data := far.recv(4096):
             rest += data
         assert rest.endswith(relay.REPLACED)
         again = fed.feed(who=5)
         assert relay.receive_exactly(again, 1, time.monotonic() + 10) == relay.REFUSED
-        near.sendall(image[400:])
+        near.sendall(image[block:])
         return await fed.verdict()
 
     assert '"verdict": "ok"' in asyncio.run(play())

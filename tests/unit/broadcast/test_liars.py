@@ -196,6 +196,58 @@ def speak():
     assert seconds < 1.5 * usual_seconds(tmp_path)
 
 
+SEND = "return sock.send(self.read(offset, self.ready))"
+DISTORTIONS = {
+    "a byte is another one": "if 0 <= place < size: data[place] ^= 64",
+    "all is noise": "data[max(0, place) :] = os.urandom(max(0, size - max(0, place)))",
+    "halves change places": "data = data[size // 2 :] + data[: size // 2] if 0 <= place < size else data",
+    "a byte too much": "data[place:place] = b'x' if 0 <= place < size else b''",
+    "a byte is missing": "del data[place : place + (0 <= place < size)]",
+    "it stops": "data = data[: max(0, place)]",
+    "it trickles": "data = data[: max(1, place)]; time.sleep(0.02 if place < 2 else 0)",
+}
+"""What a relay does to the bytes that it passes on, at a place of the image that chance has chosen."""
+FLOOR = 5.0
+"""Seconds that it may take until others notice that they are held up."""
+
+
+def distorted(how: str, place: int) -> list[Lie]:
+    """A relay that gives its successor something else than what it has got itself."""
+    speech = f"""
+def distort(sock, data, offset):
+    place, size = {place} - offset, len(data)
+    {DISTORTIONS[how]}
+    if not data:
+        raise BlockingIOError
+    return min(size, sock.send(data))
+
+# -- the relay --"""
+    return [
+        ("# -- the relay --", speech),
+        (SEND, "return distort(sock, bytearray(self.read(offset, self.ready)), offset)"),
+    ]
+
+
+@pytest.mark.parametrize("how", DISTORTIONS)
+@hypothesis.settings(
+    max_examples=3,
+    deadline=None,
+    phases=[hypothesis.Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.integers(0, 2 * RING - 1))
+def test_what_a_relay_does_to_the_bytes_that_it_passes_on_harms_nobody(tmp_path, how, place):
+    """Those behind it have the image all the same, and as soon. It is OK itself: nobody else can tell what it has."""
+    folder = tmp_path / str(next(runs))
+    folder.mkdir()
+    outcomes, seconds, scene = play(folder, distorted(how, place), slow_sink)
+    check_the_others(outcomes, scene)
+    assert (outcomes[LIAR].verdict, outcomes[LIAR].message) == (Verdict.OK, "")
+    if how != "it trickles":  # to the end, perhaps, when that was near
+        assert outcomes["node-3"].note.startswith(f"fed by the server itself: {LIAR} passed on ")
+    assert seconds < 1.5 * usual_seconds(tmp_path) + FLOOR
+
+
 def test_a_relay_that_holds_everything_up_is_left_behind(tmp_path):
     """It takes the bytes, gives signs of life and passes nothing on: those behind it are fed by the head itself."""
     hold = ("if branch.sock and branch.sent < self.ring.head:", "if False:")

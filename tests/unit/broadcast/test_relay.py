@@ -61,12 +61,14 @@ def test_ring_gives_back_the_last_bytes(mapped):
     while ring.head < len(image):
         ring.keep = max(0, ring.head - 300)
         ring.receive(taker, min(ring.room(), len(image) - ring.head))
+        ring.ready = ring.head
         offset = ring.oldest
-        assert bytes(ring.read(offset)) == image[offset : offset + ring.locate(offset)[1]]
+        assert bytes(ring.read(offset, ring.head)) == image[offset : offset + ring.locate(offset, ring.head)[1]]
         sent = ring.send(out, offset)
         assert into.recv(5000) == image[offset : offset + sent]
     assert ring.oldest == 1600
-    assert b"".join([bytes(ring.read(1600)), bytes(ring.read(2000))]) == image[1600:]
+    assert b"".join([bytes(ring.read(1600, 2600)), bytes(ring.read(2000, 2600))]) == image[1600:]
+    assert bytes(ring.read(1700, 1750)) == image[1700:1750]
 
 
 def welcome_in_thread(secret: bytes) -> tuple[tuple[str, int], list[object], threading.Thread]:
@@ -77,7 +79,7 @@ def welcome_in_thread(secret: bytes) -> tuple[tuple[str, int], list[object], thr
         sock, _ = listener.accept()
         with sock:
             try:
-                results.append(relay.welcome(sock, secret, 10))
+                results.append(relay.welcome(sock, secret, b"k" * 32, 10))
             except OSError as error:
                 results.append(error)
 
