@@ -18,6 +18,7 @@ from kadeploy.config.partition import split_partition
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
 from kadeploy.state import rights
+from kadeploy.state.damage import sparing
 
 NAME = "karights3"
 _STAMP = "%Y-%m-%d %H:%M:%S"
@@ -176,8 +177,11 @@ def _show(wish: Wish) -> int:
     site = load_site()
     if caller().name != wish.user:
         rights.require_almighty(site, caller().name)
-    if not wish.user:
-        return _show_all(site, wish.form)
+    with sparing():
+        return _show_all(site, wish.form) if not wish.user else _show_one(site, wish)
+
+
+def _show_one(site: Site, wish: Wish) -> int:
     given = rights.show(site, wish.user)
     if wish.form != "text":
         shell.emit([right._asdict() for right in given], wish.form)
