@@ -10,8 +10,10 @@ import ctypes
 import errno
 import os
 import pwd
+import re
+import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -36,9 +38,8 @@ def caller(environment: Mapping[str, str] | None = None) -> Account:
     Raises:
         OptionError: the user has no account on this machine.
     """
-    variables = os.environ if environment is None else environment
-    sudo = variables.get("SUDO_UID", "")
-    uid = int(sudo) if os.getuid() == 0 and sudo.isascii() and sudo.isdecimal() else os.getuid()
+    variables = given_environment() if environment is None else environment
+    uid = _called_by(variables)
     try:
         entry = pwd.getpwuid(uid)
     except (KeyError, OverflowError) as error:
@@ -47,6 +48,11 @@ def caller(environment: Mapping[str, str] | None = None) -> Account:
         ) from error
     own = variables.get("HOME", "") if uid == os.getuid() else ""  # under sudo it may be root's
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(own if own.startswith("/") else entry.pw_dir))
+
+
+def _called_by(variables: Mapping[str, str]) -> int:
+    sudo = variables.get("SUDO_UID", "")
+    return int(sudo) if os.getuid() == 0 and sudo.isascii() and sudo.isdecimal() else os.getuid()
 
 
 def account(name: str) -> Account:
@@ -60,6 +66,75 @@ def account(name: str) -> Account:
     except (KeyError, ValueError) as error:
         raise OptionError(f"The user {name} has no account on this machine: name one who has.") from error
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+
+
+# --- the caller's environment ---------------------------------------------------------------------------------------
+
+_KEPT = re.compile(
+    r"TERM|COLORTERM|COLUMNS|LINES|LANG|LANGUAGE|LC_[A-Z]+|TZ|NO_COLOR"
+    r"|SUDO_(UID|GID|USER|COMMAND)|KADEPLOY_(CONFIG_DIR|PLAIN)|OAR_NODE_?FILE|_KADEPLOY_COMPLETE|COMP_(WORDS|CWORD)"
+)
+"""Variables that a process with more rights than its caller takes from them; `PATH` is looked at, see below."""
+_PLAIN = re.compile(r"TERM|COLORTERM|LANG|LANGUAGE|LC_[A-Z]+")
+"""Those of them that name no file: programs take a value with a slash for one."""
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_given: dict[str, str] = {}
+"""The environment as the caller has set it, where it was shed."""
+
+
+def shed_environment() -> None:
+    """Forget what the caller has put into the environment of a process that has more rights than they have.
+
+    Such a process is root's under sudo, or one that changes its user. Ansible, Python, the shell, libraries for TLS and
+    for databases, and many programs of a site take the names of code, of servers or of proxies from there. Root itself
+    keeps its environment: nobody else has set it.
+    """
+    if _called_by(os.environ) == os.geteuid():
+        return
+    _given.update(os.environ)
+    own = pwd.getpwuid(os.geteuid())
+    kept = {name: value for name, value in _given.items() if _KEPT.fullmatch(name) and not _names_file(name, value)}
+    os.environ.clear()
+    os.environ.update(kept)
+    os.environ.update(HOME=own.pw_dir, USER=own.pw_name, LOGNAME=own.pw_name, PATH=_safe_path(_given.get("PATH", "")))
+
+
+def take_back(names: Iterable[str]) -> None:
+    """Have the variables *names*, which the configuration names, as the caller has set them after all."""
+    os.environ.update({name: _given[name] for name in names if name in _given})
+
+
+def given_environment() -> dict[str, str]:
+    """The environment as the caller has set it: for what runs with their rights."""
+    return dict(_given or os.environ)
+
+
+def _names_file(name: str, value: str) -> bool:
+    if name == "TZ":
+        return value.startswith(("/", ":")) or ".." in value
+    return _PLAIN.fullmatch(name) is not None and ("/" in value or "%" in value)
+
+
+def _safe_path(path: str) -> str:
+    """The folders of *path* in which nobody but root can put a program."""
+    safe = [folder for folder in path.split(":") if folder.startswith("/") and _is_roots(Path(folder))]
+    return ":".join(safe) or _SYSTEM_PATH
+
+
+def _is_roots(folder: Path) -> bool:
+    try:
+        real = folder.resolve()
+        return all(_is_kept_by_root(each.stat(), each != real) for each in (real, *real.parents))
+    except OSError:
+        return False
+
+
+def _is_kept_by_root(status: os.stat_result, sticky_will_do: bool) -> bool:
+    is_open = bool(status.st_mode & stat.S_IWOTH) and not (sticky_will_do and status.st_mode & stat.S_ISVTX)
+    return status.st_uid == 0 and not is_open
+
+
+# --- the account of a program ---------------------------------------------------------------------------------------
 
 
 class _Whose(TypedDict, total=False):

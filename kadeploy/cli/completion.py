@@ -10,13 +10,16 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from kadeploy.cli import TOOLS
-from kadeploy.errors import OptionError
+from kadeploy.errors import DatabaseError, OptionError
 from kadeploy.hints import did_you_mean
+
+if TYPE_CHECKING:
+    from kadeploy.environments.environment import Environment
 
 VARIABLE = "_KADEPLOY_COMPLETE"
 _BASH = """\
@@ -114,9 +117,12 @@ def environments(context: typer.Context, incomplete: str) -> list[str]:
     """
     from kadeploy.caller import caller  # noqa: PLC0415
     from kadeploy.config.folder import load_site  # noqa: PLC0415 - for the TAB key alone
+    from kadeploy.state.damage import sparing  # noqa: PLC0415
     from kadeploy.state.environments import listed  # noqa: PLC0415
 
-    found = listed(load_site(), caller().name, context.params.get("user"))
+    found: list[Environment] = []
+    with suppress(DatabaseError), sparing():
+        found = listed(load_site(), caller().name, context.params.get("user"))
     names = [each.name for each in found]
     aliases = [each.alias for each in found if each.alias]
     archs = [f"{each.name}%{each.arch}" for each in found if each.arch]

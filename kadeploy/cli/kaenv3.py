@@ -20,6 +20,7 @@ from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.state import environments
+from kadeploy.state.damage import sparing
 from kadeploy.state.environments import EVERYBODY, Change, Part, Visibility
 
 NAME = "kaenv3"
@@ -268,7 +269,11 @@ _COLUMNS: dict[str, tuple[int, Callable[[Environment], str]]] = {
 
 
 def _list(site: Site, wish: Wish) -> int:
-    found = environments.listed(site, caller().name, wish.owner, wish.all_versions)
+    with sparing():
+        return _show_list(environments.listed(site, caller().name, wish.owner, wish.all_versions), wish)
+
+
+def _show_list(found: Sequence[Environment], wish: Wish) -> int:
     if wish.name:
         pattern = wish.name.replace("[", "[[]").replace("%", "*")
         found = [each for each in found if fnmatchcase(each.name, pattern)]

@@ -18,6 +18,7 @@ from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
 from kadeploy.state import journal, nodes, rights
+from kadeploy.state.damage import sparing
 
 NAME = "kanodes3"
 WATCH_SECONDS = 2.0
@@ -89,9 +90,10 @@ def kanodes3(
         raise OptionError("-w goes with -y: kanodes3 -y -w WID.")
     names = _known(shell.node_names(machines, files, load_site().limits.nodes))
     show = _show_list if listing else _show_states if state else _show_workflows(wid)
-    if watch:
-        return _watch(lambda: show(names, form))
-    show(names, form)
+    with sparing():
+        if watch:
+            return _watch(lambda: show(names, form))
+        show(names, form)
     return 0
 
 

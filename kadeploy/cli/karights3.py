@@ -21,6 +21,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.state import rights
+from kadeploy.state.damage import sparing
 
 NAME = "karights3"
 _STAMP = "%Y-%m-%d %H:%M:%S"
@@ -194,8 +195,11 @@ def _show(wish: Wish) -> int:
     site = load_site()
     if caller().name != wish.user:
         rights.require_almighty(site, caller().name)
-    if not wish.user:
-        return _show_all(site, wish.form)
+    with sparing():
+        return _show_all(site, wish.form) if not wish.user else _show_one(site, wish)
+
+
+def _show_one(site: Site, wish: Wish) -> int:
     given = rights.show(site, wish.user)
     if wish.form != "text":
         shell.emit([right._asdict() for right in given], wish.form)

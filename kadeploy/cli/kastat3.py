@@ -21,6 +21,7 @@ from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import require_few
 from kadeploy.printable import printable
 from kadeploy.state import history
+from kadeploy.state.damage import sparing
 from kadeploy.state.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
 
 NAME = "kastat3"
@@ -207,7 +208,8 @@ def kastat3(
         limit=limit,
         order=tuple(_order(word) for text in sort or () for word in text.split(",")),
     )
-    return _OPERATIONS[chosen](load_site(), question)
+    with sparing():
+        return _OPERATIONS[chosen](load_site(), question)
 
 
 def _nodes(machines: Sequence[str] | None, lists: Sequence[str]) -> list[str] | None:

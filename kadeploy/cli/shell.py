@@ -25,7 +25,7 @@ import typer
 import typer.core
 
 from kadeploy import __version__, files
-from kadeploy.caller import as_user, caller
+from kadeploy.caller import as_user, caller, shed_environment
 from kadeploy.cli import completion, spelling, usage
 from kadeploy.cli.spelling import Spelling
 from kadeploy.config.folder import load_site
@@ -205,6 +205,7 @@ def run(app: Tool, name: str, argv: Sequence[str] | None = None) -> int:
 
     A refusal is one line on standard error; so is wrong usage, followed by where to look.
     """
+    shed_environment()
     _complete_streams()
     if completion.asked():
         return completion.answer(app.made(name), name)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from kadeploy.caller import take_back
 from kadeploy.config.cluster import DEFAULT_MACRO_STEPS, Cluster, Node
 from kadeploy.config.file import Struct, read_struct
 from kadeploy.config.site import Site
@@ -124,7 +125,9 @@ def load_site(where: Path | None = None) -> Site:
     Raises:
         ConfigError: names the file, the key and what was expected.
     """
-    return read_struct((where or configuration_folder()) / "site.yml", Site)
+    site = read_struct((where or configuration_folder()) / "site.yml", Site)
+    take_back(site.kept_variables)
+    return site
 
 
 def load_configuration(where: Path | None = None) -> Configuration:
@@ -141,6 +144,7 @@ def load_configuration(where: Path | None = None) -> Configuration:
         cluster = _load_cluster(path)
         machines.add(cluster, path)
         clusters[cluster.name] = cluster
+    take_back(cluster.power.password_env for cluster in clusters.values())
     if not clusters:
         raise ConfigError(f"{root}/clusters: no cluster file (NAME.yml) found.")
     return Configuration(folder=root, site=site, clusters=clusters)

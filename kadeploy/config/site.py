@@ -137,6 +137,8 @@ class Site(Struct, frozen=True, kw_only=True):
     """What ``kaenv3 -p`` prints: ``key : value`` lines as Kadeploy 3.1, or YAML as 3.3."""
     partial_failure_status: Annotated[int, msgspec.Meta(ge=0, le=99)] = 3
     """Exit status of an operation that ended with some nodes KO; 0 for scripts that look at the lists alone."""
+    kept_variables: tuple[str, ...] = ()
+    """Environment variables of those who call with sudo that count, besides the few that tools need: ``http_proxy``."""
     use_address: bool = True
     """Reach nodes by the address in the cluster file rather than by name."""
 

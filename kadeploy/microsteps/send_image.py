@@ -16,8 +16,8 @@ from kadeploy import commands, files
 from kadeploy.broadcast import chain, sink
 from kadeploy.broadcast.progress import ProgressFile
 from kadeploy.caller import account
-from kadeploy.environments.environment import Environment
 from kadeploy.checksums import Beginnings
+from kadeploy.environments.environment import Environment
 from kadeploy.errors import ConfigError, FileError
 from kadeploy.microsteps import site_command
 from kadeploy.microsteps.microstep import MicroStep, in_turn

@@ -17,9 +17,11 @@ import os
 import re
 import shlex
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -28,6 +30,7 @@ import peewee
 
 from kadeploy.config.site import Site
 from kadeploy.errors import DatabaseError
+from kadeploy.state import damage
 from kadeploy.state.tables import TABLES, Row, SchemaVersion
 
 SCHEMA_VERSION = 4
@@ -78,6 +81,13 @@ _DATABASE = {"OperationalError", "InterfaceError", "InternalError", "DatabaseErr
 """What they call a database that cannot be used; some raise subclasses of these."""
 
 
+_MISFIT = re.compile(
+    r"no such (table|column): \S+|has no column named \S+|(?i:duplicate column.*)"
+    r"|(relation|column) \S+ does not exist|Table \S+ doesn't exist|Unknown column '[^']+'"
+)
+"""How SQLite, PostgreSQL and MySQL say that a table or a column of ours is not there, or there before its time."""
+
+
 class _Refusing:
     """Turns what a driver says when the database cannot be used into DatabaseError with advice."""
 
@@ -118,12 +128,16 @@ class _Refusing:
                 f"The database {self.label} needs a driver: pip install 'kadeploy[{self.extra}]'."
             ) from error
         except Exception as error:
+            if misfit := _MISFIT.search(_words(error)):
+                raise DatabaseError(
+                    f"The database {self.label} is damaged ({misfit[0]}): put it back from a backup."
+                ) from error
             if not isinstance(error, OSError) and _kind(error) not in _DATABASE:
                 raise
             raise _refusal_within(error) or DatabaseError(self.advice(error)) from error
 
     def advice(self, error: Exception) -> str:
-        return f"The database {self.label} cannot be used: {_text(error)}. Is its server running and `database` right?"
+        return f"The database {self.label} cannot be used: {_words(error)}. Is its server running and `database` right?"
 
 
 def _kind(error: Exception) -> str:
@@ -146,6 +160,11 @@ class _SQLite(_Refusing, peewee.SqliteDatabase):
         with suppress(OSError):  # connecting says why
             path.touch(mode=0o600)
         return super().connect(*args, **kwargs)
+
+    def _connect(self) -> Any:
+        connection = super()._connect()  # type: ignore[misc]
+        connection.text_factory = _text
+        return connection
 
     @property
     def marker(self) -> Path:
@@ -171,7 +190,7 @@ class _SQLite(_Refusing, peewee.SqliteDatabase):
             )
 
     def advice(self, error: Exception) -> str:
-        text, path = _text(error), Path(self.database)
+        text, path = _words(error), Path(self.database)
         if "locked" in text:
             return f"The database {path} is locked: another process writes for more than {BUSY_SECONDS} s. Try again."
         if "malformed" in text or "not a database" in text:
@@ -181,11 +200,18 @@ class _SQLite(_Refusing, peewee.SqliteDatabase):
             )
         if "full" in text:
             return f"The database {path} cannot be written: its disk is full. Make room there, and try again."
-        if _is_missing(path.parent):
-            return f"The folder {path.parent} does not exist: create it, or correct `state_dir` in site.yml."
-        if not os.access(path.parent, os.W_OK) or not (_is_missing(path) or os.access(path, os.W_OK)):
-            return f"The database {path} is not writable for you: run the command as root (sudo)."
-        return f"The database {path} cannot be used: {text}."
+        return _advice_on(path) or f"The database {path} cannot be used: {text}."
+
+
+def _advice_on(path: Path) -> str:
+    """What is wrong with the place of SQLite's file; empty: nothing that we know."""
+    if _is_missing(path.parent):
+        return f"The folder {path.parent} does not exist: create it, or correct `state_dir` in site.yml."
+    if _is_read_only(path.parent):
+        return f"The database {path} is on a read-only file system: mount it writable (mount -o remount,rw)."
+    if not os.access(path.parent, os.W_OK) or not (_is_missing(path) or os.access(path, os.W_OK)):
+        return f"The database {path} is not writable for you: run the command as root (sudo)."
+    return ""
 
 
 class _PostgreSQL(_Refusing, peewee.PostgresqlDatabase):
@@ -194,6 +220,14 @@ class _PostgreSQL(_Refusing, peewee.PostgresqlDatabase):
 
 class _MySQL(_Refusing, peewee.MySQLDatabase):
     extra = "mysql"
+
+
+def _text(content: bytes) -> str | bytes:
+    """Text of a column; what is no UTF-8 stays as it is, and is damage (see `damage`)."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content
 
 
 def _is_missing(path: Path) -> bool:
@@ -207,7 +241,13 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
-def _text(error: Exception) -> str:
+def _is_read_only(folder: Path) -> bool:
+    with suppress(OSError):
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    return False
+
+
+def _words(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
@@ -361,6 +401,8 @@ def migrate() -> None:
             return
         if found is None:
             _create()
+        elif found < 1:
+            raise _without_version()
         elif found > SCHEMA_VERSION:
             raise DatabaseError(
                 f"The database has schema version {found}, this Kadeploy knows {SCHEMA_VERSION}: upgrade Kadeploy."
@@ -372,11 +414,25 @@ def migrate() -> None:
 
 
 def _create() -> None:
-    if isinstance(DB.obj, _SQLite) and not DB.table_exists("claims"):
+    if isinstance(DB.obj, _SQLite):
+        _refuse_to_guess_the_version()
         DB.obj.refuse_to_replace_a_lost_one()
     if isinstance(DB.obj, peewee.MySQLDatabase):  # where, by default, alice and Alice are the same
         DB.execute_sql("ALTER DATABASE CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
     DB.create_tables(TABLES)
+
+
+def _refuse_to_guess_the_version() -> None:
+    """SQLite makes all tables or none: where there are some, the one with the version was lost."""
+    if any(DB.table_exists(table._meta.table_name) for table in TABLES if table is not SchemaVersion):
+        raise _without_version()
+
+
+def _without_version() -> DatabaseError:
+    return DatabaseError(
+        f"The database {DB.obj.label} is damaged (no schema version in its table schema_version): put it back from a "
+        "backup."
+    )
 
 
 def _upgrade(found: int) -> None:
@@ -393,7 +449,7 @@ def _spelt(statement: str) -> str:
 
 
 def _recorded_version() -> int | None:
-    return SchemaVersion.select(SchemaVersion.version).scalar()  # type: ignore[no-any-return]
+    return max((version for (version,) in fetch(SchemaVersion.select(SchemaVersion.version))), default=None)
 
 
 def _version_if_any() -> int | None:
@@ -459,9 +515,19 @@ def insert(table: type[Row], rows: Iterable[Mapping[str, Any]], ignore: bool = F
 
 
 def fetch(query: Any) -> list[tuple[Any, ...]]:
-    """All rows of *query* as tuples."""
-    with _here().refusals():
-        return list(query.tuples())
+    """All rows of *query* as tuples.
+
+    Raises:
+        DatabaseError: one of them cannot be read (see `damage`); its text says which.
+    """
+    database = _here()
+    return list(_readable(database, query, _executed(database, query)))
+
+
+def records(query: Any) -> list[Any]:
+    """All rows of *query*, which selects whole ones, as objects of their table."""
+    names = [column.name for column in query.selected_columns]
+    return [query.model(**dict(zip(names, row, strict=True))) for row in fetch(query)]
 
 
 def stream(query: Any) -> Iterator[tuple[Any, ...]]:
@@ -469,10 +535,34 @@ def stream(query: Any) -> Iterator[tuple[Any, ...]]:
 
     They come from the site that this thread has chosen now, whatever it chooses before it has read them all.
     """
-    return _rows(_here(), *query.sql())
+    database = _here()
+    return _readable(database, query, _rows(database, *query.sql()))
 
 
-def _rows(database: Any, sql: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+Rows = Generator[Sequence[Any], None, None]
+
+
+def _readable(database: Any, query: Any, rows: Rows) -> Iterator[tuple[Any, ...]]:
+    with closing(rows):
+        yield from damage.spared(damage.sound(database, query.selected_columns, rows))
+
+
+def _executed(database: Any, query: Any) -> Rows:
+    with database.refusals():
+        yield from database.execute(query)
+
+
+def with_numbers(query: Any, *columns: Any) -> Any:
+    """*query*, of which the database makes sums and means, where these *columns* hold numbers."""
+    database = _here()
+    if not isinstance(database, peewee.SqliteDatabase):
+        return query
+    good = reduce(and_, map(damage.is_number, columns))
+    fetch(query.clone().columns(*columns).where(~good).limit(1))  # tells them
+    return query.where(good)
+
+
+def _rows(database: Any, sql: str, parameters: Sequence[Any]) -> Rows:
     with database.refusals():
         connection = database.connection()
         if isinstance(database, peewee.PostgresqlDatabase):

@@ -22,10 +22,11 @@ from kadeploy.config.site import Site
 from kadeploy.environments import soundness
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.environments.reference import Reference
-from kadeploy.errors import EnvironmentRefusedError, OptionError, RightsError
+from kadeploy.errors import DatabaseError, EnvironmentRefusedError, OptionError, RightsError
 from kadeploy.files import MEGA, LocalFile
 from kadeploy.hints import did_you_mean
-from kadeploy.state.database import connect, transaction
+from kadeploy.state import damage
+from kadeploy.state.database import connect, records, transaction
 from kadeploy.state.tables import EnvironmentRow, environment_columns
 
 EVERYBODY = "*"
@@ -145,7 +146,13 @@ def recorded(site: Site, name: str, version: int, owner: str, arch: str = "") ->
 def _select(*where: Any) -> list[Environment]:
     """In the order in which they were recorded."""
     rows = EnvironmentRow.select().order_by(EnvironmentRow.id)
-    return [row.environment for row in (rows.where(*where) if where else rows)]
+    found = []
+    for row in records(rows.where(*where) if where else rows):
+        try:
+            found.append(row.environment)
+        except DatabaseError as error:
+            damage.leave_out(error)
+    return found
 
 
 def _visible_by_name(user: str) -> Any:

@@ -11,7 +11,7 @@ from peewee import Case, fn
 
 from kadeploy.config.site import Site
 from kadeploy.nodeset import natural_key
-from kadeploy.state.database import chunked, connect, fetch, stream
+from kadeploy.state.database import chunked, connect, fetch, stream, with_numbers
 from kadeploy.state.tables import Log
 from kadeploy.workflow import ABORTED
 
@@ -103,13 +103,19 @@ def rows(
     these fields, downwards where the field begins with ``-``, and then oldest first; at most *limit* of them.
     """
     connect(site)
-    query = _selected(Log.select(*map(_column, fields)), selection)
+    query = _selected(Log.select(*(getattr(Log, name) for name in fields)), selection)
     if min_retries:
         enough = [getattr(Log, f"retry_step{step}") >= min_retries for step in steps or STEPS]
         query = query.where(reduce(and_ if steps else or_, enough))
     columns = [getattr(Log, name[1:]).desc() if name.startswith("-") else getattr(Log, name).asc() for name in order]
     ordered = query.order_by(*columns, Log.start, Log.id)
-    return stream(ordered if limit is None else ordered.limit(limit))
+    found = stream(ordered if limit is None else ordered.limit(limit))
+    truths = [rank for rank, name in enumerate(fields) if name in _TRUTHS]
+    return (_in_words(row, truths) for row in found) if truths else found
+
+
+def _in_words(row: tuple[Any, ...], truths: Sequence[int]) -> tuple[Any, ...]:
+    return tuple(str(value).lower() if rank in truths else value for rank, value in enumerate(row))
 
 
 def failure_rates(site: Site, selection: Selection) -> list[Rate]:
@@ -117,6 +123,7 @@ def failure_rates(site: Site, selection: Selection) -> list[Rate]:
     connect(site)
     succeeded = fn.SUM(Case(None, ((Log.success, 1),), 0))
     query = _ended(Log.select(Log.hostname, fn.COUNT(Log.hostname), succeeded), selection)
+    query = with_numbers(query, Log.start, Log.success)
     found = [Rate(name, total, int(good)) for name, total, good in fetch(query.group_by(Log.hostname))]
     return sorted(found, key=lambda rate: natural_key(rate.hostname))
 
@@ -127,17 +134,19 @@ def durations(site: Site, selection: Selection, slices: int = 60) -> list[Durati
     Steps that did not run do not count, nor do operations that were aborted.
     """
     connect(site)
-    [(first, last)] = fetch(_ended(Log.select(fn.MIN(Log.start), fn.MAX(Log.start)), selection))
+    numbers = (Log.start, Log.success, *(getattr(Log, f"step{step}_duration") for step in STEPS))
+    ends = _ended(Log.select(fn.MIN(Log.start), fn.MAX(Log.start)), selection)
+    [(first, last)] = fetch(with_numbers(ends, *numbers))
     if first is None:
         return []
     bits = ((last - first) // slices).bit_length()  # a power of two: all three databases round alike by masking
     means = [fn.AVG(fn.NULLIF(getattr(Log, f"step{step}_duration"), 0)) for step in STEPS]
     offset = (Log.start - first).bin_and(-(1 << bits)).alias("begins")
     columns = (offset, Log.env, Log.md5)
-    query = _ended(Log.select(*columns, fn.COUNT(Log.id), *means), selection).group_by(*columns).order_by(*columns)
+    query = with_numbers(_ended(Log.select(*columns, fn.COUNT(Log.id), *means), selection), *numbers)
     return [
         Durations(first + int(begin), *map(_seconds, steps), image=Image(env, md5), operations=count)  # type: ignore[arg-type,misc]
-        for begin, env, md5, count, *steps in fetch(query)
+        for begin, env, md5, count, *steps in fetch(query.group_by(*columns).order_by(*columns))
     ]
 
 
@@ -152,11 +161,6 @@ def strangers(site: Site, nodes: Sequence[str]) -> list[str]:
 
 def _seconds(value: Any) -> float | None:
     return None if value is None else float(value)
-
-
-def _column(field: str) -> Any:
-    column = getattr(Log, field)
-    return Case(None, ((column, "true"),), "false") if field in _TRUTHS else column
 
 
 def _ended(query: Any, selection: Selection) -> Any:

@@ -20,7 +20,7 @@ from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
 from kadeploy.state import controllers
-from kadeploy.state.database import chunked, connect, fetch, insert, transaction
+from kadeploy.state.database import chunked, connect, fetch, insert, records, transaction
 from kadeploy.state.tables import Log, Progress, Workflow
 from kadeploy.workflow import Operation
 
@@ -122,7 +122,7 @@ def end(wid: str, rows: Iterable[LogRow], state: Literal["ended", "aborted"] = "
         closed = Workflow.update(ended=now, state=state).where(Workflow.wid == wid, Workflow.ended.is_null()).execute()
         if not closed:
             return False
-        flow = Workflow.get_by_id(wid)
+        [flow] = records(Workflow.select().where(Workflow.wid == wid))
         shared = {
             "wid": wid,
             "operation": flow.operation,
@@ -169,7 +169,7 @@ def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = 
     """
     dead = controllers.dead(site)
     wanted = Workflow.ended.is_null() & ~Workflow.wid.in_(list(dead)) if wid is None else Workflow.wid == wid
-    flows = list(Workflow.select().where(wanted).order_by(Workflow.started, Workflow.wid))
+    flows = records(Workflow.select().where(wanted).order_by(Workflow.started, Workflow.wid))
     if wid is not None and not flows:
         raise OptionError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.")
     only = None if nodes is None else set(nodes)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from kadeploy.config.site import Site
 from kadeploy.process import Controller, this
 from kadeploy.state import controllers, journal
-from kadeploy.state.database import DB, chunked, connect, fetch, insert, stream, transaction, upsert
+from kadeploy.state.database import DB, chunked, connect, fetch, insert, records, stream, transaction, upsert
 from kadeploy.state.tables import Claim, NodeState
 from kadeploy.workflow import ABORTED
 
@@ -138,7 +138,8 @@ def claim(
 
 
 def _holders(nodes: Iterable[str]) -> dict[str, Claim]:
-    return {row.node: row for part in chunked(nodes, _NAMES) for row in Claim.select().where(Claim.node.in_(part))}
+    parts = (records(Claim.select().where(Claim.node.in_(part))) for part in chunked(nodes, _NAMES))
+    return {row.node: row for part in parts for row in part}
 
 
 def _holder(row: Claim | None) -> str:

@@ -42,8 +42,8 @@ def missing(site: Site, user: str, nodes: Sequence[str], part: str) -> list[str]
     if site.rights == "dummy":
         return []
     connect(site)
-    rows = Right.select(Right.node).where(_valid(), Right.user == user, Right.part.in_([part, ANY]))
-    granted = {node for (node,) in fetch(rows)}
+    rows = Right.select(Right.node, Right.until).where(_valid(), Right.user == user, Right.part.in_([part, ANY]))
+    granted = {node for node, _ in fetch(rows)}
     return [] if ANY in granted else [node for node in nodes if node not in granted]
 
 

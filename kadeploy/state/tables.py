@@ -15,6 +15,13 @@ class Row(peewee.Model):
     """What all tables share."""
 
 
+class Moment(peewee.BigIntegerField):
+    """Unix seconds."""
+
+    END = 253_402_300_800
+    """The year 10000, for which no calendar of ours has a name."""
+
+
 class SchemaVersion(Row):
     """One row: which version of these tables the database holds."""
 
@@ -100,7 +107,7 @@ class Right(Row):
     user = peewee.CharField(255)
     node = peewee.CharField(255)
     part = peewee.CharField(255)
-    until = peewee.BigIntegerField(null=True)
+    until = Moment(null=True)
 
     class Meta:
         """One row per user, node and partition."""
@@ -118,7 +125,7 @@ class NodeState(Row):
     env_version = peewee.BigIntegerField(null=True)
     env_owner = peewee.CharField(255, default="")
     env_arch = peewee.CharField(64, default="")
-    date = peewee.BigIntegerField()
+    date = Moment()
     user = peewee.CharField(255, default="")
 
     class Meta:
@@ -137,7 +144,7 @@ class Claim(Row):
     pid = peewee.BigIntegerField()
     process_start = peewee.CharField(32)
     boot_id = peewee.CharField(64)
-    since = peewee.BigIntegerField()
+    since = Moment()
 
     class Meta:
         """Table name."""
@@ -155,14 +162,14 @@ class Workflow(Row):
     env_version = peewee.BigIntegerField(null=True)
     env_owner = peewee.CharField(255, default="")
     anonymous = peewee.BooleanField(default=False)
-    started = peewee.BigIntegerField()
-    ended = peewee.BigIntegerField(null=True, index=True)
+    started = Moment()
+    ended = Moment(null=True, index=True)
     state = peewee.CharField(16, default="running")
     host = peewee.CharField(255)
     pid = peewee.BigIntegerField()
     process_start = peewee.CharField(32)
     boot_id = peewee.CharField(64)
-    seen = peewee.BigIntegerField()
+    seen = Moment()
     """When its controller last gave a sign of life."""
 
     class Meta:
@@ -207,7 +214,7 @@ class Log(Row):
     retry_step1 = peewee.IntegerField(default=0)
     retry_step2 = peewee.IntegerField(default=0)
     retry_step3 = peewee.IntegerField(default=0)
-    start = peewee.BigIntegerField()
+    start = Moment()
     step1_duration = peewee.IntegerField(default=0)
     step2_duration = peewee.IntegerField(default=0)
     step3_duration = peewee.IntegerField(default=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import re
@@ -69,6 +70,72 @@ def test_a_user_without_account_is_refused() -> None:
         return
     with pytest.raises(OptionError, match="54321 has no account"):
         caller({"SUDO_UID": "54321"})
+
+
+# --- the caller's environment --------------------------------------------------------------------------------------
+
+
+def shed(code: str = "", **environment: str) -> dict[str, str]:
+    """The environment that is left in a process of root's."""
+    lines = ("import json, os", "from kadeploy import caller", "caller.shed_environment()", code)
+    said: dict[str, str] = json.loads(
+        in_process("\n".join((*lines, "print(json.dumps(dict(os.environ)))")), **environment)
+    )
+    return said
+
+
+HARMFUL = (
+    *("ANSIBLE_CONFIG", "ANSIBLE_LIBRARY", "ANSIBLE_STRATEGY_PLUGINS", "PYTHONSTARTUP", "LD_LIBRARY_PATH", "BASH_ENV"),
+    *("http_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "SSH_AUTH_SOCK", "XDG_CONFIG_HOME", "TMPDIR", "PGHOST"),
+    *("PAGER", "EDITOR", "MPLCONFIGDIR", "KADEPLOY_RUN", "PERL5LIB", "LANGUAGES", "XTERM"),
+)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is called with sudo")
+def test_of_who_calls_with_sudo_few_variables_reach_root() -> None:
+    kept = {"TERM": "xterm", "LC_ALL": "C.UTF-8", "TZ": "Europe/Paris", "KADEPLOY_PLAIN": "1", "OAR_NODE_FILE": "/n"}
+    left = shed(SUDO_UID="65534", HOME="/home/eve", **dict.fromkeys(HARMFUL, "theirs"), **kept)
+    assert not left.keys() & set(HARMFUL)
+    assert kept.items() <= left.items()
+    assert (left["HOME"], left["USER"], left["SUDO_UID"]) == (ME.pw_dir, ME.pw_name, "65534")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is called with sudo")
+@pytest.mark.parametrize(("name", "value"), [("LC_ALL", "../eve"), ("TERM", "/tmp/t"), ("TZ", "/tmp/z"), ("TZ", ":z")])
+def test_a_variable_that_names_a_file_does_not_reach_root(name: str, value: str) -> None:
+    assert name not in shed(SUDO_UID="65534", **{name: value})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is called with sudo")
+def test_programs_are_looked_for_where_nobody_but_root_can_put_one(open_folder: Path) -> None:
+    path = ("/usr/bin", "bin", ".", "", str(open_folder / "theirs"), str(open_folder / "all"), str(open_folder / "no"))
+    for name, mode, owner in (("theirs", 0o755, NOBODY.pw_uid), ("all", 0o777, 0)):
+        (open_folder / name).mkdir()
+        (open_folder / name).chmod(mode)
+        os.chown(open_folder / name, owner, 0)
+    assert shed(SUDO_UID="65534", PATH=":".join(path))["PATH"] == "/usr/bin"
+    assert shed(SUDO_UID="65534", PATH="")["PATH"].endswith(":/sbin:/bin")
+
+
+@pytest.mark.parametrize("sudo", ["", "0"])
+def test_root_keeps_the_environment_that_it_has_set_itself(sudo: str) -> None:
+    given = {"ANSIBLE_CONFIG": "/root/ansible.cfg", "http_proxy": "http://proxy:3128", "HOME": "/srv/me"}
+    assert given.items() <= shed(SUDO_UID=sudo, **given).items()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_process_that_has_changed_its_user_sheds_what_the_caller_has_set() -> None:
+    code = (
+        f"import os; from kadeploy import caller; os.setresuid({NOBODY.pw_uid}, 0, 0); caller.shed_environment()\n"
+        "print(os.environ.get('ANSIBLE_CONFIG'), caller.caller().name, caller.caller().home)"
+    )
+    assert in_process(code, ANSIBLE_CONFIG="/tmp/theirs", HOME="/home/eve") == "None nobody /home/eve"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is called with sudo")
+def test_what_the_configuration_names_is_taken_back() -> None:
+    left = shed("caller.take_back(['http_proxy', 'BMC_PASSWORD'])", SUDO_UID="65534", http_proxy="http://proxy:3128")
+    assert left["http_proxy"] == "http://proxy:3128"
 
 
 # --- the user of one thread ---------------------------------------------------------------------------------------

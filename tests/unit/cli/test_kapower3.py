@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -268,6 +269,50 @@ def test_a_dry_run_asks_nothing_of_any_node(power: Run, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "Power: PowerOff" in done.stdout
     assert asked(tmp_path) == []
+
+
+PLUGIN = """\
+import pathlib
+from ansible.plugins.callback import CallbackBase
+pathlib.Path({trace!r}).touch()
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION, CALLBACK_TYPE, CALLBACK_NAME = 2.0, "aggregate", "theirs"
+    def v2_playbook_on_start(self, playbook):
+        pass
+"""
+
+
+def their_code(folder: Path) -> dict[str, str]:
+    """Variables with which Ansible, bash and the search for programs run somebody's code; it leaves `trace` there."""
+    trace = folder / "trace"
+    (folder / "theirs.py").write_text(PLUGIN.format(trace=str(trace)), encoding="utf-8")
+    (folder / "start").write_text(f"touch {trace}\n", encoding="utf-8")
+    program = folder / "grep"
+    program.write_text(f'#!/bin/sh\ntouch {trace}\nexec /bin/grep "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    folder.chmod(0o777)
+    return {
+        "ANSIBLE_CALLBACK_PLUGINS": str(folder),
+        "ANSIBLE_CALLBACKS_ENABLED": "theirs",
+        "BASH_ENV": str(folder / "start"),
+        "PATH": f"{folder}:{os.environ['PATH']}",
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is called with sudo")
+@pytest.mark.parametrize("name", ["ANSIBLE_CALLBACK_PLUGINS", "BASH_ENV", "PATH"])
+def test_no_variable_of_who_calls_with_sudo_brings_code_of_theirs_to_root(
+    name: str, ready: Site, power: Run, tmp_path: Path, open_folder: Path
+) -> None:
+    """Root, whom nobody gives variables, keeps those that it has set: so the traps are seen to be traps."""
+    program = tmp_path / "switch"
+    program.write_text(program.read_text().replace("#!/bin/sh", "#!/bin/bash"), encoding="utf-8")
+    rights.add(ready, "nobody", ["*"], ["*"])
+    chosen = {each: value for each, value in their_code(open_folder).items() if each.startswith(name[:4])}
+    assert power("--on", "-m", "gdx-1.site", SUDO_UID="65534", **chosen).returncode == 0
+    assert not (open_folder / "trace").exists()
+    assert power("--on", "-m", "gdx-1.site", **chosen).returncode == 0
+    assert (open_folder / "trace").exists()
 
 
 def test_the_sites_hook_runs_unless_it_is_not_wanted(ready: Site, power: Run, site_folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,22 @@ def somebody_elses(path: Path) -> None:
 
 def writable(path: Path) -> None:
     path.chmod(path.stat().st_mode | 0o002)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is called with sudo")
+def test_variables_that_the_configuration_names_count_though_sudo_has_passed_them_on(tmp_path: Path) -> None:
+    power = {"driver": "ipmi", "user": "admin", "password_env": "BMC_PASSWORD"}
+    where = folder(tmp_path, {**SITE, "kept_variables": ["http_proxy"]}, gdx={**CLUSTER, "power": power})
+    code = (
+        "import os\nfrom kadeploy.caller import shed_environment\n"
+        "from kadeploy.config.folder import load_configuration\n"
+        "shed_environment(); load_configuration()\n"
+        "print(*map(os.environ.get, ('http_proxy', 'BMC_PASSWORD', 'https_proxy')))"
+    )
+    given = dict.fromkeys(("http_proxy", "BMC_PASSWORD", "https_proxy"), "given")
+    variables = os.environ | given | {"SUDO_UID": "65534", "KADEPLOY_CONFIG_DIR": str(where)}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout == "given given None\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it is root who must not believe others")

@@ -23,7 +23,7 @@ from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.errors import DatabaseError
-from kadeploy.state import database, journal, nodes, tables
+from kadeploy.state import database, history, journal, nodes, tables
 from kadeploy.state.database import DB
 from kadeploy.state.tables import EnvironmentRow, Log, NodeState, Progress, Right, SchemaVersion
 
@@ -420,6 +420,32 @@ except database.DatabaseError as refusal:
     print(refusal)
 """
     assert "run the command as root (sudo)" in in_process(code, str(tmp_path)).stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_root_is_told_that_the_file_system_is_read_only(tmp_path: Path) -> None:
+    site_with(tmp_path, "")
+    (tmp_path / "state").mkdir()
+    script = (
+        'cd "$1" && mount --bind state state && mount -o remount,bind,ro state && '
+        'exec "$2" -c "from kadeploy.cli.kanodes3 import main; raise SystemExit(main())" -d'
+    )
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), sys.executable]
+    variables = os.environ | {"KADEPLOY_CONFIG_DIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+    assert done.returncode == 1
+    assert "is on a read-only file system: mount it writable" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_table_or_a_column_that_is_lost_is_damage_in_every_database(site: Site) -> None:
+    database.connect(site)
+    database.DB.execute_sql("ALTER TABLE nodes RENAME COLUMN date TO day")
+    database.DB.execute_sql("DROP TABLE log")
+    with pytest.raises(DatabaseError, match=r"is damaged \(.*\blog\b.*\): put it back from a backup"):
+        list(history.rows(site, history.Selection(), history.FIELDS))
+    with pytest.raises(DatabaseError, match=r"is damaged \(.*\bdate\b.*\): put it back from a backup"):
+        list(nodes.states(site))
 
 
 def test_a_lock_held_for_too_long_is_told_from_other_troubles(tmp_path: Path) -> None:
