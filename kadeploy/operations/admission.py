@@ -298,7 +298,7 @@ def _singular(options: Options, names: Sequence[str]) -> None:
 
 REBOOTS: Mapping[RebootKind, tuple[str, NextBoot]] = {
     "simple_reboot": ("RebootSimple", NextBoot(kind="none", target="any")),
-    "set_pxe": ("RebootSetPxe", NextBoot(kind="custom", target="user")),
+    "set_pxe": ("RebootSetPxe", NextBoot(kind="custom", target="any")),
     "deploy_env": ("RebootDeployEnv", NextBoot(kind="deploy", target="deploy")),
     "env_recorded": ("RebootRecordedEnv", NextBoot(kind="deployed", target="user")),
 }
