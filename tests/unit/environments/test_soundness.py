@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import subprocess
 import tarfile
 import time
@@ -20,7 +21,7 @@ from tests.unit import build
 
 WHO = caller()
 PACKED = [name for name, kind in KINDS.items() if kind.form != "fsa"]
-CONTENT = os.urandom(300_000)
+CONTENT = random.Random(0).randbytes(300_000)
 
 
 def tar(content: bytes = CONTENT) -> bytes:
@@ -104,6 +105,7 @@ def test_a_file_of_another_compression_is_refused_with_the_kind_it_is(tmp_path: 
         (b"hello" + bytes(600), "fsa3", "it does not begin as files of fsarchiver do"),
         (packed("tgz"), "fsa3", "it is compressed by gzip, which fsarchiver does not read"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "file",
 )
 def test_what_is_wrong_is_told_with_what_to_do(tmp_path: Path, content: bytes, kind: str, said: str) -> None:
     assert said in refusal(tmp_path, content, kind)

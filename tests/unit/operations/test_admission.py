@@ -330,7 +330,12 @@ def test_each_kind_of_reboot_has_its_playbook_boot_and_state(
     ((_, (way,)),) = work.plans["gdx"]
     boot = work.assignments["gdx"].boot
     assert (way.name, boot.kind, boot.level, work.states.ok) == (plan, kind_of_boot, "hard", state)
-    systems = {"none": "any", "custom": "any", "deploy": "deploy", "deployed": "user"}  # a user's profile boots anything
+    systems = {
+        "none": "any",
+        "custom": "any",
+        "deploy": "deploy",
+        "deployed": "user",
+    }  # a user's profile boots anything
     assert boot.target == systems[kind_of_boot]
 
 
