@@ -335,7 +335,7 @@ def test_each_kind_of_reboot_has_its_playbook_boot_and_state(
         "custom": "any",
         "deploy": "deploy",
         "deployed": "user",
-    }  # a user's profile boots anything
+    }
     assert boot.target == systems[kind_of_boot]
 
 
