@@ -39,8 +39,8 @@ app = shell.Tool(
     about="The columns of -d are the node, its state, who deployed it last, and name, version and owner of the "
     f"environment on it. The states are: {'; '.join(f'{state}, {text}' for state, text in nodes.MEANINGS.items())}. "
     "While an image is sent, -y also tells how far it is on each node. A workflow whose controller died does not run: "
-    "-y leaves it out, -y -w says so with the key aborted, and -d shows its nodes as aborted. Rights of others are "
-    "shown to administrators.",
+    "-y leaves it out, -y -w says so with the key aborted, with the last line of its errors after --no-wait, and -d "
+    "shows its nodes as aborted. Rights of others are shown to administrators.",
     aliases={"-s": "-d", "--get-nodes-state": "-d", "-a": "-y", "--get-all-status": "-y"},
     gone={
         **dict.fromkeys(("-r", "--get-reboots-status", "-p", "--get-powers-status", "--get-deployments-status"), ALL),

@@ -146,3 +146,8 @@ class Site(Struct, frozen=True, kw_only=True):
     def state(self) -> Path:
         """*state_dir* as a path."""
         return Path(self.state_dir)
+
+    @property
+    def run_folders(self) -> Path:
+        """Where each workflow has a folder, named by its id."""
+        return self.state / "runs"

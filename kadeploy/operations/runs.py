@@ -45,7 +45,7 @@ def purge(site: Site, wid: str) -> None:
 
 def _unused(site: Site, ended: Mapping[str, bool], wid: str) -> Iterator[_Run]:
     """Run folders, less those of workflows that run or are just being prepared."""
-    for path in (site.state / "runs").iterdir():
+    for path in site.run_folders.iterdir():
         with suppress(OSError):  # another process may purge as well
             last = path.stat().st_mtime
             fresh = time.time() - last < _DAY

@@ -91,4 +91,4 @@ class Work:
 
 def run_folder(site: Site, wid: str) -> Path:
     """Where all there is to know about a workflow is kept."""
-    return site.state / "runs" / wid
+    return site.run_folders / wid

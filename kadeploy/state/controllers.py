@@ -7,9 +7,12 @@ whoever reads tells it as what it is.
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import suppress
 
 from kadeploy.config.site import Site
+from kadeploy.printable import printable
 from kadeploy.process import Controller, is_alive, is_here
 from kadeploy.state.database import connect, fetch
 from kadeploy.state.tables import Claim, Workflow
@@ -24,9 +27,25 @@ def dead(site: Site) -> dict[str, Controller]:
     return {wid: who for wid, (who, seen) in _all().items() if _is_dead(who, seen, oldest)}
 
 
-def gone(who: Controller) -> str:
-    """What people are told of a dead one."""
-    return f"its controller (process {who.pid} on {who.host}) is gone"
+ERRORS = "errors"
+"""File of a run folder that holds what the controller of the background said on its standard error."""
+_TAIL = 4096
+_LONGEST = 300
+"""Signs of the last line that are told."""
+
+
+def gone(site: Site, wid: str, who: Controller) -> str:
+    """What people are told of the dead one of *wid*."""
+    return f"its controller (process {who.pid} on {who.host}) is gone{last_words(site, wid)}"
+
+
+def last_words(site: Site, wid: str) -> str:
+    """``: `` and the last line that the controller of *wid* said; empty where it said nothing, or in a terminal."""
+    with suppress(OSError), (site.run_folders / wid / ERRORS).open("rb") as file:
+        file.seek(-min(_TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
+        lines = printable(file.read().decode(errors="replace")).strip().splitlines()
+        return f": {lines[-1].strip()[:_LONGEST]}" if lines else ""
+    return ""
 
 
 def _all() -> dict[str, tuple[Controller, int]]:

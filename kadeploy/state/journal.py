@@ -173,7 +173,7 @@ def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = 
     if wid is not None and not flows:
         raise OptionError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.")
     only = None if nodes is None else set(nodes)
-    dump = {flow.wid: _dump(flow, only) | _aborted(flow, dead) for flow in flows}
+    dump = {flow.wid: _dump(flow, only) | _aborted(site, flow, dead) for flow in flows}
     return {name: flow for name, flow in dump.items() if flow["nodes"] or only is None}
 
 
@@ -195,10 +195,12 @@ def _dump(flow: Workflow, only: set[str] | None) -> dict[str, Any]:
     }
 
 
-def _aborted(flow: Workflow, dead: Mapping[str, process.Controller]) -> dict[str, str]:
+def _aborted(site: Site, flow: Workflow, dead: Mapping[str, process.Controller]) -> dict[str, str]:
     if flow.ended is None and flow.wid in dead:
-        return {"aborted": controllers.gone(dead[flow.wid])}
-    return {"aborted": "by its user, or with its controller"} if flow.state == "aborted" else {}
+        return {"aborted": controllers.gone(site, flow.wid, dead[flow.wid])}
+    if flow.state == "aborted":
+        return {"aborted": f"by its user, or with its controller{controllers.last_words(site, flow.wid)}"}
+    return {}
 
 
 def _stand(macro_step: str, micro_step: str, state: str, progress: str) -> list[dict[str, str]]:

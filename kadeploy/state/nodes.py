@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from kadeploy.config.site import Site
-from kadeploy.process import Controller, this
+from kadeploy.process import this
 from kadeploy.state import controllers, journal
 from kadeploy.state.database import DB, chunked, connect, fetch, insert, records, stream, transaction, upsert
 from kadeploy.state.tables import Claim, NodeState
@@ -167,11 +167,11 @@ def reap(site: Site) -> dict[str, list[str]]:
     reaped = {}
     for wid, who in controllers.dead(site).items():
         with transaction():
-            reaped[wid] = _abort(wid, who)
+            reaped[wid] = _abort(wid, controllers.gone(site, wid, who))
     return {wid: names for wid, names in reaped.items() if names is not None}
 
 
-def _abort(wid: str, who: Controller) -> list[str] | None:
+def _abort(wid: str, reason: str) -> list[str] | None:
     """Within a transaction; None when another process did it in the meantime."""
     query = Claim.select(Claim.node).where(Claim.wid == wid)
     if DB.for_update:  # a second reaper waits here, and then finds nothing
@@ -180,7 +180,7 @@ def _abort(wid: str, who: Controller) -> list[str] | None:
     finished = _finished(wid)
     for part in chunked(nodes, _NAMES):
         NodeState.update(**_AFTER_ABORT).where(NodeState.hostname.in_(part), NodeState.state.in_(IN_FLIGHT)).execute()
-    closed = journal.abort(wid, f"{ABORTED}: {controllers.gone(who)}", finished)
+    closed = journal.abort(wid, f"{ABORTED}: {reason}", finished)
     release(wid)
     return nodes if nodes or closed else None
 

@@ -19,7 +19,8 @@ from kadeploy.errors import KadeployError
 from kadeploy.events import Ended, Event
 from kadeploy.operations import background
 from kadeploy.operations.work import run_folder
-from kadeploy.state import nodes
+from kadeploy.state import controllers, history, journal, nodes
+from kadeploy.state.database import DB
 from kadeploy.state.tables import Workflow
 from tests.unit import build
 from tests.unit.plays import write_play
@@ -81,3 +82,57 @@ def test_sigterm_ends_it_cleanly(
     os.kill(Workflow.get_by_id(wid).pid, signal.SIGTERM)
     assert sorted(last(configuration, wid).report.aborted) == sorted(build.NAMES)
     assert {row.state for row in nodes.states(configuration.site)} == {"aborted"}
+
+
+def wait(process: int) -> None:
+    while Path(f"/proc/{process}").exists():
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def broken_off(
+    configuration: Configuration, environment: Environment, root: Account, site_folder: Path, tmp_path: Path
+) -> str:
+    """The id of a workflow whose process has ended by an error of its own: the database took no more of it."""
+    word = tmp_path / "go-on"
+    task = f"  tasks:\n    - ansible.builtin.shell: until test -e {word}; do sleep 0.1; done\n"
+    write_play(site_folder, "SetDeploymentEnvSleep", task)
+    wid = background.start(build.deploy_request(force_steps=SLEEPS), configuration.folder, root)
+    process = Workflow.get_by_id(wid).pid
+    for name, what in (("one", "UPDATE ON progress"), ("two", "UPDATE ON workflows"), ("three", "INSERT ON log")):
+        DB.execute_sql(f"CREATE TRIGGER {name} BEFORE {what} BEGIN SELECT RAISE(ABORT, 'out of order'); END")
+    word.touch()
+    wait(process)
+    for name in ("one", "two", "three"):
+        DB.execute_sql(f"DROP TRIGGER {name}")
+    return wid
+
+
+def test_what_ended_the_process_is_the_reason_that_people_are_told(
+    configuration: Configuration, broken_off: str
+) -> None:
+    file = run_folder(configuration.site, broken_off) / controllers.ERRORS
+    assert "Traceback (most recent call last)" in file.read_text()
+    assert file.stat().st_mode & 0o077 == 0
+    shown = journal.workflows(configuration.site, broken_off)[broken_off]
+    assert shown["aborted"].endswith("is gone: IntegrityError: out of order")
+    nodes.reap(configuration.site)
+    rows = history.rows(configuration.site, history.Selection(wid=broken_off), ("error",))
+    assert all(error.endswith("is gone: IntegrityError: out of order") for (error,) in rows)
+
+
+def test_errors_are_kept_up_to_some_size_and_their_end_counts(
+    configuration: Configuration, environment: Environment, root: Account, site_folder: Path
+) -> None:
+    write_play(site_folder, "SetDeploymentEnvSleep", "  tasks:\n    - ansible.builtin.command: sleep 1000\n")
+    wid = background.start(build.deploy_request(force_steps=SLEEPS), configuration.folder, root)
+    file, process = run_folder(configuration.site, wid) / controllers.ERRORS, Workflow.get_by_id(wid).pid
+    assert Path(f"/proc/{process}/fd/2").readlink() == file
+    with file.open("ab") as stream:
+        stream.write(b"a line\n" * background.ERRORS_BYTES + b"the \x1b[31mlast one\n\n")
+    while file.stat().st_size > background.ERRORS_BYTES:
+        time.sleep(0.1)
+    os.kill(process, signal.SIGKILL)
+    wait(process)
+    assert journal.workflows(configuration.site, wid)[wid]["aborted"].endswith("is gone: the \ufffd[31mlast one")
+    nodes.reap(configuration.site)
