@@ -38,6 +38,8 @@ def expand(pattern: str, most: int = MOST) -> list[str]:
         )
     if _DIGITS.search(text):
         raise NodeListError(f"Invalid node range {_short(pattern)!r}: it has a number of more than 15 digits.")
+    if odd := _malformed(text):
+        raise NodeListError(f"Invalid node range {_short(pattern)!r}: {odd} is not of the form [1-10] or [1,3,5-10].")
     require_few(count(text), most, pattern)
     try:
         names = list(NodeSet(text, resolver=None))
@@ -57,9 +59,6 @@ def count(pattern: str) -> int:
 
     >>> count("n-[1-10]-[1-10],m-1")
     101
-
-    Raises:
-        NodeListError: what is in brackets is neither a number nor two with a dash between them.
     """
     outside = _BRACKETS.sub(lambda match: match[0].replace(",", ";"), pattern)
     return sum(_product(part.replace(";", ",")) for part in outside.split(","))
@@ -70,12 +69,15 @@ def _product(part: str) -> int:
 
 
 def _length(span: str) -> int:
-    """Numbers in ``1-10`` or ``7``."""
+    """Numbers in ``1-10`` or ``7``; 1 for what is malformed."""
     found = _SPAN.fullmatch(span)
-    if found is None:
-        raise NodeListError(f"Invalid node range: [{_short(span)}] is not of the form [1-10] or [1,3,5-10].")
-    first, last = int(found[1]), int(found[2] or found[1])
-    return max(0, last - first + 1)
+    return max(0, int(found[2] or found[1]) - int(found[1]) + 1) if found else 1
+
+
+def _malformed(pattern: str) -> str:
+    """What of *pattern* is in brackets and no span of numbers; ClusterShell takes ``1-2-99`` for negative numbers."""
+    spans = [span for ranges in _BRACKETS.findall(pattern) for span in ranges.split(",")]
+    return next((f"[{_short(span)}]" for span in spans if not _SPAN.fullmatch(span)), "")
 
 
 def require_few(found: int, most: int, named: str) -> None:

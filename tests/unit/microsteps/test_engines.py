@@ -219,6 +219,17 @@ def test_an_image_whose_name_means_another_file_by_now_is_sent_as_it_was_opened(
     assert (tmp_path / "part").read_bytes() == PARTITION
 
 
+def test_the_sites_command_does_not_get_an_image_that_has_changed(tmp_path: Path, nodes: Nodes) -> None:
+    request = asked(tmp_path, nodes.port, **described(tmp_path))
+    cluster = msgspec.structs.replace(request.cluster, broadcast_command=f"touch {tmp_path}/begun ENVFILE")
+    assert request.image is not None
+    with lent(tmp_path, msgspec.structs.replace(request.image, sha256="0" * 64)) as image:
+        request = msgspec.structs.replace(request, cluster=cluster, image=image)
+        found = outcomes(send_image.run, request, {"method": "custom"}, {}, nodes.credentials)
+    assert all("has changed since the deployment began" in outcome.message for outcome in found.values()), found
+    assert not (tmp_path / "begun").exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root opens files as somebody else")
 @pytest.mark.parametrize("method", ["chain", "bittorrent", "custom"])
 def test_by_hand_an_image_is_opened_with_the_rights_of_its_user(open_folder: Path, nodes: Nodes, method: str) -> None:

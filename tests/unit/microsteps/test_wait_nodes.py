@@ -1,4 +1,4 @@
-"""Waiting for nodes: what is told of those that do not come back."""
+"""Waiting for nodes: who must prove what, and what is told of those that do not come back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 import yaml
 
+from kadeploy.boot import secret
 from kadeploy.boot.server import HttpServer, TftpServer
 from kadeploy.config.cluster import NodeRange, Power, PowerCommands
 from kadeploy.config.site import Ssh
@@ -28,6 +30,11 @@ from kadeploy.runner.request import Options, Request
 from kadeploy.workflow import Attempt, GoesOn, Outcome, Verdict
 from tests.unit import build
 from tests.unit.boot import tftp_client
+
+if TYPE_CHECKING:
+    from tests.unit.sshd import Nodes
+
+pytest_plugins = ["tests.unit.sshd"]
 
 ADDRESS = "127.9.3.1"
 CARD = "52:54:00:B1:01:01"
@@ -251,3 +258,58 @@ def test_a_site_without_logs_and_consoles_tells_what_the_ports_did(refused: Requ
     cluster = msgspec.structs.replace(refused.cluster, console="", console_log="")
     plain = msgspec.structs.replace(refused, site=msgspec.structs.replace(refused.site, boot=boot), cluster=cluster)
     assert waited(plain).endswith(" after 1 s: see its console.")
+
+
+# --- proof ------------------------------------------------------------------------------------------------------
+
+LONG_AGO = GoesOn("wait_reboot", -1e9, 0)
+"""Everything was booted after the beginning of this try."""
+
+
+def answering(nodes: Nodes, folder: Path, **changes: object) -> Request:
+    """A request for a node that answers as the deployment system does, and has gone on since long."""
+    ssh = Ssh(private_key="/none", host_key="", port=nodes.port)
+    site = build.site(folder, ssh=ssh, marker_port=nodes.port)
+    cluster = build.cluster(nodes=(NodeRange(name="n-1.site", address=nodes.addresses[0]),))
+    attempt = Attempt("SetDeploymentEnv", "SetDeploymentEnvUntrusted", goes_on=LONG_AGO)
+    asked = {"attempt": attempt, "options": Options(reboot_timeout="4")} | changes
+    return build.request(folder, site=site, cluster=cluster, **asked)
+
+
+def outcome_of(request: Request, nodes: Nodes, target: str) -> Outcome:
+    async def main() -> Mapping[str, Outcome]:
+        remote = Connections(nodes.credentials)
+        step = MicroStep(
+            request,
+            Begun("key", "wait_reboot", ATTEMPT.implementation, ATTEMPT.macro_step),
+            tuple(node.name for node in request.nodes),
+            remote,
+            args={"target": target, "kind": "classical"},
+        )
+        try:
+            return await perform(step, wait_nodes.run)
+        finally:
+            await remote.close()
+
+    (outcome,) = asyncio.run(asyncio.wait_for(main(), 60)).values()
+    return outcome
+
+
+def test_a_node_that_answers_has_to_show_the_secret_where_there_is_one(nodes: Nodes, tmp_path: Path) -> None:
+    request = answering(nodes, tmp_path)
+    assert outcome_of(request, nodes, "deploy").verdict is Verdict.OK
+    secret.make(Path(request.workflow_dir), request.attempt)
+    refuted = outcome_of(request, nodes, "deploy")
+    assert refuted.verdict is Verdict.KO
+    assert "did not boot by the profile of this try" in refuted.message
+
+
+@pytest.mark.parametrize(
+    ("target", "operation"), [("deploy", "deploy"), ("deploy", "reboot"), ("any", "reboot")], ids=str
+)
+def test_a_node_that_answers_and_was_booted_before_has_not_been_rebooted(
+    nodes: Nodes, tmp_path: Path, target: str, operation: str
+) -> None:
+    outcome = outcome_of(answering(nodes, tmp_path, attempt=ATTEMPT, operation=operation), nodes, target)
+    assert outcome.verdict is Verdict.KO
+    assert outcome.message.startswith("Not rebooted: it still runs the system from before the reboot")

@@ -230,9 +230,11 @@ def test_files_of_users_are_opened_with_their_rights_and_the_sites_own_are_not(o
     (open_folder / "site.tgz").chmod(0o600)
     assignment = msgspec.structs.replace(assignment, cluster=cluster)
     assert stage(assignment, NOBODY).admin_preinstalls
-    file.chmod(0o600)
-    with pytest.raises(FileError, match=r"install\.tgz"):
-        stage(assignment, NOBODY)
+    for named in (open_folder / "image.tgz", file):
+        named.chmod(0o600)
+        with pytest.raises(FileError, match=rf"{named.name}: Permission denied.*nobody can read"):
+            stage(assignment, NOBODY)
+        named.chmod(0o644)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root opens files as somebody else")
