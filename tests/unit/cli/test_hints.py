@@ -32,7 +32,8 @@ def recorded(site: Site) -> Site:
         ("secret-project", "bob", "private"),
         ("hidden", "carol", "private"),
     ):
-        EnvironmentRow.insert(name=name, user=user, visibility=visibility, version=1, image=IMAGE).execute()
+        about = {"visibility": visibility, "version": 1, "image": IMAGE, "filesystem": "ext4"}
+        EnvironmentRow.insert(name=name, user=user, **about).execute()
     rights.add(site, "johnsmith", ["gdx-1.site"], ["/dev/sda3"])
     rights.add(site, me, ["*"], ["*"])
     return site
