@@ -62,6 +62,11 @@ def account(name: str) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
 
 
+def environment_of(who: Account) -> dict[str, str]:
+    """The variables of this process for a program that runs as *who*: under sudo its home may be root's."""
+    return os.environ | {"HOME": str(who.home), "USER": who.name, "LOGNAME": who.name}
+
+
 class _Whose(TypedDict, total=False):
     user: int
     group: int

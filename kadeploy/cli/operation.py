@@ -20,7 +20,7 @@ import typer
 
 from kadeploy import files
 from kadeploy.boot.profile import NODE_PATTERN
-from kadeploy.caller import Account, as_user
+from kadeploy.caller import Account, as_user, environment_of
 from kadeploy.cli import hangup, shell, summary
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import Configuration
@@ -236,7 +236,9 @@ def run_script(path: str, who: Account) -> None:
     try:
         if os.geteuid() == 0 and who.uid != 0:
             groups = os.getgrouplist(who.name, who.gid)
-            done = subprocess.run(command, user=who.uid, group=who.gid, extra_groups=groups, check=False)
+            done = subprocess.run(
+                command, user=who.uid, group=who.gid, extra_groups=groups, env=environment_of(who), check=False
+            )
         else:
             done = subprocess.run(command, check=False)
     except OSError as error:
