@@ -38,7 +38,7 @@ def caller(environment: Mapping[str, str] | None = None) -> Account:
     Raises:
         OptionError: the user has no account on this machine.
     """
-    variables = given_environment() if environment is None else environment
+    variables = (_given or os.environ) if environment is None else environment
     uid = _called_by(variables)
     try:
         entry = pwd.getpwuid(uid)
@@ -104,9 +104,9 @@ def take_back(names: Iterable[str]) -> None:
     os.environ.update({name: _given[name] for name in names if name in _given})
 
 
-def given_environment() -> dict[str, str]:
-    """The environment as the caller has set it: for what runs with their rights."""
-    return dict(_given or os.environ)
+def environment_of(who: Account) -> dict[str, str]:
+    """The environment as the caller has set it, for a program that runs as *who*: under sudo its home may be root's."""
+    return dict(_given or os.environ) | {"HOME": str(who.home), "USER": who.name, "LOGNAME": who.name}
 
 
 def _names_file(name: str, value: str) -> bool:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal, NoReturn
 
-from kadeploy.caller import Account
+from kadeploy.caller import Account, environment_of
 from kadeploy.errors import UserInterruptError
 from kadeploy.process import end_group
 
@@ -106,7 +106,7 @@ def _drop_root(account: Account) -> Mapping[str, str]:
     os.initgroups(account.name, account.gid)
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)
-    return os.environ | {"HOME": str(account.home), "USER": account.name, "LOGNAME": account.name}
+    return environment_of(account)
 
 
 def _end(program: int) -> int:

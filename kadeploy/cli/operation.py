@@ -20,7 +20,7 @@ import typer
 
 from kadeploy import files
 from kadeploy.boot.profile import NODE_PATTERN
-from kadeploy.caller import Account, as_user, given_environment
+from kadeploy.caller import Account, as_user, environment_of
 from kadeploy.cli import hangup, shell, summary, usage
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import Configuration
@@ -273,8 +273,10 @@ def run_script(path: str, who: Account) -> None:
     command = [os.path.abspath(path)]  # noqa: PTH100 - the name as the caller gave it, links not resolved
     try:
         if os.geteuid() == 0 and who.uid != 0:
-            groups, given = os.getgrouplist(who.name, who.gid), given_environment()
-            done = subprocess.run(command, user=who.uid, group=who.gid, extra_groups=groups, env=given, check=False)
+            groups = os.getgrouplist(who.name, who.gid)
+            done = subprocess.run(
+                command, user=who.uid, group=who.gid, extra_groups=groups, env=environment_of(who), check=False
+            )
         else:
             done = subprocess.run(command, check=False)
     except OSError as error:

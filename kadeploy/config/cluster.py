@@ -73,13 +73,16 @@ class PowerCommands(Struct, frozen=True, kw_only=True):
     status: str = ""
 
 
+IPMI_PORT = 623
+
+
 class Power(Struct, frozen=True, kw_only=True):
     """How the nodes are switched."""
 
     driver: Literal["ipmi", "redfish", "command"] = "ipmi"
     address: str = ""
     """BMC addresses: a range as long as the node range (ipmi), or base URLs (redfish)."""
-    port: int = 623
+    port: int = IPMI_PORT
     user: str = ""
     password_file: str = ""
     password_env: str = ""

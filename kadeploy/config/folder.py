@@ -10,7 +10,9 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import os
+import socket
 import stat
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from kadeploy.caller import take_back
-from kadeploy.config.cluster import DEFAULT_MACRO_STEPS, Cluster, Node
+from kadeploy.config.cluster import DEFAULT_MACRO_STEPS, IPMI_PORT, Cluster, Node, Power, address
 from kadeploy.config.file import Struct, read_struct
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, NodeListError
@@ -197,21 +199,35 @@ class _Machines:
     def _marks(self, cluster: Cluster, node: Node) -> Iterator[tuple[str, str, str]]:
         """Kind, comparable form, and text of what no other node may have."""
         yield "name", node.name.lower(), node.name
-        if where := node.address if self._site.use_address else "":
-            yield "address", _comparable(where), where
+        where = address(self._site, node)
+        yield "address", _comparable(where), where
         if node.mac:
             yield "MAC address", node.mac.lower().replace("-", ":"), node.mac
         if node.bmc and cluster.power.driver != "command":  # a command may name a machine otherwise
-            port = cluster.power.port if cluster.power.driver == "ipmi" else ""
-            yield "BMC", f"{_comparable(node.bmc.rstrip('/'))} {port}", node.bmc
+            yield "BMC", _bmc(node.bmc, cluster.power), node.bmc
 
 
-def _comparable(address: str) -> str:
-    """One text for all ways to write an IPv6 address, or a name in any case."""
+def _comparable(where: str) -> str:
+    """One text for all ways to write an address, or a name in any case; IPv4 as resolvers read it (inet_aton(3))."""
     try:
-        return str(ipaddress.IPv6Address(address)) if ":" in address else address.lower()
-    except ValueError:  # a URL
-        return address.lower()
+        return str(ipaddress.IPv6Address(where)) if ":" in where else socket.inet_ntoa(socket.inet_aton(where))
+    except (ValueError, OSError):
+        return where.lower()
+
+
+def _bmc(where: str, power: Power) -> str:
+    """One text for a BMC, whichever protocol it is spoken to by; it may stand for several machines behind other paths.
+
+    Ports count where they are unusual.
+    """
+    if "://" not in where:
+        return f"{_comparable(where)} {'' if power.port == IPMI_PORT else power.port} "
+    try:
+        parts = urllib.parse.urlsplit(where)
+        port = "" if parts.port in (None, 80, 443) else parts.port
+    except ValueError:  # the driver will say what is wrong with it
+        return where.lower()
+    return f"{_comparable(parts.hostname or '')} {port} {parts.path.strip('/').lower()}"
 
 
 @cache

@@ -118,6 +118,12 @@ def ranges(*nodes: tuple[str, dict[str, str]]) -> dict[str, Any]:
         ),
         ({"power": {"driver": "ipmi", "address": "10.0.2.[3-4]"}}, r"b-1 has the BMC 10\.0\.2\.3 of gdx-3\.site"),
         (
+            {"power": {"driver": "redfish", "address": "https://10.0.2.[3-4]/"}},
+            r"b-1 has the BMC https://10\.0\.2\.3/ of gdx-3\.site",
+        ),
+        (ranges(("b", {"address": "10.0.1.02"})), r"b has the address 10\.0\.1\.02 of gdx-2\.site"),
+        (ranges(("b", {}), ("c", {"address": "B"})), "c has the address B of b"),
+        (
             ranges(("b", {"address": "10.0.9.1"}), ("c", {"address": "10.0.9.1"})),
             r"c has the address 10\.0\.9\.1 of b \(cluster b\)",
         ),
@@ -146,9 +152,17 @@ def test_two_nodes_that_would_be_one_machine_are_refused(tmp_path: Path, change:
     [
         {},
         {"power": {"driver": "ipmi", "address": "10.0.2.[1-2]", "port": 1623}},
+        {"power": {"driver": "redfish", "address": "https://10.0.2.[1-2]:8443"}},
+        {"power": {"driver": "redfish", "address": "https://10.0.2.[1-2]/redfish/v1/Systems/2"}},
         {"power": {"driver": "command", "address": "10.0.2.[1-2]"}},
     ],
-    ids=["nothing in common", "BMCs behind other ports", "a command that knows machines by other names"],
+    ids=[
+        "nothing in common",
+        "other ports",
+        "another web server",
+        "other systems of a chassis",
+        "a command that knows machines by other names",
+    ],
 )
 def test_machines_that_can_be_told_apart_are_accepted(tmp_path: Path, change: dict[str, Any]) -> None:
     assert len(load_configuration(folder(tmp_path, a=CLUSTER, b={**OTHER, **change})).cluster_of) == 5
