@@ -12,11 +12,17 @@ servers of its own; the virtual cluster runs the same program.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import resource
+import socket
+import struct
 import sys
+import termios
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +37,9 @@ CONNECTIONS = 1000
 """HTTP connections at a time."""
 _SECONDS_IDLE = 60
 """After so long without a byte an HTTP client is let go."""
+_PATIENCE = 5.0
+"""Seconds for another request on the same connection, and for a client that takes leave."""
+_TICK = 0.2
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------
@@ -44,9 +53,10 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = _SECONDS_IDLE
 
-    def __init__(self, root: Path, log: Log, *args: Any) -> None:
+    def __init__(self, root: Path, log: Log, patience: float, *args: Any) -> None:
         self._root = root
         self._log = log
+        self._patience = patience
         super().__init__(*args)
 
     def do_GET(self) -> None:
@@ -58,6 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, *, with_body: bool) -> None:
+        self.connection.settimeout(self.timeout)
         stream = open_below(self._root, unquote(urlsplit(self.path).path, errors="surrogateescape"))
         if stream is None:
             self.send_error(HTTPStatus.NOT_FOUND, "No such file")
@@ -71,6 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             if with_body:
                 self._send(stream)
+        self.connection.settimeout(self._patience)
 
     def _send(self, stream: BinaryIO) -> None:
         try:
@@ -84,17 +96,33 @@ class _Handler(BaseHTTPRequestHandler):
         """One line per request."""
         self._log(f"http: {self.address_string()} {format % args}")
 
+    def log_error(self, format: str, *args: Any) -> None:  # noqa: A002 - named by the library
+        """Nothing: a request has its line, and who asks no more has done nothing wrong."""
+
 
 class HttpServer(ThreadingHTTPServer):
-    """An HTTP server for the files below *root*: GET and HEAD only, *limit* connections at a time, the others wait."""
+    """An HTTP server for the files below *root*: GET and HEAD only, *limit* connections at a time, the others wait.
+
+    A connection is forgotten soon after its client has been: GRUB takes the same ports after each boot, and its new
+    connection would not come about as long as we know the old one.
+    """
 
     daemon_threads = True
     request_queue_size = 1024
 
-    def __init__(self, root: Path, address: str, port: int = 80, log: Log = print, limit: int = CONNECTIONS) -> None:
+    def __init__(
+        self,
+        root: Path,
+        address: str,
+        port: int = 80,
+        log: Log = print,
+        limit: int = CONNECTIONS,
+        patience: float = _PATIENCE,
+    ) -> None:
         self._places = threading.BoundedSemaphore(limit)
         self._log_line = log
-        super().__init__((address, port), partial(_Handler, root, log))
+        self._patience = patience
+        super().__init__((address, port), partial(_Handler, root, log, patience))
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve the connection in a thread of its own, once there is a place for it."""
@@ -112,9 +140,36 @@ class HttpServer(ThreadingHTTPServer):
         finally:
             self._places.release()
 
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection: with the client's leave, or by a reset when it says nothing more."""
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_WR)
+            if not _took_leave(request, self._patience):
+                request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_request(request)
+
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - named by the library
-        """A connection that broke, in a line in place of a traceback."""
-        self._log_line(f"http: {client_address[0]} interrupted: {sys.exc_info()[1]}")
+        """A connection that broke within a request, in a line in place of a traceback."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionResetError):  # between two requests: how iPXE and GRUB take leave
+            self._log_line(f"http: {client_address[0]} interrupted: {error}")
+
+
+def _took_leave(connection: socket.socket, patience: float) -> bool:
+    """Whether the client has acknowledged everything and closes, too; False when nothing happens for *patience*."""
+    connection.settimeout(min(_TICK, patience))
+    closed, waiting, since = False, -1, time.monotonic()
+    while time.monotonic() - since < patience:
+        if closed:
+            time.sleep(min(_TICK, patience))
+        with suppress(TimeoutError):
+            closed = not connection.recv(1 << 16)
+        (left,) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
+        if closed and not left:
+            return True
+        if left != waiting:
+            waiting, since = left, time.monotonic()
+    return False
 
 
 # --- both -------------------------------------------------------------------------------------------------------

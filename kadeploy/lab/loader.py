@@ -19,6 +19,12 @@ _PXELINUX_MODULES = (
     *("reboot.c32", "poweroff.c32"),
 )
 
+IN_GRUB = (
+    *("normal", "configfile", "test", "echo", "sleep", "reboot", "serial", "terminal", "gzio", "search_fs_uuid"),
+    *("http", "linux", "multiboot2", "chain", "part_gpt", "part_msdos", "ext2", "xfs", "btrfs", "fat"),
+)
+"""What profiles need, as one file that the firmware fetches by windows: GRUB itself takes one small block at a time."""
+
 _PXELINUX_DEFAULT = """\
 SERIAL 0 115200
 DEFAULT disk
@@ -51,6 +57,7 @@ def _pxelinux(root: Path) -> None:
 
 def _grub(root: Path) -> None:
     command = ["grub-mknetdir", f"--net-directory={root}", "--subdir=grub", f"--directory={GRUB_MODULES}"]
+    command.append(f"--modules={' '.join(IN_GRUB)}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not (root / UEFI_LOADER).exists():
         raise KadeployError(

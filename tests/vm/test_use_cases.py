@@ -241,6 +241,13 @@ def test_uefi_machines_are_deployed_from_gpt_disks_whatever_their_sectors(uefi: 
         assert said.splitlines()[-1] == sector
 
 
+def test_grub_fetches_no_modules_in_small_blocks_but_brings_them(uefi: Cluster) -> None:
+    """After a boot of the deployment system and one from the disk."""
+    fetched = uefi.lab.log("boot server").read_text()
+    assert "/deploy-initrd" in fetched
+    assert ".mod" not in fetched
+
+
 def test_a_uefi_machine_boots_from_xfs_and_btrfs_with_the_parameters_of_the_description(
     uefi: Cluster, tmp_path: Path
 ) -> None:

@@ -11,8 +11,8 @@ from kadeploy.lab.lab import Lab, LabNode
 from kadeploy.lab.virtual import Payload
 
 _LOADERS: dict[str, Loader] = {"bios": "pxelinux", "uefi": "grub"}
-_KERNEL = re.compile(r"^\s*(?:KERNEL|linux)\s+(\S+)", re.IGNORECASE | re.MULTILINE)
-_PARAMETERS = re.compile(r"^\s*(?:APPEND|linux\s+\S+)\s+(.*)", re.IGNORECASE | re.MULTILINE)
+_KERNEL = re.compile(r"^\s*(?:KERNEL|(?:if )?linux)\s+([^\s;]+)", re.IGNORECASE | re.MULTILINE)
+_PARAMETERS = re.compile(r"^\s*(?:APPEND|(?:if )?linux\s+\S+)\s+(.*?)(?:; then)?$", re.IGNORECASE | re.MULTILINE)
 _PARTITION = re.compile(r"\bhd0[ ,](\d+)")
 """``APPEND hd0 3`` of chain.c32, ``set root='hd0,3'`` of GRUB."""
 
@@ -43,7 +43,7 @@ def parameters(text: str) -> str:
 
     >>> parameters("KERNEL http://10.177.0.1/deploy-vmlinuz\nAPPEND initrd=x a=1 b")
     'initrd=x a=1 b'
-    >>> parameters("menuentry 'x' {\n\tlinux (http,10.177.0.1)/deploy-vmlinuz 'a=1' 'b' BOOTIF=01-$net_default_mac\n}")
+    >>> parameters("\t\tif linux (http,10.177.0.1)/deploy-vmlinuz 'a=1' 'b' BOOTIF=01-$net_default_mac; then\n")
     'a=1 b BOOTIF=01-$net_default_mac'
     """
     found = _PARAMETERS.search(text)

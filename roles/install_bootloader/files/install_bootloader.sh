@@ -19,7 +19,8 @@ for folder, folders, files in os.walk(boot + "/grub"):
 print(boot)
 ')
 uuid=$(blkid -s UUID -o value "$KADEPLOY_DEPLOY_PART")
-printf 'search --no-floppy --fs-uuid --set=root %s\n%s' "$uuid" "$KADEPLOY_GRUB_MENU" > "$boot/grub/grub.cfg"
+# The hint spares GRUB a look at all other partitions, and the drivers of all file systems over the network.
+printf "search --no-floppy --fs-uuid --set=root --hint=\$root %s\n%s" "$uuid" "$KADEPLOY_GRUB_MENU" > "$boot/grub/grub.cfg"
 
 [ "$KADEPLOY_FIRMWARE" = bios ] || exit 0
 part=$(readlink -f "$KADEPLOY_DEPLOY_PART")  # GRUB knows no links to disks

@@ -211,13 +211,13 @@ def test_a_url_is_taken_as_it_is() -> None:
     boots = loader("grub", kernel="http://boot.site:8080/k", initrd="tftp://10.0.0.9/i")
     text = render(sources(boots), "deploy", NODE)
     assert "linux (http,boot.site:8080)/k 'console" in text
-    assert "initrd (tftp,10.0.0.9)/i\n" in text
+    assert "initrd (tftp,10.0.0.9)/i; then\n" in text
 
 
 def test_grub_keeps_together_what_double_quotes_hold_together() -> None:
     env = environment(kernel_params='dyndbg="file a +p; file b" x')
     text = render(sources(loader("grub", method="pure_pxe"), env), "deployed", NODE)
-    assert "'dyndbg=file a +p; file b' 'x'\n" in text
+    assert "'dyndbg=file a +p; file b' 'x'; then\n" in text
 
 
 @pytest.mark.parametrize("params", ["a ${b}", "a && b", "a || b", "a ; b"])
@@ -272,8 +272,10 @@ def test_what_users_write_stays_inside_quotes_in_grub(params: str) -> None:
         text = render(sources(boots, environment(kernel_params=params)), "deployed", NODE)
     except ProfileRefusedError:
         return
-    (line,) = [line for line in text.splitlines() if line.startswith("\tlinux ")]
-    outside = line.removeprefix("\tlinux (http,10.0.0.1)/kernels/e-1--vmlinuz").split("'")[::2]
+    (line,) = [line for line in text.splitlines() if line.startswith("\t\tif linux ")]
+    assert line.endswith("; then")
+    words = line.removeprefix("\t\tif linux (http,10.0.0.1)/kernels/e-1--vmlinuz").removesuffix("; then")
+    outside = words.split("'")[::2]
     assert "".join(outside).strip(" ") == ""
     assert line.count("'") % 2 == 0
 

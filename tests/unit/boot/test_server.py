@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -259,6 +260,62 @@ def test_http_clients_that_say_nothing_do_not_end_the_server(tmp_path: Path) -> 
     assert answer.getresponse().read() == b"kernel"
     for each in silent:
         each.close()
+    web.shutdown()
+    web.server_close()
+
+
+def test_a_client_that_falls_silent_is_forgotten_so_that_it_may_come_again_from_the_same_port(tmp_path: Path) -> None:
+    """GRUB does, after each boot; who is still known to the server under that port would not be let in."""
+    (tmp_path / "kernel").write_bytes(b"kernel")
+    with web_server(tmp_path, patience=0.5) as port, socket.create_connection(("127.0.0.1", port), 5) as silent:
+        silent.sendall(b"GET /kernel HTTP/1.1\r\n\r\n")
+        own = silent.getsockname()[1]
+        assert known_connections(port, own) == 1
+        limit = time.monotonic() + 10
+        while known_connections(port, own) and time.monotonic() < limit:
+            time.sleep(0.1)
+        assert known_connections(port, own) == 0
+
+
+def test_a_client_that_reads_slowly_gets_everything(tmp_path: Path) -> None:
+    content = os.urandom(1_000_000)
+    (tmp_path / "initrd").write_bytes(content)
+    with web_server(tmp_path, patience=0.5) as port, socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", port))
+        slow.sendall(b"GET /initrd HTTP/1.0\r\n\r\n")
+        slow.shutdown(socket.SHUT_WR)
+        received = b""
+        while piece := slow.recv(20_000):
+            received += piece
+            time.sleep(0.02)
+    assert received.endswith(content)
+
+
+def test_a_second_request_on_the_same_connection_is_answered_and_ending_it_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(b"kernel")
+    log: list[str] = []
+    with web_server(tmp_path, patience=5, log=log) as port:
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        for _ in range(2):
+            client.request("GET", "/kernel")
+            assert client.getresponse().read() == b"kernel"
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()  # with a reset, as boot loaders do
+    assert log == ['http: 127.0.0.1 "GET /kernel HTTP/1.1" 200 -'] * 2
+
+
+def known_connections(server: int, client: int) -> int:
+    """How many connections of the port *client* the kernel keeps for the port *server*."""
+    ends = f"0100007F:{server:04X} 0100007F:{client:04X} "
+    return sum(ends in line for line in Path("/proc/net/tcp").read_text().splitlines())
+
+
+@contextmanager
+def web_server(root: Path, patience: float, log: list[str] | None = None) -> Iterator[int]:
+    web = HttpServer(root, "127.0.0.1", 0, ([] if log is None else log).append, patience=patience)
+    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
+    yield web.server_address[1]
     web.shutdown()
     web.server_close()
 
