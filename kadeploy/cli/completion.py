@@ -6,34 +6,50 @@ The shells quote an offer before they insert it: names of environments are what 
 
 from __future__ import annotations
 
+import io
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from kadeploy.cli import TOOLS
-from kadeploy.errors import DatabaseError, OptionError
+from kadeploy.errors import DatabaseError, KadeployError, OptionError
 from kadeploy.hints import did_you_mean
 
 if TYPE_CHECKING:
+    from kadeploy.config.cluster import Disk
+    from kadeploy.config.folder import Configuration
     from kadeploy.environments.environment import Environment
 
 VARIABLE = "_KADEPLOY_COMPLETE"
+PATIENCE = 3.0
+"""Seconds after which nothing is offered: a database or a file system that hangs must not hold back a prompt."""
 _BASH = """\
 _kadeploy() {
-    local offers offer
+    local -a words=()
+    local offers offer typed word char breaks='' rest=${COMP_LINE:0:COMP_POINT}
+    for word in "${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
+        if [[ ${#words[@]} = 0 || $rest = [[:space:]]* ]]; then words+=("$word"); else words[-1]+=$word; fi
+        rest=${rest#"${rest%%[![:space:]]*}"}
+        rest=${rest#"$word"}
+    done
+    typed=${words[-1]}
+    for char in : = @; do [[ $COMP_WORDBREAKS != *$char* ]] || breaks+=$char; done
     mapfile -t offers < <(
         IFS=$'\\n'
-        COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD VARIABLE=complete_bash "$1" 2> /dev/null | grep .
+        COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) VARIABLE=complete_bash "$1" 2> /dev/null | grep .
     )
     COMPREPLY=()
     for offer in "${offers[@]}"; do
-        case ${COMP_WORDS[COMP_CWORD]} in
-            [\\'\\"]*) [[ $offer = *[!A-Za-z0-9\\ ._/@+-]* ]] && continue ;;
-            *) printf -v offer %q "$offer" ;;
+        case $typed in
+            [\\'\\"]*) [[ $offer = *[!A-Za-z0-9\\ ._/@:%=,*+-]* ]] && continue ;;
+            *) printf -v offer %q "$offer"
+               [[ ! $breaks ]] || offer=${offer#"${typed%"${typed##*[$breaks]}"}"} ;;
         esac
         COMPREPLY+=("$offer")
     done
@@ -48,7 +64,12 @@ _kadeploy() {
         VARIABLE=complete_bash ${words[1]} 2>/dev/null)"})
     if (( $#offers )); then compadd -a offers; else _files; fi
 }
-if [[ $funcstack[1] = _kadeploy ]]; then _kadeploy "$@"; else compdef _kadeploy TOOLS; fi
+if [[ $funcstack[1] = _kadeploy ]]; then
+    _kadeploy "$@"
+else
+    (( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }
+    compdef _kadeploy TOOLS
+fi
 """
 _FISH = """\
 function __kadeploy
@@ -92,22 +113,113 @@ def answer(command: Any, name: str) -> int:
     """Print the offers for *command*, the tool *name*; nothing at all when something is wrong."""
     from typer.completion import completion_init  # type: ignore[attr-defined]  # noqa: PLC0415 - for the TAB key alone
 
-    with suppress(Exception):
+    threading.Thread(target=_give_up, daemon=True).start()
+    offers = io.StringIO()
+    with suppress(Exception, SystemExit), redirect_stdout(offers):
         for parameter in command.params:
             parameter.callback = None
         completion_init()
         command.main([], prog_name=name, complete_var=VARIABLE)
+    typed = _as_typed()
+    for offer in filter(None, offers.getvalue().splitlines()):
+        print(typed(offer))
     return 0
+
+
+def _give_up() -> None:
+    time.sleep(PATIENCE)
+    os._exit(0)
+
+
+def _as_typed() -> Callable[[str], str]:
+    """A function that puts ``--option=`` in front of an offer when the word begins so."""
+    word = os.environ.get("COMP_WORDS", "").rpartition("\n")[2]
+    option, equals, _ = word.partition("=")
+    return lambda offer: f"{option}=" * bool(equals and option.startswith("--")) + offer
 
 
 # --- what is offered --------------------------------------------------------------------------------------------
 
 
 def nodes(incomplete: str) -> list[str]:
-    """Names of the site's nodes."""
-    from kadeploy.config.folder import load_configuration  # noqa: PLC0415 - for the TAB key alone
+    """Names of the site's nodes; several may be separated by commas."""
+    return _starting(incomplete, _configuration().cluster_of, several=True)
 
-    return _starting(incomplete, load_configuration().cluster_of)
+
+def workflows(incomplete: str) -> list[str]:
+    """Ids of the operations that run and of those that ended last."""
+    from kadeploy.config.folder import load_site  # noqa: PLC0415 - for the TAB key alone
+    from kadeploy.state import journal  # noqa: PLC0415
+
+    return _starting(incomplete, journal.newest(load_site()))
+
+
+def partitions(context: typer.Context, incomplete: str) -> list[str]:
+    """Numbers of partitions that systems are put on, in the clusters of the nodes of ``-m`` or in all."""
+    parts = [part for disk in _disks(context) for part in disk.partitions if part.role not in ("swap", "efi")]
+    return _starting(incomplete, (str(number) for number in sorted({part.number for part in parts})))
+
+
+def devices(context: typer.Context, incomplete: str) -> list[str]:
+    """Device files of all partitions, and ``*`` for all."""
+    return _starting(incomplete, [*(device for disk in _disks(context) for device in disk.devices), "*"])
+
+
+def disks(context: typer.Context, incomplete: str) -> list[str]:
+    """Device files of the disks."""
+    return _starting(incomplete, (disk.device for disk in _disks(context)))
+
+
+def file_systems(incomplete: str) -> list[str]:
+    """Those that the deployment systems can make."""
+    clusters = _configuration().clusters.values()
+    return _starting(incomplete, (name for cluster in clusters for name in cluster.supported_filesystems))
+
+
+def steps(incomplete: str) -> list[str]:
+    """Macro-steps and implementations that the clusters use; behind a colon the micro-steps of one."""
+    from kadeploy.runner import playbooks  # noqa: PLC0415 - for the TAB key alone
+
+    configuration = _configuration()
+    known = playbooks.implementations(configuration.folder)
+    used = dict.fromkeys(
+        way.name for cluster in configuration.clusters.values() for ways in cluster.macro_steps.values() for way in ways
+    )
+    macro, colon, _ = incomplete.partition(":")
+    if not colon:
+        return _starting(incomplete, [*playbooks.MACRO_STEPS, *used])
+    ways = [known[name] for name in used if macro in (name, playbooks.generic(name)) and name in known]
+    micros = (name for path in ways for name in playbooks.micro_steps(path, configuration.folder))
+    return _starting(incomplete, (f"{macro}:{micro}" for micro in micros))
+
+
+def users(incomplete: str) -> list[str]:
+    """Accounts of people on this machine, root, and for administrators whoever has rights."""
+    import pwd  # noqa: PLC0415 - for the TAB key alone
+
+    found = ["root", *(each.pw_name for each in pwd.getpwall() if each.pw_uid >= _FIRST_PERSON)]
+    with suppress(Exception):
+        from kadeploy.caller import caller  # noqa: PLC0415
+        from kadeploy.config.folder import load_site  # noqa: PLC0415
+        from kadeploy.state import rights  # noqa: PLC0415
+
+        site = load_site()
+        found += rights.users(site) if caller().name in site.almighty_users else []
+    return _starting(incomplete, found)
+
+
+_FIRST_PERSON = 1000
+"""The lowest number that Debian gives to an account of a person."""
+
+
+def owners(incomplete: str) -> list[str]:
+    """Users with environments that the caller may use."""
+    from kadeploy.caller import caller  # noqa: PLC0415
+    from kadeploy.config.folder import load_site  # noqa: PLC0415 - for the TAB key alone
+    from kadeploy.state.environments import EVERYBODY, listed  # noqa: PLC0415
+
+    found = [*listed(load_site(), caller().name), *listed(load_site(), caller().name, EVERYBODY)]
+    return _starting(incomplete, (each.user for each in found))
 
 
 def environments(context: typer.Context, incomplete: str) -> list[str]:
@@ -130,10 +242,37 @@ def environments(context: typer.Context, incomplete: str) -> list[str]:
     return _starting(incomplete, [*names, *several, *aliases])
 
 
-def choices(*words: str) -> Callable[[str], list[str]]:
-    """One of *words*."""
-    return lambda incomplete: _starting(incomplete, words)
+def choices(*words: str, several: bool = False) -> Callable[[str], list[str]]:
+    """One of *words*, or *several* separated by commas."""
+    return lambda incomplete: _starting(incomplete, words, several)
 
 
-def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(name for name in names if name.startswith(incomplete)))
+def ordered(*words: str) -> Callable[[str], list[str]]:
+    """Several of *words*, each with a ``-`` in front where it is typed."""
+    both = (*words, *(f"-{word}" for word in words))
+    return lambda incomplete: _starting(incomplete, both if "-" in incomplete else words, several=True)
+
+
+def _starting(incomplete: str, names: Iterable[str], several: bool = False) -> list[str]:
+    """*names* that begin with what was typed; with *several*, behind its last comma."""
+    before, comma, last = incomplete.rpartition(",") if several else ("", "", incomplete)
+    return list(dict.fromkeys(f"{before}{comma}{name}" for name in names if name.startswith(last)))
+
+
+def _configuration() -> Configuration:
+    from kadeploy.config.folder import load_configuration  # noqa: PLC0415 - for the TAB key alone
+
+    return load_configuration()
+
+
+def _disks(context: typer.Context) -> list[Disk]:
+    """Those of the clusters of the nodes that are named, else of all."""
+    from kadeploy.nodeset import expand  # noqa: PLC0415
+
+    configuration = _configuration()
+    clusters: Iterable[str] = configuration.clusters
+    with suppress(KadeployError):
+        ranges = context.params.get("machines") or ()
+        named = configuration.full_names(name for machine in ranges for name in expand(machine))
+        clusters = configuration.cluster_nodes(named) or clusters
+    return [configuration.clusters[name].disk for name in clusters]

@@ -75,6 +75,7 @@ def kadeploy3(
             help="Boot this partition; 0 is the MBR.",
             min=0,
             rich_help_panel=usage.DISK,
+            autocompletion=completion.partitions,
         ),
     ] = None,
     debug: operation.Debug = False,
@@ -89,6 +90,7 @@ def kadeploy3(
             metavar="FSTYPE",
             help="Format the /tmp partition with this type.",
             rich_help_panel=usage.DISK,
+            autocompletion=completion.file_systems,
         ),
     ] = "",
     script: operation.Script = None,
@@ -122,6 +124,7 @@ def kadeploy3(
             metavar="MICROSTEP",
             help="Stop just before macrostep:microstep.",
             rich_help_panel=usage.STEPS,
+            autocompletion=completion.steps,
         ),
     ] = "",
     custom_operations: Annotated[

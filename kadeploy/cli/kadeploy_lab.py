@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from kadeploy.cli import shell, usage
+from kadeploy.cli import completion, shell, usage
 from kadeploy.errors import KadeployError
 from kadeploy.hints import did_you_mean
 from kadeploy.images import build_deployment_system
@@ -23,7 +23,7 @@ from kadeploy.lab.down import down as take_down
 from kadeploy.lab.environments import BUILDERS, chosen
 from kadeploy.lab.environments import build as build_environments
 from kadeploy.lab.kinds import KINDS
-from kadeploy.lab.lab import CACHE, FAULTS, Lab, checked, faults, saved
+from kadeploy.lab.lab import CACHE, FAULTS, Lab, checked, existing, faults, saved
 from kadeploy.lab.sim.faults import chosen as chosen_faults
 from kadeploy.lab.up import deployment_key
 from kadeploy.lab.up import up as bring_up
@@ -42,10 +42,38 @@ app = shell.Tool(
     about="It needs root, for the network namespace that the cluster lives in.",
 )
 
+_DEFAULT = Lab()
+
+
+def _labs(incomplete: str) -> list[str]:
+    return completion.choices(*existing())(incomplete)
+
+
+def _nodes(context: typer.Context, incomplete: str) -> list[str]:
+    lab = _typed(context)
+    return completion.choices(*(lab.members if lab else ()))(incomplete)
+
+
+def _logs(context: typer.Context, incomplete: str) -> list[str]:
+    lab = _typed(context)
+    have = (path.stem for path in sorted(lab.logs.glob("*.log"))) if lab else ()
+    return [*_nodes(context, incomplete), *completion.choices(*have)(incomplete)]
+
+
+def _typed(context: typer.Context) -> Lab | None:
+    """The lab that a command line being typed is about."""
+    given = context.params
+    return saved(given.get("name") or _DEFAULT.name, given.get("folder") or "")
+
+
 Name = Annotated[
     str,
     typer.Option(
-        "--name", metavar="NAME", help="Name of the lab and of its network namespace.", rich_help_panel=usage.GENERAL
+        "--name",
+        metavar="NAME",
+        help="Name of the lab and of its network namespace.",
+        rich_help_panel=usage.GENERAL,
+        autocompletion=_labs,
     ),
 ]
 Folder = Annotated[
@@ -57,9 +85,9 @@ Folder = Annotated[
         rich_help_panel=usage.GENERAL,
     ),
 ]
-Node = Annotated[str, typer.Argument(metavar="NODE", help="Node, such as node-1.", show_default=False)]
-
-_DEFAULT = Lab()
+Node = Annotated[
+    str, typer.Argument(metavar="NODE", help="Node, such as node-1.", show_default=False, autocompletion=_nodes)
+]
 
 
 @app.callback()
@@ -70,7 +98,12 @@ def kadeploy_lab(_version: shell.Version = False, _completion: shell.Completion 
 @app.command()
 def up(
     *,
-    kind: Annotated[str, typer.Option(metavar="KIND", help=f"Kind of nodes: {', '.join(KINDS)}.")] = _DEFAULT.kind,
+    kind: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND", help=f"Kind of nodes: {', '.join(KINDS)}.", autocompletion=completion.choices(*KINDS)
+        ),
+    ] = _DEFAULT.kind,
     nodes: Annotated[int, typer.Option(metavar="NUMBER", help="Number of nodes.")] = _DEFAULT.nodes,
     memory: Annotated[
         int, typer.Option(metavar="MIB", help="Memory of a node, in MiB.", rich_help_panel=usage.MACHINES)
@@ -82,7 +115,13 @@ def up(
         ),
     ] = _DEFAULT.disk,
     firmware: Annotated[
-        str, typer.Option(metavar="FIRMWARE", help="bios or uefi.", rich_help_panel=usage.MACHINES)
+        str,
+        typer.Option(
+            metavar="FIRMWARE",
+            help="bios or uefi.",
+            rich_help_panel=usage.MACHINES,
+            autocompletion=completion.choices("bios", "uefi"),
+        ),
     ] = _DEFAULT.firmware,
     kvm: Annotated[
         bool,
@@ -125,6 +164,7 @@ def up(
             metavar="FAULTS",
             help=f"Faults for a share of the nodes: hang=1%,slow=3. There are: {', '.join(FAULTS)}.",
             rich_help_panel=usage.FAULTS,
+            autocompletion=completion.choices(*FAULTS, several=True),
         ),
     ] = "",
     seed: Annotated[
@@ -136,7 +176,10 @@ def up(
     backend: Annotated[
         str,
         typer.Option(
-            metavar="BACKEND", help="What answers on sim nodes: openssh or light.", rich_help_panel=usage.MACHINES
+            metavar="BACKEND",
+            help="What answers on sim nodes: openssh or light.",
+            rich_help_panel=usage.MACHINES,
+            autocompletion=completion.choices("openssh", "light"),
         ),
     ] = _DEFAULT.backend,
     boot_delay: Annotated[
@@ -148,6 +191,7 @@ def up(
         typer.Option(
             metavar="NAMES",
             help=f"Environments to build: {', '.join(BUILDERS)}, separated by commas (default: by kind).",
+            autocompletion=completion.choices(*BUILDERS, several=True),
         ),
     ] = None,
     name: Name = _DEFAULT.name,
@@ -231,7 +275,10 @@ def console(node: Node, name: Name = _DEFAULT.name, folder: Folder = "") -> None
 
 @app.command()
 def logs(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="Node, or a service: supervisor, dhcp, boot-server.")],
+    what: Annotated[
+        str,
+        typer.Argument(metavar="WHAT", help="Node, or a service: supervisor, dhcp, boot-server.", autocompletion=_logs),
+    ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing what is added.")] = False,
     name: Name = _DEFAULT.name,
     folder: Folder = "",
@@ -270,7 +317,14 @@ def ssh(
 
 @app.command()
 def power(
-    operation: Annotated[str, typer.Argument(metavar="OPERATION", help="on, off, reset, shutdown or status.")],
+    operation: Annotated[
+        str,
+        typer.Argument(
+            metavar="OPERATION",
+            help="on, off, reset, shutdown or status.",
+            autocompletion=completion.choices("on", "off", "reset", "shutdown", "status"),
+        ),
+    ],
     node: Node,
     name: Name = _DEFAULT.name,
     folder: Folder = "",
@@ -284,7 +338,12 @@ def power(
 @app.command()
 def build(
     environments: Annotated[
-        str, typer.Option(metavar="NAMES", help="Environments to build, separated by commas.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Environments to build, separated by commas.",
+            autocompletion=completion.choices(*BUILDERS, several=True),
+        ),
     ] = ",".join(BUILDERS),
 ) -> None:
     """Build the deployment system and the environments into the cache, without a lab."""

@@ -104,6 +104,7 @@ def kaenv3(
             metavar="USERNAME",
             help="Owner; with -l, '*' is everybody.",
             rich_help_panel=usage.ENVIRONMENT,
+            autocompletion=completion.owners,
         ),
     ] = None,
     env_version: Annotated[

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import shell, usage
+from kadeploy.cli import completion, shell, usage
 from kadeploy.config.folder import load_configuration, load_site
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
@@ -66,6 +66,7 @@ def kanodes3(
             metavar="WID",
             help="With -y: this workflow, even if it has ended.",
             rich_help_panel=usage.OUTPUT,
+            autocompletion=completion.workflows,
         ),
     ] = None,
     listing: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import operation, shell, usage
+from kadeploy.cli import completion, operation, shell, usage
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import load_configuration
 from kadeploy.errors import OptionError
@@ -40,7 +40,10 @@ app = shell.Tool(
 
 @app.command()
 def kapower3(
-    first: Annotated[str | None, typer.Argument(hidden=True, metavar="on|off|status")] = None,
+    first: Annotated[
+        str | None,
+        typer.Argument(hidden=True, metavar="on|off|status", autocompletion=completion.choices("on", "off", "status")),
+    ] = None,
     *,
     machines: shell.Machines = None,
     node_files: shell.Files = None,

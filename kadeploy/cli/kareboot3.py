@@ -55,7 +55,10 @@ app = shell.Tool(
 
 @app.command()
 def kareboot3(
-    first: Annotated[str | None, typer.Argument(hidden=True, metavar="REBOOT_KIND")] = None,
+    first: Annotated[
+        str | None,
+        typer.Argument(hidden=True, metavar="REBOOT_KIND", autocompletion=completion.choices(*get_args(RebootKind))),
+    ] = None,
     *,
     machines: shell.Machines = None,
     node_files: shell.Files = None,

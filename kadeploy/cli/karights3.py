@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import shell
+from kadeploy.cli import completion, shell
 from kadeploy.config.cluster import Disk
 from kadeploy.config.folder import Configuration, load_configuration, load_site
 from kadeploy.config.partition import split_partition
@@ -64,13 +64,26 @@ def karights3(
     delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete some rights of a user.")] = False,
     show: Annotated[bool, typer.Option("-s", "--show-rights", help="Show the rights of a user.")] = False,
     user: Annotated[
-        str | None, typer.Option("-u", "--user", metavar="USERNAME", help="Whose rights; with -s all users' without.")
+        str | None,
+        typer.Option(
+            "-u",
+            "--user",
+            metavar="USERNAME",
+            help="Whose rights; with -s all users' without.",
+            autocompletion=completion.users,
+        ),
     ] = None,
     machines: shell.Machines = None,
     files: shell.Files = None,
     parts: Annotated[
         list[str] | None,
-        typer.Option("-p", "--part", metavar="PARTNAME", help="Partition as /dev/sda3, or *; repeatable."),
+        typer.Option(
+            "-p",
+            "--part",
+            metavar="PARTNAME",
+            help="Partition as /dev/sda3, or *; repeatable.",
+            autocompletion=completion.devices,
+        ),
     ] = None,
     overwrite: Annotated[
         bool,

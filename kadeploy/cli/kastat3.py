@@ -117,7 +117,12 @@ def kastat3(
     field_lists: Annotated[
         list[str] | None,
         typer.Option(
-            "-F", "--fields", metavar="FIELDS", help="The same, several with commas.", rich_help_panel=usage.OUTPUT
+            "-F",
+            "--fields",
+            metavar="FIELDS",
+            help="The same, several with commas.",
+            rich_help_panel=usage.OUTPUT,
+            autocompletion=completion.choices(*FIELDS, *MORE_FIELDS, several=True),
         ),
     ] = None,
     steps: Annotated[
@@ -128,11 +133,19 @@ def kastat3(
             metavar="STEP",
             help="With -a: of this macro-step, 1 to 3.",
             rich_help_panel=usage.SELECTION,
+            autocompletion=completion.choices("1", "2", "3"),
         ),
     ] = None,
     wid: Annotated[
         str | None,
-        typer.Option("-w", "--workflow-id", metavar="WID", help="Only this workflow.", rich_help_panel=usage.SELECTION),
+        typer.Option(
+            "-w",
+            "--workflow-id",
+            metavar="WID",
+            help="Only this workflow.",
+            rich_help_panel=usage.SELECTION,
+            autocompletion=completion.workflows,
+        ),
     ] = None,
     date_min: Annotated[
         str | None,
@@ -159,7 +172,11 @@ def kastat3(
     sort: Annotated[
         list[str] | None,
         typer.Option(
-            "--sort", metavar="FIELDS", help="Order of the lines; -start is newest first.", rich_help_panel=usage.OUTPUT
+            "--sort",
+            metavar="FIELDS",
+            help="Order of the lines; -start is newest first.",
+            rich_help_panel=usage.OUTPUT,
+            autocompletion=completion.ordered(*FIELDS, *MORE_FIELDS),
         ),
     ] = None,
     plot_file: Annotated[

@@ -21,7 +21,7 @@ import typer
 from kadeploy import files
 from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Account, as_user, environment_of
-from kadeploy.cli import hangup, shell, summary, usage
+from kadeploy.cli import completion, hangup, shell, summary, usage
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
@@ -45,7 +45,12 @@ Debug = Annotated[
 User = Annotated[
     str | None,
     typer.Option(
-        "-u", "--user", metavar="USERNAME", help="Owner of the recorded environment.", rich_help_panel=usage.ENVIRONMENT
+        "-u",
+        "--user",
+        metavar="USERNAME",
+        help="Owner of the recorded environment.",
+        rich_help_panel=usage.ENVIRONMENT,
+        autocompletion=completion.owners,
     ),
 ]
 Key = Annotated[
@@ -60,13 +65,24 @@ Key = Annotated[
 BlockDevice = Annotated[
     str | None,
     typer.Option(
-        "-b", "--block-device", metavar="BLOCKDEVICE", help="Block device to use.", rich_help_panel=usage.DISK
+        "-b",
+        "--block-device",
+        metavar="BLOCKDEVICE",
+        help="Block device to use.",
+        rich_help_panel=usage.DISK,
+        autocompletion=completion.disks,
     ),
 ]
 Partition = Annotated[
     int | None,
     typer.Option(
-        "-p", "--partition-number", metavar="NUMBER", help="Partition to use.", min=1, rich_help_panel=usage.DISK
+        "-p",
+        "--partition-number",
+        metavar="NUMBER",
+        help="Partition to use.",
+        min=1,
+        rich_help_panel=usage.DISK,
+        autocompletion=completion.partitions,
     ),
 ]
 Vlan = Annotated[str | None, typer.Option("--vlan", metavar="VLANID", help="Set the VLAN.", rich_help_panel=usage.BOOT)]

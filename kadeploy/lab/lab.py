@@ -277,6 +277,11 @@ def faults(ranges: dict[str, str]) -> dict[str, str]:
     return found
 
 
+def existing() -> list[str]:
+    """Names of the labs of this machine, save those in folders of their own that are down."""
+    return sorted({path.parent.name for root in (RUN_ROOT, STATE_ROOT) for path in root.glob(f"*/{MARKER}")})
+
+
 def saved(name: str, folder: str = "") -> Lab | None:
     """The lab called *name* as its last ``up`` described it, None when there is none."""
     for place in (RUN_ROOT / name, Path(folder) if folder else STATE_ROOT / name):

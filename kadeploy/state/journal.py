@@ -18,6 +18,7 @@ from kadeploy import process
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import natural_key
 from kadeploy.state import controllers
 from kadeploy.state.database import chunked, connect, fetch, insert, records, transaction
@@ -154,6 +155,13 @@ def ended(site: Site) -> dict[str, bool]:
     return {wid: end is not None for wid, end in fetch(Workflow.select(Workflow.wid, Workflow.ended))}
 
 
+def newest(site: Site, most: int = 50) -> list[str]:
+    """Ids of the workflows that began last, whether they run or not."""
+    connect(site)
+    query = Workflow.select(Workflow.wid).order_by(Workflow.started.desc(), Workflow.wid).limit(most)
+    return [wid for (wid,) in fetch(query)]
+
+
 def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = None) -> dict[str, Any]:
     """The running workflows, or the one named *wid* even when it has ended, as ``kanodes3 -y`` shows them.
 
@@ -171,7 +179,8 @@ def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = 
     wanted = Workflow.ended.is_null() & ~Workflow.wid.in_(list(dead)) if wid is None else Workflow.wid == wid
     flows = records(Workflow.select().where(wanted).order_by(Workflow.started, Workflow.wid))
     if wid is not None and not flows:
-        raise OptionError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.")
+        hint = did_you_mean(wid, newest(site))
+        raise OptionError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.{hint}")
     only = None if nodes is None else set(nodes)
     dump = {flow.wid: _dump(flow, only) | _aborted(site, flow, dead) for flow in flows}
     return {name: flow for name, flow in dump.items() if flow["nodes"] or only is None}

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pexpect
 import pytest
 
@@ -15,8 +20,9 @@ from kadeploy.cli import TOOLS, completion
 from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
-from kadeploy.state import database
-from kadeploy.state.tables import EnvironmentRow
+from kadeploy.lab.lab import MARKER, Lab
+from kadeploy.state import database, rights
+from kadeploy.state.tables import EnvironmentRow, Workflow
 
 HOSTILE = "$(touch pwned)"
 """A name that another user chose for a public environment, to run something in a shell that completes it."""
@@ -136,6 +142,106 @@ def test_what_is_wrong_is_not_said_at_the_prompt(
     assert offers(tool, *words, KADEPLOY_CONFIG_DIR=str(tmp_path)) == []
 
 
+@pytest.fixture
+def lived_in(recorded: Site) -> Site:
+    """A site with a user who has rights, an operation that runs and one that has ended."""
+    rights.add(recorded, "zoe", ["*"], ["*"])
+    for wid, ended in (("D-running", None), ("R-ended", 1_700_000_060)):
+        controller = {"host": "elsewhere", "pid": 1, "process_start": "1", "boot_id": "b", "seen": 1_700_000_000}
+        columns = {"operation": "deploy", "user": "zoe", "started": 1_700_000_000, "ended": ended}
+        Workflow.insert(wid=wid, **columns, **controller).execute()
+    return recorded
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (("kadeploy3", "--breakpoint", "Broad"), ["BroadcastEnv", "BroadcastEnvChain"]),
+        (
+            ("kadeploy3", "--breakpoint", "BroadcastEnv:s"),
+            ["BroadcastEnv:send_environment", "BroadcastEnv:send_key", "BroadcastEnv:sync"],
+        ),
+        (("kadeploy3", "--breakpoint=BroadcastEnvChain:sy"), ["--breakpoint=BroadcastEnvChain:sync"]),
+        (("kadeploy3", "-p", ""), ["1", "2", "3", "5"]),
+        (("kadeploy3", "-m", "gdx-[1-3].site", "-p", ""), ["2", "3", "5"]),
+        (("kareboot3", "-m", "nvm-1", "-p", ""), ["1", "2"]),
+        (("kadeploy3", "-m", "nvm-1.site", "-b", ""), ["/dev/nvme0n1"]),
+        (("kadeploy3", "-r", "ext"), ["ext2", "ext3", "ext4"]),
+        (("kadeploy3", "-u", "b"), ["bob"]),
+        (("kaenv3", "-l", "-u", "b"), ["bob"]),
+        (("kadeploy3", "-m", "nvm-1.site,nvm-2"), ["nvm-1.site,nvm-2.site"]),
+        (("kareboot3", "simple"), ["simple_reboot"]),
+        (("kapower3", "o"), ["on", "off"]),
+        (("karights3", "-a", "-m", "nvm-1", "-p", ""), ["/dev/nvme0n1p1", "/dev/nvme0n1p2", "*"]),
+        (("karights3", "-a", "-p", "/dev/sda"), ["/dev/sda1", "/dev/sda2", "/dev/sda3", "/dev/sda5"]),
+        (("karights3", "-a", "-u", "roo"), ["root"]),
+        (("karights3", "-s", "-u", "zo"), ["zoe"]),
+        (("kanodes3", "-y", "-w", ""), ["D-running", "R-ended"]),
+        (("kastat3", "-d", "-w", "R-"), ["R-ended"]),
+        (("kastat3", "-d", "-F", "user,hostn"), ["user,hostname"]),
+        (("kastat3", "-d", "--sort", "user,-sta"), ["user,-start"]),
+        (("kastat3", "-d", "--sort=sta"), ["--sort=start"]),
+        (("kastat3", "-d", "--sort=-sta"), []),
+        (("kastat3", "-a", "-s", ""), ["1", "2", "3"]),
+    ],
+)
+def test_what_an_option_takes_is_offered(tool: Any, lived_in: Site, words: tuple[str, ...], names: list[str]) -> None:
+    assert offers(tool, *words) == names
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="takes another user's place")
+def test_whoever_is_no_administrator_is_not_offered_who_has_rights(tool: Any, lived_in: Site) -> None:
+    assert offers(tool, "karights3", "-s", "-u", "zo", SUDO_UID="65534") == []
+
+
+def test_labs_and_their_nodes_and_logs_are_offered(tool: Any, tmp_path: Path) -> None:
+    lab = Lab(name="tabtest", nodes=3, folder=str(tmp_path / "lab"))
+    lab.logs.mkdir(parents=True)
+    (lab.logs / "dhcp.log").touch()
+    (lab.root / MARKER).write_bytes(msgspec.json.encode(lab))
+    place = ("--name", "tabtest", "--folder", lab.folder)
+    assert offers(tool, "kadeploy-lab", "ssh", *place, "node-") == ["node-1", "node-2", "node-3"]
+    assert offers(tool, "kadeploy-lab", "console", *place, "node-3") == ["node-3"]
+    assert offers(tool, "kadeploy-lab", "logs", *place, "") == ["node-1", "node-2", "node-3", "dhcp"]
+    assert offers(tool, "kadeploy-lab", "ssh", "--name", "no-such-lab", "node-") == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="labs are root's")
+def test_the_labs_of_this_machine_are_offered(tool: Any) -> None:
+    lab = Lab(name="tabtest-run")
+    lab.run.mkdir(parents=True)
+    try:
+        (lab.run / MARKER).write_bytes(msgspec.json.encode(lab))
+        assert offers(tool, "kadeploy-lab", "down", "--name", "tabtest-r") == ["tabtest-run"]
+    finally:
+        shutil.rmtree(lab.run)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (("kadeploy-lab", "up", "--kind", ""), ["vm", "light", "sim"]),
+        (("kadeploy-lab", "up", "--environments", "tiny,deb"), ["tiny,debian12-min"]),
+        (("kadeploy-lab", "up", "--faults", "bmc-i"), ["bmc-idle"]),
+        (("kadeploy-lab", "power", "re"), ["reset"]),
+    ],
+)
+def test_words_of_the_lab_are_offered(tool: Any, words: tuple[str, ...], names: list[str]) -> None:
+    assert offers(tool, *words, KADEPLOY_CONFIG_DIR="/nowhere") == names
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_database_that_hangs_does_not_hold_back_the_prompt(tool: Any, site_folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        file = site_folder / "site.yml"
+        text = file.read_text(encoding="utf-8")
+        database = f"database: postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none"
+        file.write_text(re.sub("database:.*", database, text), encoding="utf-8")
+        start = time.monotonic()
+        assert offers(tool, "kaenv3", "-p", "deb") == []
+        assert completion.PATIENCE <= time.monotonic() - start < completion.PATIENCE + 10
+
+
 # --- scripts ----------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +263,7 @@ def test_the_login_shell_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None
 START = {
     "bash": (["--norc", "--noprofile", "-i"], 'eval "$(kadeploy3 --show-completion bash)"'),
     "zsh": (["-f", "-i"], 'autoload -Uz compinit; compinit -u -D; eval "$(kadeploy3 --show-completion zsh)"'),
+    "zsh without compinit": (["-f", "-i"], 'eval "$(kadeploy3 --show-completion zsh)"'),
     "fish": (["--no-config", "-i"], "kadeploy3 --show-completion fish | source"),
 }
 
@@ -167,7 +274,7 @@ def prompt(request: pytest.FixtureRequest, recorded: Site, tmp_path: Path) -> It
     options, script = START[request.param]
     variables = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     terminal = pexpect.spawn(
-        request.param,
+        request.param.split()[0],
         options,
         env=variables | {"TERM": "xterm"},
         cwd=tmp_path,
@@ -189,6 +296,7 @@ def prompt(request: pytest.FixtureRequest, recorded: Site, tmp_path: Path) -> It
         ("kaenv3 -p 'Free\t", "name : FreeBSD 7.1"),
         ("kaenv3 --format json --pr\tFree\t", '"name": "FreeBSD 7.1"'),
         ("kaenv3 -a nod\t", "nodes.dsc, line 1"),
+        ("true; kaenv3 -p Free\t", "name : FreeBSD 7.1"),
     ],
 )
 def test_the_shell_inserts_what_the_tool_offers(prompt: Any, tmp_path: Path, keys: str, printed: str) -> None:
@@ -200,6 +308,34 @@ def test_the_shell_inserts_what_the_tool_offers(prompt: Any, tmp_path: Path, key
         settle(prompt)
     prompt.send("\r")
     prompt.expect_exact(printed)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("kadeploy3 --breakpoint BroadcastEnvChain:sy", "<kadeploy3><--breakpoint><BroadcastEnvChain:sync>"),
+        ("kadeploy3 --breakpoint=BroadcastEnvChain:sy", "<kadeploy3><--breakpoint=BroadcastEnvChain:sync>"),
+        ("kastat3 -d -F user,hostn", "<kastat3><-d><-F><user,hostname>"),
+        ("karights3 -p /dev/nvme0n1p2 -u roo", "<karights3><-p></dev/nvme0n1p2><-u><root>"),
+        ("kareboot3 -m nvm-1.site simp", "<kareboot3><-m><nvm-1.site><simple_reboot>"),
+    ],
+)
+def test_the_word_is_completed_whatever_signs_are_in_it(prompt: Any, keys: str, words: str) -> None:
+    prompt.send(f"{keys}\t")
+    settle(prompt)
+    prompt.send("\x01printf '<%s>' \r")
+    prompt.expect_exact(words)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_site_that_cannot_be_read_leaves_the_prompt_as_it_is(prompt: Any, site_folder: Path) -> None:
+    (site_folder / "site.yml").write_text("{", encoding="utf-8")
+    prompt.send("kadeploy3 -e debian-mi\t")
+    settle(prompt)
+    prompt.send("\x01printf '<%s>' \r")
+    prompt.expect_exact("<kadeploy3><-e><debian-mi>")
+    assert not re.search("rror|Traceback|Alarm", prompt.before)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
