@@ -33,6 +33,8 @@ from kadeploy.events import (
     StepStarted,
 )
 from kadeploy.nodeset import fold
+from kadeploy.operations import forecast
+from kadeploy.operations.forecast import Forecast
 from kadeploy.operations.plan import lines as plan_lines
 from kadeploy.printable import printable
 from kadeploy.workflow import Attempt, Final, Outcome, Verdict
@@ -89,6 +91,8 @@ class Display:
         self.stream = sys.stdout if stream is None else stream
         self.plain = is_plain(self.stream)
         self.verbosity = (IN_LINES if self.plain else ON_TERMINAL) if verbosity is None else verbosity
+        self.forecast: Forecast | None = None
+        """Tells how long it will still take, where that can be told."""
         self._final = final if self.plain else final_for_people or final
         self._sets: dict[int, _Set] = {}
         self._finals: dict[str, Final] = {}
@@ -233,7 +237,8 @@ class Display:
         """Where every node is, for ENTER."""
         now = time.time()
         with self._lock:
-            lines = [f"--- after {duration(now - self._begun)}: {self._counts()}"]
+            counts = ", ".join([self._counts(), *self._time_left(now)])
+            lines = [f"--- after {duration(now - self._begun)}: {counts}"]
             for where, seconds, names, group in self._where(now):
                 far = f" ({group.transfer})" if group.transfer else ""
                 lines.append(f"{where} ~{seconds:.0f} s{far}: {fold(names)}")
@@ -297,7 +302,8 @@ class Display:
                 )
                 for where, seconds, names, group in self._where(now)
             ]
-            return [*rows, Row(duration(now - self._begun), "in all", self._counts())]
+            what = ", ".join(["in all", *self._time_left(now)])
+            return [*rows, Row(duration(now - self._begun), what, self._counts())]
 
     def _counts(self) -> str:
         """How many nodes are where: ``94 on their way, 3 OK, 3 KO``."""
@@ -306,6 +312,15 @@ class Display:
         good = by_verdict[Verdict.OK] + by_verdict[Verdict.BRK]
         ways = {"on their way": left, "OK": good, "KO": by_verdict[Verdict.KO]}
         return ", ".join(f"{count} {word}" for word, count in ways.items() if count)
+
+    def _time_left(self, now: float) -> list[str]:
+        """Until the last set of nodes is done; empty where one of them cannot be told of."""
+        sets = [(group, names) for group in self._sets.values() if (names := group.still())]
+        if self.forecast is None or not sets:
+            return []
+        times = [self.forecast.left(group.attempt, names, now - group.begun) for group, names in sets]
+        known = [seconds for seconds in times if seconds is not None]
+        return [forecast.told(max(known))] if len(known) == len(times) else []
 
 
 def debug_lines(micro_step: str, outcomes: Mapping[str, Outcome]) -> list[str]:

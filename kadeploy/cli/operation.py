@@ -27,7 +27,7 @@ from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
 from kadeploy.events import Report
-from kadeploy.operations import background, dry_run, hostkeys
+from kadeploy.operations import background, dry_run, forecast, hostkeys
 from kadeploy.operations.launch import launch
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.work import Work
@@ -350,6 +350,7 @@ def carry_out(work: Work, who: Account, display: Display, outputs: Outputs) -> R
     hangup.outlive()
     if outputs.wid:
         shell.write_names(outputs.wid, [work.wid])
+    display.forecast = forecast.of(work)
     stop = threading.Event()
     with _signals(stop, work, display), display.live():
         report = launch(work, who, display, stop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from operator import and_, or_
 from typing import Any, NamedTuple
@@ -148,6 +148,48 @@ def durations(site: Site, selection: Selection, slices: int = 60) -> list[Durati
         Durations(first + int(begin), *map(_seconds, steps), image=Image(env, md5), operations=count)  # type: ignore[arg-type,misc]
         for begin, env, md5, count, *steps in fetch(query.group_by(*columns).order_by(*columns))
     ]
+
+
+RUNS = 10
+"""Operations of which the usual durations are taken: the last ones."""
+_SAMPLE = 50
+"""Nodes of a cluster whose rows are looked at: those of one set take equally long."""
+
+
+def usual(site: Site, operation: str, nodes: Sequence[str], image: Image) -> dict[str, list[int]]:
+    """Seconds that each implementation took in each of the last operations like this one, the newest first.
+
+    Alike are those of *image* that went well at the first try on some of *nodes*, and on about as many (a third to
+    three times).
+    """
+    connect(site)
+    pairs = [(getattr(Log, f"step{step}"), getattr(Log, f"step{step}_duration")) for step in STEPS]
+    retries = [getattr(Log, f"retry_step{step}") for step in STEPS]
+    query = Log.select(Log.wid, *(column for pair in pairs for column in pair))
+    same = (Log.operation == operation) & (Log.env == image.env) & (Log.md5 == image.md5)
+    alike = same & Log.success & (sum(retries) == 0)
+    sample = Log.hostname.in_(list(nodes[:_SAMPLE]))
+    rows = fetch(query.where(alike, sample).order_by(Log.start.desc()).limit(3 * RUNS * _SAMPLE))
+    longest: dict[str, dict[str, int]] = {}
+    for wid, *values in rows:
+        steps = longest.setdefault(wid, {})
+        for name, seconds in zip(values[::2], values[1::2], strict=True):
+            if name:
+                steps[name] = max(seconds, steps.get(name, 0))
+    found: dict[str, list[int]] = {}
+    for wid in _of_a_size(longest, len(nodes))[:RUNS]:
+        for name, seconds in longest[wid].items():
+            found.setdefault(name, []).append(seconds)
+    return found
+
+
+def _of_a_size(wids: Iterable[str], nodes: int) -> list[str]:
+    """Those of *wids* that were on a third to three times as many nodes, in their order."""
+    ordered = list(wids)
+    sizes: dict[str, int] = {}
+    for part in chunked(ordered):
+        sizes |= dict(fetch(Log.select(Log.wid, fn.COUNT(Log.id)).where(Log.wid.in_(part)).group_by(Log.wid)))
+    return [wid for wid in ordered if nodes <= 3 * sizes[wid] <= 9 * nodes]
 
 
 def strangers(site: Site, nodes: Sequence[str]) -> list[str]:
