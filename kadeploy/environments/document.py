@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from kadeploy import users_yaml
+from kadeploy.environments import users_yaml
 from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.environments.image import COMPRESSIONS, KINDS
 from kadeploy.environments.rules import ALWAYS, check, converted, one_line, one_of, short

@@ -17,10 +17,11 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from kadeploy import files, users_yaml
+from kadeploy import files
 from kadeploy.caller import Account
 from kadeploy.config.file import Struct
 from kadeploy.config.timeouts import MAX_SECONDS
+from kadeploy.environments import users_yaml
 from kadeploy.errors import FileError, OptionError
 from kadeploy.hints import did_you_mean, explained
 from kadeploy.runner import playbooks

@@ -22,7 +22,6 @@ LAYERS = (
         "caller",
         "process",
         "commands",
-        "users_yaml",
         "checksums",
     },
     {"environments", "remote", "config"},
@@ -124,7 +123,7 @@ def test_no_tool_imports_another_tool() -> None:
 def test_the_top_floor_stays_small() -> None:
     packages = [path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()]
     assert len(packages) <= 13
-    assert len([path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]) <= 10
+    assert len([path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]) <= 11
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)

@@ -10,9 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kadeploy import users_yaml
 from kadeploy.caller import caller
-from kadeploy.environments import description
+from kadeploy.environments import description, users_yaml
 from kadeploy.errors import EnvironmentRefusedError, OptionError
 from kadeploy.operations import custom
 
