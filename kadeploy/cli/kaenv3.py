@@ -17,6 +17,7 @@ from kadeploy.cli import completion, shell, usage
 from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
+from kadeploy.environments.reference import Reference
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.state import environments
@@ -59,12 +60,9 @@ app = shell.Tool(
 
 @dataclass(frozen=True)
 class Wish:
-    """What the options ask for; *name* is the value of the operation: a name or, for ``-a``, a file."""
+    """What the options ask for; the name of *wanted* is the value of the operation: for ``-a`` a file."""
 
-    name: str
-    version: int | None
-    owner: str | None
-    arch: str | None
+    wanted: Reference
     all_versions: bool
     visibility: Visibility | None
     moves: Sequence[tuple[str, str]]
@@ -199,10 +197,7 @@ def kaenv3(
     }
     _require_use(operation, [option for option, used in modifiers.items() if used])
     wish = Wish(
-        name=name,
-        version=None if env_version is None else _number(env_version),
-        owner=user,
-        arch=env_arch,
+        wanted=Reference(name, None if env_version is None else _number(env_version), user, env_arch),
         all_versions=all_versions,
         visibility=None if tag is None else _visibility(tag),
         moves=[move for text in files_to_move or () for move in _moves(text)],
@@ -271,12 +266,12 @@ _COLUMNS: dict[str, tuple[int, Callable[[Environment], str]]] = {
 
 def _list(site: Site, wish: Wish) -> int:
     with sparing():
-        return _show_list(environments.listed(site, caller().name, wish.owner, wish.all_versions), wish)
+        return _show_list(environments.listed(site, caller().name, wish.wanted.owner, wish.all_versions), wish)
 
 
 def _show_list(found: Sequence[Environment], wish: Wish) -> int:
-    if wish.name:
-        pattern = wish.name.replace("[", "[[]").replace("%", "*")
+    if wish.wanted.name:
+        pattern = wish.wanted.name.replace("[", "[[]").replace("%", "*")
         found = [each for each in found if fnmatchcase(each.name, pattern)]
     if wish.form != "text":
         shell.emit(msgspec.to_builtins(found), wish.form)
@@ -299,7 +294,7 @@ def _print_table(found: Sequence[Environment]) -> None:
 def _print(site: Site, wish: Wish) -> int:
     from kadeploy.environments import description, lines  # noqa: PLC0415 - slow, and -l does without
 
-    asked = (site, caller().name, _mine(wish), wish.version, wish.owner, wish.arch)
+    asked = (site, caller().name, _mine(wish))
     wanted = environments.versions(*asked) if wish.all_versions else [environments.find(*asked)]
     form = site.environment_form if wish.form == "text" else wish.form
     if form == "wiki" and (lost := lines.lost(wanted)):
@@ -316,19 +311,19 @@ def _add(site: Site, wish: Wish) -> int:
     from kadeploy.environments import description  # noqa: PLC0415 - slow, and -l does without
 
     who = caller()
-    for added in environments.add_all(site, description.load(wish.name, who, shell.warn), who):
+    for added in environments.add_all(site, description.load(wish.wanted.name, who, shell.warn), who):
         print(f"Added: {_told(added)}, {added.visibility}")
     return 0
 
 
 def _delete(site: Site, wish: Wish) -> int:
-    for gone in environments.delete(site, caller().name, _mine(wish), wish.version, wish.owner, wish.arch):
+    for gone in environments.delete(site, caller().name, _mine(wish)):
         print(f"Deleted: {_told(gone)}")
     return 0
 
 
 def _remove_demolishing(site: Site, wish: Wish) -> int:
-    changed = environments.reset_demolishing(site, caller().name, _mine(wish), wish.version, wish.owner, wish.arch)
+    changed = environments.reset_demolishing(site, caller().name, _mine(wish))
     print(f"No longer demolishing: {_told(changed)}")
     return 0
 
@@ -336,17 +331,14 @@ def _remove_demolishing(site: Site, wish: Wish) -> int:
 def _set_visibility(site: Site, wish: Wish) -> int:
     if wish.visibility is None:
         raise OptionError("--set-visibility-tag needs a visibility: -t private, -t shared or -t public.")
-    user, name = caller().name, _mine(wish)
-    changed = environments.set_visibility(site, user, name, wish.visibility, wish.version, wish.owner, wish.arch)
+    changed = environments.set_visibility(site, caller().name, _mine(wish), wish.visibility)
     print(f"Now {changed.visibility}: {_told(changed)}")
     return 0
 
 
 def _update(part: Part) -> Callable[[Site, Wish], int]:
     def update(site: Site, wish: Wish) -> int:
-        for change in environments.update_checksums(
-            site, caller(), _mine(wish), part, wish.version, wish.owner, wish.arch
-        ):
+        for change in environments.update_checksums(site, caller(), _mine(wish), part):
             print(_told_checksum(change))
         return 0
 
@@ -372,13 +364,13 @@ def _move_files(site: Site, wish: Wish) -> int:
     return 0 if changes else 1
 
 
-def _mine(wish: Wish) -> str:
-    """The name that the operation was given."""
-    if not wish.name:
+def _mine(wish: Wish) -> Reference:
+    """What the operation names: one environment."""
+    if not wish.wanted.name:
         raise OptionError("The name of the environment is empty: kaenv3 -l lists what there is.")
-    if wish.owner == EVERYBODY:
+    if wish.wanted.owner == EVERYBODY:
         raise OptionError("-u '*' goes with -l alone: name the owner.")
-    return wish.name
+    return wish.wanted
 
 
 def _told(environment: Environment) -> str:

@@ -20,6 +20,7 @@ from kadeploy.config.folder import Configuration
 from kadeploy.config.partition import partition_device, split_partition
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
+from kadeploy.environments.reference import Reference
 from kadeploy.errors import EnvironmentRefusedError, OptionError
 from kadeploy.nodeset import fold, require_few
 from kadeploy.operations import custom, plan, production
@@ -125,9 +126,8 @@ def _environment(
     if isinstance(wanted, Described):
         return wanted.environment
     archs = {configuration.clusters[name].arch for name in configuration.cluster_nodes(list(nodes))} - {""}
-    return environments.find(
-        configuration.site, user, wanted.name, wanted.version, wanted.owner, wanted.arch, archs=archs
-    )
+    reference = Reference(wanted.name, wanted.version, wanted.owner, wanted.arch)
+    return environments.find(configuration.site, user, reference, archs)
 
 
 def _readable(uploads: Sequence[str], options: Options) -> None:

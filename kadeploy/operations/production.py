@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
+from kadeploy.environments.reference import Reference
 from kadeploy.errors import DestructiveEnvironmentError, OptionError
 from kadeploy.events import Report
 from kadeploy.nodeset import fold
@@ -44,7 +45,9 @@ def _last_environments(site: Site, names: Iterable[str]) -> dict[str, Environmen
     found = {}
     for row in nodes.states(site, list(names)):
         if row.env_name and row.env_version is not None:
-            environment = environments.recorded(site, row.env_name, row.env_version, row.env_owner, row.env_arch)
+            environment = environments.recorded(
+                site, Reference(row.env_name, row.env_version, row.env_owner, row.env_arch)
+            )
             if environment is not None:
                 found[row.hostname] = environment
     return found

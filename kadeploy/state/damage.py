@@ -93,7 +93,10 @@ def sound(database: Any, columns: Sequence[Any], rows: Iterable[Sequence[Any]]) 
 
 def _with_truths(row: Sequence[Any], truths: Sequence[int]) -> tuple[Any, ...]:
     """SQLite keeps truths as numbers."""
-    return tuple(bool(value) if rank in truths else value for rank, value in enumerate(row))
+    values = list(row)
+    for rank in truths:
+        values[rank] = bool(values[rank])
+    return tuple(values)
 
 
 def is_number(column: Any) -> Any:

@@ -45,16 +45,8 @@ class Change(NamedTuple):
 # --- seeing -------------------------------------------------------------------------------------------------------
 
 
-def find(
-    site: Site,
-    user: str,
-    name: str,
-    version: int | None = None,
-    owner: str | None = None,
-    arch: str | None = None,
-    archs: Collection[str] = (),
-) -> Environment:
-    """The environment *name* as *user* sees it: the highest version, unless one is given.
+def find(site: Site, user: str, wanted: Reference, archs: Collection[str] = ()) -> Environment:
+    """The environment as *user* sees it: the highest version, unless one is given.
 
     The name may be written ``name@user:version%arch`` (see `Reference`), or be an alias. Without an owner the user's
     own ones are looked at first, then those that others have made public. *archs* are the architectures that will do
@@ -64,19 +56,12 @@ def find(
         EnvironmentRefusedError: there is none that *user* may see, or one for each of several architectures.
         OptionError: the name says something else than an option does.
     """
-    found = versions(site, user, name, version, owner, arch)
+    found = versions(site, user, wanted)
     suitable = [each for each in found if each.arch in ("", *archs)] if archs else found
     return _highest(suitable or found)
 
 
-def versions(
-    site: Site,
-    user: str,
-    name: str,
-    version: int | None = None,
-    owner: str | None = None,
-    arch: str | None = None,
-) -> list[Environment]:
+def versions(site: Site, user: str, wanted: Reference) -> list[Environment]:
     """All versions of the environment that `find` would choose from, lowest first; of one owner.
 
     Raises:
@@ -85,13 +70,13 @@ def versions(
     """
     connect(site)
     known: list[Environment] = []
-    for wanted in Reference(name, version, owner, arch).readings():
+    for reading in wanted.readings():
         for column in (EnvironmentRow.name, EnvironmentRow.second_name):
-            found = _select(column == wanted.name, _seen(user, wanted.owner))
+            found = _select(column == reading.name, _seen(user, reading.owner))
             known += found
-            if fitting := _of_one(found, user, wanted):
+            if fitting := _of_one(found, user, reading):
                 return sorted(fitting, key=_age)
-    raise _unknown(site, user, wanted, known)
+    raise _unknown(site, user, reading, known)
 
 
 def _seen(user: str, owner: str | None) -> Any:
@@ -135,11 +120,12 @@ def listed(site: Site, user: str, owner: str | None = None, all_versions: bool =
     return ordered if all_versions else list(newest.values())
 
 
-def recorded(site: Site, name: str, version: int, owner: str, arch: str = "") -> Environment | None:
-    """Exactly this environment whoever asks, None when it is not recorded (any more)."""
+def recorded(site: Site, exact: Reference) -> Environment | None:
+    """Exactly this environment whoever asks, None when it is not recorded (any more); nothing of *exact* is open."""
     connect(site)
     row = EnvironmentRow
-    named = (row.name == name) & (row.version == version) & (row.user == owner) & (row.arch == arch)
+    named = (row.name == exact.name) & (row.version == exact.version)
+    named &= (row.user == exact.owner) & (row.arch == exact.arch)
     return next(iter(_select(named)), None)
 
 
@@ -243,14 +229,7 @@ def _insert(environment: Environment) -> None:
         raise _known(environment) from error
 
 
-def delete(
-    site: Site,
-    user: str,
-    name: str,
-    version: int | None = None,
-    owner: str | None = None,
-    arch: str | None = None,
-) -> list[Environment]:
+def delete(site: Site, user: str, wanted: Reference) -> list[Environment]:
     """Delete all versions of an environment, or the one given; returns what is gone.
 
     Raises:
@@ -258,7 +237,7 @@ def delete(
         EnvironmentRefusedError: there is none.
     """
     with _writing(site):
-        found = _owned(site, user, Reference(name, version, owner, arch))
+        found = _owned(site, user, wanted)
         for each in found:
             EnvironmentRow.delete().where(_is(each)).execute()
     return found
@@ -303,22 +282,22 @@ def _known(environment: Environment) -> EnvironmentRefusedError:
     )
 
 
-def _owned(site: Site, user: str, reference: Reference) -> list[Environment]:
+def _owned(site: Site, user: str, wanted: Reference) -> list[Environment]:
     """The versions that *user* may change, lowest first; raises RightsError or EnvironmentRefusedError."""
     known: list[Environment] = []
-    for wanted in reference.readings():
-        if wanted.owner not in (None, user) and user not in site.almighty_users:
+    for reading in wanted.readings():
+        if reading.owner not in (None, user) and user not in site.almighty_users:
             raise RightsError(
-                f"The environments of {wanted.owner} are changed by {wanted.owner} and administrators, and you are "
+                f"The environments of {reading.owner} are changed by {reading.owner} and administrators, and you are "
                 f"{user}."
             )
         row = EnvironmentRow
-        found = _select(row.name == wanted.name, row.user == (wanted.owner or user))
+        found = _select(row.name == reading.name, row.user == (reading.owner or user))
         known += found
-        if fitting := _fitting(found, wanted):
+        if fitting := _fitting(found, reading):
             return sorted(fitting, key=_age)
-    public = "" if wanted.owner else _owners(wanted.name)
-    raise RightsError(public) if public else _unknown(site, user, wanted._replace(owner=wanted.owner or user), known)
+    public = "" if reading.owner else _owners(reading.name)
+    raise RightsError(public) if public else _unknown(site, user, reading._replace(owner=reading.owner or user), known)
 
 
 def _owners(name: str) -> str:
@@ -346,15 +325,7 @@ def _writing(site: Site) -> Any:
 # --- changing -----------------------------------------------------------------------------------------------------
 
 
-def update_checksums(
-    site: Site,
-    who: Account,
-    name: str,
-    part: Part,
-    version: int | None = None,
-    owner: str | None = None,
-    arch: str | None = None,
-) -> list[Change]:
+def update_checksums(site: Site, who: Account, wanted: Reference, part: Part) -> list[Change]:
     """Record the checksums of one kind of files as they are now; returns those files, changed or not.
 
     Without *version* the highest is meant.
@@ -364,24 +335,18 @@ def update_checksums(
         FileError: a file cannot be read, is too big, or is not what its kind says.
     """
     connect(site)
-    environment = _highest(_owned(site, who.name, Reference(name, version, owner, arch)))
+    environment = _highest(_owned(site, who.name, wanted))
     if not _files(environment, (part,)):
-        raise EnvironmentRefusedError(f"Environment {name!r} version {environment.version} has no {part} to update.")
+        raise EnvironmentRefusedError(
+            f"Environment {wanted.name!r} version {environment.version} has no {part} to update."
+        )
     measured = _measured(site, environment, who, (part,), whole=True)
     with transaction():
         _update(environment, _columns(measured, (part,)))
     return _changes(environment, measured, (part,))
 
 
-def set_visibility(
-    site: Site,
-    user: str,
-    name: str,
-    visibility: Visibility,
-    version: int | None = None,
-    owner: str | None = None,
-    arch: str | None = None,
-) -> Environment:
+def set_visibility(site: Site, user: str, wanted: Reference, visibility: Visibility) -> Environment:
     """Say who sees a version of an environment (the highest, unless given); returns it as it is now.
 
     Raises:
@@ -390,28 +355,21 @@ def set_visibility(
     """
     _require_may_publish(site, user, visibility)
     with _writing(site):
-        environment = _highest(_owned(site, user, Reference(name, version, owner, arch)))
+        environment = _highest(_owned(site, user, wanted))
         changed = msgspec.structs.replace(environment, visibility=visibility)
         _require_sole_public(changed)
         _update(environment, {"visibility": visibility})
     return changed
 
 
-def reset_demolishing(
-    site: Site,
-    user: str,
-    name: str,
-    version: int | None = None,
-    owner: str | None = None,
-    arch: str | None = None,
-) -> Environment:
+def reset_demolishing(site: Site, user: str, wanted: Reference) -> Environment:
     """Set the demolishing counter of a version (the highest, unless given) to 0; returns it as it is now.
 
     Raises:
         RightsError, EnvironmentRefusedError: not yours, or none.
     """
     with _writing(site):
-        environment = _highest(_owned(site, user, Reference(name, version, owner, arch)))
+        environment = _highest(_owned(site, user, wanted))
         _update(environment, {"demolishing_env": 0})
     return msgspec.structs.replace(environment, demolishing_env=0)
 

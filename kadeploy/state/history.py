@@ -115,7 +115,10 @@ def rows(
 
 
 def _in_words(row: tuple[Any, ...], truths: Sequence[int]) -> tuple[Any, ...]:
-    return tuple(str(value).lower() if rank in truths else value for rank, value in enumerate(row))
+    values = list(row)
+    for rank in truths:
+        values[rank] = "true" if values[rank] else "false"
+    return tuple(values)
 
 
 def failure_rates(site: Site, selection: Selection) -> list[Rate]:

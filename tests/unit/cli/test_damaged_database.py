@@ -16,6 +16,7 @@ from kadeploy.caller import caller
 from kadeploy.cli import kaconsole3, kadeploy3, kaenv3, kanodes3, kapower3, kareboot3, karights3, kastat3, shell
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Image
+from kadeploy.environments.reference import Reference
 from kadeploy.state import database, environments, journal, nodes, rights
 from kadeploy.state.database import connect
 from kadeploy.state.history import FIELDS, MORE_FIELDS
@@ -106,9 +107,9 @@ def ready(site: Site, site_folder: Path, tmp_path: Path) -> Site:
         image = Image(file=str(tmp_path / "image.tgz"), kind="tgz")
         environments.add(site, build.environment(name=name, image=image, visibility="shared"), caller())
     for rank, name in enumerate(("gdx-1.site", HEALTHY, "gdx-3.site")):
-        nodes.set_state([name], "deployed", environments.find(site, me, "tiny"), me)
+        nodes.set_state([name], "deployed", environments.find(site, me, Reference("tiny")), me)
         nodes.claim(site, [name], f"D-{rank}", me)
-        journal.begin(site, f"D-{rank}", "deploy", me, environments.find(site, me, "tiny"), {"gdx": [name]})
+        journal.begin(site, f"D-{rank}", "deploy", me, environments.find(site, me, Reference("tiny")), {"gdx": [name]})
     journal.begin(site, "D-ended", "deploy", me, None, {"gdx": ["gdx-4.site", HEALTHY]})
     journal.end("D-ended", [LogRow(hostname=name, success=True) for name in ("gdx-4.site", HEALTHY)])
     database.disconnect()

@@ -18,6 +18,7 @@ import pytest
 from kadeploy.caller import Account, caller
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
+from kadeploy.environments.reference import Reference
 from kadeploy.state import environments, nodes, rights
 from kadeploy.state.database import connect
 from kadeploy.state.tables import Claim, Workflow
@@ -199,7 +200,7 @@ def ready(site: Site, tmp_path: Path) -> Site:
         environments.add(site, found, who)
     (tmp_path / "changed.tgz").write_bytes(b"another")
     (tmp_path / "gone.tgz").unlink()
-    mine = environments.find(site, me.name, "tiny")
+    mine = environments.find(site, me.name, Reference("tiny"))
     nodes.set_state(["gdx-3.site"], "deployed", mine, me.name, 0)
     return site
 
@@ -244,7 +245,7 @@ def test_what_the_numbered_cases_refuse(
     for name, text in FILES.items():
         (tmp_path / name).write_text(text.format(tmp=tmp_path), encoding="utf-8")
     if refusal.status == 2:
-        environments.add_failure(ready, [environments.find(ready, caller().name, "tiny")])
+        environments.add_failure(ready, [environments.find(ready, caller().name, Reference("tiny"))])
     before = everything(ready)
     command = [word.format(tmp=tmp_path) for word in refusal.command.split()]
     monkeypatch.setattr(sys, "argv", command)

@@ -22,6 +22,7 @@ from kadeploy.caller import Account, caller
 from kadeploy.config.folder import collection
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
+from kadeploy.environments.reference import Reference
 from kadeploy.runner import request
 from kadeploy.runner.request import Request
 from kadeploy.state import environments, nodes, rights
@@ -667,7 +668,7 @@ def test_kareboot3_example_10_the_production_environment_is_checked(
     with (site_folder / "site.yml").open("a", encoding="utf-8") as file:
         file.write("demolishing: {threshold: 0, auto_tag: true}\n")
     me = caller().name
-    deployed = environments.find(site, me, "lenny-x64-base")
+    deployed = environments.find(site, me, Reference("lenny-x64-base"))
     nodes.set_state([NODE], "deployed", deployed, me)
     write_play(site_folder, "Unused", "")  # brings the action `outcomes`
     answer = f"{{{NODE}: {{verdict: {production}, msg: another root}}}}"
@@ -675,7 +676,7 @@ def test_kareboot3_example_10_the_production_environment_is_checked(
     done = tool("kareboot3", "-m", NODE, *PRODUCTION, "-c")
     assert done.returncode == status, done.stderr
     assert reboots() == orders(5)
-    assert environments.find(site, me, "lenny-x64-base").demolishing_env == status
+    assert environments.find(site, me, Reference("lenny-x64-base")).demolishing_env == status
     if status == 1:
         assert "RebootRecordedEnv-check_nodes: another root" in done.stdout
         again = tool("kareboot3", "-m", NODE, *PRODUCTION, "-c")

@@ -18,6 +18,7 @@ import pytest
 from kadeploy.caller import Account, caller
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
+from kadeploy.environments.reference import Reference
 from kadeploy.errors import EnvironmentRefusedError, FileError, KadeployError, OptionError, RightsError
 from kadeploy.files import LocalFile
 from kadeploy.state import environments
@@ -98,29 +99,29 @@ def url(tmp_path: Path) -> Iterator[str]:
 def test_the_highest_version_is_meant_unless_one_is_given(site: Site) -> None:
     for version in (2, 10, 9):
         put(site, "alice", version=version)
-    assert environments.find(site, "alice", "debian").version == 10
-    assert environments.find(site, "alice", "debian", 2).version == 2
-    assert [each.version for each in environments.versions(site, "alice", "debian")] == [2, 9, 10]
+    assert environments.find(site, "alice", Reference("debian")).version == 10
+    assert environments.find(site, "alice", Reference("debian", 2)).version == 2
+    assert [each.version for each in environments.versions(site, "alice", Reference("debian"))] == [2, 9, 10]
 
 
 def test_ones_own_come_before_public_ones_even_with_a_lower_version(site: Site) -> None:
     put(site, "bob", version=7, visibility="public")
-    assert environments.find(site, "alice", "debian").user == "bob"
+    assert environments.find(site, "alice", Reference("debian")).user == "bob"
     put(site, "alice", version=1)
-    assert environments.find(site, "alice", "debian").user == "alice"
+    assert environments.find(site, "alice", Reference("debian")).user == "alice"
 
 
 def test_a_version_that_only_a_public_one_has_is_found_there(site: Site) -> None:
     put(site, "alice", version=1)
     put(site, "bob", version=7, visibility="public")
-    assert environments.find(site, "alice", "debian", 7).user == "bob"
+    assert environments.find(site, "alice", Reference("debian", 7)).user == "bob"
 
 
 def test_of_public_ones_of_the_same_name_the_first_recorded_wins(site: Site) -> None:
     put(site, "bob", version=1, visibility="public")
     put(site, "carol", version=9, visibility="public")
     put(site, "bob", version=2, visibility="public")
-    found = environments.find(site, "alice", "debian")
+    found = environments.find(site, "alice", Reference("debian"))
     assert (found.user, found.version) == ("bob", 2)
 
 
@@ -134,10 +135,10 @@ def test_others_see_by_visibility(site: Site, visibility: str, named: bool, unna
         listed = environments.listed(site, "alice", owner)
         assert [each.user for each in listed] == (["bob"] if seen else [])
         if seen:
-            assert environments.find(site, "alice", "debian", owner=owner).user == "bob"
+            assert environments.find(site, "alice", Reference("debian", owner=owner)).user == "bob"
         else:
             with pytest.raises(EnvironmentRefusedError):
-                environments.find(site, "alice", "debian", owner=owner)
+                environments.find(site, "alice", Reference("debian", owner=owner))
 
 
 # --- how one is named ---------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ def debians(site: Site) -> None:
 def test_owner_version_and_architecture_are_written_behind_the_name(
     site: Site, name: str, found: tuple[int, str]
 ) -> None:
-    environment = environments.find(site, "alice", name)
+    environment = environments.find(site, "alice", Reference(name))
     assert (environment.version, environment.arch) == found
 
 
@@ -189,46 +190,46 @@ def test_what_cannot_be_meant_is_refused_with_what_there_is(
     site: Site, name: str, options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(KadeployError) as refusal:
-        environments.find(site, "alice", name, **options)
+        environments.find(site, "alice", Reference(name, **options))
     assert said in str(refusal.value)
 
 
 @pytest.mark.usefixtures("debians")
 def test_the_architecture_of_the_nodes_chooses_where_none_is_named(site: Site) -> None:
-    assert environments.find(site, "alice", "debian", archs={"x86_64"}).version == 3
-    assert environments.find(site, "alice", "debian", 3, archs={"x86_64"}).arch == "x86_64"
-    assert environments.find(site, "alice", "debian%aarch64", archs={"x86_64"}).arch == "aarch64"
-    assert environments.find(site, "alice", "debian", archs={"riscv64"}).version == 4
+    assert environments.find(site, "alice", Reference("debian"), archs={"x86_64"}).version == 3
+    assert environments.find(site, "alice", Reference("debian", 3), archs={"x86_64"}).arch == "x86_64"
+    assert environments.find(site, "alice", Reference("debian%aarch64"), archs={"x86_64"}).arch == "aarch64"
+    assert environments.find(site, "alice", Reference("debian"), archs={"riscv64"}).version == 4
 
 
 @pytest.mark.parametrize("name", ["a@b", "mail@site.org:25", "100%", "50%off", "x:1", "@", ":", "%", "a b:c@d%e"])
 def test_a_name_that_holds_such_signs_is_still_that_name(site: Site, name: str) -> None:
     put(site, "alice", name)
     put(site, "alice", re.split("[@:%]", name)[0] or "other", arch="x86_64")
-    assert environments.find(site, "alice", name).name == name
-    assert [each.name for each in environments.delete(site, "alice", name)] == [name]
+    assert environments.find(site, "alice", Reference(name)).name == name
+    assert [each.name for each in environments.delete(site, "alice", Reference(name))] == [name]
 
 
 def test_a_name_comes_before_an_alias_and_an_alias_means_one_environment(site: Site) -> None:
     put(site, "alice", "first", alias="debian")
     put(site, "alice", "second", alias="debian", version=9)
-    assert environments.find(site, "alice", "debian").name == "first"
+    assert environments.find(site, "alice", Reference("debian")).name == "first"
     put(site, "alice", "debian")
-    assert environments.find(site, "alice", "debian").name == "debian"
+    assert environments.find(site, "alice", Reference("debian")).name == "debian"
 
 
 @pytest.mark.usefixtures("debians")
 def test_changes_hit_the_architecture_that_is_named_and_no_other(site: Site) -> None:
     with pytest.raises(EnvironmentRefusedError, match="debian%aarch64 or debian%x86_64"):
-        environments.set_visibility(site, "bob", "debian", "shared", 3)
-    environments.set_visibility(site, "bob", "debian", "shared", 3, arch="x86_64")
-    environments.add_failure(site, [environments.find(site, "bob", "debian:3%aarch64")])
+        environments.set_visibility(site, "bob", Reference("debian", 3), "shared")
+    environments.set_visibility(site, "bob", Reference("debian", 3, arch="x86_64"), "shared")
+    environments.add_failure(site, [environments.find(site, "bob", Reference("debian:3%aarch64"))])
     assert [(each.arch, each.visibility, each.demolishing_env) for each in everything(site)] == [
         ("x86_64", "shared", 0),
         ("aarch64", "public", 1),
         ("aarch64", "public", 0),
     ]
-    environments.delete(site, "bob", "debian%aarch64")
+    environments.delete(site, "bob", Reference("debian%aarch64"))
     assert [each.arch for each in everything(site)] == ["x86_64"]
 
 
@@ -246,7 +247,7 @@ def test_an_owner_sees_all_of_their_own(site: Site, owner: str | None) -> None:
     for version, visibility in enumerate(VISIBILITIES):
         put(site, "bob", version=version, visibility=visibility)
     assert len(environments.listed(site, "bob", owner, all_versions=True)) == 3
-    assert len(environments.versions(site, "bob", "debian", owner=owner)) == 3
+    assert len(environments.versions(site, "bob", Reference("debian", owner=owner))) == 3
 
 
 def test_everybodys_list_holds_what_is_not_private(site: Site) -> None:
@@ -268,43 +269,43 @@ def test_a_list_does_not_tell_that_a_higher_version_is_private(site: Site) -> No
     put(site, "bob", version=1, visibility="public")
     put(site, "bob", version=2, visibility="private")
     assert [each.version for each in environments.listed(site, "alice")] == [1]
-    assert environments.find(site, "alice", "debian", owner="bob").version == 1
+    assert environments.find(site, "alice", Reference("debian", owner="bob")).version == 1
 
 
 def test_names_are_data(site: Site) -> None:
     """Quotes and wildcards of SQL find nothing but themselves."""
     put(site, "alice", "debian")
     put(site, "alice", "%' OR '1'='1")
-    assert environments.find(site, "alice", "%' OR '1'='1").name == "%' OR '1'='1"
+    assert environments.find(site, "alice", Reference("%' OR '1'='1")).name == "%' OR '1'='1"
     for name in ("%", "debia_", "Debian", "x' OR '1'='1"):
         with pytest.raises(EnvironmentRefusedError):
-            environments.find(site, "alice", name)
+            environments.find(site, "alice", Reference(name))
 
 
 def test_a_refusal_tells_the_versions_there_are_or_where_to_look(site: Site) -> None:
     put(site, "alice", version=1)
     put(site, "alice", version=3)
     with pytest.raises(EnvironmentRefusedError, match=r"no version 2 of environment 'debian'; there is 1, 3\."):
-        environments.find(site, "alice", "debian", 2)
+        environments.find(site, "alice", Reference("debian", 2))
     with pytest.raises(EnvironmentRefusedError, match=r"`kaenv3 -l` lists .* -u USER"):
-        environments.find(site, "alice", "ubuntu")
+        environments.find(site, "alice", Reference("ubuntu"))
     with pytest.raises(EnvironmentRefusedError, match=r"'debian' of bob for you; `kaenv3 -l -u bob`"):
-        environments.find(site, "alice", "debian", owner="bob")
+        environments.find(site, "alice", Reference("debian", owner="bob"))
 
 
 def test_a_refusal_does_not_tell_the_versions_of_private_ones(site: Site) -> None:
     put(site, "bob", version=4711)
     for owner in (None, "bob"):
         with pytest.raises(EnvironmentRefusedError) as refused:
-            environments.find(site, "alice", "debian", 1, owner)
+            environments.find(site, "alice", Reference("debian", 1, owner))
         assert "4711" not in str(refused.value)
 
 
 def test_a_recorded_one_is_found_whoever_asks_until_it_is_deleted(site: Site) -> None:
     private = put(site, "bob", version=2)
-    assert environments.recorded(site, "debian", 2, "bob") == private
-    environments.delete(site, "bob", "debian")
-    assert environments.recorded(site, "debian", 2, "bob") is None
+    assert environments.recorded(site, Reference("debian", 2, "bob", "")) == private
+    environments.delete(site, "bob", Reference("debian"))
+    assert environments.recorded(site, Reference("debian", 2, "bob", "")) is None
 
 
 # --- adding -------------------------------------------------------------------------------------------------------
@@ -331,7 +332,7 @@ def test_a_file_that_nodes_could_not_unpack_is_not_recorded(
     (tmp_path / part).write_bytes(build.packed("", "txz"))
     which = {"image.tgz": "tarball", "pre.tgz": "preinstall", "post1.tgz": "postinstalls"}[part]
     with pytest.raises(FileError, match=rf"{part}: is not of kind tgz: it is compressed by xz: say txz"):
-        environments.update_checksums(site, ALICE, "debian", which)  # type: ignore[arg-type]
+        environments.update_checksums(site, ALICE, Reference("debian"), which)  # type: ignore[arg-type]
     assert everything(site) != []
     assert not list(site.state.glob("kaenv3-*"))
 
@@ -434,16 +435,16 @@ def test_all_versions_are_deleted_unless_one_is_given(site: Site) -> None:
     for version in (3, 1, 2):
         put(site, "alice", version=version)
     put(site, "bob")
-    assert [each.version for each in environments.delete(site, "alice", "debian", 2)] == [2]
-    assert [each.version for each in environments.delete(site, "alice", "debian")] == [1, 3]
+    assert [each.version for each in environments.delete(site, "alice", Reference("debian", 2))] == [2]
+    assert [each.version for each in environments.delete(site, "alice", Reference("debian"))] == [1, 3]
     assert [each.user for each in everything(site)] == ["bob"]
 
 
 def test_administrators_delete_what_others_own_when_they_name_the_owner(site: Site) -> None:
     put(site, "bob")
     with pytest.raises(EnvironmentRefusedError):
-        environments.delete(site, ADMIN.name, "debian")
-    assert len(environments.delete(site, ADMIN.name, "debian", owner="bob")) == 1
+        environments.delete(site, ADMIN.name, Reference("debian"))
+    assert len(environments.delete(site, ADMIN.name, Reference("debian", owner="bob"))) == 1
 
 
 # --- changing -----------------------------------------------------------------------------------------------------
@@ -454,10 +455,10 @@ def test_administrators_delete_what_others_own_when_they_name_the_owner(site: Si
 def test_nobody_changes_what_others_own(site: Site, visibility: str, owner: str | None) -> None:
     before = [put(site, "bob", visibility=visibility)]
     changes = (
-        lambda: environments.delete(site, "alice", "debian", owner=owner),
-        lambda: environments.reset_demolishing(site, "alice", "debian", owner=owner),
-        lambda: environments.set_visibility(site, "alice", "debian", "private", 1, owner),
-        lambda: environments.update_checksums(site, ALICE, "debian", "tarball", owner=owner),
+        lambda: environments.delete(site, "alice", Reference("debian", owner=owner)),
+        lambda: environments.reset_demolishing(site, "alice", Reference("debian", owner=owner)),
+        lambda: environments.set_visibility(site, "alice", Reference("debian", 1, owner), "private"),
+        lambda: environments.update_checksums(site, ALICE, Reference("debian", owner=owner), "tarball"),
     )
     for change in changes:
         with pytest.raises((RightsError, EnvironmentRefusedError)):
@@ -468,16 +469,16 @@ def test_nobody_changes_what_others_own(site: Site, visibility: str, owner: str 
 def test_who_wants_to_change_a_public_one_is_told_whose_it_is(site: Site) -> None:
     put(site, "bob", visibility="public")
     with pytest.raises(RightsError, match=r"'debian' belongs to bob; administrators add -u bob\."):
-        environments.delete(site, "alice", "debian")
+        environments.delete(site, "alice", Reference("debian"))
 
 
 def test_owners_share_and_administrators_publish(site: Site) -> None:
     put(site, "bob", version=1)
     put(site, "bob", version=2)
-    assert environments.set_visibility(site, "bob", "debian", "shared", 1).visibility == "shared"
+    assert environments.set_visibility(site, "bob", Reference("debian", 1), "shared").visibility == "shared"
     with pytest.raises(RightsError):
-        environments.set_visibility(site, "bob", "debian", "public", 1)
-    environments.set_visibility(site, ADMIN.name, "debian", "public", 2, "bob")
+        environments.set_visibility(site, "bob", Reference("debian", 1), "public")
+    environments.set_visibility(site, ADMIN.name, Reference("debian", 2, "bob"), "public")
     assert [each.visibility for each in everything(site)] == ["shared", "public"]
 
 
@@ -485,14 +486,14 @@ def test_publishing_is_refused_while_another_one_of_that_name_and_version_is_pub
     put(site, "bob", visibility="public")
     put(site, "carol")
     with pytest.raises(EnvironmentRefusedError, match="bob has a public environment 'debian' version 1"):
-        environments.set_visibility(site, ADMIN.name, "debian", "public", 1, "carol")
-    assert environments.set_visibility(site, ADMIN.name, "debian", "public", 1, "bob").visibility == "public"
+        environments.set_visibility(site, ADMIN.name, Reference("debian", 1, "carol"), "public")
+    assert environments.set_visibility(site, ADMIN.name, Reference("debian", 1, "bob"), "public").visibility == "public"
 
 
 def test_the_visibility_of_a_version_that_is_not_there_is_refused(site: Site) -> None:
     put(site, "bob", version=1)
     with pytest.raises(EnvironmentRefusedError, match="there is 1"):
-        environments.set_visibility(site, "bob", "debian", "shared", 2)
+        environments.set_visibility(site, "bob", Reference("debian", 2), "shared")
 
 
 def test_failures_are_counted_up_to_demolishing_and_reset(site: Site) -> None:
@@ -500,13 +501,13 @@ def test_failures_are_counted_up_to_demolishing_and_reset(site: Site) -> None:
     low, high = put(site, "bob", version=1), put(site, "bob", version=2)
     gone = msgspec.structs.replace(high, version=3)
     for _ in range(site.demolishing.threshold + 1):
-        assert not environments.is_demolishing(site, environments.find(site, "bob", "debian"))
+        assert not environments.is_demolishing(site, environments.find(site, "bob", Reference("debian")))
         environments.add_failure(site, [high, high, gone])
-    assert environments.is_demolishing(site, environments.find(site, "bob", "debian"))
+    assert environments.is_demolishing(site, environments.find(site, "bob", Reference("debian")))
     environments.add_failure(site, [low])
-    assert environments.reset_demolishing(site, "bob", "debian").demolishing_env == 0
+    assert environments.reset_demolishing(site, "bob", Reference("debian")).demolishing_env == 0
     assert [each.demolishing_env for each in everything(site)] == [1, 0]
-    environments.reset_demolishing(site, "bob", "debian", 1)
+    environments.reset_demolishing(site, "bob", Reference("debian", 1))
     assert [each.demolishing_env for each in everything(site)] == [0, 0]
 
 
@@ -523,7 +524,7 @@ def test_checksums_of_one_kind_of_files_are_recorded_anew(
     before = environments.add(site, on_disk(tmp_path), ALICE)
     for name in ("image.tgz", "pre.tgz", "post1.tgz", "post2.tgz"):
         written(tmp_path / name, "new")
-    changes = environments.update_checksums(site, ALICE, "debian", part)
+    changes = environments.update_checksums(site, ALICE, Reference("debian"), part)
     assert [Path(change.after.file).name for change in changes] == files
     assert {(change.after.md5, change.after.sha256) for change in changes} == {sums("new")}
     assert sums("new") not in {(change.before.md5, change.before.sha256) for change in changes}
@@ -553,7 +554,7 @@ def test_images_of_partitions_are_measured_as_the_environments_own(site: Site, t
     with pytest.raises(EnvironmentRefusedError, match="--update-tarball-md5"):
         environments.require_unchanged(added, own, other)
     written(tmp_path / "own.tgz", "new")
-    changes = environments.update_checksums(site, ALICE, "debian", "tarball")
+    changes = environments.update_checksums(site, ALICE, Reference("debian"), "tarball")
     assert [change.after.md5 for change in changes] == [sums("image")[0], sums("new")[0]]
     [after] = everything(site)
     environments.require_unchanged(after, after.images[1], other)
@@ -575,9 +576,9 @@ def test_the_highest_version_is_updated_unless_one_is_given(site: Site, tmp_path
     for version in (1, 2):
         environments.add(site, on_disk(tmp_path, version=version), ALICE)
     written(tmp_path / "image.tgz", "new")
-    environments.update_checksums(site, ALICE, "debian", "tarball")
+    environments.update_checksums(site, ALICE, Reference("debian"), "tarball")
     assert [each.image.md5 == sums("new")[0] for each in everything(site)] == [False, True]
-    environments.update_checksums(site, ALICE, "debian", "tarball", version=1)
+    environments.update_checksums(site, ALICE, Reference("debian", version=1), "tarball")
     assert [each.image.md5 == sums("new")[0] for each in everything(site)] == [True, True]
 
 
@@ -585,7 +586,7 @@ def test_the_highest_version_is_updated_unless_one_is_given(site: Site, tmp_path
 def test_updating_files_that_an_environment_does_not_have_is_refused(site: Site, part: environments.Part) -> None:
     put(site, "alice")
     with pytest.raises(EnvironmentRefusedError, match=f"has no {part} to update"):
-        environments.update_checksums(site, ALICE, "debian", part)
+        environments.update_checksums(site, ALICE, Reference("debian"), part)
 
 
 def test_a_file_that_has_changed_is_refused_with_the_command_that_records_it(site: Site, tmp_path: Path) -> None:
