@@ -20,7 +20,7 @@ _PXELINUX_MODULES = (
 )
 
 IN_GRUB = (
-    *("normal", "configfile", "test", "echo", "sleep", "reboot", "serial", "terminal", "gzio", "search_fs_uuid"),
+    *("normal", "configfile", "test", "echo", "sleep", "reboot", "serial", "terminal", "gzio", "search"),
     *("http", "linux", "multiboot2", "chain", "part_gpt", "part_msdos", "ext2", "xfs", "btrfs", "fat"),
 )
 """What profiles need, as one file that the firmware fetches by windows: GRUB itself takes one small block at a time."""
