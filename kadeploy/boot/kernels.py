@@ -326,12 +326,14 @@ def _unpacked(image: Image, kind: str, sha256: str) -> Iterator[_Forward]:
             yield _Forward(pipe, complaint)
         except BaseException:
             feeder.is_wanted = False
+            feeder.require_read()  # what the program says of half an image is no reason
             raise
         finally:
             process.kill()
             pipe.close()
             process.wait()
             feeder.join()
+    feeder.require_read()
     if feeder.digest.hexdigest() != sha256:
         raise FileError("The image has changed since its checksum was taken. Start again once it stays as it is.")
 
@@ -348,15 +350,25 @@ class _Feeder(threading.Thread):
         self.digest = hashlib.sha256()
         self.is_wanted = True
         """Whether anybody will look at the checksum."""
+        self.error: OSError | None = None
+
+    def require_read(self) -> None:
+        """Raise FileError when the image could not be read as far as was tried."""
+        if self.error:
+            raise FileError(f"The image cannot be read: {self.error.strerror}.") from self.error
 
     def run(self) -> None:
         """Until the image ends."""
         deadline = time.monotonic() + TIME_LIMIT
         takes_more = True
-        while self.is_wanted and time.monotonic() < deadline and (block := self.packed.read(MEGA)):
-            self.digest.update(block)
-            takes_more = takes_more and self._give(block)
-        self.program.close()
+        try:
+            while self.is_wanted and time.monotonic() < deadline and (block := self.packed.read(MEGA)):
+                self.digest.update(block)
+                takes_more = takes_more and self._give(block)
+        except OSError as error:
+            self.error = error
+        finally:
+            self.program.close()
 
     def _give(self, block: bytes) -> bool:
         """Whether the program has taken all of it."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -187,6 +188,11 @@ def test_reading_ends_as_soon_as_all_is_found(tmp_path: Path) -> None:
     """What comes behind is not even looked at: it is no archive."""
     data = tar(("vmlinuz", b"kernel"))[: 2 * tarfile.BLOCKSIZE] + b"no header" * 1000
     assert taken(tmp_path, data, "/vmlinuz") == {"/vmlinuz": b"kernel"}
+
+
+def test_an_image_that_cannot_be_read_to_its_end_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="cannot be read: Input/output error"):
+        kernels.take(partial(Path("/proc/self/mem").open, "rb"), "tgz", {"/vmlinuz"}, tmp_path, "")
 
 
 @pytest.mark.parametrize("damage", ["cut short", "no archive"])
