@@ -6,8 +6,8 @@ A node is believed about itself alone, and OK only when it tells the size and th
 told. What its relay says is bounded; words that cannot be understood make that node KO.
 
 A node whose predecessor passes on other bytes than the image's says that it is stranded, and is fed by a head of its
-own from its last good byte on. So is one that gets the image far more slowly than the head could give it. Nothing
-happens to the predecessor for it: it is judged by what it got itself.
+own from its last good byte on. So is one that gets the image far more slowly than the head could give it, or takes it
+so slowly that those in front of it are held up. Nothing happens to a neighbour for it: each is judged by what it got.
 
 The relay program is started on every node by `start_relay`, which is injected: ssh in real life, a local process in
 tests. The head, the same program reading the image file, runs beside the controller; every byte leaves it once per
@@ -25,6 +25,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, cast
@@ -33,7 +34,7 @@ import msgspec
 
 from kadeploy import checksums
 from kadeploy.broadcast import relay
-from kadeploy.broadcast.pace import Hunger, Paces
+from kadeploy.broadcast.pace import Best, Complaint, Complaints
 from kadeploy.checksums import Beginnings
 from kadeploy.workflow import Verdict
 
@@ -81,6 +82,7 @@ class Broadcast(msgspec.Struct, frozen=True):
     orphan_limit: float = 20.0  # for a new predecessor, once the old one is gone
     start_limit: float = 20.0  # for relays to listen, after the last one that does
     window: int = 100  # relays that are being started at a time
+    pace_period: float = 1.0  # over which relays measure how fast a neighbour is, at least
     grace: float = 2.0  # for last words, once the head has finished
     stall_limit: float = 300.0  # without any news, until those who have none are fed by the head itself
 
@@ -143,12 +145,14 @@ def payload(
     secret: bytes,
     key: bytes = b"",
     directly: Sequence[int] = (),
+    releases: Sequence[tuple[int, int]] = (),
 ) -> bytes:
     """The program of one member, to be given to `python3 -` on its standard input; index 0 is the head.
 
     It is told only of the members behind it, as one text: to compile a list of thousands would cost more than all else.
     All know the *secret*; the *key* is the member's own, with which it signs its reports and knows the head. The head
-    has the one of which all those are made. It feeds those that are named in *directly* itself, or all by chains.
+    has the one of which all those are made. It feeds those that are named in *directly* itself, or all by chains. Of
+    *releases*, each first one is to feed the second no more.
     """
     config = {
         "members": "\n".join(f"{m.name} {m.address} {m.port}" for m in [Member(HEAD, "-", 0), *members][index:]),
@@ -156,6 +160,8 @@ def payload(
         "fanout": broadcast.fanout if index else max(1, broadcast.arity),
         "image": "" if index else str(broadcast.image) if broadcast.descriptor is None else broadcast.descriptor,
         "directly": list(directly),
+        "releases": list(releases),
+        "pace_period": broadcast.pace_period,
         "size": broadcast.size,
         "secret": secret.hex(),
         "signature": key.hex(),
@@ -248,15 +254,23 @@ class _Stranded(msgspec.Struct, frozen=True, tag_field="event", tag="stranded"):
     reason: str
 
 
-class _Hungry(msgspec.Struct, frozen=True, tag_field="event", tag="hungry"):
-    """How fast a member gets the image, while nothing but its predecessor holds it up."""
+class _Pace(msgspec.Struct, frozen=True):
+    """How fast a member gets on, while nothing but one neighbour holds it up."""
 
     by: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
-    """The predecessor, by its number."""
+    """The neighbour, by its number."""
     bytes: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
-    """That it has."""
+    """That the one has who gets them."""
     pace: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
     """Bytes per second."""
+
+
+class _Hungry(_Pace, frozen=True, tag_field="event", tag="hungry"):
+    """The neighbour is its predecessor."""
+
+
+class _Held(_Pace, frozen=True, tag_field="event", tag="held"):
+    """The neighbour is a successor, who takes them slowly."""
 
 
 class _Skipped(msgspec.Struct, frozen=True, tag_field="event", tag="skipped"):
@@ -286,8 +300,17 @@ class _End(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
     """The head has served everybody."""
 
 
-_FROM_NODES = msgspec.json.Decoder(_Listening | _Hungry | _Stranded | _Skipped | _Verdict)
+_FROM_NODES = msgspec.json.Decoder(_Listening | _Hungry | _Held | _Stranded | _Skipped | _Verdict)
 _FROM_HEAD = msgspec.json.Decoder(_Progress | _Skipped | _Report | _End)
+
+
+@dataclass(frozen=True)
+class Help:
+    """What a head does beside the one of the chains; nothing for that one. Members by their numbers."""
+
+    feed: Collection[int] = ()
+    releases: Mapping[int, int] = field(default_factory=dict)
+    """Each is to feed the other no more."""
 
 
 class _Journal:
@@ -308,9 +331,11 @@ class _Journal:
         self.unfed: set[str] = set()  # not even the head itself can feed them
         self.names = [HEAD, *names]
         self.numbers = {name: number for number, name in enumerate(self.names)}
-        self.paces = Paces()
+        self.best = Best()
+        self.hungry = Complaints()
+        self.held = Complaints()
         self.helped: dict[str, str] = {}  # by the head itself, and why
-        self.calls: asyncio.Queue[str] = asyncio.Queue()  # of the stranded, for the head
+        self.calls: asyncio.Queue[Help] = asyncio.Queue()  # of the stranded, for the head
         self.given: Counter[RelayProcess] = Counter()  # bytes, by head
         self.acknowledged = 0
 
@@ -330,9 +355,10 @@ class _Journal:
             self._skip(node, event)
         elif isinstance(event, _Stranded):
             self._strand(node, event)
-        elif isinstance(event, _Hungry) and event.by < len(self.names):
+        elif isinstance(event, _Pace) and event.by < len(self.names):
             left = self.broadcast.size - event.bytes
-            self.paces.hungry(self.numbers[node], Hunger(time.monotonic(), event.by, left, event.pace))
+            complaints = self.hungry if isinstance(event, _Hungry) else self.held
+            complaints.note(self.numbers[node], Complaint(time.monotonic(), event.by, left, event.pace))
         elif isinstance(event, _Listening) and not self.listening[node].is_set():
             self.listening[node].set()
             self.moved = time.monotonic()
@@ -341,22 +367,30 @@ class _Journal:
         """Each is helped once: there is nobody better than the head."""
         if node not in self.helped and event.by < len(self.names):
             self.helped[node] = f"{self.names[event.by]} {event.reason}"
-            self.paces.helped(self.numbers[node], time.monotonic())
-            self.calls.put_nowait(node)
+            self.hungry.heed(self.numbers[node], time.monotonic())
+            self.calls.put_nowait(Help({self.numbers[node]}))
 
-    def slowed(self, streams: int) -> set[str]:
-        """Those who are held up by others in front of them, and are better off with the head."""
-        slowed = {self.names[number]: hunger for number, hunger in self.paces.help(time.monotonic(), streams).items()}
-        for node, hunger in slowed.items():
-            self.helped[node] = f"{self.names[hunger.by]} passed on {hunger.pace / 1e6:.1f} MB/s only"
-        return set(slowed)
+    def slowed(self, streams: int) -> Help:
+        """Those who hold others up, or are held up, and are better off with the head."""
+        now, share = time.monotonic(), self.best.share(streams)
+        hungry, held = self.hungry.heeded(now, share), self.held.heeded(now, share)
+        for member, complaint in hungry.items():
+            self._note_help(member, f"{self.names[complaint.by]} passed on {complaint.pace / 1e6:.1f} MB/s only")
+        for member, complaint in held.items():
+            self.hungry.heed(complaint.by, now)
+            self._note_help(complaint.by, f"{self.names[member]} says it took {complaint.pace / 1e6:.1f} MB/s only")
+        releases = {member: complaint.by for member, complaint in held.items()}
+        return Help({*hungry, *releases.values()} - {0}, releases)
+
+    def _note_help(self, member: int, why: str) -> None:
+        self.helped.setdefault(self.names[member], why)
 
     def hear_head(self, head: RelayProcess, line: str) -> None:
         """Note one line of a head's output."""
         event = _FROM_HEAD.decode(line)
         if isinstance(event, _Progress):
             self.given[head] = event.given
-            self.paces.head_gave(time.monotonic(), self.given.total())
+            self.best.note(time.monotonic(), self.given.total())
             self._advance(event)
         elif isinstance(event, _Skipped):
             self._skip(HEAD, event)
@@ -447,9 +481,8 @@ async def send(
     def program(index: int, member: Member) -> bytes:
         return payload(broadcast, ordered, index, secret, relay.signature(own_secret, member.name))
 
-    def head(directly: Collection[str]) -> bytes:
-        indexes = [index for index, member in enumerate(ordered, 1) if member.name in directly]
-        return payload(broadcast, ordered, 0, secret, own_secret, indexes)
+    def head(help_: Help) -> bytes:
+        return payload(broadcast, ordered, 0, secret, own_secret, sorted(help_.feed), sorted(help_.releases.items()))
 
     window = asyncio.Semaphore(broadcast.window)
     async with asyncio.TaskGroup() as group:
@@ -538,32 +571,32 @@ async def _serve(
     journal: _Journal,
     relays: Iterable[asyncio.Task[None]],
     start_head: StartRelay,
-    head: Callable[[Collection[str]], bytes],
+    head: Callable[[Help], bytes],
 ) -> str | None:
     """Have the head feed everybody by chains, then each whom others have left behind; the reason when it fails."""
     complaint = await _lead_all(journal, start_head, head)
     if complaint is None:
         await asyncio.wait(relays, timeout=journal.broadcast.grace)
         if left := journal.without_verdict():
-            await _lead(journal, start_head, head(left))
+            await _lead(journal, start_head, head(Help({journal.numbers[name] for name in left})))
             await asyncio.wait(relays, timeout=journal.broadcast.grace)
     return complaint
 
 
-async def _lead_all(journal: _Journal, start_head: StartRelay, head: Callable[[Collection[str]], bytes]) -> str | None:
+async def _lead_all(journal: _Journal, start_head: StartRelay, head: Callable[[Help], bytes]) -> str | None:
     """Run the head of the chains, and one more for those who call for it meanwhile; the reason when the first fails."""
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(_lead(journal, start_head, head(())))
+        first = group.create_task(_lead(journal, start_head, head(Help())))
         leads = {first}
         while leads:
             calling = asyncio.create_task(journal.calls.get())
             try:
                 await asyncio.wait({*leads, calling}, timeout=CHECK, return_when=asyncio.FIRST_COMPLETED)
-                called = {calling.result()} if calling.done() else journal.slowed(len(leads))
+                called = calling.result() if calling.done() else journal.slowed(len(leads))
             finally:
                 calling.cancel()
             leads = {lead for lead in leads if not lead.done()}
-            if called:
+            if called.feed:
                 leads.add(group.create_task(_lead(journal, start_head, head(called))))
     return first.result()
 

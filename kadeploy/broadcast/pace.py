@@ -1,8 +1,9 @@
-"""Who in a broadcast is held up by those in front of it, and would be better off with the head itself.
+"""Who in a broadcast is held up by a neighbour, and would be better off with the head itself.
 
-A relay tells its pace while nothing below it holds it up. Whether that is slow is seen by what the head has given at
-its best. The nodes that the head feeds share that: one is helped when its share would be at least `GAIN` times what it
-gets. So nobody is helped when the head is the slow one, and each that is helped makes it less likely for the next.
+A relay tells its pace while its predecessor alone sets it, or one of its successors. Whether that is slow is seen by
+what the head has given at its best. The nodes that the head feeds share that: a neighbourhood is split when the share
+of one more would be at least `GAIN` times its pace. So none is when the head is the slow one, and each that is makes it
+less likely for the next.
 """
 
 from __future__ import annotations
@@ -21,59 +22,65 @@ SHORT = 2.0
 
 
 @dataclass(frozen=True)
-class Hunger:
-    """What a relay says that wants more than it gets."""
+class Complaint:
+    """What a relay says that is held up; members by their numbers, times in seconds by one clock."""
 
     told: float
     by: int
-    """Its predecessor."""
+    """Its predecessor or successor."""
     left: int
-    """Bytes of the image that it lacks."""
+    """Bytes of the image that it lacks, or its successor."""
     pace: float
-    """Bytes per second that it gets."""
+    """Bytes per second."""
 
 
-class Paces:
-    """How fast the head and the hungry are; members by their numbers, times in seconds by one clock."""
+class Complaints:
+    """What members have said last: all of their predecessors, or all of their successors."""
 
     def __init__(self) -> None:
-        self.best = LEAST
-        self._measured = (0.0, 0)
-        self._hungry: dict[int, Hunger] = {}
-        self._helped: dict[int, float] = {}
+        self._last: dict[int, Complaint] = {}
+        self._heeded: dict[int, float] = {}
 
-    def head_gave(self, now: float, total: int) -> None:
-        """Note how many bytes have left all heads."""
+    def note(self, member: int, complaint: Complaint) -> None:
+        """One more, by this member."""
+        self._last[member] = complaint
+
+    def heed(self, member: int, now: float) -> None:
+        """Do not listen to this member again: it has been helped, and could ask without end."""
+        self._heeded.setdefault(member, now)
+
+    def heeded(self, now: float, share: float) -> dict[int, Complaint]:
+        """Those that are right now, if the head can give *share* bytes per second, and not about another of them."""
+        right = {member: last for member, last in self._last.items() if self._right(member, last, now, share)}
+        found = {member: last for member, last in right.items() if last.by not in right and not self._soon(last, now)}
+        for member in found:
+            self.heed(member, now)
+        return found
+
+    def _right(self, member: int, last: Complaint, now: float, share: float) -> bool:
+        slow = last.pace * GAIN < share and last.left > last.pace * SHORT
+        return slow and now - last.told < RECENT and member not in self._heeded
+
+    def _soon(self, last: Complaint, now: float) -> bool:
+        """Whether the one it is about has just been helped, and so is this member soon."""
+        return now - self._heeded.get(last.by, now - RECENT) < RECENT
+
+
+class Best:
+    """The most bytes per second that all heads have given together."""
+
+    def __init__(self) -> None:
+        self.pace = LEAST
+        self._measured = (0.0, 0)
+
+    def note(self, now: float, total: int) -> None:
+        """How many bytes have left them."""
         since, before = self._measured
         if now - since >= WINDOW:
             if since:
-                self.best = max(self.best, (total - before) / (now - since))
+                self.pace = max(self.pace, (total - before) / (now - since))
             self._measured = (now, total)
 
-    def hungry(self, member: int, hunger: Hunger) -> None:
-        """Note what a member said last."""
-        self._hungry[member] = hunger
-
-    def help(self, now: float, streams: int) -> dict[int, Hunger]:
-        """Those to be fed by the head from now on, beside its *streams*: each only once, and none behind another."""
-        starving = {member for member, hunger in self._hungry.items() if self._starves(member, hunger, now, streams)}
-        first = {
-            member: self._hungry[member]
-            for member in sorted(starving)
-            if not self._waits(self._hungry[member].by, starving, now)
-        }
-        for member in first:
-            self.helped(member, now)
-        return first
-
-    def helped(self, member: int, now: float) -> None:
-        """Note that the head feeds a member."""
-        self._helped.setdefault(member, now)
-
-    def _starves(self, member: int, hunger: Hunger, now: float, streams: int) -> bool:
-        slow = hunger.pace * GAIN < self.best / (streams + 1) and hunger.left > hunger.pace * SHORT
-        return slow and now - hunger.told < RECENT and member not in self._helped
-
-    def _waits(self, predecessor: int, starving: set[int], now: float) -> bool:
-        """Whether a member's predecessor is about to get more, and so is the member."""
-        return predecessor in starving or now - self._helped.get(predecessor, -RECENT) < RECENT
+    def share(self, streams: int) -> float:
+        """What one more node would get beside so many."""
+        return self.pace / (streams + 1)

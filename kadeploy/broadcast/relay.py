@@ -24,8 +24,8 @@ than the one it has.
 are neither passed on nor written, nor acknowledged, before their block is right. Who gave a wrong one is not asked
 again: the member tells the controller that it is stranded, and the head itself feeds it, from its last good byte on.
 
-**Pace.** While nothing below it holds it up, a member tells the controller how fast it gets on. When the head itself
-can do far better, the controller has the head feed it: see `pace.py`.
+**Pace.** While its predecessor alone sets the pace, or a successor, a member tells the controller how fast it gets on.
+When the head can do far better, the controller has it feed the member, or that successor in its stead: see `pace.py`.
 
 **Secret.** Both ends prove with HMAC-SHA256 over two nonces that they know the broadcast's secret. The head proves that
 it knows a key that only it and that member have: nobody else can feed in its name.
@@ -34,8 +34,8 @@ it knows a key that only it and that member have: nobody else can feed in its na
 to the controller is lost. Each line is signed with a key that this member and the controller alone know: those that
 pass it on cannot change it. Nobody is told all of the digest that the image ought to have.
 
-What happens is told on standard output, one JSON object a line: listening, hungry, stranded, skipped, progress,
-verdict, report, end.
+What happens is told on standard output, one JSON object a line: listening, hungry, held, stranded, skipped,
+progress, verdict, report, end.
 """
 
 import fcntl
@@ -64,10 +64,10 @@ if TYPE_CHECKING:  # each import costs every node a part of its start
     from typing import Any
 
 MAGIC = b"kadeploy broadcast 1\n"
-PING, FEED = b"P", b"F"
+PING, FEED, RELEASE = b"P", b"F", b"L"
 ACCEPTED, REFUSED = b"Y", b"N"
 ACK, DONE, REPLACED = b"A", b"D", b"R"
-COMMAND = struct.Struct("!cIII")  # what, who asks, who is asked, end of the range below
+COMMAND = struct.Struct("!cIII")  # what, who asks, who is asked, end of the range below (or whom to release)
 OFFSET = struct.Struct("!Q")
 ACK_BODY = struct.Struct("!QQQ")  # received by the member, by all its successors, by all of theirs
 LENGTH = struct.Struct("!I")
@@ -80,8 +80,7 @@ PIPE_SIZE = 1 << 20
 F_SETPIPE_SZ = 1031
 BEAT = 0.25  # seconds between signs of life
 TICK = 0.1
-PACE_PERIOD = 1.0  # seconds over which a pace is measured at least, and
-PACE_SHARE = 1 / 8  # of the time that has passed, so that long broadcasts are not full of words
+PACE_SHARE = 1 / 8  # of the time that has passed: over it a pace is measured, so that there are not too many words
 IDLE_TICK = 1.0  # before a node is fed
 PROBES = 8  # members asked at once for a sign of life
 PROOF_SIZE = 16  # bytes of a SHA-256 that tell whether a block is right
@@ -755,6 +754,13 @@ class Head(Relay):
                 self.grow(Branch(member, member + 1))
         else:
             self.take_range(len(self.members))
+        for member, successor in config["releases"]:
+            threading.Thread(target=self.release, args=(member, successor), daemon=True).start()
+
+    def release(self, member: int, successor: int) -> None:
+        """Have a member feed this successor no more."""
+        with suppress(OSError), self.dial(RELEASE, member, successor) as sock:
+            receive_exactly(sock, 1, time.monotonic() + self.patience)
 
     def look_at_the_clock(self, now: float) -> None:
         """Tell how far we are, twice a second."""
@@ -789,7 +795,9 @@ class Node(Relay):
         self.predecessor: socket.socket | None = None
         self.predecessor_index = NOBODY
         self.mouthful = 1
-        self.window = (0.0, 0)  # since when, and from which byte on, nothing has held us up but our predecessor
+        self.pace_period: float = config["pace_period"]
+        self.hungry = (0.0, 0)  # since when, and from which byte on, nothing has held us up but our predecessor
+        self.held = (0.0, 0)  # the same for a successor, and that it has
         self.fed = False  # whether there has been a predecessor
         self.fed_since = 0.0
         self.orphaned = self.started + config["first_limit"] - self.orphan_limit
@@ -820,13 +828,15 @@ class Node(Relay):
         super().watch_all()
         self.watch(self.listener.fileno(), select.POLLIN, self.on_visitor)
         self.ring.keep = min(self.ring.ready, self.sink.hold, *(branch.hold for branch in self.branches))
+        if not self.holders():
+            self.held = (time.monotonic(), self.ring.keep)
         if self.predecessor:
             left = self.digest.blocks.end(self.ring.head) - self.ring.head
             if self.mouthful != max(1, min(MOUTHFUL, left)):
                 self.wake_at(self.predecessor, left)
             room = left > 0 and self.ring.room() > 0 and not self.digest.wrong
             if not room:
-                self.window = (time.monotonic(), self.ring.head)
+                self.hungry = (time.monotonic(), self.ring.head)
             mask = (select.POLLIN if room else 0) | (select.POLLOUT if self.outbox else 0)
             self.watch(self.predecessor.fileno(), mask, self.on_predecessor)
         if not self.sink.finished:
@@ -834,6 +844,13 @@ class Node(Relay):
             self.watch(self.sink.stderr, select.POLLIN, self.on_sink_words)
             if self.sink.open and self.sink.written < self.ring.ready:
                 self.watch(self.sink.stdin, select.POLLOUT, self.on_sink_hungry)
+
+    def holders(self) -> list[Branch]:
+        """The branches for which alone the ring is filling up, although they are alive."""
+        if self.ring.room() > self.ring.size // 2 or self.sink.hold == self.ring.keep:
+            return []
+        lately = time.monotonic() - 2 * BEAT
+        return [b for b in self.branches if b.hold == self.ring.keep and b.sock and b.heard > lately]
 
     def look_at_the_clock(self, now: float) -> None:
         """Give a sign of life; judge a sink that is stuck, and a wait for a predecessor that is too long."""
@@ -847,20 +864,26 @@ class Node(Relay):
             self.sink.moved = now
         if self.sink.open and now - self.sink.moved > self.slow_limit:
             self.sink.kill(f"the command that unpacks the image took nothing for {self.slow_limit:g} s")
-        if self.predecessor and self.predecessor_index:
-            self.tell_pace(now)
-        elif self.fed and self.predecessor_index and now - self.orphaned > self.silence + 3 * self.patience:
+        for branch in self.holders()[:1]:
+            self.held = self.tell_pace("held", branch.first, self.held, self.ring.keep, now)
+        if self.predecessor and self.predecessor_index and (self.ring.head > self.hungry[1] or self.forgotten(now)):
+            self.hungry = self.tell_pace("hungry", self.predecessor_index, self.hungry, self.ring.head, now)
+        if self.fed and not self.predecessor and self.predecessor_index and self.forgotten(now):
             self.ask_the_head("is gone, and nobody has come in its place")
         if not self.predecessor and now - self.orphaned > self.orphan_limit:
             self.give_up(f"no predecessor for {self.orphan_limit:g} s, {self.ring.head} of {self.size} bytes received")
 
-    def tell_pace(self, now: float) -> None:
-        """Tell how fast we get on, if our predecessor alone has set the pace for long enough."""
-        since, before = self.window
-        if now - since >= max(PACE_PERIOD, (now - self.fed_since) * PACE_SHARE):
-            pace = int((self.ring.head - before) / (now - since))
-            tell("hungry", by=self.predecessor_index, bytes=self.ring.ready, pace=max(0, pace))
-            self.window = (now, self.ring.head)
+    def forgotten(self, now: float) -> bool:
+        """Whether we have got nothing for so long that a dead member in front of us would have been skipped."""
+        return now - self.hungry[0] > self.silence + 3 * self.patience
+
+    def tell_pace(self, what: str, by: int, start: tuple[float, int], offset: int, now: float) -> tuple[float, int]:
+        """Tell how fast we get on, if one neighbour alone has set the pace for long enough; since when it is now."""
+        since, before = start
+        if now - since < max(self.pace_period, (now - self.fed_since) * PACE_SHARE):
+            return start
+        tell(what, by=by, bytes=offset, pace=max(0, int((offset - before) / (now - since))))
+        return now, offset
 
     def settle(self) -> None:
         """Notice what is complete: the image, our verdict, everything below us."""
@@ -959,6 +982,8 @@ class Node(Relay):
             if what == FEED and asked == self.index:
                 self.post(partial(self.adopt, sock, who, end))
                 return
+            if what == RELEASE and who == 0 and asked == self.index:
+                self.post(partial(self.let_go, end))
             sock.sendall(ACCEPTED if asked == self.index else REFUSED)
         sock.close()
 
@@ -976,12 +1001,17 @@ class Node(Relay):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.predecessor, self.predecessor_index = sock, who
         self.wake_at(sock, MOUTHFUL)
-        self.window = (time.monotonic(), self.ring.head)
+        self.hungry = (time.monotonic(), self.ring.head)
         self.outbox = ACCEPTED + OFFSET.pack(self.ring.head)
         if not self.fed:
             self.fed, self.fed_since = True, time.monotonic()
             self.take_range(min(end, self.index + len(self.members)))
         self.flush()
+
+    def let_go(self, successor: int) -> None:
+        """The head feeds this one, who has held us up."""
+        for branch in [b for b in self.branches if b.sock and b.first == successor]:
+            self.forget(branch)
 
     def wake_at(self, predecessor: socket.socket, count: int) -> None:
         """Have poll(2) tell of the predecessor's bytes when there are so many (or it has closed)."""

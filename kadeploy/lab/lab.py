@@ -44,6 +44,7 @@ FAULTS = {
     "stay": "its deployment system goes on, whatever is ordered",
     "lie-bytes": "it tells of another size than the image's",
     "lie-digest": "it tells another SHA-256 than the image's",
+    "spoil": "it passes on other bytes than the image's",
 }
 """What can be wrong with a node on purpose."""
 

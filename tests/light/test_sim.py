@@ -65,7 +65,7 @@ class Ended:
 @pytest.fixture(scope="module", params=list(BACKENDS))
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A lab in which each fault has one node."""
-    faults = ",".join(f"{fault}=1" for fault in (*UNREACHED, *FAILING, *LYING, "slow"))
+    faults = ",".join(f"{fault}=1" for fault in (*UNREACHED, *FAILING, *LYING, "slow", "spoil"))
     options = ("--backend", request.param, "--boot-delay", str(BOOT), "--faults", faults)
     lab_command("down", "--name", NAME)
     lab_command("up", "--kind", "sim", "--nodes", str(NODES), "--name", NAME, *options)
@@ -124,11 +124,15 @@ def test_each_fault_costs_its_own_node_alone_and_tells_its_reason(lab: Lab, tmp_
 
 
 def test_a_node_is_ok_only_where_the_controller_has_proof(lab: Lab, tmp_path: Path) -> None:
-    """The secret of the try, the bytes, the digest and the boot: a node that lies about one of them is KO, alone."""
+    """The secret of the try, the bytes, the digest and the boot: a node that lies about one of them is KO, alone.
+
+    One that passes on other bytes than the image's is OK, and so are those to which it gave them.
+    """
     faulty = {fault: node for node, fault in lab.faults.items()}
-    healthy = [node for node in lab.members if node not in lab.faults][:2]
-    ended = deploy(lab, [*(faulty[fault] for fault in LYING), *healthy], tmp_path / "lying")
-    assert ended.ok == set(healthy), ended.output
+    healthy = [node for node in lab.members if node not in lab.faults]
+    honest = [faulty["spoil"], *healthy[:2]]
+    ended = deploy(lab, [*(faulty[fault] for fault in LYING), *honest], tmp_path / "lying")
+    assert ended.ok == set(honest), ended.output
     for fault, words in LYING.items():
         assert re.search(words, ended.reasons[faulty[fault]]), (fault, ended.reasons)
 

@@ -210,8 +210,9 @@ def _fail_if(fault: str, command: _Command, words: bytes) -> int:
 _LIES = {
     "lie-bytes": (b'"bytes": self.ring.head', b'"bytes": 1'),
     "lie-digest": (b"self.digest.sha256.hexdigest()", b"hashlib.sha256().hexdigest()"),
+    "spoil": (b"sock.send(self.read(offset, self.ready))", b"sock.send(bytes(len(self.read(offset, self.ready))))"),
 }
-"""What the relay of a node with this fault says in place of the truth."""
+"""What the relay of a node with this fault says, or passes on, in place of the truth."""
 
 
 _ACTS: Mapping[str, Callable[[_Command], Awaitable[int]]] = {

@@ -23,7 +23,7 @@ ACTED = (
     *("kexec", "reboot", "poweroff", "halt", "shutdown"),
 )
 """Commands that are acted."""
-_FAULTY = {"die": ("tar",), "lie-bytes": ("python3",), "lie-digest": ("python3",)}
+_FAULTY = {"die": ("tar",), "lie-bytes": ("python3",), "lie-digest": ("python3",), "spoil": ("python3",)}
 """Commands that are acted on nodes with a fault."""
 PATH = "/sbin:/usr/sbin:/usr/bin:/bin"
 

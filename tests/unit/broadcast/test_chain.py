@@ -131,7 +131,7 @@ def test_two_dead_neighbours_lose_nothing_although_they_were_far_ahead_of_the_ne
             os.kill(scene.processes[f"node-{number}"].process.pid, signal.SIGKILL)
 
     sink = f"if [ $NODE = node-4 ]; then {TAKE_IN_TWO}; else {TAKE_ALL}; fi"
-    outcomes = scene.send(scene.describe(sink), kill_both)
+    outcomes = scene.send(scene.describe(sink, pace_period=60.0), kill_both)
     assert ok_nodes(outcomes) == [1, 4]
     assert scene.identical(1, 4)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kadeploy.broadcast import chain
 from kadeploy.workflow import Verdict
-from tests.unit.broadcast.test_chain import RING, TAKE_ALL, Scene
+from tests.unit.broadcast.test_chain import LAST, RING, TAKE_ALL, Scene
 
 LIAR = "node-2"
 HONEST = [1, 3, 4]
@@ -207,7 +207,7 @@ DISTORTIONS = {
     "it trickles": "data = data[: max(1, place)]; time.sleep(0.02 if place < 2 else 0)",
 }
 """What a relay does to the bytes that it passes on, at a place of the image that chance has chosen."""
-FLOOR = 5.0
+FLOOR = 6.0
 """Seconds that it may take until others notice that they are held up."""
 
 
@@ -240,12 +240,54 @@ def test_what_a_relay_does_to_the_bytes_that_it_passes_on_harms_nobody(tmp_path,
     """Those behind it have the image all the same, and as soon. It is OK itself: nobody else can tell what it has."""
     folder = tmp_path / str(next(runs))
     folder.mkdir()
-    outcomes, seconds, scene = play(folder, distorted(how, place), slow_sink)
+    outcomes, seconds, scene = play(folder, distorted(how, place), slow_sink, silence=1.0, patience=1.0)
     check_the_others(outcomes, scene)
     assert (outcomes[LIAR].verdict, outcomes[LIAR].message) == (Verdict.OK, "")
     if how != "it trickles":  # to the end, perhaps, when that was near
-        assert outcomes["node-3"].note.startswith(f"fed by the server itself: {LIAR} passed on ")
+        assert outcomes["node-3"].note.startswith(f"fed by the server itself: {LIAR} ")
     assert seconds < 1.5 * usual_seconds(tmp_path) + FLOOR
+
+
+SLOWLY = (
+    "for _ in range(CHUNK // BITE):\n            wanted = min(BITE, ",
+    "for _ in (time.sleep(0.05), ):\n            time.monotonic() - self.started < 12 or sys.exit(9)"
+    "\n            wanted = min(1000, ",
+)
+FAITHFUL = ("if who > self.predecessor_index:", "if self.predecessor:")
+TAKERS = {
+    "it does as it is told": [SLOWLY],
+    "it stays where it is": [SLOWLY, FAITHFUL],
+}
+
+
+@pytest.mark.parametrize("lies", TAKERS.values(), ids=TAKERS)
+def test_a_relay_that_takes_the_image_slowly_holds_up_neither_those_behind_it_nor_those_in_front(tmp_path, lies):
+    """Whether it cannot or does not want to. It ends after twelve seconds, without the image."""
+    outcomes, _, scene = play(tmp_path, lies, silence=1.0, patience=1.0)
+    check_the_others(outcomes, scene)
+    for number in HONEST:
+        assert outcomes[f"node-{number}"].seconds < 1.0 + FLOOR
+
+
+def test_a_slow_disk_holds_up_neither_those_behind_it_nor_those_in_front(tmp_path):
+    """Its node gets the image from the head itself, at its own pace, and is OK in the end."""
+    sips = f'while [ $(head -c 65536 | tee -a "{LAST}" | wc -c) -gt 0 ]; do sleep 0.1; done'
+    slow = f"if [ $NODE = {LIAR} ]; then {sips}; else {TAKE_ALL}; fi"
+    outcomes, _, scene = play(tmp_path, [], slow)
+    check_the_others(outcomes, scene)
+    assert outcomes[LIAR].verdict is Verdict.OK
+    assert outcomes[LIAR].seconds > 10
+    for number in HONEST:
+        assert outcomes[f"node-{number}"].seconds < 1.0 + FLOOR
+    assert outcomes[LIAR].note.startswith("fed by the server itself: node-1 says it took ")
+
+
+def test_nobody_is_moved_where_all_disks_are_as_slow(tmp_path):
+    """Each takes two or three megabytes a second, and so does the head's own way: there is nothing better to offer."""
+    sips = f'while [ $(head -c 262144 | tee -a "{LAST}" | wc -c) -gt 0 ]; do sleep 0.1; done'
+    outcomes, _, scene = play(tmp_path, [], sips)
+    assert {(outcome.verdict, outcome.note) for outcome in outcomes.values()} == {(Verdict.OK, "")}
+    assert scene.identical(1, 2, 3, 4)
 
 
 def test_a_relay_that_holds_everything_up_is_left_behind(tmp_path):

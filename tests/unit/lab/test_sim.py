@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kadeploy.broadcast import chain
 from kadeploy.errors import OptionError
 from kadeploy.lab.lab import FAULTS, MAX_SIM_NODES, Lab, checked
+from kadeploy.lab.sim import light
 from kadeploy.lab.sim.faults import chosen
 from kadeploy.lab.sim.tree import first_process
 from kadeploy.remote.reach import first_process_age
@@ -57,3 +63,13 @@ def test_faults_that_make_no_sense_are_refused(text: str, message: str) -> None:
 
 def test_the_controller_reads_when_a_simulated_node_was_booted() -> None:
     assert first_process_age(f"120.50 0.00\n{first_process(100.0)}") == pytest.approx(20.5)
+
+
+def test_a_relay_that_lies_says_the_same_with_both_backends() -> None:
+    """Each changes one place of the program as it is today."""
+    act = Path(light.__file__).with_name("files") / "act"
+    program = chain.PROGRAM.encode()
+    scripts = re.findall(r"lie='(s/.*)' ;;", act.read_text())
+    lies = [subprocess.run(["sed", each], input=program, capture_output=True, check=True).stdout for each in scripts]
+    assert all(program.count(before) == 1 for before, _ in light._LIES.values())
+    assert set(lies) == {program.replace(*lie) for lie in light._LIES.values()}
