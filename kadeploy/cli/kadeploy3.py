@@ -176,8 +176,7 @@ def kadeploy3(
     names = operation.nodes(machines, node_files, configuration.site)
     if not wait and (script or ok_file or ko_file or known_hosts):
         raise OptionError("--no-wait: -o, -n, -s and --known-hosts need the end of the deployment. Leave them out.")
-    if form != "text" and (dry_run or not wait):
-        raise OptionError("--format json tells how the deployment ended: leave out --dry-run and --no-wait.")
+    operation.require_an_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)
     env_name = operation.one_of("an environment", {"-e": env_name, "the first word": env})

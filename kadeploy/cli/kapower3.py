@@ -70,6 +70,7 @@ def kapower3(
     force: operation.Force = False,
     hook: operation.Hook = True,
     dry_run: operation.DryRun = False,
+    form: operation.Format = "text",
 ) -> int:
     """Switch nodes on or off, or ask whether they are on."""
     who = caller()
@@ -79,6 +80,7 @@ def kapower3(
     chosen = _operation({"on": on, "off": off, "status": status}, first)
     if script and not wait:
         raise OptionError("--no-wait: -s needs the end of the operation. Leave it out.")
+    operation.require_an_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)
     configuration = load_configuration()
@@ -102,6 +104,7 @@ def kapower3(
     work = admission.power(request, configuration)
     if dry_run:
         return operation.show(work, who)
+    output = operation.apart(form)
     if chosen == "status":  # how it was found out is of interest only when asked for
         display = Display(verbosity or 0, debug, final=status_lines)
     else:
@@ -109,6 +112,7 @@ def kapower3(
     report = operation.carry_out(work, who, display, outputs)
     if script:
         operation.run_script(script, who)
+    operation.answer(output, report)
     return operation.status(report, configuration.site)
 
 

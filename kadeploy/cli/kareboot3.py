@@ -124,6 +124,7 @@ def kareboot3(
     classical_timeout: operation.ClassicalTimeout = None,
     hook: operation.Hook = True,
     dry_run: operation.DryRun = False,
+    form: operation.Format = "text",
 ) -> int:
     """Reboot nodes."""
     who = caller()
@@ -138,6 +139,7 @@ def kareboot3(
         raise OptionError("-u, --env-version and --env-arch go with -e, the name of a recorded environment.")
     if not wait and (ok_file or ko_file or script):
         raise OptionError("--no-wait: -o, -n and -s need the end of the reboot. Leave them out.")
+    operation.require_an_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)
     request = RebootRequest(
@@ -165,10 +167,12 @@ def kareboot3(
     work = admission.reboot(request, configuration)
     if dry_run:
         return operation.show(work, who)
+    output = operation.apart(form)
     display = operation.display_of(NAME, configuration, verbosity, debug)
     report = operation.carry_out(work, who, display, outputs)
     if script:
         operation.run_script(script, who)
+    operation.answer(output, report)
     if check and report.ko and not report.aborted:
         return PRODUCTION_LOST
     return operation.status(report, configuration.site)

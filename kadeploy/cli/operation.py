@@ -366,6 +366,16 @@ def apart(form: ReportForm) -> int | None:
     return output
 
 
+def require_an_end(form: ReportForm, dry_run: bool, wait: bool) -> None:
+    """Refuse ``--format json`` where there will be no report.
+
+    Raises:
+        OptionError: says what to leave out.
+    """
+    if form != "text" and (dry_run or not wait):
+        raise OptionError("--format json tells how the operation ended: leave out --dry-run and --no-wait.")
+
+
 def answer(output: int | None, report: Report) -> None:
     """Write the report where `apart` has made room for it; nobody may read it any more."""
     if output is not None:

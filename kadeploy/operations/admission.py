@@ -21,6 +21,7 @@ from kadeploy.config.partition import split_partition
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import EnvironmentRefusedError, OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import fold, require_few
 from kadeploy.operations import custom, plan, production
 from kadeploy.operations.requests import (
@@ -153,6 +154,9 @@ def _names_a_disk(options: Options) -> None:
     """Refuse a block device that is no device file: commands on nodes get it as a word."""
     if options.block_device and not _DISK.fullmatch(options.block_device):
         raise OptionError(f"-b {options.block_device!r}: not a disk. Expected a device such as /dev/sda.")
+    disk, number = split_partition(options.block_device)
+    if number is not None:
+        raise OptionError(f"-b {options.block_device}: that is a partition of {disk}. Write -b {disk} -p {number}.")
 
 
 def _on_whole_device(options: Options) -> Options:
@@ -182,17 +186,10 @@ def _fits(assignment: Assignment) -> None:
     if options.reformat_tmp and options.reformat_tmp not in cluster.supported_filesystems:
         raise OptionError(
             f"-r {options.reformat_tmp}: cluster {cluster.name} formats {', '.join(cluster.supported_filesystems)}."
+            f"{did_you_mean(options.reformat_tmp, cluster.supported_filesystems)}"
         )
     if assignment.partition is None and environment is not None and not environment.image.is_dd:
         raise OptionError("Without a partition the whole disk is written, which takes a dd image: add -p NUMBER.")
-    _is_for_systems(assignment)
-    numbers = [part.number for part in cluster.disk.partitions]
-    if assignment.partition and assignment.partition not in numbers and not options.disable_disk_partitioning:
-        raise OptionError(
-            f"-p {assignment.partition}: the disks of cluster {cluster.name} are cut into "
-            f"{', '.join(map(str, numbers))}. "
-            "Choose one of these, or keep the disk as it is with --disable-disk-partitioning."
-        )
 
 
 def _boots(assignment: Assignment) -> None:
@@ -206,6 +203,22 @@ def _boots(assignment: Assignment) -> None:
         files = {what: f"{profile.FILES_FOLDER}/{what}" for what in kernels.wanted(environment, loader.method)}
         sources = profile_sources(msgspec.structs.replace(assignment, boot_files=files))
         profile.render(sources, "deployed", assignment.nodes[0])
+
+
+def _is_in_the_layout(assignment: Assignment) -> None:
+    """Refuse partitions that the disk will not have: no right on them would help."""
+    options, cluster = assignment.options, assignment.cluster
+    if assignment.operation == "deploy" or assignment.boot.kind == "deployed":
+        _is_for_systems(assignment)
+    if assignment.operation != "deploy" or options.disable_disk_partitioning or options.whole_device:
+        return
+    numbers = [part.number for part in cluster.disk.partitions]
+    for option, number in (("-p", assignment.partition), ("-c", options.boot_partition)):
+        if number and number not in numbers:
+            raise OptionError(
+                f"{option} {number}: the disks of cluster {cluster.name} are cut into {', '.join(map(str, numbers))}. "
+                "Choose one of these, or keep the disk as it is with --disable-disk-partitioning."
+            )
 
 
 def _is_for_systems(assignment: Assignment) -> None:
@@ -407,6 +420,7 @@ class _Parts:
             for name, names in self.groups.items()
         }
         for name, assignment in made.items():
+            _is_in_the_layout(assignment)
             rights.require(site, self.user, self.groups[name], assignment.deploy_part)
         return made
 

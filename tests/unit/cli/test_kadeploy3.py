@@ -323,7 +323,7 @@ def test_the_report_as_json_is_all_there_is_on_standard_output(deploy: Run, tmp_
 def test_a_report_as_json_needs_an_end(deploy: Run, ready: Site, option: str) -> None:
     done = deploy("--format", "json", option)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "--format json tells how the deployment ended" in done.stderr
+    assert "--format json tells how the operation ended" in done.stderr
     assert not touched(ready)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
@@ -121,6 +122,23 @@ def test_without_rights_nothing_is_asked_of_any_node(ready: Site, power: Run, tm
 
 
 # --- status -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_status_as_json_is_all_there_is_on_standard_output(power: Run) -> None:
+    done = power("--status", *NODES, "--format", "json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert report["answers"]["gdx-1.site"] == "Chassis Power is on"
+    assert "gdx-2.site" in report["ko"]
+    assert "Nodes up on cluster gdx" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--no-wait"])
+def test_a_report_as_json_needs_an_end(power: Run, tmp_path: Path, option: str) -> None:
+    done = power("--on", *NODES, "--format", "json", option)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--format json tells how the operation ended" in done.stderr
+    assert asked(tmp_path) == []
 
 
 def test_the_status_is_told_cluster_by_cluster_and_nodes_that_are_on_are_ok(power: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ that would act on nodes are hidden by roles of the site that do nothing, or what
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import threading
@@ -558,6 +559,13 @@ def test_kareboot3_example_1_a_simple_reboot(reboots: Orders, site: Site, tool: 
     assert reboots() == orders(5)
     assert [(row.hostname, row.state) for row in nodes.states(site)] == [(NODE, "rebooted")]
     assert not Path(site.boot.tftp_root).exists()
+
+
+def test_kareboot3_tells_the_report_as_json(reboots: Orders, tool: Run) -> None:
+    done = tool("kareboot3", "-m", NODE, "-r", "simple_reboot", "--format", "json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["ok"] == [NODE]
+    assert reboots() == orders(5)
 
 
 def test_kareboot3_example_2_a_range_of_nodes(reboots: Orders, tool: Run) -> None:
