@@ -20,7 +20,7 @@ from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import require_few
 from kadeploy.printable import printable
-from kadeploy.state import history
+from kadeploy.state import history, journal
 from kadeploy.state.damage import sparing
 from kadeploy.state.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
 
@@ -225,8 +225,17 @@ def kastat3(
         limit=limit,
         order=tuple(_order(word) for text in sort or () for word in text.split(",")),
     )
+    site = load_site()
+    if wid is not None:
+        _require_known(site, wid)
     with sparing():
-        return _OPERATIONS[chosen](load_site(), question)
+        return _OPERATIONS[chosen](site, question)
+
+
+def _require_known(site: Site, wid: str) -> None:
+    if not journal.is_known(site, wid):
+        hint = did_you_mean(wid, journal.newest(site))
+        raise OptionError(f"-w {wid}: no workflow is or was called so. kastat3 -d -o all -F wid lists them.{hint}")
 
 
 def _nodes(machines: Sequence[str] | None, lists: Sequence[str]) -> list[str] | None:

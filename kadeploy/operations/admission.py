@@ -22,6 +22,7 @@ from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.reference import Reference
 from kadeploy.errors import EnvironmentRefusedError, OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import fold, require_few
 from kadeploy.operations import custom, plan, production
 from kadeploy.operations.requests import (
@@ -143,6 +144,9 @@ def _names_a_disk(options: Options) -> None:
     """Refuse a block device that is no device file: commands on nodes get it as a word."""
     if options.block_device and not _DISK.fullmatch(options.block_device):
         raise OptionError(f"-b {options.block_device!r}: not a disk. Expected a device such as /dev/sda.")
+    disk, number = split_partition(options.block_device)
+    if number is not None:
+        raise OptionError(f"-b {options.block_device}: that is a partition of {disk}. Write -b {disk} -p {number}.")
 
 
 def _placed(options: Options, environment: Environment) -> Options:
@@ -201,19 +205,11 @@ def _fits(assignment: Assignment) -> None:
     if options.reformat_tmp and options.reformat_tmp not in cluster.supported_filesystems:
         raise OptionError(
             f"-r {options.reformat_tmp}: cluster {cluster.name} formats {', '.join(cluster.supported_filesystems)}."
+            f"{did_you_mean(options.reformat_tmp, cluster.supported_filesystems)}"
         )
     if assignment.partition is None and environment is not None and not environment.image.is_dd:
         raise OptionError("Without a partition the whole disk is written, which takes a dd image: add -p NUMBER.")
-    _are_for_systems(assignment)
     _can_be_made(assignment)
-    numbers = [part.number for part in cluster.disk.partitions]
-    for number in _numbers(assignment):
-        if number not in numbers and not options.disable_disk_partitioning:
-            raise OptionError(
-                f"{_which(assignment)} {number}: the disks of cluster {cluster.name} are cut into "
-                f"{', '.join(map(str, numbers))}. Choose one of these, or keep the disk as it is with "
-                "--disable-disk-partitioning."
-            )
 
 
 def _can_be_made(assignment: Assignment) -> None:
@@ -256,6 +252,25 @@ def _nothing_boots(assignment: Assignment) -> bool:
     has_kernel = environment is not None and environment.kernel != "" and inventory.grub_menu(assignment) != ""
     own = assignment.options.disable_bootloader_install
     return is_linux and loaders.boots(loader, environment) == "disk" and not has_kernel and not own
+
+
+def _is_in_the_layout(assignment: Assignment) -> None:
+    """Refuse partitions that the disk will not have: no right on them would help."""
+    options, cluster = assignment.options, assignment.cluster
+    if assignment.operation == "deploy" or assignment.boot.kind == "deployed":
+        _are_for_systems(assignment)
+    if assignment.operation != "deploy" or options.disable_disk_partitioning or options.whole_device:
+        return
+    numbers = [part.number for part in cluster.disk.partitions]
+    wanted = [(_which(assignment), number) for number in _numbers(assignment)]
+    if options.boot_partition:
+        wanted.append(("-c", options.boot_partition))
+    for what, number in wanted:
+        if number not in numbers:
+            raise OptionError(
+                f"{what} {number}: the disks of cluster {cluster.name} are cut into {', '.join(map(str, numbers))}. "
+                "Choose one of these, or keep the disk as it is with --disable-disk-partitioning."
+            )
 
 
 def _which(assignment: Assignment) -> str:
@@ -473,6 +488,7 @@ class _Parts:
             for name, names in self.groups.items()
         }
         for name, assignment in made.items():
+            _is_in_the_layout(assignment)
             for part in assignment.deploy_parts:
                 rights.require(site, self.user, self.groups[name], part)
         return made

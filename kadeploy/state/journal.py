@@ -162,6 +162,13 @@ def newest(site: Site, most: int = 50) -> list[str]:
     return [wid for (wid,) in fetch(query)]
 
 
+def is_known(site: Site, wid: str) -> bool:
+    """Whether a workflow is or was called so."""
+    connect(site)
+    kept = (Workflow.select().where(Workflow.wid == wid), Log.select().where(Log.wid == wid))
+    return any(query.exists() for query in kept)
+
+
 def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = None) -> dict[str, Any]:
     """The running workflows, or the one named *wid* even when it has ended, as ``kanodes3 -y`` shows them.
 

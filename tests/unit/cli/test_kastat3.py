@@ -15,7 +15,7 @@ from kadeploy.cli import kastat3, shell
 from kadeploy.config.site import Site
 from kadeploy.state import database
 from kadeploy.state.history import FIELDS
-from kadeploy.state.tables import Log
+from kadeploy.state.tables import Log, Workflow
 
 NINE = 1234515600  # 2009-02-13 09:00:00 UTC
 MIDNIGHT = NINE + 15 * 3600
@@ -166,6 +166,19 @@ def test_a_node_that_neither_the_site_nor_the_log_knows_is_refused(
 ) -> None:
     assert run("-d", "-m", "gdx-[1-2].site", "-m", "gdx-99.site") == 1
     assert "Unknown node: gdx-99.site" in capsys.readouterr().err
+
+
+def test_a_workflow_that_never_was_is_refused_and_the_nearest_named(
+    past: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    controller = {"host": "here", "pid": 1, "process_start": "1", "boot_id": "b", "seen": NINE}
+    columns = {"wid": "D-9xfnm17rxv", "operation": "deploy", "user": "root", "started": NINE}
+    database.insert(Workflow, [columns | controller])
+    assert run("-d", "-w", "D-9xfnm17rxw") == 1
+    assert "-w D-9xfnm17rxw: no workflow is or was called so." in (err := capsys.readouterr().err)
+    assert "Did you mean D-9xfnm17rxv?" in err
+    assert run("-d", "-w", "D-9xfnm17rxv") == 0
+    assert capsys.readouterr().out == "No information is available\n"
 
 
 def test_a_node_that_the_site_has_no_more_still_has_its_past(past: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -472,6 +472,45 @@ def test_no_system_is_put_on_the_swap_partition(configuration: Configuration, en
         deployed(configuration, options=Options(partition=1))
 
 
+def test_nothing_is_booted_from_the_swap_partition(configuration: Configuration, environment: Environment) -> None:
+    request = RebootRequest(
+        user="root",
+        nodes=GDX,
+        kind="env_recorded",
+        environment=Recorded(name="tiny"),
+        options=Options(partition=1),
+    )
+    with pytest.raises(OptionError, match="-p 1: that is the swap partition of cluster gdx"):
+        admission.admit(request, configuration)
+
+
+def test_a_mistyped_partition_is_told_to_whoever_has_no_right_on_it_either(
+    configuration: Configuration, environment: Environment
+) -> None:
+    request = build.deploy_request(
+        user="nobody", nodes=GDX, environment=Described(environment=environment), options=Options(partition=9)
+    )
+    with pytest.raises(OptionError, match="-p 9: the disks of cluster gdx are cut into 1, 2, 3, 5"):
+        admission.admit(request, configuration)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Options(boot_partition=9), "-c 9: the disks of cluster gdx are cut into 1, 2, 3, 5"),
+        (Options(block_device="/dev/sda3"), "-b /dev/sda3: that is a partition of /dev/sda. Write -b /dev/sda -p 3."),
+        (Options(block_device="/dev/nvme0n1p2", partition=2), "Write -b /dev/nvme0n1 -p 2."),
+        (Options(reformat_tmp="ext44"), "formats ext2, ext3, ext4, xfs, btrfs, vfat. Did you mean ext4?"),
+    ],
+)
+def test_disks_and_partitions_that_are_not_there_are_refused(
+    configuration: Configuration, environment: Environment, options: Options, said: str
+) -> None:
+    with pytest.raises(OptionError) as refusal:
+        deployed(configuration, nodes=GDX, options=options)
+    assert said in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("partition", "notes"), [(3, ()), (9, ("gdx: its disks are cut into 1, 2, 3, 5, and -p is another one",))]
 )
