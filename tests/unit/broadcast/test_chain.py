@@ -37,18 +37,23 @@ class Scene:
         self.members = [chain.Member(f"node-{i}", f"{net}.{i}", 25310) for i in range(1, count + 1)]
         self.processes: dict[str, chain.LocalRelay] = {}
         self.progress: list[tuple[int, int]] = []
+        self.heads = 0
 
     async def start(self, member: chain.Member, program: bytes) -> chain.LocalRelay:
         process = await chain.start_local(member, program, "env", f"NODE={member.name}", f"OUT={self.folder}")
         self.processes[member.name] = process
         return process
 
+    async def start_head(self, member: chain.Member, program: bytes) -> chain.LocalRelay:
+        self.heads += 1
+        return await chain.start_local(member, program)
+
     def describe(self, sink: str = TAKE_ALL, **settings) -> chain.Broadcast:
         return chain.describe(self.image, sink, **{"ring": RING, "silence": 8.0, "patience": 8.0, **settings})
 
     def send(self, broadcast: chain.Broadcast, during=None) -> dict[str, chain.Reception]:
         async def both() -> dict[str, chain.Reception]:
-            task = asyncio.create_task(chain.send(broadcast, self.members, self.start, self.hear))
+            task = asyncio.create_task(chain.send(broadcast, self.members, self.start, self.hear, self.start_head))
             if during:
                 await during()
                 (self.folder / "gate").touch()
@@ -134,6 +139,7 @@ def test_two_dead_neighbours_lose_nothing_although_they_were_far_ahead_of_the_ne
     outcomes = scene.send(scene.describe(sink, pace_period=60.0), kill_both)
     assert ok_nodes(outcomes) == [1, 4]
     assert scene.identical(1, 4)
+    assert scene.heads == 1, "it got the rest from its neighbours"
 
 
 @pytest.mark.parametrize("frozen", [(2,), (2, 3)], ids=str)
