@@ -18,7 +18,8 @@ _CLEAN = """
 [ -e "$KADEPLOY_DEPLOY_PART" ] || { echo "no partition $KADEPLOY_DEPLOY_PART on this node" >&2; exit 1; }
 if [ -b "$KADEPLOY_DEPLOY_PART" ]; then
   device=$(readlink -f "$KADEPLOY_DEPLOY_PART")
-  for used in "$device" "$device"[0-9]* "$device"p[0-9]*; do
+  case $device in *[0-9]) first=${device}p ;; *) first=$device ;; esac
+  for used in "$device" "$first"[0-9]*; do
     ! findmnt --source "$used" >/dev/null || umount --all-targets --recursive "$used" || exit
     ! grep -q "^$used " /proc/swaps || swapoff "$used" || exit
   done

@@ -11,6 +11,7 @@ import os
 import time
 from contextlib import suppress
 
+from kadeploy.commands import last_line
 from kadeploy.config.site import Site
 from kadeploy.printable import printable
 from kadeploy.process import Controller, is_alive, is_here
@@ -30,8 +31,6 @@ def dead(site: Site) -> dict[str, Controller]:
 ERRORS = "errors"
 """File of a run folder that holds what the controller of the background said on its standard error."""
 _TAIL = 4096
-_LONGEST = 300
-"""Signs of the last line that are told."""
 
 
 def gone(site: Site, wid: str, who: Controller) -> str:
@@ -43,8 +42,8 @@ def last_words(site: Site, wid: str) -> str:
     """``: `` and the last line that the controller of *wid* said; empty where it said nothing, or in a terminal."""
     with suppress(OSError), (site.run_folders / wid / ERRORS).open("rb") as file:
         file.seek(-min(_TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
-        lines = printable(file.read().decode(errors="replace")).strip().splitlines()
-        return f": {lines[-1].strip()[:_LONGEST]}" if lines else ""
+        said = last_line(printable(file.read().decode(errors="replace")))
+        return f": {said}" if said else ""
     return ""
 
 

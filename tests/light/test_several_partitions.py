@@ -124,6 +124,16 @@ def test_a_partition_that_is_not_there_is_that_nodes_failure_and_named(
     assert "image of /dev/sda5: " in outcomes[broken_node].message
 
 
+def test_a_partition_whose_number_begins_alike_stays_mounted(light: Cluster, tmp_path: Path) -> None:
+    """35 is no part of 3."""
+    environment, image = described(partition_image(tmp_path / "image", FILES, "gz"), "ddgz")
+    prepared(light, environment)
+    light.everywhere("touch /dev/sda35; mkdir -p /mnt/other; mount -t tmpfs /dev/sda35 /mnt/other")
+    assert all_ok(light.play("BroadcastEnvChain", environment=environment, image=image, options=NO_BOOTLOADER))
+    holds(light, FILES)
+    assert light.everywhere("umount /mnt/other && rm /dev/sda35 && echo kept") == {"kept\n"}
+
+
 @pytest.mark.parametrize("spoil", ["small partition", "truncated", "no such file system"])
 def test_what_fsarchiver_complains_of_is_told(light: Cluster, tmp_path: Path, spoil: str) -> None:
     path = archived(tmp_path / "image.fsa", {"filling": hashlib.sha256(b"").digest() * 100_000}, level=0)
