@@ -56,9 +56,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     preinstall: int = 20
     """Size of a pre-install, in MB."""
     postinstall: int = 20
-    custom_operation: int = 1024
-    """A file that a custom operation sends or runs."""
     """Size of a post-install, in MB."""
+    custom_operation: int = 1024
+    """Size of a file that a custom operation sends or runs, in MB."""
     nodes: Annotated[int, msgspec.Meta(ge=1)] = MOST
     """Nodes of one request."""
 

@@ -37,7 +37,7 @@ from kadeploy.operations.requests import (
 )
 from kadeploy.operations.work import States, Work, run_folder
 from kadeploy.power.switch import LEVELS
-from kadeploy.runner import inventory, playbooks
+from kadeploy.runner import inventory, playbooks, roles
 from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode, profile_sources
 from kadeploy.state import environments, journal, rights
 from kadeploy.state.nodes import NO_ENVIRONMENT, State
@@ -488,6 +488,7 @@ class _Parts:
             for name, names in self.groups.items()
         }
         for name, assignment in made.items():
+            roles.require_known(assignment.cluster, self.configuration.folder)
             _is_in_the_layout(assignment)
             for part in assignment.deploy_parts:
                 rights.require(site, self.user, self.groups[name], part)

@@ -8,8 +8,11 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from kadeploy.config.cluster import Cluster
 from kadeploy.config.file import Struct, read_struct
 from kadeploy.config.folder import collection
+from kadeploy.errors import ConfigError
+from kadeploy.hints import did_you_mean
 
 
 class Role(Struct, frozen=True, kw_only=True):
@@ -42,6 +45,21 @@ def find(name: str, config_dir: Path) -> Role:
     place = next((place for place in places if place.is_dir()), None)
     path = place and place / "meta" / "microstep.yml"
     return _read(path, path.stat().st_mtime_ns) if path and path.is_file() else Role()
+
+
+def require_known(cluster: Cluster, config_dir: Path) -> None:
+    """Check that the roles for which *cluster* has time-outs or retries exist; those of other collections may.
+
+    Raises:
+        ConfigError: names the key, and the role that may be meant.
+    """
+    known = [path.name for folder in folders(config_dir) if folder.is_dir() for path in folder.iterdir()]
+    for key, names in (("micro_timeouts", cluster.micro_timeouts), ("micro_retries", cluster.micro_retries)):
+        for name in names:
+            if name not in known and "." not in name:
+                raise ConfigError(
+                    f"clusters/{cluster.name}.yml: {key}: there is no micro-step {name!r}.{did_you_mean(name, known)}"
+                )
 
 
 @lru_cache(maxsize=256)
