@@ -17,14 +17,13 @@ from kadeploy.boot import kernels, loaders, profile
 from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.config.cluster import Cluster, Implementation, StepTable
 from kadeploy.config.folder import Configuration
-from kadeploy.config.partition import partition_device, split_partition
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.reference import Reference
-from kadeploy.errors import EnvironmentRefusedError, OptionError
+from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import fold, require_few
-from kadeploy.operations import custom, plan, production
+from kadeploy.operations import custom, placement, plan, production
 from kadeploy.operations.requests import (
     DeployRequest,
     Described,
@@ -73,8 +72,8 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
     environment = _environment(configuration, request.user, request.environment, request.nodes)
     anonymous = isinstance(request.environment, Described)
     _readable(request.uploads, request.options)
-    _names_a_disk(request.options)
-    options = _placed(request.options, environment)
+    placement.require_disk(request.options)
+    options = placement.placed(request.options, environment)
     options = msgspec.structs.replace(options, breakpoint=playbooks.named_today(options.breakpoint))
     parts = _Parts(configuration, request.user, request.nodes, options)
     assignments = parts.assignments("deploy", environment=environment)
@@ -137,61 +136,6 @@ def _readable(uploads: Sequence[str], options: Options) -> None:
         raise OptionError("-x goes with -w: without a PXE profile of yours nobody reads these files.")
 
 
-_DISK = re.compile(r"/dev(/[A-Za-z0-9_:@+-][A-Za-z0-9._:@+-]*)+")
-
-
-def _names_a_disk(options: Options) -> None:
-    """Refuse a block device that is no device file: commands on nodes get it as a word."""
-    if options.block_device and not _DISK.fullmatch(options.block_device):
-        raise OptionError(f"-b {options.block_device!r}: not a disk. Expected a device such as /dev/sda.")
-    disk, number = split_partition(options.block_device)
-    if number is not None:
-        raise OptionError(f"-b {options.block_device}: that is a partition of {disk}. Write -b {disk} -p {number}.")
-
-
-def _placed(options: Options, environment: Environment) -> Options:
-    """*options* with the disk and partition that *environment* goes to and boots from."""
-    if not environment.multipart:
-        return _on_default_partition(_on_whole_device(options), environment)
-    _on_its_partitions(environment)
-    device, number = environment.block_device, environment.boot_partition
-    if options.block_device not in ("", device) or options.partition not in (None, number):
-        raise OptionError(
-            f"-b, -p: {environment.name} says itself where it goes ({', '.join(environment.devices)}): leave them out."
-        )
-    return msgspec.structs.replace(options, block_device=device, partition=number)
-
-
-def _on_its_partitions(environment: Environment) -> None:
-    """Refuse an environment on several partitions that are none, or not those that it boots from."""
-    disks = [device for device in environment.devices if split_partition(device)[1] is None]
-    if disks:
-        raise EnvironmentRefusedError(
-            f"{environment.name}: options.partitions: {', '.join(disks)}: not a partition, such as /dev/sda3."
-        )
-    booted = partition_device(environment.block_device, environment.boot_partition)
-    filled = [each.device for each in environment.partitions if environment.image.is_fsa or each.image is None]
-    if booted not in filled:
-        raise EnvironmentRefusedError(
-            f"{environment.name}: boots from {booted} (boot.block_device, boot.partition), and its image goes to "
-            f"{', '.join(filled)}: correct one of them."
-        )
-
-
-def _on_whole_device(options: Options) -> Options:
-    """*options* for the whole disk, when it is named without a partition but with what to boot from it."""
-    whole = bool(options.block_device) and options.partition is None and options.boot_partition is not None
-    return msgspec.structs.replace(options, whole_device=True) if whole else options
-
-
-def _on_default_partition(options: Options, environment: Environment) -> Options:
-    """*options* with the environment's own partition where the user named none."""
-    if not environment.part or options.block_device or options.partition is not None:
-        return options
-    device, number = split_partition(environment.part)
-    return msgspec.structs.replace(options, block_device=device, partition=number, whole_device=number is None)
-
-
 def _fits(assignment: Assignment) -> None:
     """Refuse options that make no sense on this cluster."""
     options, cluster, environment = assignment.options, assignment.cluster, assignment.environment
@@ -209,22 +153,7 @@ def _fits(assignment: Assignment) -> None:
         )
     if assignment.partition is None and environment is not None and not environment.image.is_dd:
         raise OptionError("Without a partition the whole disk is written, which takes a dd image: add -p NUMBER.")
-    _can_be_made(assignment)
-
-
-def _can_be_made(assignment: Assignment) -> None:
-    """Refuse a file system that the deployment system cannot make, before a disk is cut for it."""
-    environment, cluster = assignment.environment, assignment.cluster
-    if environment is None or environment.preinstall:
-        return
-    made = [environment.filesystem] if environment.image.is_tar else []  # other images bring their own
-    made += [each.filesystem for each in environment.partitions if environment.multipart and each.filesystem]
-    for filesystem in made:
-        if filesystem not in cluster.supported_filesystems:
-            raise OptionError(
-                f"Environment {environment.name} is on {filesystem}, and cluster {cluster.name} formats "
-                f"{', '.join(cluster.supported_filesystems)} (supported_filesystems in clusters/{cluster.name}.yml)."
-            )
+    placement.require_made(assignment)
 
 
 def _boots(assignment: Assignment) -> None:
@@ -252,49 +181,6 @@ def _nothing_boots(assignment: Assignment) -> bool:
     has_kernel = environment is not None and environment.kernel != "" and inventory.grub_menu(assignment) != ""
     own = assignment.options.disable_bootloader_install
     return is_linux and loaders.boots(loader, environment) == "disk" and not has_kernel and not own
-
-
-def _is_in_the_layout(assignment: Assignment) -> None:
-    """Refuse partitions that the disk will not have: no right on them would help."""
-    options, cluster = assignment.options, assignment.cluster
-    if assignment.operation == "deploy" or assignment.boot.kind == "deployed":
-        _are_for_systems(assignment)
-    if assignment.operation != "deploy" or options.disable_disk_partitioning or options.whole_device:
-        return
-    numbers = [part.number for part in cluster.disk.partitions]
-    wanted = [(_which(assignment), number) for number in _numbers(assignment)]
-    if options.boot_partition:
-        wanted.append(("-c", options.boot_partition))
-    for what, number in wanted:
-        if number not in numbers:
-            raise OptionError(
-                f"{what} {number}: the disks of cluster {cluster.name} are cut into {', '.join(map(str, numbers))}. "
-                "Choose one of these, or keep the disk as it is with --disable-disk-partitioning."
-            )
-
-
-def _which(assignment: Assignment) -> str:
-    """What named the partitions, for people."""
-    environment = assignment.environment
-    return f"{environment.name}: partition" if environment and environment.multipart else "-p"
-
-
-def _numbers(assignment: Assignment) -> list[int]:
-    """Numbers of the partitions of the cluster's layout that are deployed to."""
-    parts = map(split_partition, assignment.deploy_parts)
-    return [number for device, number in parts if device == assignment.device and number is not None]
-
-
-def _are_for_systems(assignment: Assignment) -> None:
-    """Refuse partitions that the site needs for something else than a system."""
-    kinds = {part.number: part.role for part in assignment.cluster.disk.partitions}
-    others = [str(number) for number, role in kinds.items() if role not in ("swap", "efi")]
-    for number in _numbers(assignment):
-        if kinds.get(number) in ("swap", "efi"):
-            raise OptionError(
-                f"{_which(assignment)} {number}: that is the {kinds[number]} partition of cluster "
-                f"{assignment.cluster.name}, not one for a system. Choose {', '.join(others)}."
-            )
 
 
 def _singular(options: Options, names: Sequence[str]) -> None:
@@ -330,7 +216,7 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
         DestructiveEnvironmentError: with *check_production*, a node runs an environment that may have destroyed it.
     """
     _suits(request)
-    _names_a_disk(request.options)
+    placement.require_disk(request.options)
     request = _with_full_names(request, configuration)
     _readable(request.uploads, request.options)
     _singular(request.options, request.nodes)
@@ -339,7 +225,7 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
     if request.environment:
         environment = _environment(configuration, request.user, request.environment, request.nodes)
         if environment.multipart:
-            request = msgspec.structs.replace(request, options=_placed(request.options, environment))
+            request = msgspec.structs.replace(request, options=placement.placed(request.options, environment))
     if request.kind == "env_recorded" and request.options.partition is None:
         raise OptionError("-r env_recorded needs the partition of the environment: -p NUMBER.")
     name, boot = REBOOTS[request.kind]
@@ -489,7 +375,7 @@ class _Parts:
         }
         for name, assignment in made.items():
             roles.require_known(assignment.cluster, self.configuration.folder)
-            _is_in_the_layout(assignment)
+            placement.require_in_layout(assignment)
             for part in assignment.deploy_parts:
                 rights.require(site, self.user, self.groups[name], part)
         return made
