@@ -19,6 +19,7 @@ from kadeploy.errors import KadeployError
 from kadeploy.events import Ended, Event
 from kadeploy.operations import background
 from kadeploy.operations.work import run_folder
+from kadeploy.runner import player
 from kadeploy.state import controllers, history, journal, nodes
 from kadeploy.state.database import DB
 from kadeploy.state.tables import Workflow
@@ -134,5 +135,6 @@ def test_errors_are_kept_up_to_some_size_and_their_end_counts(
         time.sleep(0.1)
     os.kill(process, signal.SIGKILL)
     wait(process)
+    player.end_processes(run_folder(configuration.site, wid))
     assert journal.workflows(configuration.site, wid)[wid]["aborted"].endswith("is gone: the \ufffd[31mlast one")
     nodes.reap(configuration.site)
