@@ -243,7 +243,8 @@ def send_bare(_: Path, image: Path, hops: int, sink: str) -> float:
 async def run_local(_: chain.Member, program: bytes) -> Outcome:
     """A node's script on this machine."""
     done = await asyncio.to_thread(subprocess.run, ["bash", "-s"], input=program, capture_output=True, check=False)
-    return Outcome(Verdict.KO if done.returncode else Verdict.OK, rc=done.returncode)
+    verdict = Verdict.KO if done.returncode else Verdict.OK
+    return Outcome(verdict, rc=done.returncode, stdout=done.stdout.decode(), stderr=done.stderr.decode())
 
 
 def send_bittorrent(_: Path, image: Path, hops: int) -> float:

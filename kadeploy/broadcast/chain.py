@@ -24,7 +24,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -493,7 +493,7 @@ async def send(
             for index, member in enumerate(ordered, 1)
         }
         await _all_listening(journal, tasks, broadcast.start_limit)
-        complaint = await _serve(journal, tasks.values(), start, head) if _some_run(tasks) else None
+        complaint = await _serve(journal, tasks, start, head) if _some_run(tasks) else None
         for task in tasks.values():
             task.cancel()
     if complaint:
@@ -569,18 +569,26 @@ def _some_run(tasks: Mapping[str, asyncio.Task[None]]) -> bool:
 
 async def _serve(
     journal: _Journal,
-    relays: Iterable[asyncio.Task[None]],
+    relays: Mapping[str, asyncio.Task[None]],
     start_head: StartRelay,
     head: Callable[[Help], bytes],
 ) -> str | None:
-    """Have the head feed everybody by chains, then each whom others have left behind; the reason when it fails."""
+    """Have the head feed everybody by chains, then each whom others have left behind; the reason when it fails.
+
+    Last words are waited for: first of nodes that nobody has found dead, then of those that the head could feed.
+    """
     complaint = await _lead_all(journal, start_head, head)
     if complaint is None:
-        await asyncio.wait(relays, timeout=journal.broadcast.grace)
+        await _last_words(journal, [relays[name] for name in relays.keys() - journal.skipped.keys()])
         if left := journal.without_verdict():
             await _lead(journal, start_head, head(Help({journal.numbers[name] for name in left})))
-            await asyncio.wait(relays, timeout=journal.broadcast.grace)
+            await _last_words(journal, [relays[name] for name in left - journal.unfed])
     return complaint
+
+
+async def _last_words(journal: _Journal, relays: Collection[asyncio.Task[None]]) -> None:
+    if relays:
+        await asyncio.wait(relays, timeout=journal.broadcast.grace)
 
 
 async def _lead_all(journal: _Journal, start_head: StartRelay, head: Callable[[Help], bytes]) -> str | None:

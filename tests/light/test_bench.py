@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench import deploy
+from bench import broadcast, deploy
 
 
 def test_the_bench_of_deployments_runs_and_writes_its_figures(tmp_path: Path) -> None:
@@ -17,3 +17,9 @@ def test_the_bench_of_deployments_runs_and_writes_its_figures(tmp_path: Path) ->
     assert all(run["wall"] > 0 and run["cpu"] > 0 and run["memory"] > 0 for run in runs)
     assert runs[2]["connections"] == len(deploy.DOZEN), "one connection per node and step"
     assert "kadeploy3, openssh" in drawing.read_text(), "the legend"
+
+
+def test_the_bench_of_broadcasts_sends_an_image_each_way(tmp_path: Path) -> None:
+    rows = broadcast.measure_speeds(tmp_path, broadcast.make_image(tmp_path, 2), hops=2, rounds=1)
+    assert {"chain", "tree of 2", "bare splice", "bittorrent", "ssh per node"} <= {row.name for row in rows}
+    assert all(row.seconds > 0 for row in rows)
