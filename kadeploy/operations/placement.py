@@ -82,9 +82,9 @@ def require_made(assignment: Assignment) -> None:
         OptionError: names those that the cluster formats.
     """
     environment, cluster = assignment.environment, assignment.cluster
-    if environment is None or environment.preinstall:
+    if environment is None:
         return
-    made = [environment.filesystem] if environment.image.is_tar else []  # other images bring their own
+    made = [environment.filesystem] if environment.image.is_tar and not environment.preinstall else []
     made += [each.filesystem for each in environment.partitions if environment.multipart and each.filesystem]
     for filesystem in made:
         if filesystem not in cluster.supported_filesystems:

@@ -409,6 +409,11 @@ def test_a_file_system_that_nodes_cannot_make_is_refused_at_the_request_and_thos
     assert deployed(configuration, build.environment(filesystem="XFS", image=DD))
     preinstall = Archive(file="/p.tgz", kind="tgz", script="make")
     assert deployed(configuration, build.environment(filesystem="jfs", preinstall=preinstall))
+    own = FileSystem(id=1, device="/dev/sda2", filesystem="jfs", image=Image(file="/own.tgz", kind="tgz"))
+    places = (FileSystem(id=0, device="/dev/sda3"), own)
+    environment = parted(image=build.environment().image, partitions=places, preinstall=preinstall)
+    with pytest.raises(OptionError, match="tiny is on jfs"):
+        deployed(configuration, environment, nodes=GDX)
 
 
 @pytest.mark.parametrize("filesystem", ["xfs", "btrfs"])

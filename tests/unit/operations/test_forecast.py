@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import time
 from typing import Any
 
 import pytest
 
+from kadeploy.caller import Account
 from kadeploy.cli.display import Display
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.events import AttemptEnded, AttemptStarted, Began, Finished
-from kadeploy.operations import admission, forecast
+from kadeploy.operations import admission, forecast, launch
 from kadeploy.operations.forecast import Forecast
-from kadeploy.operations.requests import RebootRequest
+from kadeploy.operations.requests import Described, RebootRequest, Recorded
 from kadeploy.operations.work import Work
 from kadeploy.runner.request import Options
 from kadeploy.state import database, journal
 from kadeploy.state.journal import LogRow
+from kadeploy.state.tables import Log
 from kadeploy.workflow import Attempt, Final, GoesOn, Outcome, Verdict
 from tests.unit import build
 
@@ -92,6 +95,22 @@ def test_it_only_goes_down_while_a_macro_step_lasts(known: Forecast) -> None:
     times = [known.left(attempt("BroadcastEnv"), GDX, float(elapsed)) for elapsed in range(180)]
     assert None not in times
     assert times == sorted(times, key=lambda seconds: -(seconds or 0.0))
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_rows_that_real_deployments_have_left_are_a_basis(
+    configuration: Configuration, environment: Environment, root: Account
+) -> None:
+    """By the recorder: of a recorded environment and of one that is only described."""
+    for described in (Recorded(name="tiny"), Described(environment=build.environment(image=environment.image))):
+        asked = build.deploy_request(**BOTH, environment=described)
+        for _ in range(forecast.LEAST):
+            assert not forecast_of(admission.deploy(asked, configuration)).usual["gdx"]
+            assert launch.carry_out(asked, configuration, root, lambda _: None, threading.Event()).ok == GDX
+        found = forecast_of(admission.deploy(asked, configuration))
+        assert set(found.usual["gdx"]) == {f"{step}Dummy" for step in STEPS}
+        assert found.left(attempt("SetDeploymentEnv"), GDX, 0.0) is not None
+        Log.delete().execute()
 
 
 def test_nodes_that_are_late_take_longer_than_usual(known: Forecast) -> None:
