@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kadeploy.config.file import Struct
+from kadeploy.config.service import Service
 from kadeploy.nodeset import MOST
 
 
@@ -121,6 +122,7 @@ class Site(Struct, frozen=True, kw_only=True):
     windows: Windows = Windows()
     limits: Limits = Limits()
     runs: Runs = Runs()
+    service: Service = Service()
     vlan: Vlan | None = None
     demolishing: Demolishing = Demolishing()
     hooks: Hooks = Hooks()

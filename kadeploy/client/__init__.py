@@ -1,0 +1,1 @@
+"""How a tool speaks to the service of a site."""

@@ -1,0 +1,63 @@
+"""``service`` in ``site.yml``: how `kadeploy3d` serves the site to accounts that are not root's."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from kadeploy.config.file import Struct
+
+SOCKET = "/run/kadeploy/kadeploy3d.sock"
+PORT = 25300
+"""Where the original's server listens."""
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Https(Struct, frozen=True, kw_only=True):
+    """The way in from other machines."""
+
+    certificate: str
+    """Path of the certificate, with its chain (PEM)."""
+    private_key: str
+    address: str = "0.0.0.0"  # noqa: S104 - other machines are what it is for
+    port: int = PORT
+    client_ca: str = ""
+    """Certificates of the authorities whose client certificates are believed; the user is the subject's common name."""
+
+
+class FrontEnd(Struct, frozen=True, kw_only=True):
+    """A server in front of this one that has authenticated the user already, and says who it is."""
+
+    sources: tuple[str, ...]
+    """Addresses and networks from which its word is taken: ``10.1.0.4``, ``10.2.0.0/16``."""
+    header: str = "X-Remote-Ident"
+    """Header in which it names the user."""
+
+
+class Quota(Struct, frozen=True, kw_only=True):
+    """How much of one user's the service takes on."""
+
+    workflows: _Positive = 20
+    """Operations that run at a time."""
+    nodes: _Positive = 10_000
+    """Nodes in all of them."""
+    files_mb: _Positive = 50_000
+    """Room for the files that the user has sent; the ones that were used least recently make room."""
+    consoles: _Positive = 20
+
+
+class Service(Struct, frozen=True, kw_only=True):
+    """``service``."""
+
+    socket: str = SOCKET
+    """Where local accounts find it; the kernel says who they are."""
+    https: Https | None = None
+    htpasswd: str = ""
+    """File of users and password hashes (bcrypt or argon2) for HTTP basic authentication."""
+    front_ends: tuple[FrontEnd, ...] = ()
+    folders: tuple[str, ...] = ()
+    """Folders below which files may be named as ``server:///path``."""
+    quota: Quota = Quota()
+    record_consoles: bool = False
+    """Keep what consoles show, for `kaconsole3 --replay`."""

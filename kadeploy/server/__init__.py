@@ -1,0 +1,1 @@
+"""How many accounts use one site: `kadeploy3d`."""
