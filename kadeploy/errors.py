@@ -7,6 +7,8 @@ KadeployError                     exit code 1: refused, no node touched
 ├── ProfileRefusedError           a value does not fit into a boot profile
 ├── RightsError                   the user lacks a right (names node and partition)
 ├── FileError                     unreadable, too big, wrong kind, not fetched
+├── AuthenticationError           the service does not know who asks
+├── ServiceError                  the site's service cannot be reached, or failed
 ├── OptionError                   options that contradict each other or make no sense
 ├── DatabaseError                 the state database cannot be used
 ├── DestructiveEnvironmentError   exit code 2: kareboot3 -c found a demolishing environment
@@ -59,6 +61,14 @@ class RightsError(KadeployError):
 
 class FileError(KadeployError):
     """A file named by the user cannot be used."""
+
+
+class AuthenticationError(KadeployError):
+    """The service does not know who asks."""
+
+
+class ServiceError(KadeployError):
+    """The site's service cannot be reached, or failed."""
 
 
 class OptionError(KadeployError):

@@ -44,6 +44,8 @@ class Report(msgspec.Struct, frozen=True):
     """Those of *ko* that were on their way when the operation was stopped."""
     answers: Mapping[str, str] = {}
     """What a step asked for: for ``kapower3 --status`` what each node's BMC, or the site's command, said."""
+    host_keys: tuple[str, ...] = ()
+    """Lines for a known-hosts file, where they were asked for."""
 
 
 class Began(_Event, frozen=True, kw_only=True):
@@ -58,6 +60,8 @@ class Began(_Event, frozen=True, kw_only=True):
     """By cluster."""
     notes: tuple[str, ...] = ()
     """What people should know: where a plan is not what the configuration says."""
+    usual: Mapping[str, Mapping[str, float]] = {}
+    """Seconds that implementations usually take, by cluster; empty where that is not known."""
 
 
 class LeftOut(_Event, frozen=True, kw_only=True):
@@ -159,7 +163,13 @@ def read(path: Path) -> Iterator[Event]:
     """The events of a run's file, in order; a line that its writer did not finish is passed over."""
     with path.open("rb") as lines:
         for line in lines:
-            try:
-                yield _DECODER.decode(line)
-            except msgspec.DecodeError:
-                continue
+            if (event := parsed(line)) is not None:
+                yield event
+
+
+def parsed(line: bytes) -> Event | None:
+    """The event that a line of a run's file holds; None where it holds none, or a part of one."""
+    try:
+        return _DECODER.decode(line)
+    except msgspec.DecodeError:
+        return None

@@ -137,6 +137,7 @@ class Display:
 
     def _began(self, event: Began) -> None:
         self._begun = event.at
+        self.forecast = forecast.of(event)
         names = [name for group in event.groups.values() for name in group]
         self._nodes = len(names)
         self.say(0, f"{TITLES[event.operation]} {event.wid} started on {_count(names)}: {fold(names)}")

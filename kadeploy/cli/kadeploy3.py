@@ -8,12 +8,12 @@ import typer
 
 from kadeploy import files
 from kadeploy.caller import Account, caller
-from kadeploy.cli import completion, operation, shell, usage
-from kadeploy.config.folder import Configuration, load_configuration
+from kadeploy.cli import completion, operation, shell, sites, usage
 from kadeploy.environments import description
 from kadeploy.errors import OptionError
-from kadeploy.operations import admission, custom, plan
+from kadeploy.operations import custom, plan
 from kadeploy.operations.requests import DeployRequest, Described, Recorded
+from kadeploy.operations.service import Service
 from kadeploy.runner.request import CustomOperation, Options
 
 NAME = "kadeploy3"
@@ -172,8 +172,8 @@ def kadeploy3(
     outputs = operation.Outputs(ok_file, ko_file, wid_file, known_hosts)
     if not dry_run:
         outputs.create()
-    configuration = load_configuration()
-    names = operation.nodes(machines, node_files, configuration.site)
+    service = sites.service()
+    names = operation.nodes(machines, node_files, service.site)
     if not wait and (script or ok_file or ko_file or known_hosts):
         raise OptionError("--no-wait: -o, -n, -s and --known-hosts need the end of the deployment. Leave them out.")
     operation.require_end(form, dry_run, wait)
@@ -198,31 +198,30 @@ def kadeploy3(
             disable_bootloader_install=disable_bootloader,
             disable_disk_partitioning=disable_partitioning,
             breakpoint=breakpoint_,
-            custom_operations=_custom_operations(custom_operations, who, configuration),
+            custom_operations=_custom_operations(custom_operations, who, service),
             reboot_timeout=classical_timeout or "",
             kexec_timeout=kexec_timeout or "",
             no_kexec=no_kexec,
             debug=debug,
         ),
         uploads=operation.uploads(upload),
-        force_steps=plan.parse_force_steps(force_steps, configuration.folder) if force_steps else None,
+        force_steps=plan.parse_force_steps(force_steps, service.register) if force_steps else None,
         ignore_nodes_deploying=force,
         hook=hook,
+        host_keys=known_hosts is not None,
     )
-    if not wait and not dry_run:
-        return operation.in_background(request, configuration.folder, who, outputs)
-    work = admission.deploy(request, configuration)
     if dry_run:
-        return operation.show(work, who)
+        return operation.show(service, request)
+    if not wait:
+        return operation.in_background(service, request, outputs)
     output = operation.apart(form)
-    display = operation.display_of(NAME, configuration, verbosity, debug)
-    report = operation.carry_out(work, who, display, outputs)
-    if known_hosts:
-        operation.write_host_keys(known_hosts, work, report)
+    display = operation.display_of(NAME, service, verbosity, debug)
+    report = operation.carry_out(service, request, display, outputs)
+    operation.known_hosts_written(known_hosts, report)
     if script:
         operation.run_script(script, who)
     operation.answer(output, report)
-    return operation.status(report, configuration.site)
+    return operation.status(report, service.site)
 
 
 def _environment(who: Account, file: str | None, recorded: Recorded) -> Recorded | Described:
@@ -241,8 +240,8 @@ def _environment(who: Account, file: str | None, recorded: Recorded) -> Recorded
     return recorded
 
 
-def _custom_operations(path: str | None, who: Account, configuration: Configuration) -> tuple[CustomOperation, ...]:
-    return custom.load(path, who, configuration.folder) if path else ()
+def _custom_operations(path: str | None, who: Account, service: Service) -> tuple[CustomOperation, ...]:
+    return custom.load(path, who, service.register) if path else ()
 
 
 def main() -> int:

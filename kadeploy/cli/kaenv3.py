@@ -13,14 +13,12 @@ import msgspec
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import completion, shell, usage
-from kadeploy.config.folder import load_site
-from kadeploy.config.site import Site
+from kadeploy.cli import completion, shell, sites, usage
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.reference import Reference
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
-from kadeploy.state import environments
+from kadeploy.operations.service import Service
 from kadeploy.state.damage import sparing
 from kadeploy.state.environments import EVERYBODY, Change, Part, Visibility
 
@@ -203,7 +201,7 @@ def kaenv3(
         moves=[move for text in files_to_move or () for move in _moves(text)],
         form=form,
     )
-    return _OPERATIONS[operation][0](load_site(), wish)
+    return _OPERATIONS[operation][0](sites.service(), wish)
 
 
 # --- options ----------------------------------------------------------------------------------------------------
@@ -264,9 +262,9 @@ _COLUMNS: dict[str, tuple[int, Callable[[Environment], str]]] = {
 """Title → least width, and what is in it; the architecture is shown where an environment has one."""
 
 
-def _list(site: Site, wish: Wish) -> int:
+def _list(service: Service, wish: Wish) -> int:
     with sparing():
-        return _show_list(environments.listed(site, caller().name, wish.wanted.owner, wish.all_versions), wish)
+        return _show_list(service.environments(wish.wanted.owner, wish.all_versions), wish)
 
 
 def _show_list(found: Sequence[Environment], wish: Wish) -> int:
@@ -291,12 +289,11 @@ def _print_table(found: Sequence[Environment]) -> None:
         print(" ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _print(site: Site, wish: Wish) -> int:
+def _print(service: Service, wish: Wish) -> int:
     from kadeploy.environments import description, lines  # noqa: PLC0415 - slow, and -l does without
 
-    asked = (site, caller().name, _mine(wish))
-    wanted = environments.versions(*asked) if wish.all_versions else [environments.find(*asked)]
-    form = site.environment_form if wish.form == "text" else wish.form
+    wanted = service.versions(_mine(wish), wish.all_versions)
+    form = service.site.environment_form if wish.form == "text" else wish.form
     if form == "wiki" and (lost := lines.lost(wanted)):
         print(f"Printed as YAML: lines of `key : value` cannot hold {', '.join(lost)}.", file=sys.stderr)
         form = "yaml"
@@ -307,38 +304,37 @@ def _print(site: Site, wish: Wish) -> int:
 # --- changing ---------------------------------------------------------------------------------------------------
 
 
-def _add(site: Site, wish: Wish) -> int:
+def _add(service: Service, wish: Wish) -> int:
     from kadeploy.environments import description  # noqa: PLC0415 - slow, and -l does without
 
-    who = caller()
-    for added in environments.add_all(site, description.load(wish.wanted.name, who, shell.warn), who):
+    for added in service.add_environments(description.load(wish.wanted.name, caller(), shell.warn)):
         print(f"Added: {_told(added)}, {added.visibility}")
     return 0
 
 
-def _delete(site: Site, wish: Wish) -> int:
-    for gone in environments.delete(site, caller().name, _mine(wish)):
+def _delete(service: Service, wish: Wish) -> int:
+    for gone in service.delete_environments(_mine(wish)):
         print(f"Deleted: {_told(gone)}")
     return 0
 
 
-def _remove_demolishing(site: Site, wish: Wish) -> int:
-    changed = environments.reset_demolishing(site, caller().name, _mine(wish))
+def _remove_demolishing(service: Service, wish: Wish) -> int:
+    changed = service.reset_demolishing(_mine(wish))
     print(f"No longer demolishing: {_told(changed)}")
     return 0
 
 
-def _set_visibility(site: Site, wish: Wish) -> int:
+def _set_visibility(service: Service, wish: Wish) -> int:
     if wish.visibility is None:
         raise OptionError("--set-visibility-tag needs a visibility: -t private, -t shared or -t public.")
-    changed = environments.set_visibility(site, caller().name, _mine(wish), wish.visibility)
+    changed = service.set_visibility(_mine(wish), wish.visibility)
     print(f"Now {changed.visibility}: {_told(changed)}")
     return 0
 
 
-def _update(part: Part) -> Callable[[Site, Wish], int]:
-    def update(site: Site, wish: Wish) -> int:
-        for change in environments.update_checksums(site, caller(), _mine(wish), part):
+def _update(part: Part) -> Callable[[Service, Wish], int]:
+    def update(service: Service, wish: Wish) -> int:
+        for change in service.update_checksums(_mine(wish), part):
             print(_told_checksum(change))
         return 0
 
@@ -353,10 +349,10 @@ def _told_checksum(change: Change) -> str:
     return f"Updated: {where}: MD5 {before.md5 or 'unknown'} -> {after.md5}, SHA-256 {after.sha256}"
 
 
-def _move_files(site: Site, wish: Wish) -> int:
+def _move_files(service: Service, wish: Wish) -> int:
     if not wish.moves:
         raise OptionError("--move-files needs the files or folders: -m src1:dst1,src2:dst2.")
-    changes = environments.move_files(site, caller(), wish.moves)
+    changes = service.move_files(wish.moves)
     for change in changes:
         print(f"Moved: {change.before.file} -> {change.after.file} in {_told(change.environment)}")
     if not changes:
@@ -378,7 +374,7 @@ def _told(environment: Environment) -> str:
     return f"{environment.name} version {environment.version} of {environment.user}{arch}"
 
 
-_OPERATIONS: dict[str, tuple[Callable[[Site, Wish], int], tuple[str, ...]]] = {
+_OPERATIONS: dict[str, tuple[Callable[[Service, Wish], int], tuple[str, ...]]] = {
     "-a": (_add, ()),
     "-d": (_delete, ("-u", "--env-version", "--env-arch")),
     "-l": (_list, ("-s", "-u", "--format")),

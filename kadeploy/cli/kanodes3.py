@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from kadeploy.caller import caller
-from kadeploy.cli import completion, shell, usage
-from kadeploy.config.folder import load_configuration, load_site
+from kadeploy.cli import completion, shell, sites, usage
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
-from kadeploy.state import journal, nodes, rights
+from kadeploy.operations.service import Service
+from kadeploy.state import nodes, rights
 from kadeploy.state.damage import sparing
 
 NAME = "kanodes3"
@@ -89,29 +89,30 @@ def kanodes3(
         raise OptionError("Choose one of -d (state of the nodes), -y (workflows) and -l (all nodes of the site).")
     if wid is not None and not dump:
         raise OptionError("-w goes with -y: kanodes3 -y -w WID.")
-    names = _known(shell.node_names(machines, files, load_site().limits.nodes))
+    service = sites.service()
+    names = _known(service, shell.node_names(machines, files, service.site.limits.nodes))
     show = _show_list if listing else _show_states if state else _show_workflows(wid)
     with sparing():
         if watch:
-            return _watch(lambda: show(names, form))
-        show(names, form)
+            return _watch(lambda: show(service, names, form))
+        show(service, names, form)
     return 0
 
 
-def _known(names: list[str]) -> list[str] | None:
+def _known(service: Service, names: list[str]) -> list[str] | None:
     """The whole names of nodes that the site has; None when none was named."""
     if not names:
         return None
-    configuration = load_configuration()
+    configuration = service.configuration
     whole = configuration.full_names(names)
     configuration.cluster_nodes(whole)
     return whole
 
 
-def _show_states(names: Sequence[str] | None, form: shell.Form) -> None:
-    rows = sorted(nodes.states(load_site(), names), key=lambda row: natural_key(row.hostname))
+def _show_states(service: Service, names: Sequence[str] | None, form: shell.Form) -> None:
+    rows = sorted(service.states(names), key=lambda row: natural_key(row.hostname))
     if form != "text":
-        shell.emit([row._asdict() for row in rows], form)
+        shell.emit(msgspec.to_builtins(rows), form)
     elif rows:
         print("\n".join(map(_line, rows)))
     else:
@@ -123,9 +124,9 @@ def _line(row: nodes.NodeRow) -> str:
     return f"{row.hostname},{row.state},{row.user},{row.env_name},{version},{row.env_owner}"
 
 
-def _show_workflows(wid: str | None) -> Callable[[Sequence[str] | None, shell.Form], None]:
-    def show(names: Sequence[str] | None, form: shell.Form) -> None:
-        workflows = journal.workflows(load_site(), wid, names)
+def _show_workflows(wid: str | None) -> Callable[[Service, Sequence[str] | None, shell.Form], None]:
+    def show(service: Service, names: Sequence[str] | None, form: shell.Form) -> None:
+        workflows = service.workflows(wid, names)
         shell.emit(_merged(workflows) if form == "json" else workflows, "json" if form == "json" else "yaml")
 
     return show
@@ -143,22 +144,19 @@ def _joined(stand: Sequence[dict[str, str]]) -> dict[str, str]:
     return {key: value for each in stand for key, value in each.items()}
 
 
-def _show_list(names: Sequence[str] | None, form: shell.Form) -> None:
+def _show_list(service: Service, names: Sequence[str] | None, form: shell.Form) -> None:
     """All nodes of the site, whether they were ever operated on or not."""
-    configuration, who = load_configuration(), caller().name
-    shown = sorted(names or configuration.cluster_of, key=natural_key)
-    user = None if who in configuration.site.almighty_users else who
-    holders = rights.holders(configuration.site, shown, user)
+    cluster_of, holders = service.configuration.cluster_of, service.holders(names)
     if form == "text":
-        print("\n".join(f"{name},{configuration.cluster_of[name]},{_rights(holders[name])}" for name in shown))
+        print("\n".join(f"{name},{cluster_of[name]},{_rights(found)}" for name, found in holders.items()))
         return
     rows = [
         {
             "hostname": name,
-            "cluster": configuration.cluster_of[name],
-            "rights": [{"user": holder, "part": part, "until": until} for holder, part, until in holders[name]],
+            "cluster": cluster_of[name],
+            "rights": [msgspec.structs.asdict(holder) for holder in found],
         }
-        for name in shown
+        for name, found in holders.items()
     ]
     shell.emit(rows, form)
 

@@ -7,14 +7,12 @@ from typing import Annotated, Literal
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import completion, operation, shell, usage
+from kadeploy.cli import completion, operation, shell, sites, usage
 from kadeploy.cli.display import Display
-from kadeploy.config.folder import load_configuration
 from kadeploy.errors import OptionError
 from kadeploy.events import Ended, Report
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import natural_key
-from kadeploy.operations import admission
 from kadeploy.operations.requests import PowerOperation, PowerRequest
 
 NAME = "kapower3"
@@ -83,8 +81,8 @@ def kapower3(
     operation.require_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)
-    configuration = load_configuration()
-    names = operation.nodes(machines, node_files, configuration.site)
+    service = sites.service()
+    names = operation.nodes(machines, node_files, service.site)
     if chosen == "status" and level is not None:
         raise OptionError("-l goes with --on and --off: there is one way to ask for the status.")
     if chosen == "status" and not wait:
@@ -99,21 +97,20 @@ def kapower3(
         debug=debug,
         hook=hook,
     )
-    if not wait and not dry_run and not (ok_file or ko_file):
-        return operation.in_background(request, configuration.folder, who, outputs)
-    work = admission.power(request, configuration)
     if dry_run:
-        return operation.show(work, who)
+        return operation.show(service, request)
+    if not wait and not (ok_file or ko_file):
+        return operation.in_background(service, request, outputs)
     output = operation.apart(form)
     if chosen == "status":  # how it was found out is of interest only when asked for
         display = Display(verbosity or 0, debug, final=status_lines)
     else:
-        display = operation.display_of(NAME, configuration, verbosity, debug)
-    report = operation.carry_out(work, who, display, outputs)
+        display = operation.display_of(NAME, service, verbosity, debug)
+    report = operation.carry_out(service, request, display, outputs)
     if script:
         operation.run_script(script, who)
     operation.answer(output, report)
-    return operation.status(report, configuration.site)
+    return operation.status(report, service.site)
 
 
 def _operation(given: dict[PowerOperation, bool], first: str | None) -> PowerOperation:

@@ -8,11 +8,9 @@ import typer
 
 from kadeploy import files
 from kadeploy.caller import caller
-from kadeploy.cli import completion, operation, shell, usage
-from kadeploy.config.folder import load_configuration
+from kadeploy.cli import completion, operation, shell, sites, usage
 from kadeploy.errors import DestructiveEnvironmentError, OptionError
 from kadeploy.hints import did_you_mean
-from kadeploy.operations import admission
 from kadeploy.operations.requests import RebootKind, RebootRequest, Recorded
 from kadeploy.runner.request import Options
 
@@ -131,8 +129,8 @@ def kareboot3(
     outputs = operation.Outputs(ok_file, ko_file, wid_file)
     if not dry_run:
         outputs.create()
-    configuration = load_configuration()
-    names = operation.nodes(machines, node_files, configuration.site)
+    service = sites.service()
+    names = operation.nodes(machines, node_files, service.site)
     chosen = _kind(operation.one_of("a kind of reboot", {"-r": kind, "the first word": first}))
     recorded = Recorded(name=env_name or "", version=env_version, owner=user, arch=env_arch)
     if not recorded.name and recorded != Recorded(name=""):
@@ -164,18 +162,17 @@ def kareboot3(
         ignore_nodes_deploying=force,
         hook=hook,
     )
-    work = admission.reboot(request, configuration)
     if dry_run:
-        return operation.show(work, who)
+        return operation.show(service, request)
     output = operation.apart(form)
-    display = operation.display_of(NAME, configuration, verbosity, debug)
-    report = operation.carry_out(work, who, display, outputs)
+    display = operation.display_of(NAME, service, verbosity, debug)
+    report = operation.carry_out(service, request, display, outputs)
     if script:
         operation.run_script(script, who)
     operation.answer(output, report)
     if check and report.ko and not report.aborted:
         return PRODUCTION_LOST
-    return operation.status(report, configuration.site)
+    return operation.status(report, service.site)
 
 
 def _kind(given: str | None) -> RebootKind:

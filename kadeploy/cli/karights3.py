@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import msgspec
 import typer
 
-from kadeploy.caller import caller
-from kadeploy.cli import completion, shell
+from kadeploy.cli import completion, shell, sites
 from kadeploy.config.cluster import Disk
-from kadeploy.config.folder import Configuration, load_configuration, load_site
+from kadeploy.config.folder import Configuration
 from kadeploy.config.partition import split_partition
-from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
+from kadeploy.operations.service import Grant, Service
 from kadeploy.state import rights
 from kadeploy.state.damage import sparing
 
@@ -108,8 +108,9 @@ def karights3(
     if (overwrite or until is not None) and not add:
         raise OptionError("-o and --until go with -a.")
     end = None if until is None else _end(until)
-    wish = Wish("" if user is None else _user(user), _nodes(machines, files), list(parts or ()), end, overwrite, form)
-    return _OPERATIONS[chosen[0]](wish)
+    name, service = "" if user is None else _user(user), sites.service()
+    wish = Wish(name, _nodes(service, machines, files), list(parts or ()), end, overwrite, form)
+    return _OPERATIONS[chosen[0]](service, wish)
 
 
 def _user(name: str) -> str:
@@ -118,10 +119,12 @@ def _user(name: str) -> str:
     return name
 
 
-def _nodes(machines: Sequence[str] | None, files: Sequence[str] | None) -> list[str]:
+def _nodes(service: Service, machines: Sequence[str] | None, files: Sequence[str] | None) -> list[str]:
     """Names, ``*`` among them when it was given."""
     ranges = [machine for machine in machines or () if machine.strip() != rights.ANY]
-    names = load_configuration().full_names(shell.node_names(ranges, files, load_site().limits.nodes))
+    if not ranges and not files:
+        return [rights.ANY] if machines else []
+    names = service.configuration.full_names(shell.node_names(ranges, files, service.site.limits.nodes))
     return [rights.ANY, *names] if len(ranges) < len(machines or ()) else names
 
 
@@ -132,15 +135,20 @@ def _end(text: str) -> int:
     return end
 
 
-def _add(wish: Wish) -> int:
-    site = _administrator()
-    _check(wish, load_configuration())
-    _warn_of_typos(wish)
-    new, skipped = rights.add(site, wish.user, wish.nodes, wish.parts, until=wish.until, overwrite=wish.overwrite)
-    for node in skipped:
+def _grant(wish: Wish) -> Grant:
+    nodes, parts = tuple(wish.nodes), tuple(wish.parts)
+    return Grant(user=wish.user, nodes=nodes, parts=parts, until=wish.until, overwrite=wish.overwrite)
+
+
+def _add(service: Service, wish: Wish) -> int:
+    rights.require_almighty(service.site, service.user)
+    _check(wish, service.configuration)
+    _warn_of_typos(service, wish)
+    done = service.grant(_grant(wish))
+    for node in done.skipped:
         print(f"Some rights are already set on the node {node}: skipped. Use -o to overwrite them.")
-    if not new:
-        if not skipped:
+    if not done.new:
+        if not done.skipped:
             print(f"The user {wish.user} has these rights already. To change their end, delete them (-d) first.")
         print("No rights added")
         return 1
@@ -159,13 +167,13 @@ def _check(wish: Wish, configuration: Configuration | None = None) -> None:
         configuration.cluster_nodes([node for node in wish.nodes if node != rights.ANY])
 
 
-def _warn_of_typos(wish: Wish) -> None:
+def _warn_of_typos(service: Service, wish: Wish) -> None:
     """Tell what is allowed and rarely meant: the account or the partition may be of another machine, or of tomorrow."""
-    configuration = load_configuration()
+    configuration = service.configuration
     try:
         pwd.getpwnam(wish.user)
     except KeyError:
-        hint = _similar(wish.user, configuration.site)
+        hint = _similar(wish.user, service)
         shell.warn(f"{wish.user} has no account on this machine: see that the name is right.{hint}")
     named = [node for node in wish.nodes if node != rights.ANY]
     clusters = configuration.cluster_nodes(named) if named else configuration.clusters
@@ -179,9 +187,9 @@ def _warn_of_typos(wish: Wish) -> None:
             )
 
 
-def _similar(user: str, site: Site) -> str:
+def _similar(user: str, service: Service) -> str:
     """Whom an administrator probably meant: somebody with an account here, or with rights."""
-    return did_you_mean(user, [*(account.pw_name for account in pwd.getpwall()), *rights.users(site)])
+    return did_you_mean(user, [*(account.pw_name for account in pwd.getpwall()), *service.rights()])
 
 
 _DISK = re.compile(r"/dev/(?:(?:s|h|v|xv|das)d[a-z]+|nvme\d+n\d+|mmcblk\d+|(?:disk|mapper)/.+)")
@@ -193,44 +201,41 @@ def _may_have(disk: Disk, part: str) -> bool:
     return part in disk.devices if device == disk.device and number else bool(_DISK.fullmatch(device))
 
 
-def _delete(wish: Wish) -> int:
-    site = _administrator()
+def _delete(service: Service, wish: Wish) -> int:
+    rights.require_almighty(service.site, service.user)
     _check(wish)
-    _, unknown = rights.delete(site, wish.user, wish.nodes, wish.parts)
+    unknown = service.revoke(_grant(wish)).unknown
     for right in unknown:
         print(f"The user {wish.user} has no right on {right.part} of {right.node}: nothing to delete there.")
-    if unknown and not rights.show(site, wish.user):
-        print(f"The user {wish.user} has no rights at all.{_similar(wish.user, site)}")
+    if unknown and not service.rights(wish.user)[wish.user]:
+        print(f"The user {wish.user} has no rights at all.{_similar(wish.user, service)}")
     return 1 if unknown else 0
 
 
-def _show(wish: Wish) -> int:
-    site = load_site()
-    if caller().name != wish.user:
-        rights.require_almighty(site, caller().name)
+def _show(service: Service, wish: Wish) -> int:
     with sparing():
-        return _show_all(site, wish.form) if not wish.user else _show_one(site, wish)
+        return _show_all(service, wish.form) if not wish.user else _show_one(service, wish)
 
 
-def _show_one(site: Site, wish: Wish) -> int:
-    given = rights.show(site, wish.user)
+def _show_one(service: Service, wish: Wish) -> int:
+    given = service.rights(wish.user)[wish.user]
     if wish.form != "text":
-        shell.emit([right._asdict() for right in given], wish.form)
+        shell.emit(msgspec.to_builtins(given), wish.form)
     elif given:
         print(f"The user {wish.user} has the deployment rights on the following nodes:")
         for node, texts in _by_node(given).items():
             print(f"### {node}:{', '.join(texts)}")
     else:
         print(f"No rights have been given for the user {wish.user}")
-        if caller().name != wish.user and (hint := did_you_mean(wish.user, rights.users(site))):
+        if service.user != wish.user and (hint := did_you_mean(wish.user, service.rights())):
             print(hint.strip(), file=sys.stderr)
     return 0 if given else 1
 
 
-def _show_all(site: Site, form: shell.Form) -> int:
-    found = {user: rights.show(site, user) for user in rights.users(site)}
+def _show_all(service: Service, form: shell.Form) -> int:
+    found = service.rights()
     if form != "text":
-        shell.emit({user: [right._asdict() for right in given] for user, given in found.items()}, form)
+        shell.emit(msgspec.to_builtins(found), form)
     else:
         for user, given in found.items():
             for node, texts in _by_node(given).items():
@@ -246,13 +251,7 @@ def _by_node(given: Sequence[rights.Given]) -> dict[str, list[str]]:
     return texts
 
 
-def _administrator() -> Site:
-    site = load_site()
-    rights.require_almighty(site, caller().name)
-    return site
-
-
-_OPERATIONS: dict[str, Callable[[Wish], int]] = {"-a": _add, "-d": _delete, "-s": _show}
+_OPERATIONS: dict[str, Callable[[Service, Wish], int]] = {"-a": _add, "-d": _delete, "-s": _show}
 
 
 def main() -> int:

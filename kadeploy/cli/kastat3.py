@@ -11,16 +11,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import typer
 
-from kadeploy.cli import completion, plot, shell, usage
-from kadeploy.config.folder import load_configuration, load_site
-from kadeploy.config.site import Site
+from kadeploy.cli import completion, plot, shell, sites, usage
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import require_few
+from kadeploy.operations.service import Rows, Service
 from kadeploy.printable import printable
-from kadeploy.state import history, journal
 from kadeploy.state.damage import sparing
 from kadeploy.state.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
 
@@ -208,10 +207,11 @@ def kastat3(
             raise OptionError(f"{option} goes with {' and '.join(_USES[option])}.")
     if form != "text" and chosen == "--plot":
         raise OptionError("--format goes with -a, -b, -c and -d; the name of the --plot file tells png or svg.")
+    service = sites.service()
     question = Question(
         selection=Selection(
             (None if wid else "deploy") if operation is None else None if operation == "all" else operation,
-            _nodes(machines, lists),
+            _nodes(service, machines, lists),
             None if date_min is None else shell.moment("-x", date_min),
             None if date_max is None else shell.moment("-y", date_max, day_ends=True),
             wid,
@@ -225,20 +225,13 @@ def kastat3(
         limit=limit,
         order=tuple(_order(word) for text in sort or () for word in text.split(",")),
     )
-    site = load_site()
     if wid is not None:
-        _require_known(site, wid)
+        service.require_workflow(wid)
     with sparing():
-        return _OPERATIONS[chosen](site, question)
+        return _OPERATIONS[chosen](service, question)
 
 
-def _require_known(site: Site, wid: str) -> None:
-    if not journal.is_known(site, wid):
-        hint = did_you_mean(wid, journal.newest(site))
-        raise OptionError(f"-w {wid}: no workflow is or was called so. kastat3 -d -o all -F wid lists them.{hint}")
-
-
-def _nodes(machines: Sequence[str] | None, lists: Sequence[str]) -> list[str] | None:
+def _nodes(service: Service, machines: Sequence[str] | None, lists: Sequence[str]) -> list[str] | None:
     """The whole names of what is named; nodes that the site has no more count for as long as the log tells of them.
 
     Raises:
@@ -246,7 +239,7 @@ def _nodes(machines: Sequence[str] | None, lists: Sequence[str]) -> list[str] | 
     """
     if not machines and not lists:
         return None
-    configuration = load_configuration()
+    configuration = service.configuration
     most = configuration.site.limits.nodes
     groups = [shell.node_names([pattern], None, most) for pattern in machines or ()]
     if lists:  # read once: one of them may be standard input
@@ -255,7 +248,7 @@ def _nodes(machines: Sequence[str] | None, lists: Sequence[str]) -> list[str] | 
     found: list[str] = []
     for names in map(configuration.full_names, groups):
         known = any(name in configuration.cluster_of for name in names)
-        if not known and len(history.strangers(configuration.site, names)) == len(names):
+        if not known and len(service.strangers(names)) == len(names):
             configuration.cluster_nodes(names)
         found += names
     return list(dict.fromkeys(found))
@@ -313,9 +306,16 @@ def _share(text: str) -> int:
     return round(100 * float(text))
 
 
-def _list(site: Site, question: Question) -> int:
-    rows = history.rows(
-        site, question.selection, question.fields, question.retries, question.steps, question.order, question.limit
+def _list(service: Service, question: Question) -> int:
+    rows = service.rows(
+        Rows(
+            selection=question.selection,
+            fields=question.fields,
+            min_retries=question.retries,
+            steps=question.steps,
+            order=question.order,
+            limit=question.limit,
+        )
     )
     if question.form == "text":
         _write(_lines(rows))
@@ -327,7 +327,7 @@ def _list(site: Site, question: Question) -> int:
     return 0
 
 
-def _lines(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
+def _lines(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     """One line per row, whatever the values hold."""
     for row in rows:
         yield printable(",".join(map(str, row)).replace("\n", "\\n").replace("\r", "\\r"))
@@ -357,32 +357,34 @@ def _write_records(records: Iterable[dict[str, Any]], form: shell.Form) -> None:
     sys.stdout.write(nothing if rank < 0 else closing)
 
 
-def _rates(site: Site, question: Question) -> int:
-    found = [rate for rate in history.failure_rates(site, question.selection) if rate.failures >= question.rate]
+def _rates(service: Service, question: Question) -> int:
+    found = [rate for rate in service.failure_rates(question.selection) if rate.failures >= question.rate]
     if question.form == "text":
         _write(f"{rate.hostname}: {rate.failures}%" for rate in found)
     else:
-        _write_records((rate._asdict() | {"failure_rate": rate.failures} for rate in found), question.form)
+        _write_records(
+            (msgspec.structs.asdict(rate) | {"failure_rate": rate.failures} for rate in found), question.form
+        )
     return 0
 
 
-def _plot(site: Site, question: Question) -> int:
+def _plot(service: Service, question: Question) -> int:
     form = Path(question.plot).suffix.lower().lstrip(".")
     if form not in {"png", "svg"}:
         raise OptionError(f"--plot {question.plot}: the file's name ends in .png or .svg.")
-    rates = history.failure_rates(site, question.selection)
+    rates = service.failure_rates(question.selection)
     if not rates:
         print(NOTHING)
         return 0
     total = sum(rate.operations for rate in rates)
-    title = f"{site.name}: {total} node operations ({question.selection.operation or 'all kinds'})"
-    picture = plot.draw(rates, history.durations(site, question.selection), title, form)
+    title = f"{service.site.name}: {total} node operations ({question.selection.operation or 'all kinds'})"
+    picture = plot.draw(rates, service.durations(question.selection), title, form)
     shell.write_bytes(question.plot, picture)
     print(f"{question.plot} written")
     return 0
 
 
-_OPERATIONS: dict[str, Callable[[Site, Question], int]] = {
+_OPERATIONS: dict[str, Callable[[Service, Question], int]] = {
     "-a": _list,
     "-b": _rates,
     "-c": _rates,

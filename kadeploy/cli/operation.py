@@ -7,7 +7,7 @@ import signal
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,15 +23,11 @@ from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Account, as_user, environment_of
 from kadeploy.cli import completion, hangup, shell, summary, usage
 from kadeploy.cli.display import Display
-from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
 from kadeploy.events import Report
-from kadeploy.operations import background, dry_run, forecast, hostkeys
-from kadeploy.operations.launch import launch
 from kadeploy.operations.requests import Wish
-from kadeploy.operations.work import Work
-from kadeploy.runner import player
+from kadeploy.operations.service import Service
 
 Verbosity = Annotated[
     int | None,
@@ -318,42 +314,50 @@ def uploads(given: str | None) -> tuple[str, ...]:
     return tuple(word for word in (given or "").split(",") if word)
 
 
-def write_host_keys(path: str, work: Work, report: Report) -> None:
+def known_hosts_written(path: str | None, report: Report) -> None:
     """Fill the caller's file of ``--known-hosts`` with the keys of the nodes that run their new system."""
-    text = "".join(f"{line}\n" for line in hostkeys.lines(work, report))
-    with told():
-        shell.write_bytes(path, text.encode())
+    if path:
+        with told():
+            shell.write_bytes(path, "".join(f"{line}\n" for line in report.host_keys).encode())
 
 
-def show(work: Work, who: Account) -> int:
+def show(service: Service, request: Wish) -> int:
     """``--dry-run``: print what would be done."""
-    print(*dry_run.lines(work, who), sep="\n")
+    print(*service.plan(request), sep="\n")
     return 0
 
 
-def display_of(name: str, configuration: Configuration, verbosity: int | None, debug: bool) -> Display:
+def display_of(name: str, service: Service, verbosity: int | None, debug: bool) -> Display:
     """What shows an operation of the tool *name*, as the site and the options of this call want it."""
-    site = configuration.site
+    site = service.site
     return Display(
         site.verbosity if verbosity is None else verbosity,
         debug,
         final=partial(summary.lists, messages=site.messages),
-        final_for_people=partial(summary.for_people, command=name, consoles=configuration.has_consoles),
+        final_for_people=partial(summary.for_people, command=name, consoles=service.configuration.has_consoles),
     )
 
 
-def carry_out(work: Work, who: Account, display: Display, outputs: Outputs) -> Report:
-    """Launch *work* in the foreground: signals end it cleanly, and the files are written whatever happens.
+def carry_out(service: Service, request: Wish, display: Display, outputs: Outputs) -> Report:
+    """Carry *request* out in the foreground: signals end it cleanly, and the files are written whatever happens.
 
     It outlives the terminal, and so does this process until its end.
     """
     hangup.outlive()
-    if outputs.wid:
-        shell.write_names(outputs.wid, [work.wid])
-    display.forecast = forecast.of(work)
+    wids: list[str] = []
+
+    def admitted(wid: str) -> None:
+        wids.append(wid)
+        if outputs.wid:
+            shell.write_names(outputs.wid, [wid])
+
+    def abandon() -> None:
+        for wid in wids:
+            service.abandon(wid)
+
     stop = threading.Event()
-    with _signals(stop, work, display), display.live():
-        report = launch(work, who, display, stop)
+    with _signals(stop, display, abandon), display.live():
+        report = service.carry_out(request, display, stop, admitted)
     outputs.fill(report)
     return report
 
@@ -384,9 +388,9 @@ def answer(output: int | None, report: Report) -> None:
             stream.write(shell.document(msgspec.to_builtins(report), "json"))
 
 
-def in_background(request: Wish, folder: Path, who: Account, outputs: Outputs) -> int:
+def in_background(service: Service, request: Wish, outputs: Outputs) -> int:
     """``--no-wait``: print the workflow id as soon as the operation has begun."""
-    wid = background.start(request, folder, who)
+    wid = service.start(request)
     if outputs.wid:
         shell.write_names(outputs.wid, [wid])
     print(wid)
@@ -401,12 +405,12 @@ def status(report: Report, site: Site) -> int:
 
 
 @contextmanager
-def _signals(stop: threading.Event, work: Work, display: Display) -> Iterator[None]:
+def _signals(stop: threading.Event, display: Display, abandon: Callable[[], None]) -> Iterator[None]:
     """SIGINT and SIGTERM set *stop*; a second one leaves at once, and takes what was started along."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
-            player.end_processes(work.folder)
+            abandon()
             display.abandon()
             os._exit(UserInterruptError.exit_code)
         stop.set()

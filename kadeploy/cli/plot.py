@@ -61,7 +61,8 @@ def _draw_durations(axes: Any, durations: Sequence[Durations]) -> None:
         own = [item for item in durations if item.image == image]
         times = [datetime.fromtimestamp(item.start) for item in own]
         for step, (name, colour) in enumerate(zip(STEP_NAMES, _COLOURS, strict=True), start=1):
-            numbers = [float("nan") if item[step] is None else item[step] for item in own]
+            means = [getattr(item, f"step{step}") for item in own]
+            numbers = [float("nan") if mean is None else mean for mean in means]
             text = f"{name}, {label}" if label else name
             axes.plot(times, numbers, dashes, label=text, color=colour, marker=marker, markersize=3, linewidth=1.2)
     if len({item.start for item in durations}) == 1:  # matplotlib would show years around it

@@ -50,8 +50,8 @@ class Quota(Struct, frozen=True, kw_only=True):
 class Service(Struct, frozen=True, kw_only=True):
     """``service``."""
 
-    socket: str = SOCKET
-    """Where local accounts find it; the kernel says who they are."""
+    socket: str = ""
+    """Where local accounts find it, for whom the kernel says who they are; empty: `SOCKET`, for ``/etc/kadeploy``."""
     https: Https | None = None
     htpasswd: str = ""
     """File of users and password hashes (bcrypt or argon2) for HTTP basic authentication."""

@@ -102,6 +102,7 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         uploads=request.uploads,
         force=request.ignore_nodes_deploying,
         hook=configuration.site.hooks.end_of_deployment if request.hook else "",
+        host_keys=request.host_keys,
         notes=tuple(dict.fromkeys(notes)),
     )
 

@@ -10,7 +10,6 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from kadeploy.environments import users_yaml
 from kadeploy.errors import FileError, OptionError
 from kadeploy.hints import did_you_mean, explained
 from kadeploy.runner import playbooks
+from kadeploy.runner.playbooks import Register
 from kadeploy.runner.request import CustomOperation
 
 ALIASES: Mapping[tuple[str, str], str] = {("BootNewEnvKexec", "reboot"): "kexec"}
@@ -36,7 +36,7 @@ CHAINS = ("BroadcastEnvChain", "BroadcastEnvKastafior", "BroadcastEnvKascade")
 When = Literal["pre", "substitute", "post"]
 
 
-def load(path: str, who: Account, config_dir: Path) -> tuple[CustomOperation, ...]:
+def load(path: str, who: Account, known: Register) -> tuple[CustomOperation, ...]:
     """Read the operations in the file *path*; it and the files that it names are opened with the rights of *who*.
 
     Raises:
@@ -44,13 +44,13 @@ def load(path: str, who: Account, config_dir: Path) -> tuple[CustomOperation, ..
         OptionError: an operation is malformed, or goes to a step that does not exist; names file and line.
     """
     source = path if files.is_stream(path) else str(files.local_path(path, who))
-    return parse(files.read_text(path, who), source=source, who=who, config_dir=config_dir)
+    return parse(files.read_text(path, who), source=source, who=who, known=known)
 
 
-def parse(text: str, *, source: str, who: Account, config_dir: Path) -> tuple[CustomOperation, ...]:
+def parse(text: str, *, source: str, who: Account, known: Register) -> tuple[CustomOperation, ...]:
     """The operations that *text* describes, in its order; *source* is where it came from (see `load`)."""
     content = text.removeprefix("\ufeff")
-    checks = _Checks(source, who, config_dir)
+    checks = _Checks(source, who, known)
     return tuple(_from_lines(content, checks) if _LINES.search(content) else _from_yaml(content, checks))
 
 
@@ -96,13 +96,7 @@ class _Checks:
 
     source: str
     who: Account
-    config_dir: Path
-
-    @cached_property
-    def known(self) -> dict[str, tuple[str, ...]]:
-        """Micro-steps by implementation."""
-        known = playbooks.implementations(self.config_dir)
-        return {name: playbooks.micro_steps(path, self.config_dir) for name, path in known.items()}
+    known: Register
 
     def refusal(self, line: int, text: str) -> OptionError:
         """What to raise: *text* with file and line in front."""
@@ -113,7 +107,7 @@ class _Checks:
         macro = playbooks.named_today(macro)
         if macro not in self.known and macro not in playbooks.MACRO_STEPS:
             try:
-                playbooks.require_implementation(macro, self.config_dir, playbooks.MACRO_STEPS)
+                playbooks.require_known(macro, self.known, playbooks.MACRO_STEPS)
             except OptionError as error:
                 raise self.refusal(line, str(error)) from error
         found = ALIASES.get((macro, micro), micro)

@@ -10,6 +10,7 @@ from statistics import mean
 
 from kadeploy.config.cluster import StepTable
 from kadeploy.errors import DatabaseError
+from kadeploy.events import Began
 from kadeploy.operations.work import Work
 from kadeploy.state import history
 from kadeploy.state.history import Image
@@ -55,19 +56,27 @@ class Forecast:
         return self.plans[cluster][steps.index(macro_step) + 1 :]
 
 
-def of(work: Work) -> Forecast | None:
-    """What can be said of *work* before it begins; None where it only looks, or stops at a breakpoint."""
+def of(event: Began) -> Forecast | None:
+    """What can be said of an operation when it begins; None where nothing can."""
+    clusters = {node: cluster for cluster, nodes in event.groups.items() for node in nodes}
+    return Forecast(event.usual, event.plans, clusters) if event.usual else None
+
+
+def usual(work: Work) -> dict[str, dict[str, float]]:
+    """Mean seconds of implementations that were seen often enough, by cluster.
+
+    Empty where *work* only looks, or stops at a breakpoint.
+    """
     if work.only_looks or any(each.options.breakpoint for each in work.assignments.values()):
-        return None
+        return {}
     wanted = work.environment
     image = Image(f"{wanted.name}:{wanted.version}", wanted.image.md5) if wanted else Image()
-    usual: dict[str, dict[str, float]] = {}
+    means: dict[str, dict[str, float]] = {}
     with suppress(DatabaseError):  # damaged rows must not stop anybody
         for cluster, nodes in work.groups.items():
             found = history.usual(work.site, work.operation, nodes, image)
-            usual[cluster] = {name: mean(times) for name, times in found.items() if len(times) >= LEAST}
-    clusters = {node: cluster for cluster, nodes in work.groups.items() for node in nodes}
-    return Forecast(usual, work.plans, clusters) if usual.keys() == work.groups.keys() else None
+            means[cluster] = {name: mean(times) for name, times in found.items() if len(times) >= LEAST}
+    return means if means.keys() == work.groups.keys() else {}
 
 
 def told(seconds: float) -> str:

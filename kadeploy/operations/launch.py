@@ -16,6 +16,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from kadeploy import events, workflow
 from kadeploy.caller import Account
 from kadeploy.config.folder import Configuration
@@ -34,7 +36,7 @@ from kadeploy.events import (
     Report,
 )
 from kadeploy.nodeset import fold
-from kadeploy.operations import admission, hooks, production, runs, staging
+from kadeploy.operations import admission, forecast, hooks, hostkeys, production, runs, staging
 from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.staging import Staged
@@ -173,6 +175,8 @@ def _begun(wid: str) -> Iterator[None]:
 
 def _record_and_run(work: Work, left_out: Mapping[str, str], listener: Listener, stop: threading.Event) -> Report:
     report = _run(work, left_out, Recorder(work), listener, stop)
+    if work.host_keys:
+        report = msgspec.structs.replace(report, host_keys=tuple(hostkeys.lines(work, report)))
     if work.production is not None:
         production.count_failures(work.site, work.production, report)
     if said := hooks.run(work.hook, work.wid, work.site.end_hook_timeout):
@@ -202,6 +206,7 @@ def _began(work: Work) -> Began:
         groups=work.groups,
         plans={cluster: work.plans[cluster] for cluster in work.groups},
         notes=work.notes,
+        usual=forecast.usual(work),
     )
 
 

@@ -13,7 +13,7 @@ from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.runner import playbooks
-from kadeploy.runner.playbooks import MACRO_STEPS
+from kadeploy.runner.playbooks import MACRO_STEPS, Register
 from kadeploy.workflow import Plan
 
 Ways = tuple[Implementation, ...]
@@ -113,7 +113,7 @@ def _renamed(way: Implementation, name: str) -> Implementation:
 _FORCED = re.compile(r"(\w+):(\d{1,4}):(\d{1,6})\Z")
 
 
-def parse_force_steps(text: str, config_dir: Path) -> dict[str, tuple[Implementation, ...]]:
+def parse_force_steps(text: str, known: Register) -> dict[str, tuple[Implementation, ...]]:
     """Read ``SetDeploymentEnv|Impl:retries:timeout,…&BroadcastEnv|…&BootNewEnv|…`` (use case 9 of kadeploy3).
 
     Blanks and line ends around the delimiters are tolerated; so is a backslash before ``&``.
@@ -130,18 +130,18 @@ def parse_force_steps(text: str, config_dir: Path) -> dict[str, tuple[Implementa
         if step.strip() not in MACRO_STEPS:
             hint = did_you_mean(step.strip(), MACRO_STEPS)
             raise OptionError(f"--force-steps: {step.strip()!r} is none of {', '.join(MACRO_STEPS)}.{hint}")
-        found[step.strip()] = tuple(_forced(way.strip(), step.strip(), config_dir) for way in ways.split(","))
+        found[step.strip()] = tuple(_forced(way.strip(), step.strip(), known) for way in ways.split(","))
     if tuple(found) != MACRO_STEPS or len(parts) != len(MACRO_STEPS):
         raise OptionError(f"--force-steps: expected all of {', '.join(MACRO_STEPS)}, once each and in this order.")
     return found
 
 
-def _forced(way: str, step: str, config_dir: Path) -> Implementation:
+def _forced(way: str, step: str, known: Register) -> Implementation:
     match = _FORCED.match(way)
     if not match:
         raise OptionError(f"--force-steps: {way!r} is not of the form Implementation:retries:timeout.")
     name = playbooks.named_today(match[1])
-    playbooks.require_implementation(name, config_dir)
+    playbooks.require_known(name, known)
     if playbooks.generic(name) != step:
         raise OptionError(f"--force-steps: {name} is not an implementation of {step}.")
     return Implementation(name=name, retries=int(match[2]), timeout=int(match[3]))

@@ -38,23 +38,25 @@ class Described(_Struct, frozen=True, kw_only=True, tag="described"):
 class DeployRequest(_Struct, frozen=True, kw_only=True, tag="deploy"):
     """What ``kadeploy3`` asks for."""
 
-    user: str
-    """Whose rights count, and whose recorded environments."""
+    user: str = ""
+    """Whose rights count, and whose recorded environments; empty: who asks."""
     nodes: tuple[str, ...]
     environment: Recorded | Described
-    options: Options = Options()
+    options: Options = msgspec.field(default_factory=Options)
     uploads: tuple[str, ...] = ()
     """Paths and URLs of ``-x``."""
     force_steps: dict[str, tuple[Implementation, ...]] | None = None
     """Implementations by macro-step in place of the cluster's."""
     ignore_nodes_deploying: bool = False
     hook: bool = True
+    host_keys: bool = False
+    """Collect the host keys of the systems that were deployed (``--known-hosts``)."""
 
 
 class RebootRequest(_Struct, frozen=True, kw_only=True, tag="reboot"):
     """What ``kareboot3`` asks for."""
 
-    user: str
+    user: str = ""
     nodes: tuple[str, ...]
     kind: RebootKind
     level: Level = "soft"
@@ -63,7 +65,7 @@ class RebootRequest(_Struct, frozen=True, kw_only=True, tag="reboot"):
     """For env_recorded."""
     check_production: bool = False
     """``-c``: refuse when the production system cannot have survived."""
-    options: Options = Options()
+    options: Options = msgspec.field(default_factory=Options)
     uploads: tuple[str, ...] = ()
     ignore_nodes_deploying: bool = False
     hook: bool = True
@@ -72,7 +74,7 @@ class RebootRequest(_Struct, frozen=True, kw_only=True, tag="reboot"):
 class PowerRequest(_Struct, frozen=True, kw_only=True, tag="power"):
     """What ``kapower3`` asks for."""
 
-    user: str
+    user: str = ""
     nodes: tuple[str, ...]
     operation: PowerOperation
     level: Level = "soft"

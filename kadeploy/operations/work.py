@@ -54,6 +54,8 @@ class Work:
     """With ``kareboot3 -c``: the recorded environment that was on each node before, where there was one."""
     lent: Mapping[str, int] = field(default_factory=dict)
     """The user's images, open: descriptors by path."""
+    host_keys: bool = False
+    """Collect the host keys of the systems that were deployed."""
     notes: tuple[str, ...] = ()
     """What people should know: where a plan is not what the configuration says."""
 

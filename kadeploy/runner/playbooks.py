@@ -5,7 +5,7 @@ An implementation is a playbook named after it, ours or the site's; its micro-st
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,19 @@ def implementations(config_dir: Path) -> dict[str, Path]:
         for path in sorted(folder.glob("*.yml"))
         if generic(path.stem)
     }
+
+
+Register = Mapping[str, tuple[str, ...]]
+"""Micro-steps, in order, by implementation."""
+
+
+def register(config_dir: Path) -> dict[str, tuple[str, ...]]:
+    """Every implementation with its micro-steps.
+
+    Raises:
+        ConfigError: see `micro_steps`.
+    """
+    return {name: micro_steps(path, config_dir) for name, path in implementations(config_dir).items()}
 
 
 def generic(implementation: str) -> str:
@@ -128,6 +141,17 @@ def require_implementation(name: str, config_dir: Path, others: Sequence[str] = 
     known = implementations(config_dir)
     if name in known:
         micro_steps(known[name], config_dir)
+    else:
+        require_known(name, known, others)
+
+
+def require_known(name: str, known: Collection[str], others: Sequence[str] = ()) -> None:
+    """Check that *name* is among the implementations *known*; *others* would do as well.
+
+    Raises:
+        OptionError: it is none; lists those that there are.
+    """
+    if name in known:
         return
     if name in NEVER_IMPLEMENTED:
         raise OptionError(NEVER_IMPLEMENTED[name])

@@ -28,6 +28,14 @@ def dead(site: Site) -> dict[str, Controller]:
     return {wid: who for wid, (who, seen) in _all().items() if _is_dead(who, seen, oldest)}
 
 
+def running(site: Site, wid: str) -> Controller | None:
+    """The controller of a workflow that has not ended, alive or dead."""
+    connect(site)
+    columns = [getattr(Workflow, name) for name in _COLUMNS]
+    rows = fetch(Workflow.select(*columns).where(Workflow.wid == wid, Workflow.ended.is_null()))
+    return Controller(*rows[0]) if rows else None
+
+
 ERRORS = "errors"
 """File of a run folder that holds what the controller of the background said on its standard error."""
 _TAIL = 4096

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 import peewee
@@ -34,12 +34,20 @@ Part = Literal["tarball", "preinstall", "postinstalls"]
 Visibility = Literal["private", "shared", "public"]
 
 
-class Change(NamedTuple):
+class Measured(msgspec.Struct, frozen=True):
+    """A file of an environment, and its checksums."""
+
+    file: str
+    md5: str
+    sha256: str
+
+
+class Change(msgspec.Struct, frozen=True):
     """A file of an environment as it was recorded, and as it is now."""
 
     environment: Environment
-    before: Image | Archive
-    after: Image | Archive
+    before: Measured
+    after: Measured
 
 
 # --- seeing -------------------------------------------------------------------------------------------------------
@@ -533,4 +541,8 @@ def _whole(site: Site, file: Image | Archive, who: Account, max_bytes: int) -> L
 
 def _changes(before: Environment, after: Environment, parts: Sequence[Part]) -> list[Change]:
     pairs = zip(_files(before, parts), _files(after, parts), strict=True)
-    return [Change(before, old, new) for old, new in pairs]
+    return [Change(before, _checksums(old), _checksums(new)) for old, new in pairs]
+
+
+def _checksums(file: Image | Archive) -> Measured:
+    return Measured(file.file, file.md5, file.sha256)

@@ -7,6 +7,7 @@ from functools import reduce
 from operator import and_, or_
 from typing import Any, NamedTuple
 
+import msgspec
 from peewee import Case, fn
 
 from kadeploy.config.site import Site
@@ -46,7 +47,7 @@ STEPS = (1, 2, 3)
 _TRUTHS = ("success", "anonymous_env")
 
 
-class Selection(NamedTuple):
+class Selection(msgspec.Struct, frozen=True):
     """Which rows of the log count; None does not restrict. Dates are Unix seconds, inclusive."""
 
     operation: str | None = "deploy"
@@ -56,7 +57,7 @@ class Selection(NamedTuple):
     wid: str | None = None
 
 
-class Rate(NamedTuple):
+class Rate(msgspec.Struct, frozen=True):
     """How often an operation failed on a node."""
 
     hostname: str
@@ -76,7 +77,7 @@ class Image(NamedTuple):
     md5: str = ""
 
 
-class Durations(NamedTuple):
+class Durations(msgspec.Struct, frozen=True):
     """Mean seconds of each macro-step in one slice of time that begins at *start*; None when it never ran."""
 
     start: int

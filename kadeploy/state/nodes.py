@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+import msgspec
+
 from kadeploy.config.site import Site
 from kadeploy.process import this
 from kadeploy.state import controllers, journal
@@ -97,7 +99,7 @@ _AFTER_ABORT: dict[str, Any] = {"state": "aborted", **NO_ENVIRONMENT.columns}
 """Columns of a node that was in flight when its controller died."""
 
 
-class NodeRow(NamedTuple):
+class NodeRow(msgspec.Struct, frozen=True):
     """One node as ``kanodes3 -d`` shows it, in the order of its columns, and when its last operation began (Unix).
 
     *user* is who deployed it last, whoever has rebooted or switched it since.
@@ -223,14 +225,16 @@ def states(site: Site, nodes: Sequence[str] | None = None) -> Iterator[NodeRow]:
     A node in flight whose controller is dead is told as the next operation will find it: aborted.
     """
     left = set(_left_in_flight(site))
-    columns = [getattr(NodeState, name) for name in NodeRow._fields]
+    columns = [getattr(NodeState, name) for name in NodeRow.__struct_fields__]
     parts = [None] if nodes is None else chunked(nodes, _NAMES)
     for part in parts:
         connect(site)  # whoever reads the rows may turn to another site in between
         query = NodeState.select(*columns)
         rows = stream(query if part is None else query.where(NodeState.hostname.in_(part)))
-        for row in map(NodeRow._make, rows):
-            yield row._replace(**_AFTER_ABORT) if row.hostname in left and row.state in IN_FLIGHT else row
+        for values in rows:
+            row = NodeRow(*values)
+            gone = row.hostname in left and row.state in IN_FLIGHT
+            yield msgspec.structs.replace(row, **_AFTER_ABORT) if gone else row
 
 
 def _left_in_flight(site: Site) -> Iterator[str]:

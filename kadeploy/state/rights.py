@@ -9,7 +9,9 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from kadeploy.config.site import Site
 from kadeploy.errors import RightsError
@@ -21,7 +23,7 @@ ANY = "*"
 _NAMES = 5000
 
 
-class Given(NamedTuple):
+class Given(msgspec.Struct, frozen=True):
     """One right; *until* is its end in Unix seconds, None when it has none."""
 
     node: str
@@ -29,7 +31,7 @@ class Given(NamedTuple):
     until: int | None = None
 
 
-class Holder(NamedTuple):
+class Holder(msgspec.Struct, frozen=True):
     """Who has a right on a node; *until* as in `Given`."""
 
     user: str
@@ -96,7 +98,7 @@ def add(
             taken = set()
         free = [node for node in nodes if node not in taken]
         new = [right for right in _product(free, parts, until) if not _exists(user, right)]
-        insert(Right, [right._asdict() | {"user": user} for right in new])
+        insert(Right, [msgspec.structs.asdict(right) | {"user": user} for right in new])
     return new, [node for node in nodes if node in taken]
 
 
@@ -115,7 +117,7 @@ def show(site: Site, user: str) -> list[Given]:
     """The rights that *user* has today, sorted by node and partition."""
     connect(site)
     rows = Right.select(Right.node, Right.part, Right.until).where(_valid(), Right.user == user)
-    return sorted(map(Given._make, fetch(rows)), key=lambda right: (natural_key(right.node), right.part))
+    return sorted((Given(*row) for row in fetch(rows)), key=lambda right: (natural_key(right.node), right.part))
 
 
 def holders(site: Site, nodes: Sequence[str], user: str | None = None) -> dict[str, list[Holder]]:
@@ -127,7 +129,9 @@ def holders(site: Site, nodes: Sequence[str], user: str | None = None) -> dict[s
     for node, *holder in fetch(rows):
         by_node.setdefault(node, set()).add(Holder(*holder))
     everywhere = by_node.get(ANY, set())
-    return {node: sorted(by_node.get(node, set()) | everywhere, key=lambda each: each[:2]) for node in nodes}
+    return {
+        node: sorted(by_node.get(node, set()) | everywhere, key=lambda each: (each.user, each.part)) for node in nodes
+    }
 
 
 def users(site: Site) -> list[str]:

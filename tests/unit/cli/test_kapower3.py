@@ -180,7 +180,7 @@ def test_the_report_alone_is_on_standard_output_where_json_is_asked_for(power: R
     done = power("--on", *NODES, "--format", "json", "-n", str(tmp_path / "down"))
     report = json.loads(done.stdout)
     assert done.returncode == 3
-    assert sorted(report) == ["aborted", "answers", "at_breakpoint", "ko", "ok", "wid"]
+    assert sorted(report) == ["aborted", "answers", "at_breakpoint", "host_keys", "ko", "ok", "wid"]
     assert report["ok"] == ["gdx-1.site", "gdx-2.site"]
     assert list(report["ko"]) == ["gdx-3.site"]
     assert f"Power operation {report['wid']} ended" in done.stderr

@@ -14,6 +14,7 @@ from kadeploy.caller import caller
 from kadeploy.environments import description, users_yaml
 from kadeploy.errors import EnvironmentRefusedError, OptionError
 from kadeploy.operations import custom
+from kadeploy.runner import playbooks
 
 WHO = caller()
 NAMES = st.text("abc", min_size=1, max_size=3)
@@ -64,7 +65,7 @@ def test_a_hostile_description_is_refused_in_no_time(kind: str, tmp_path: Path) 
 def test_hostile_custom_operations_are_refused_in_no_time(kind: str, tmp_path: Path) -> None:
     begun = time.process_time()
     with pytest.raises(OptionError):
-        custom.parse(HOSTILE[kind], source=str(tmp_path / "x"), who=WHO, config_dir=tmp_path)
+        custom.parse(HOSTILE[kind], source=str(tmp_path / "x"), who=WHO, known=playbooks.register(tmp_path))
     assert time.process_time() - begun < 2
 
 
@@ -73,4 +74,4 @@ def test_an_operation_that_is_repeated_by_the_million_is_refused(tmp_path: Path)
     entries = "&one {action: exec, name: x, command: ls}, " + "*one, " * 1000
     text = f"BroadcastEnv:\n  send_environment: &many\n    pre-ops: [{entries}]\n{steps}"
     with pytest.raises(OptionError, match="more than 100000 values"):
-        custom.parse(text, source="x", who=WHO, config_dir=tmp_path)
+        custom.parse(text, source="x", who=WHO, known=playbooks.register(tmp_path))

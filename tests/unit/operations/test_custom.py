@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kadeploy.caller import caller
 from kadeploy.errors import FileError, OptionError
 from kadeploy.operations import custom
+from kadeploy.runner import playbooks
 from kadeploy.runner.request import CustomOperation
 
 WHO = caller()
@@ -25,7 +26,7 @@ def script(tmp_path: Path) -> Path:
 
 
 def parse(text: str, source: str = "/home/john/custom_ops") -> tuple[CustomOperation, ...]:
-    return custom.parse(text, source=source, who=WHO, config_dir=NOWHERE)
+    return custom.parse(text, source=source, who=WHO, known=playbooks.register(NOWHERE))
 
 
 def refusal(text: str) -> str:
@@ -155,20 +156,20 @@ def test_a_mistake_in_yaml_is_refused(text: str, said: str) -> None:
 def test_operations_are_read_from_a_file_and_relative_names_start_beside_it(script: Path) -> None:
     path = script.parent / "ops"
     path.write_text("BroadcastEnvChain,send_key@send%script.sh%/root\n")
-    (found,) = custom.load(str(path), WHO, NOWHERE)
+    (found,) = custom.load(str(path), WHO, playbooks.register(NOWHERE))
     assert found.file == str(script)
 
 
 def test_a_file_of_operations_that_is_not_there_is_refused() -> None:
     with pytest.raises(FileError, match="/nonexistent/ops"):
-        custom.load("/nonexistent/ops", WHO, NOWHERE)
+        custom.load("/nonexistent/ops", WHO, playbooks.register(NOWHERE))
 
 
 def test_a_step_of_the_sites_own_playbook_may_be_named(tmp_path: Path) -> None:
     (tmp_path / "playbooks").mkdir()
     (tmp_path / "playbooks" / "SetDeploymentEnvBurnIn.yml").write_text("- {hosts: kadeploy_nodes, roles: [burn_in]}\n")
     text = "SetDeploymentEnvBurnIn,burn_in@exec%true%"
-    (found,) = custom.parse(text, source="/s", who=WHO, config_dir=tmp_path)
+    (found,) = custom.parse(text, source="/s", who=WHO, known=playbooks.register(tmp_path))
     assert (found.implementation, found.micro_step) == ("SetDeploymentEnvBurnIn", "burn_in")
 
 

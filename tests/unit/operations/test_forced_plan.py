@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from kadeploy.config.cluster import Implementation
 from kadeploy.errors import OptionError
 from kadeploy.operations.plan import check_breakpoint, parse_force_steps
+from kadeploy.runner import playbooks
 from kadeploy.runner.playbooks import MACRO_STEPS
 
 NOWHERE = Path("/nonexistent")
 WIKI = """SetDeploymentEnv|SetDeploymentEnvProd:2:100&
 BroadcastEnv|BroadcastEnvKastafior:2:300&
 BootNewEnv|BootNewEnvKexec:1:150"""
-PLAN = parse_force_steps(WIKI, NOWHERE)
+PLAN = parse_force_steps(WIKI, playbooks.register(NOWHERE))
 
 
 # --- --force-steps ------------------------------------------------------------------------------------------------
@@ -32,12 +33,12 @@ def test_the_wiki_pages_forced_plan_is_accepted_with_its_line_ends() -> None:
 
 
 def test_blanks_and_backslashes_around_delimiters_change_nothing() -> None:
-    assert parse_force_steps(WIKI.replace("&\n", " \\& ").replace("|", " | "), NOWHERE) == PLAN
+    assert parse_force_steps(WIKI.replace("&\n", " \\& ").replace("|", " | "), playbooks.register(NOWHERE)) == PLAN
 
 
 def test_a_macro_step_may_have_several_ways() -> None:
     text = WIKI.replace("BootNewEnvKexec:1:150", "BootNewEnvKexec:1:150, BootNewEnvClassical:0:0")
-    ways = parse_force_steps(text, NOWHERE)["BootNewEnv"]
+    ways = parse_force_steps(text, playbooks.register(NOWHERE))["BootNewEnv"]
     assert [way.name for way in ways] == ["BootNewEnvKexec", "BootNewEnvClassical"]
 
 
@@ -60,14 +61,14 @@ def test_a_macro_step_may_have_several_ways() -> None:
 )
 def test_a_malformed_plan_is_refused_with_what_was_expected(text: str, said: str) -> None:
     with pytest.raises(OptionError) as refusal:
-        parse_force_steps(text, NOWHERE)
+        parse_force_steps(text, playbooks.register(NOWHERE))
     assert said in str(refusal.value)
 
 
 @given(st.text(alphabet="SetDeploymntEvBrwKxc|&:,0123 \n\\", max_size=80))
 def test_no_forced_plan_ends_in_anything_but_a_plan_or_a_refusal(text: str) -> None:
     try:
-        plan = parse_force_steps(text, NOWHERE)
+        plan = parse_force_steps(text, playbooks.register(NOWHERE))
     except OptionError:
         return
     assert tuple(plan) == MACRO_STEPS

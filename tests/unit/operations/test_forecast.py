@@ -6,6 +6,7 @@ import io
 import math
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -60,9 +61,14 @@ def attempt(step: str, **more: Any) -> Attempt:
 
 
 def forecast_of(work: Work) -> Forecast:
-    found = forecast.of(work)
+    found = forecast.of(beginning(work, forecast.usual(work)))
     assert found is not None
     return found
+
+
+def beginning(work: Work, usual: Mapping[str, Mapping[str, float]], at: float = 0.0) -> Began:
+    plans = {"gdx": work.plans["gdx"]}
+    return Began(at=at, wid="D-9", operation="deploy", user="root", groups={"gdx": GDX}, plans=plans, usual=usual)
 
 
 @pytest.fixture
@@ -152,20 +158,19 @@ def test_a_breakpoint_ends_sooner_and_a_reboot_has_its_own_history(
     configuration: Configuration, environment: Environment, known: Forecast
 ) -> None:
     stops = Options(breakpoint="BroadcastEnv:dummy")
-    assert forecast.of(admission.deploy(build.deploy_request(**BOTH, options=stops), configuration)) is None
+    assert not forecast.usual(admission.deploy(build.deploy_request(**BOTH, options=stops), configuration))
     request = RebootRequest(user="root", nodes=GDX, kind="simple_reboot")
     assert forecast_of(admission.reboot(request, configuration)).usual == {"gdx": {}}
 
 
 def test_damage_in_the_log_stops_nobody(work: Work, environment: Environment) -> None:
     database.DB.execute_sql("ALTER TABLE log RENAME COLUMN md5 TO something_else")
-    assert forecast.of(work) is None
+    assert not forecast.usual(work)
 
 
-def begun(work: Work, display: Display, ago: float) -> None:
+def begun(work: Work, display: Display, ago: float, usual: Mapping[str, Mapping[str, float]] | None = None) -> None:
     start = time.time() - ago
-    plans = {"gdx": work.plans["gdx"]}
-    display(Began(at=start, wid="D-9", operation="deploy", user="root", groups={"gdx": GDX}, plans=plans))
+    display(beginning(work, usual or {}, start))
     display(AttemptStarted(at=start, attempt=attempt("SetDeploymentEnv"), nodes=GDX))
 
 
@@ -177,8 +182,7 @@ def test_the_view_and_enter_tell_it_with_the_time_and_the_counts(
     work: Work, known: Forecast, ago: float, said: str
 ) -> None:
     display = Display(0, stream=io.StringIO())
-    display.forecast = known
-    begun(work, display, ago)
+    begun(work, display, ago, known.usual)
     assert display.status_lines()[0].endswith(f": 2 on their way, {said}")
     assert (display._rows()[-1].what, display._rows()[-1].names) == (f"in all, {said}", "2 on their way")
 
@@ -187,7 +191,7 @@ def test_without_a_basis_or_nodes_on_their_way_nothing_is_said(work: Work, known
     display = Display(0, stream=io.StringIO())
     begun(work, display, 5.0)
     assert "left" not in display.status_lines()[0]
-    display.forecast = known
+    begun(work, display, 5.0, known.usual)
     ended = dict.fromkeys(GDX, Outcome(Verdict.OK))
     display(AttemptEnded(attempt=attempt("SetDeploymentEnv"), outcomes=ended, seconds=5.0))
     display(Finished(finals={name: Final(Verdict.OK) for name in GDX}))

@@ -1,0 +1,266 @@
+"""The site as its service answers for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from kadeploy.client.http import AnswerT, Http, Query
+from kadeploy.config.cluster import Cluster
+from kadeploy.config.folder import Configuration
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Environment
+from kadeploy.errors import DatabaseError, ServiceError
+from kadeploy.nodeset import fold
+from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
+from kadeploy.state import damage
+from kadeploy.state.environments import Change, Part, Visibility
+from kadeploy.state.history import Durations, Rate, Selection
+from kadeploy.state.nodes import NodeRow
+from kadeploy.state.rights import Given, Holder
+
+if TYPE_CHECKING:
+    import threading
+
+    from kadeploy.caller import Account
+    from kadeploy.environments.reference import Reference
+    from kadeploy.events import Listener, Report
+    from kadeploy.operations.requests import Wish
+    from kadeploy.runner.playbooks import Register
+
+_ItemT = TypeVar("_ItemT")
+_LEFT_OUT = "Kadeploy-Left-Out"
+
+
+class _About(msgspec.Struct):
+    user: str
+
+
+class _Clusters(msgspec.Struct):
+    site: Site
+    clusters: dict[str, Cluster]
+
+
+class _Begun(msgspec.Struct):
+    wid: str
+
+
+class _Plan(msgspec.Struct):
+    lines: list[str]
+
+
+class Remote:
+    """A `kadeploy.operations.service.Service` by the service at *where*; *who* opens files here."""
+
+    def __init__(self, where: str, who: Account) -> None:
+        self.who = who
+        self._http = Http(where)
+
+    @cached_property
+    def user(self) -> str:
+        """As whom the service knows the caller."""
+        return self._http.ask("GET", "/v1/", _About).user
+
+    @cached_property
+    def site(self) -> Site:
+        """What the service tells of ``site.yml``."""
+        return self._http.ask("GET", "/v1/site", Site)
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """The same with clusters and nodes."""
+        found = self._http.ask("GET", "/v1/configuration", _Clusters)
+        self.__dict__["site"] = found.site
+        return Configuration(folder=Path("/nonexistent"), site=found.site, clusters=found.clusters)
+
+    @cached_property
+    def register(self) -> Register:
+        """The service's playbooks."""
+        return self._http.ask("GET", "/v1/implementations", dict[str, tuple[str, ...]])
+
+    def _list(self, path: str, kind: type[_ItemT], query: Query | None = None, body: Any = None) -> list[_ItemT]:
+        """A list, from which damaged rows may be missing."""
+        told: list[str] = []
+        method = "GET" if body is None else "POST"
+        found = self._http.ask(method, path, list[kind], query, body, told.append, _LEFT_OUT)  # type: ignore[valid-type]
+        for text in told:
+            damage.leave_out(DatabaseError(text.encode("ascii").decode("unicode_escape")))
+        return found
+
+    # --- nodes and workflows --------------------------------------------------------------------------------------
+
+    def states(self, names: Sequence[str] | None = None) -> list[NodeRow]:
+        """``GET /v1/nodes``."""
+        return self._list("/v1/nodes", NodeRow, _nodes(names))
+
+    def holders(self, names: Sequence[str] | None = None) -> Mapping[str, Sequence[Holder]]:
+        """``GET /v1/holders``."""
+        return self._http.ask("GET", "/v1/holders", dict[str, list[Holder]], _nodes(names))
+
+    def workflows(self, wid: str | None = None, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """``GET /v1/workflows``."""
+        path = "/v1/workflows" if wid is None else f"/v1/workflows/{quote(wid, safe='')}"
+        return self._http.ask("GET", path, dict[str, Any], _nodes(names))
+
+    def newest(self) -> list[str]:
+        """``GET /v1/statistics/newest``."""
+        return self._http.ask("GET", "/v1/statistics/newest", list[str])
+
+    # --- rights ---------------------------------------------------------------------------------------------------
+
+    def rights(self, user: str | None = None) -> dict[str, list[Given]]:
+        """``GET /v1/rights``."""
+        return self._http.ask("GET", "/v1/rights", dict[str, list[Given]], {"user": user})
+
+    def grant(self, grant: Grant) -> Granted:
+        """``POST /v1/rights``."""
+        return self._http.ask("POST", "/v1/rights", Granted, body=grant)
+
+    def revoke(self, grant: Grant) -> Revoked:
+        """``DELETE /v1/rights``."""
+        query: Query = {"user": grant.user, **_nodes(grant.nodes), "parts": grant.parts}
+        return self._http.ask("DELETE", "/v1/rights", Revoked, query)
+
+    # --- environments ---------------------------------------------------------------------------------------------
+
+    def environments(self, owner: str | None = None, all_versions: bool = False) -> list[Environment]:
+        """``GET /v1/environments``."""
+        return self._list("/v1/environments", Environment, {"owner": owner, "all_versions": all_versions})
+
+    def versions(self, wanted: Reference, all_versions: bool = True) -> list[Environment]:
+        """``GET /v1/environments?name=``."""
+        return self._list("/v1/environments", Environment, {**_named(wanted), "all_versions": all_versions})
+
+    def add_environments(self, described: Sequence[Environment]) -> list[Environment]:
+        """``POST /v1/environments``."""
+        return self._http.ask("POST", "/v1/environments", list[Environment], body=described)
+
+    def delete_environments(self, wanted: Reference) -> list[Environment]:
+        """``DELETE /v1/environments``."""
+        return self._http.ask("DELETE", "/v1/environments", list[Environment], _named(wanted))
+
+    def set_visibility(self, wanted: Reference, visibility: Visibility) -> Environment:
+        """``PATCH /v1/environments``."""
+        return self._changed(wanted, {"visibility": visibility}, Environment)[0]
+
+    def reset_demolishing(self, wanted: Reference) -> Environment:
+        """``PATCH /v1/environments``."""
+        return self._changed(wanted, {"demolishing": 0}, Environment)[0]
+
+    def update_checksums(self, wanted: Reference, part: Part) -> list[Change]:
+        """``PATCH /v1/environments``."""
+        return self._changed(wanted, {"checksums": part}, Change)
+
+    def _changed(self, wanted: Reference, body: dict[str, Any], kind: type[_ItemT]) -> list[_ItemT]:
+        return self._http.ask("PATCH", "/v1/environments", list[kind], _named(wanted), body)  # type: ignore[valid-type]
+
+    def move_files(self, moves: Sequence[tuple[str, str]]) -> list[Change]:
+        """``POST /v1/environments/moves``."""
+        return self._http.ask("POST", "/v1/environments/moves", list[Change], body={"moves": moves})
+
+    # --- history --------------------------------------------------------------------------------------------------
+
+    def require_workflow(self, wid: str) -> None:
+        """``GET /v1/statistics/workflows``."""
+        self._http.ask("GET", f"/v1/statistics/workflows/{quote(wid, safe='')}", type(None))
+
+    def strangers(self, names: Sequence[str]) -> list[str]:
+        """``POST /v1/statistics/strangers``."""
+        return self._http.ask("POST", "/v1/statistics/strangers", list[str], body=names)
+
+    def rows(self, wanted: Rows) -> Iterator[Sequence[Any]]:
+        """``POST /v1/statistics/rows``."""
+        for line in self._http.lines("/v1/statistics/rows", wanted):
+            row = msgspec.json.decode(line)
+            if isinstance(row, str):
+                damage.leave_out(DatabaseError(row))
+            else:
+                yield row
+
+    def failure_rates(self, selection: Selection) -> list[Rate]:
+        """``POST /v1/statistics/rates``."""
+        return self._list("/v1/statistics/rates", Rate, body=selection)
+
+    def durations(self, selection: Selection) -> list[Durations]:
+        """``POST /v1/statistics/durations``."""
+        return self._list("/v1/statistics/durations", Durations, body=selection)
+
+    # --- operations -----------------------------------------------------------------------------------------------
+
+    def plan(self, request: Wish) -> list[str]:
+        """``POST /v1/deployments?dry_run=true``, and the like."""
+        return self._ordered(request, _Plan, {"dry_run": True}).lines
+
+    def start(self, request: Wish) -> str:
+        """``POST /v1/deployments``, and the like."""
+        return self._ordered(request, _Begun).wid
+
+    def _ordered(self, request: Wish, kind: type[AnswerT], query: Query | None = None) -> AnswerT:
+        path = _PLACES[type(request).__name__]
+        return self._http.ask("POST", path, kind, query, msgspec.structs.replace(request, user=""))
+
+    def carry_out(
+        self, request: Wish, listener: Listener, stop: threading.Event, admitted: Callable[[str], None]
+    ) -> Report:
+        """Start it and follow it to its end; once *stop* is set it is cancelled."""
+        wid = self.start(request)
+        admitted(wid)
+        report = self.attach(wid, listener, stop)
+        if report is None:
+            self.cancel(wid)
+            report = self._followed(wid, listener, lambda: False)
+        if report is None:
+            raise ServiceError(f"{wid}: the service ended the stream of its events: kanodes3 -y -w {wid} tells more.")
+        return report
+
+    def attach(self, wid: str, listener: Listener, stop: threading.Event) -> Report | None:
+        """``GET /v1/workflows/WID/events``."""
+        return self._followed(wid, listener, stop.is_set)
+
+    def _followed(self, wid: str, listener: Listener, stopped: Callable[[], bool]) -> Report | None:
+        from kadeploy import events  # noqa: PLC0415 - most tools only ask
+
+        for message in self._http.events(
+            f"/v1/workflows/{quote(wid, safe='')}/events", self._seen.get(wid, "0"), stopped
+        ):
+            if message.event == "gone":
+                msgspec.json.decode(message.data, type=Refusal).raised()
+            self._seen[wid] = message.number
+            event = events.parsed(message.data)
+            if event is not None:
+                listener(event)
+            if isinstance(event, events.Ended):
+                return event.report
+        return None
+
+    @cached_property
+    def _seen(self) -> dict[str, str]:
+        """The number of the last event of each workflow that was told."""
+        return {}
+
+    def cancel(self, wid: str) -> None:
+        """``DELETE /v1/workflows/WID``."""
+        self._http.ask("DELETE", f"/v1/workflows/{quote(wid, safe='')}", type(None))
+
+    def abandon(self, wid: str) -> None:
+        """Nothing is left over: what was begun goes to its end without us."""
+
+
+_PLACES = {"DeployRequest": "/v1/deployments", "RebootRequest": "/v1/reboots", "PowerRequest": "/v1/power"}
+
+
+def _nodes(names: Sequence[str] | None) -> Query:
+    """Names as few ranges: they have to fit into an address."""
+    if names is None:
+        return {}
+    plain = [name for name in names if name != "*"]
+    return {"nodes": [*(["*"] if len(plain) < len(names) else []), *([fold(plain)] if plain else [])]}
+
+
+def _named(wanted: Reference) -> Query:
+    return {"name": wanted.name, "version": wanted.version, "owner": wanted.owner, "arch": wanted.arch}

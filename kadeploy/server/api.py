@@ -1,0 +1,362 @@
+"""The resources of ``/v1``: each answers with what `kadeploy.operations.local` answers for whoever asks.
+
+The types of bodies and answers are the structs that the tools use; OpenAPI is made from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, patch, post
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from kadeploy import __version__
+from kadeploy.config.cluster import Cluster
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Environment
+from kadeploy.environments.reference import Reference
+from kadeploy.errors import DatabaseError, NodeListError
+from kadeploy.nodeset import expand
+from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequest, Wish
+from kadeploy.operations.service import Grant, Granted, Revoked, Rows
+from kadeploy.server import published, stream
+from kadeploy.server.caller import Asking
+from kadeploy.server.served import Served
+from kadeploy.state.damage import sparing
+from kadeploy.state.environments import Change, Part, Visibility
+from kadeploy.state.history import Durations, Rate, Selection
+from kadeploy.state.nodes import NodeRow
+from kadeploy.state.rights import Given, Holder
+
+LEFT_OUT = "Kadeploy-Left-Out"
+"""Header of an answer from which rows are missing that cannot be read: what people are told."""
+
+_ItemT = TypeVar("_ItemT")
+_NODES = "Nodes or ranges, gdx-[5-12].site; default: all."
+Nodes = Annotated[list[str] | None, Parameter(query="nodes", description=_NODES)]
+
+
+class About(msgspec.Struct, frozen=True):
+    """Who answers, and whom."""
+
+    version: str
+    site: str
+    user: str
+    how: str
+    """How the service knows who asks."""
+    is_administrator: bool
+
+
+class Clusters(msgspec.Struct, frozen=True):
+    """What tools need to know of a site."""
+
+    site: Site
+    clusters: dict[str, Cluster]
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """An operation that has begun."""
+
+    wid: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What would be done."""
+
+    lines: list[str]
+
+
+class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to be different with an environment: one of these."""
+
+    visibility: Visibility | None = None
+    demolishing: Literal[0] | None = None
+    checksums: Part | None = None
+
+
+class Moves(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Files and folders that have moved: from, to."""
+
+    moves: list[tuple[str, str]]
+
+
+def _names(served: Served, patterns: Sequence[str] | None) -> list[str] | None:
+    """The whole names of known nodes."""
+    if not patterns:
+        return None
+    most = served.site.limits.nodes
+    found = served.configuration.full_names(name for pattern in patterns for name in expand(pattern, most))
+    if len(found) > most:
+        raise NodeListError(f"{len(found)} nodes are more than {most}, which a request may have.")
+    served.configuration.cluster_nodes(found)
+    return found
+
+
+def _sparing(found: Iterable[_ItemT]) -> Response[list[_ItemT]]:
+    """A list without what is damaged, which a header tells."""
+    rows: list[_ItemT] = []
+    headers = {}
+    try:
+        with sparing():
+            rows.extend(found)
+    except DatabaseError as error:
+        if not rows:
+            raise
+        headers = {LEFT_OUT: str(error).encode("unicode_escape").decode("ascii")}
+    return Response(rows, headers=headers)
+
+
+class SiteController(Controller):
+    """The site."""
+
+    path = "/v1"
+    tags = ("site",)
+
+    @get("/", sync_to_thread=True)
+    def about(self, served: Served, asking: Asking) -> About:
+        """Who answers, and as whom you are known."""
+        return About(__version__, served.site.name, served.user, asking.how, served.is_administrator)
+
+    @get("/site", sync_to_thread=True)
+    def site(self, served: Served) -> Site:
+        """The settings that tools follow."""
+        return published.site(served.site)
+
+    @get("/configuration", sync_to_thread=True)
+    def configuration(self, served: Served) -> Clusters:
+        """The clusters, their nodes and disks."""
+        return Clusters(published.site(served.site), published.clusters(served.configuration))
+
+    @get("/implementations", sync_to_thread=True)
+    def implementations(self, served: Served) -> dict[str, tuple[str, ...]]:
+        """Implementations of macro-steps, and the micro-steps of each."""
+        return dict(served.register)
+
+
+class NodeController(Controller):
+    """Nodes."""
+
+    path = "/v1"
+    tags = ("nodes",)
+
+    @get("/nodes", sync_to_thread=True)
+    def states(self, served: Served, names: Nodes = None) -> Response[list[NodeRow]]:
+        """State of nodes that were ever operated on."""
+        return _sparing(served.states(_names(served, names)))
+
+    @get("/holders", sync_to_thread=True)
+    def holders(self, served: Served, names: Nodes = None) -> dict[str, list[Holder]]:
+        """Who has rights on each node; others than administrators see their own rights."""
+        return {name: list(found) for name, found in served.holders(_names(served, names)).items()}
+
+
+class WorkflowController(Controller):
+    """Operations, running and ended."""
+
+    path = "/v1"
+    tags = ("workflows",)
+
+    @get("/workflows", sync_to_thread=True)
+    def running(self, served: Served, names: Nodes = None) -> dict[str, Any]:
+        """The running workflows, node by node."""
+        return served.workflows(None, _names(served, names))
+
+    @get("/workflows/{wid:str}", sync_to_thread=True)
+    def one(self, served: Served, wid: str, names: Nodes = None) -> dict[str, Any]:
+        """One workflow, even when it has ended."""
+        return served.workflows(wid, _names(served, names))
+
+    @delete("/workflows/{wid:str}", sync_to_thread=True)
+    def cancel(self, served: Served, wid: str) -> None:
+        """Have it end within seconds, its nodes aborted and free."""
+        served.cancel(wid)
+
+    @get("/workflows/{wid:str}/events")
+    async def events(self, served: Served, request: Request[Any, Any, Any], wid: str) -> Stream:
+        """Its events from the beginning (server-sent), or behind ``Last-Event-ID``, until its end."""
+        after = request.headers.get("last-event-id", "0")
+        lines = await stream.of(served, wid, int(after) if after.isascii() and after.isdecimal() else 0)
+        return Stream(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    @post("/deployments", sync_to_thread=True)
+    def deploy(self, served: Served, data: DeployRequest, dry_run: bool = False) -> Response[Begun | Plan]:
+        """Deploy an environment on nodes; with *dry_run*, tell what would be done."""
+        return _operation(served, data, dry_run)
+
+    @post("/reboots", sync_to_thread=True)
+    def reboot(self, served: Served, data: RebootRequest, dry_run: bool = False) -> Response[Begun | Plan]:
+        """Reboot nodes."""
+        return _operation(served, data, dry_run)
+
+    @post("/power", sync_to_thread=True)
+    def power(self, served: Served, data: PowerRequest, dry_run: bool = False) -> Response[Begun | Plan]:
+        """Switch nodes on or off, or ask whether they are on."""
+        return _operation(served, data, dry_run)
+
+
+def _operation(served: Served, request: Wish, dry_run: bool) -> Response[Begun | Plan]:
+    if dry_run:
+        return Response(Plan(served.plan(request)), status_code=200)
+    return Response(Begun(served.start(request)), status_code=201)
+
+
+class RightController(Controller):
+    """Rights."""
+
+    path = "/v1/rights"
+    tags = ("rights",)
+
+    @get("/", sync_to_thread=True)
+    def rights(self, served: Served, user: str | None = None) -> dict[str, list[Given]]:
+        """Rights by user; those of others are shown to administrators."""
+        return served.rights(user)
+
+    @post("/", sync_to_thread=True)
+    def grant(self, served: Served, data: Grant) -> Granted:
+        """Give rights; for administrators."""
+        return served.grant(data)
+
+    @delete("/", sync_to_thread=True, status_code=200)
+    def revoke(
+        self,
+        served: Served,
+        user: str,
+        names: Annotated[list[str], Parameter(query="nodes")],
+        parts: list[str],
+    ) -> Revoked:
+        """Take exactly these rights back; for administrators."""
+        most = served.site.limits.nodes
+        nodes = [name for pattern in names for name in ([pattern] if pattern == "*" else expand(pattern, most))]
+        return served.revoke(Grant(user=user, nodes=tuple(nodes), parts=tuple(parts)))
+
+
+class EnvironmentController(Controller):
+    """Recorded environments."""
+
+    path = "/v1/environments"
+    tags = ("environments",)
+
+    @get("/", sync_to_thread=True)
+    def environments(
+        self,
+        served: Served,
+        name: str | None = None,
+        version: int | None = None,
+        owner: str | None = None,
+        arch: str | None = None,
+        all_versions: bool = False,
+    ) -> Response[list[Environment]]:
+        """Those that you see, or the one called *name*, which may be ``name@user:version%arch``."""
+        if name is None:
+            return _sparing(served.environments(owner, all_versions))
+        return _sparing(served.versions(Reference(name, version, owner, arch), all_versions))
+
+    @post("/", sync_to_thread=True)
+    def add(self, served: Served, data: list[Environment]) -> list[Environment]:
+        """Record environments: all of them, or none."""
+        return served.add_environments(data)
+
+    @delete("/", sync_to_thread=True, status_code=200)
+    def delete_versions(
+        self,
+        served: Served,
+        name: str,
+        version: int | None = None,
+        owner: str | None = None,
+        arch: str | None = None,
+    ) -> list[Environment]:
+        """Delete all versions of an environment, or the one given."""
+        return served.delete_environments(Reference(name, version, owner, arch))
+
+    @patch("/", sync_to_thread=True)
+    def change(
+        self,
+        served: Served,
+        data: Changed,
+        name: str,
+        version: int | None = None,
+        owner: str | None = None,
+        arch: str | None = None,
+    ) -> list[Environment] | list[Change]:
+        """Say who sees it, take its demolishing tag off, or record the checksums of its files anew."""
+        wanted = Reference(name, version, owner, arch)
+        if data.checksums is not None:
+            return served.update_checksums(wanted, data.checksums)
+        if data.visibility is not None:
+            return [served.set_visibility(wanted, data.visibility)]
+        return [served.reset_demolishing(wanted)]
+
+    @post("/moves", sync_to_thread=True)
+    def move(self, served: Served, data: Moves) -> list[Change]:
+        """Rewrite paths in all environments; for administrators."""
+        return served.move_files(data.moves)
+
+
+_BATCH = 1000
+"""Rows of the log that are sent at a time."""
+
+
+class StatisticsController(Controller):
+    """Past operations."""
+
+    path = "/v1/statistics"
+    tags = ("statistics",)
+
+    @get("/newest", sync_to_thread=True)
+    def newest(self, served: Served) -> list[str]:
+        """Ids of the workflows that began last."""
+        return served.newest()
+
+    @get("/workflows/{wid:str}", sync_to_thread=True)
+    def known(self, served: Served, wid: str) -> None:
+        """Whether a workflow is or was called so."""
+        served.require_workflow(wid)
+
+    @post("/strangers", sync_to_thread=True, status_code=200)
+    def strangers(self, served: Served, data: list[str]) -> list[str]:
+        """Names of which the log knows nothing."""
+        return served.strangers(data)
+
+    @post("/rows", sync_to_thread=True, status_code=200)
+    def rows(self, served: Served, data: Rows) -> Stream:
+        """Rows of the log, one JSON list a line."""
+        return Stream(_lines(served.rows(data)), media_type="application/x-ndjson")
+
+    @post("/rates", sync_to_thread=True, status_code=200)
+    def rates(self, served: Served, data: Selection) -> Response[list[Rate]]:
+        """How often nodes failed."""
+        return _sparing(served.failure_rates(data))
+
+    @post("/durations", sync_to_thread=True, status_code=200)
+    def durations(self, served: Served, data: Selection) -> Response[list[Durations]]:
+        """How long macro-steps took, over time."""
+        return _sparing(served.durations(data))
+
+
+def _lines(rows: Iterator[Sequence[Any]]) -> Iterator[bytes]:
+    """Some thousand at a time; the last line is a string where rows were left out, or the rest could not be read."""
+    encoder = msgspec.json.Encoder()
+    batch: list[bytes] = []
+    try:
+        with sparing():
+            for row in rows:
+                batch.append(encoder.encode(row))
+                if len(batch) == _BATCH:
+                    yield b"\n".join(batch) + b"\n"
+                    batch.clear()
+    except DatabaseError as error:
+        batch.append(encoder.encode(str(error)))
+    yield b"".join(line + b"\n" for line in batch)
+
+
+CONTROLLERS: Sequence[type[Controller]] = (
+    SiteController,
+    NodeController,
+    WorkflowController,
+    RightController,
+    EnvironmentController,
+    StatisticsController,
+)
