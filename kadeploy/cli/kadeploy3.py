@@ -26,6 +26,7 @@ app = shell.Tool(
         "kadeploy3 -f $OAR_NODE_FILE -a my.dsc -p 4 -s ./launcher.sh": "Deploy an environment that is not recorded, on "
         "the fourth partition, then run a script.",
         "kadeploy3 -m gdx-5.site -e debian12 --dry-run": "Check the request and show the workflow.",
+        "kadeploy3 --attach D-3hq7a2": "Follow a deployment of --no-wait, or of a terminal that is gone.",
     },
     statuses=shell.NODE_STATUSES,
     about="The nodes reboot into the deployment system, their disk is prepared, the image travels from node to node, a "
@@ -156,6 +157,9 @@ def kadeploy3(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.", rich_help_panel=usage.RUN)
     ] = True,
+    cancel: operation.Cancel = None,
+    attach: operation.Attach = None,
+    wait_for: operation.WaitFor = None,
     hook: operation.Hook = True,
     known_hosts: Annotated[
         str | None,
@@ -173,12 +177,13 @@ def kadeploy3(
     if not dry_run:
         outputs.create()
     service = sites.service()
-    names = operation.nodes(machines, node_files, service.site)
-    if not wait and (script or ok_file or ko_file or known_hosts):
-        raise OptionError("--no-wait: -o, -n, -s and --known-hosts need the end of the deployment. Leave them out.")
     operation.require_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)
+    other = operation.Other(cancel, attach, wait_for)
+    if wid := other.wid(machines or node_files):
+        return operation.of_another(other, wid, service, NAME, outputs, script, form, verbosity, debug)
+    names = operation.nodes(machines, node_files, service.site)
     env_name = operation.one_of("an environment", {"-e": env_name, "the first word": env})
     request = DeployRequest(
         user=who.name,
@@ -213,11 +218,10 @@ def kadeploy3(
     if dry_run:
         return operation.show(service, request)
     if not wait:
-        return operation.in_background(service, request, outputs)
+        return operation.in_background(service, request, NAME, outputs, script)
     output = operation.apart(form)
     display = operation.display_of(NAME, service, verbosity, debug)
     report = operation.carry_out(service, request, display, outputs)
-    operation.known_hosts_written(known_hosts, report)
     if script:
         operation.run_script(script, who)
     operation.answer(output, report)

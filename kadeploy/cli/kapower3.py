@@ -66,6 +66,9 @@ def kapower3(
     verbosity: operation.Verbosity = None,
     wid_file: operation.Wid = None,
     force: operation.Force = False,
+    cancel: operation.Cancel = None,
+    attach: operation.Attach = None,
+    wait_for: operation.WaitFor = None,
     hook: operation.Hook = True,
     dry_run: operation.DryRun = False,
     form: operation.Format = "text",
@@ -75,12 +78,13 @@ def kapower3(
     outputs = operation.Outputs(ok_file, ko_file, wid_file)
     if not dry_run:
         outputs.create()
-    chosen = _operation({"on": on, "off": off, "status": status}, first)
-    if script and not wait:
-        raise OptionError("--no-wait: -s needs the end of the operation. Leave it out.")
     operation.require_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)
+    other = operation.Other(cancel, attach, wait_for)
+    if wid := other.wid(machines or node_files):
+        return operation.of_another(other, wid, sites.service(), NAME, outputs, script, form, verbosity, debug)
+    chosen = _operation({"on": on, "off": off, "status": status}, first)
     service = sites.service()
     names = operation.nodes(machines, node_files, service.site)
     if chosen == "status" and level is not None:
@@ -100,7 +104,7 @@ def kapower3(
     if dry_run:
         return operation.show(service, request)
     if not wait and not (ok_file or ko_file):
-        return operation.in_background(service, request, outputs)
+        return operation.in_background(service, request, NAME, outputs, script)
     output = operation.apart(form)
     if chosen == "status":  # how it was found out is of interest only when asked for
         display = Display(verbosity or 0, debug, final=status_lines)

@@ -120,6 +120,9 @@ def kareboot3(
     wid_file: operation.Wid = None,
     force: operation.Force = False,
     classical_timeout: operation.ClassicalTimeout = None,
+    cancel: operation.Cancel = None,
+    attach: operation.Attach = None,
+    wait_for: operation.WaitFor = None,
     hook: operation.Hook = True,
     dry_run: operation.DryRun = False,
     form: operation.Format = "text",
@@ -130,16 +133,17 @@ def kareboot3(
     if not dry_run:
         outputs.create()
     service = sites.service()
+    operation.require_end(form, dry_run, wait)
+    if script:
+        operation.check_script(script, who)
+    other = operation.Other(cancel, attach, wait_for)
+    if wid := other.wid(machines or node_files):
+        return operation.of_another(other, wid, service, NAME, outputs, script, form, verbosity, debug)
     names = operation.nodes(machines, node_files, service.site)
     chosen = _kind(operation.one_of("a kind of reboot", {"-r": kind, "the first word": first}))
     recorded = Recorded(name=env_name or "", version=env_version, owner=user, arch=env_arch)
     if not recorded.name and recorded != Recorded(name=""):
         raise OptionError("-u, --env-version and --env-arch go with -e, the name of a recorded environment.")
-    if not wait and (ok_file or ko_file or script):
-        raise OptionError("--no-wait: -o, -n and -s need the end of the reboot. Leave them out.")
-    operation.require_end(form, dry_run, wait)
-    if script:
-        operation.check_script(script, who)
     request = RebootRequest(
         user=who.name,
         nodes=names,

@@ -6,9 +6,10 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,12 @@ import typer
 
 from kadeploy import files
 from kadeploy.boot.profile import NODE_PATTERN
-from kadeploy.caller import Account, as_user, environment_of
+from kadeploy.caller import Account, as_user, caller, environment_of
 from kadeploy.cli import completion, hangup, shell, summary, usage
 from kadeploy.cli.display import Display
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
-from kadeploy.events import Report
+from kadeploy.events import Began, Ended, Event, Listener, Report
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.service import Service
 
@@ -161,6 +162,36 @@ Hook = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, show the plan, and stop.", rich_help_panel=usage.RUN)
 ]
+Cancel = Annotated[
+    str | None,
+    typer.Option(
+        "--cancel",
+        metavar="WID",
+        help="End a running workflow: its nodes are aborted and free.",
+        rich_help_panel=usage.RUN,
+        autocompletion=completion.workflows,
+    ),
+]
+Attach = Annotated[
+    str | None,
+    typer.Option(
+        "--attach",
+        metavar="WID",
+        help="Follow a workflow from its beginning; Ctrl-C lets it go on.",
+        rich_help_panel=usage.RUN,
+        autocompletion=completion.workflows,
+    ),
+]
+WaitFor = Annotated[
+    str | None,
+    typer.Option(
+        "--wait-for",
+        metavar="WID",
+        help="Wait for the end of a workflow; also --wait WID.",
+        rich_help_panel=usage.RUN,
+        autocompletion=completion.workflows,
+    ),
+]
 ReportForm = Literal["text", "json"]
 Format = Annotated[
     ReportForm,
@@ -210,7 +241,11 @@ class Outputs:
             shell.require_writable(self.known_hosts)
 
     def fill(self, report: Report) -> None:
-        """Write the nodes that are OK and those that are not; a file that cannot be written is told."""
+        """Write the nodes that are OK, those that are not, and host keys; a file that cannot be written is told."""
+        if self.known_hosts:
+            with told():
+                text = "".join(f"{line}\n" for line in report.host_keys)
+                shell.write_bytes(self.known_hosts, text.encode())
         for path, names in ((self.ok, report.ok), (self.ko, report.ko)):
             if path:
                 with told():
@@ -314,13 +349,6 @@ def uploads(given: str | None) -> tuple[str, ...]:
     return tuple(word for word in (given or "").split(",") if word)
 
 
-def known_hosts_written(path: str | None, report: Report) -> None:
-    """Fill the caller's file of ``--known-hosts`` with the keys of the nodes that run their new system."""
-    if path:
-        with told():
-            shell.write_bytes(path, "".join(f"{line}\n" for line in report.host_keys).encode())
-
-
 def show(service: Service, request: Wish) -> int:
     """``--dry-run``: print what would be done."""
     print(*service.plan(request), sep="\n")
@@ -362,6 +390,87 @@ def carry_out(service: Service, request: Wish, display: Display, outputs: Output
     return report
 
 
+@dataclass(frozen=True)
+class Other:
+    """What is wanted of a workflow that was begun before."""
+
+    cancel: str | None = None
+    attach: str | None = None
+    wait_for: str | None = None
+
+    def wid(self, machines: object) -> str | None:
+        """The workflow; None when none is named. *machines* are the nodes of a new operation, which it has itself.
+
+        Raises:
+            OptionError: several things are wanted, or nodes are named as well.
+        """
+        given = {"--cancel": self.cancel, "--attach": self.attach, "--wait": self.wait_for}
+        wid = one_of("a workflow", given)
+        if wid is not None and machines:
+            option = next(name for name, value in given.items() if value is not None)
+            raise OptionError(f"{option} {wid} is about a workflow that has its nodes already: leave out -m and -f.")
+        return wid
+
+    def follow(self, service: Service, wid: str, display: Display) -> Report | None:
+        """Cancel the workflow, or follow it to its end; None when there is nothing to tell of its end.
+
+        Raises:
+            UserInterruptError: by Ctrl-C; the workflow goes on.
+        """
+        if self.cancel is not None:
+            ends = service.cancel(wid)
+            print(f"{wid} ends: its nodes will be free within seconds." if ends else f"{wid} has ended already.")
+            return None
+        stop = threading.Event()
+        with _leaving(stop), display.live() if self.attach else nullcontext():
+            report = service.attach(wid, display if self.attach else _only_the_end(display), stop)
+        if report is None:
+            raise UserInterruptError(f"{wid} goes on: --cancel {wid} ends it, --attach {wid} follows it again.")
+        return report
+
+
+def of_another(
+    other: Other,
+    wid: str,
+    service: Service,
+    tool: str,
+    outputs: Outputs,
+    script: str | None,
+    form: ReportForm,
+    verbosity: int | None,
+    debug: bool,
+) -> int:
+    """What *tool* does about a workflow that was begun before: its exit status is that of the operation."""
+    output = apart(form)
+    report = other.follow(service, wid, display_of(tool, service, verbosity if other.attach else 0, debug))
+    if report is None:
+        return 0
+    outputs.fill(report)
+    if script:
+        run_script(script, caller())
+    answer(output, report)
+    return status(report, service.site)
+
+
+def _only_the_end(display: Display) -> Listener:
+    def tell(event: Event) -> None:
+        if isinstance(event, Began | Ended):
+            display(event)
+
+    return tell
+
+
+@contextmanager
+def _leaving(stop: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set *stop*."""
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def require_end(form: ReportForm, dry_run: bool, wait: bool) -> None:
     """Refuse a report of an operation whose end is not waited for, or that does not take place.
 
@@ -388,12 +497,25 @@ def answer(output: int | None, report: Report) -> None:
             stream.write(shell.document(msgspec.to_builtins(report), "json"))
 
 
-def in_background(service: Service, request: Wish, outputs: Outputs) -> int:
-    """``--no-wait``: print the workflow id as soon as the operation has begun."""
+def in_background(service: Service, request: Wish, tool: str, outputs: Outputs, script: str | None) -> int:
+    """``--no-wait``: print the workflow id as soon as the operation has begun.
+
+    What its end is needed for, files and *script*, is left to another process of *tool*, which waits for it.
+    """
     wid = service.start(request)
     if outputs.wid:
         shell.write_names(outputs.wid, [wid])
-    print(wid)
+    print(wid, flush=True)
+    at_the_end = {"-o": outputs.ok, "-n": outputs.ko, "--known-hosts": outputs.known_hosts, "-s": script}
+    if words := [word for option, value in at_the_end.items() if value for word in (option, value)]:
+        code = f"import sys; from kadeploy.cli.{tool} import main; sys.exit(main())"
+        subprocess.Popen(
+            [sys.executable, "-P", "-c", code, "--wait-for", wid, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     return 0
 
 

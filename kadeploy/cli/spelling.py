@@ -5,11 +5,22 @@ A command line is read once from left to right and written anew with the names t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kadeploy.errors import OptionError
+
+WAIT, WAIT_FOR = "--wait", "--wait-for"
+"""A flag; with the id of a workflow behind it, it is the option that takes one."""
+_WID = re.compile(r"[DRP]-[0-9a-z]{6,32}")
+
+
+def is_wid(word: str) -> bool:
+    """Whether *word* looks like the id of a workflow."""
+    return _WID.fullmatch(word) is not None
+
 
 Value = Literal["none", "needed", "optional"]
 
@@ -41,6 +52,9 @@ class Spelling:
                 return
             name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
             known = self._known(name)
+            if known == WAIT and WAIT_FOR in self.values and is_wid(value or "".join(rest[:1])):
+                yield f"{WAIT_FOR}={value or rest.pop(0)}"
+                continue
             if known in self.gone:
                 self._pass_over(name, known)
                 continue

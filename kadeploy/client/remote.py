@@ -15,7 +15,7 @@ from kadeploy.config.cluster import Cluster
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import DatabaseError, ServiceError
+from kadeploy.errors import BrokenOffError, DatabaseError, ServiceError
 from kadeploy.nodeset import fold
 from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
 from kadeploy.state import damage
@@ -48,6 +48,10 @@ class _Clusters(msgspec.Struct):
 
 class _Begun(msgspec.Struct):
     wid: str
+
+
+class _Cancelled(msgspec.Struct):
+    was_running: bool
 
 
 class _Plan(msgspec.Struct):
@@ -210,12 +214,17 @@ class Remote:
         """Start it and follow it to its end; once *stop* is set it is cancelled."""
         wid = self.start(request)
         admitted(wid)
-        report = self.attach(wid, listener, stop)
+        try:
+            report = self.attach(wid, listener, stop)
+            if report is None:
+                self.cancel(wid)
+                report = self._followed(wid, listener, lambda: False)
+        except ServiceError as error:
+            raise BrokenOffError(f"{error} {wid} goes on: kadeploy3 --attach {wid} follows it.") from error
         if report is None:
-            self.cancel(wid)
-            report = self._followed(wid, listener, lambda: False)
-        if report is None:
-            raise ServiceError(f"{wid}: the service ended the stream of its events: kanodes3 -y -w {wid} tells more.")
+            raise BrokenOffError(
+                f"{wid} goes on, and nobody tells of it any more: kadeploy3 --attach {wid} follows it."
+            )
         return report
 
     def attach(self, wid: str, listener: Listener, stop: threading.Event) -> Report | None:
@@ -243,9 +252,9 @@ class Remote:
         """The number of the last event of each workflow that was told."""
         return {}
 
-    def cancel(self, wid: str) -> None:
+    def cancel(self, wid: str) -> bool:
         """``DELETE /v1/workflows/WID``."""
-        self._http.ask("DELETE", f"/v1/workflows/{quote(wid, safe='')}", type(None))
+        return self._http.ask("DELETE", f"/v1/workflows/{quote(wid, safe='')}", _Cancelled).was_running
 
     def abandon(self, wid: str) -> None:
         """Nothing is left over: what was begun goes to its end without us."""

@@ -12,7 +12,7 @@ from typing import Self
 
 from kadeploy import events
 from kadeploy.config.site import Site
-from kadeploy.errors import KadeployError, OptionError
+from kadeploy.errors import BrokenOffError, KadeployError, OptionError
 from kadeploy.events import Began, Ended, Listener, Report
 from kadeploy.operations.work import run_folder
 from kadeploy.process import is_alive, is_here
@@ -74,7 +74,7 @@ class Tail:
         over = who is None and controllers.running(self.site, self.wid) is None
         if who is not None or over:
             why = controllers.gone(self.site, self.wid, who) if who else "its controller died"
-            self._dead = KadeployError(f"{self.wid} was not brought to an end: {why}.")
+            self._dead = BrokenOffError(f"{self.wid} was not brought to an end: {why}.")
         return None
 
 
@@ -115,16 +115,17 @@ def attach(site: Site, wid: str, listener: Listener, stop: threading.Event) -> R
     return None
 
 
-def cancel(site: Site, wid: str) -> None:
-    """Have the workflow *wid* end within seconds, its nodes aborted and free; one that has ended stays as it is.
+def cancel(site: Site, wid: str) -> bool:
+    """Have the workflow *wid* end within seconds, its nodes aborted and free; False when it has ended already.
 
     Raises:
         OptionError: its process is on another machine.
     """
     who = controllers.running(site, wid)
     if who is None:
-        return
+        return False
     if not is_here(who):
         raise OptionError(f"{wid} runs on {who.host}: cancel it there.")
     if is_alive(who):
         os.kill(who.pid, signal.SIGTERM)
+    return True

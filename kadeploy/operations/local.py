@@ -210,12 +210,12 @@ class Local:
         self.require_mine(wid)
         return following.attach(self.site, wid, listener, stop)
 
-    def cancel(self, wid: str) -> None:
+    def cancel(self, wid: str) -> bool:
         """See `kadeploy.operations.following`."""
         from kadeploy.operations import following  # noqa: PLC0415
 
         self.require_mine(wid)
-        following.cancel(self.site, wid)
+        return following.cancel(self.site, wid)
 
     def abandon(self, wid: str) -> None:
         """See `kadeploy.runner.player.end_processes`."""

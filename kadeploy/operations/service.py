@@ -182,8 +182,11 @@ class Service(Protocol):
             OptionError: nobody, or not this user, has such a workflow; or its controller is gone.
         """
 
-    def cancel(self, wid: str) -> None:
-        """Have a workflow end within seconds, its nodes aborted and free; for its user and administrators."""
+    def cancel(self, wid: str) -> bool:
+        """Have a workflow end within seconds, its nodes aborted and free; for its user and administrators.
+
+        False when it has ended already.
+        """
 
     def abandon(self, wid: str) -> None:
         """The user leaves at once, in the middle of `carry_out`: end what would be left over."""

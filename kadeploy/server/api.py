@@ -63,6 +63,12 @@ class Begun(msgspec.Struct, frozen=True):
     wid: str
 
 
+class Cancelled(msgspec.Struct, frozen=True):
+    """A workflow that ends within seconds, or has ended before."""
+
+    was_running: bool
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What would be done."""
 
@@ -169,10 +175,10 @@ class WorkflowController(Controller):
         """One workflow, even when it has ended."""
         return served.workflows(wid, _names(served, names))
 
-    @delete("/workflows/{wid:str}", sync_to_thread=True)
-    def cancel(self, served: Served, wid: str) -> None:
+    @delete("/workflows/{wid:str}", sync_to_thread=True, status_code=200)
+    def cancel(self, served: Served, wid: str) -> Cancelled:
         """Have it end within seconds, its nodes aborted and free."""
-        served.cancel(wid)
+        return Cancelled(served.cancel(wid))
 
     @get("/workflows/{wid:str}/events")
     async def events(self, served: Served, request: Request[Any, Any, Any], wid: str) -> Stream:

@@ -7,6 +7,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -63,42 +65,60 @@ def run(folder: Path, path: Path) -> int:
         ConfigError: the configuration is wrong, or another process serves there.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    watched = Watched(folder)
-    with _bound(path) as listening:
-        config = uvicorn.Config(
-            application(watched),
-            http=Protocol,
-            ws="wsproto",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=2,
-            backlog=_BACKLOG,
-        )
-        _LOG.info("%s is served on %s", watched().site.name, path)
-        uvicorn.Server(config).run(sockets=[listening])
-    path.unlink(missing_ok=True)
+    with listening(path) as bound:
+        server(folder).run(sockets=[bound])
     return 0
 
 
+def server(folder: Path) -> uvicorn.Server:
+    """What serves the site of *folder*.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+    """
+    config = uvicorn.Config(
+        application(Watched(folder)),
+        http=Protocol,
+        ws="wsproto",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=2,
+        backlog=_BACKLOG,
+    )
+    return uvicorn.Server(config)
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """A socket to which anybody may connect, for the kernel says who they are; gone afterwards.
+
+    Raises:
+        ConfigError: another process serves there, or it cannot be made.
+    """
+    with _bound(path) as bound:
+        _LOG.info("listening on %s", path)
+        yield bound
+    path.unlink(missing_ok=True)
+
+
 def _bound(path: Path) -> socket.socket:
-    """A socket to which anybody may connect: the kernel says who they are."""
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with sockets.address(path.parent, path.name) as short:
             if _answers(short):
                 raise ConfigError(f"{path}: another process serves there already.")
             path.unlink(missing_ok=True)
-            listening = socket.socket(socket.AF_UNIX)
-            listening.bind(short)
+            bound = socket.socket(socket.AF_UNIX)
+            bound.bind(short)
         path.chmod(0o666)
-        listening.listen(_BACKLOG)
+        bound.listen(_BACKLOG)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}: check service.socket in site.yml.") from error
-    return listening
+    return bound
 
 
 def _answers(path: str) -> bool:

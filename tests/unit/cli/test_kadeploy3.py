@@ -172,7 +172,6 @@ REFUSALS = {
     "pattern for a stranger": ((*NODE, *ENV, "--set-pxe-pattern", "{tmp}/strangers"), "gdx-9.site"),
     "malformed pattern": ((*NODE, *ENV, "--set-pxe-pattern", "{tmp}/env.dsc"), "line 1"),
     "custom operations": ((*NODE, *ENV, "--set-custom-operations", "{tmp}/env.dsc"), "env.dsc"),
-    "files of an end nobody awaits": ((*NODE, *ENV, "--no-wait", "-o", "{tmp}/x"), "--no-wait"),
     "the -l of an example": ((*NODE, "-e", "tiny", "-l", "johnsmith"), "-u johnsmith"),
     "another server": ((*NODE, *ENV, "--server", "lille"), "lille"),
     "an environment named twice": ((*NODE, "-e", "one", "another"), "-e and the first word both name an environment"),

@@ -92,7 +92,6 @@ REFUSALS = {
     "unknown level": ((*NODES, "--on", "-l", "brutal"), "-l"),
     "level of a status": ((*NODES, "--status", "-l", "hard"), "-l goes with"),
     "a status that nobody awaits": ((*NODES, "--status", "--no-wait"), "--no-wait goes with"),
-    "script of an end nobody awaits": ((*NODES, "--on", "--no-wait", "-s", "/bin/true"), "--no-wait"),
     "operation as a word and as an option": ((*NODES, "--on", "off"), "--on, --off and --status"),
     "the same file twice": ((*NODES, "--on", "-o", "{tmp}/x", "-n", "{tmp}/x"), "-o and -n"),
     "file that cannot be written": ((*NODES, "--on", "-o", "{tmp}/no/folder"), "no/folder"),
