@@ -68,6 +68,20 @@ def account(name: str) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
 
 
+_NAME = re.compile(r"[^\s/:.-][^\s/:]{0,254}")
+
+
+def is_user_name(text: str) -> bool:
+    """Whether *text* may be the name of a user, who need not have an account here.
+
+    It stands in messages, in names of folders and in front of the colon of HTTP basic authentication.
+
+    >>> [is_user_name(each) for each in ("ada", "ada@paris", "", "ada b", "../ada", "-a", "a:b")]
+    [True, True, False, False, False, False, False]
+    """
+    return text.isprintable() and _NAME.fullmatch(text) is not None
+
+
 # --- the caller's environment ---------------------------------------------------------------------------------------
 
 _KEPT = re.compile(

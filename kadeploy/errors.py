@@ -6,6 +6,8 @@ KadeployError                     exit code 1: refused, no node touched
 ├── EnvironmentRefusedError       unknown, malformed, or changed since it was recorded
 ├── ProfileRefusedError           a value does not fit into a boot profile
 ├── RightsError                   the user lacks a right (names node and partition)
+├── AuthenticationError           whoever calls the service has not shown who they are (HTTP 401)
+├── TooManyAttemptsError          they have tried too often and have to wait (HTTP 429)
 ├── FileError                     unreadable, too big, wrong kind, not fetched
 ├── AuthenticationError           the service does not know who asks
 ├── ServiceError                  the site's service cannot be reached, or failed
@@ -57,6 +59,19 @@ class ProfileRefusedError(KadeployError):
 
 class RightsError(KadeployError):
     """The user may not do this on these nodes."""
+
+
+class AuthenticationError(KadeployError):
+    """Whoever calls the service has not shown who they are."""
+
+
+class TooManyAttemptsError(KadeployError):
+    """Too many attempts to show who calls have failed, or are being looked at just now."""
+
+    def __init__(self, text: str, seconds: int) -> None:
+        super().__init__(text)
+        self.seconds = seconds
+        """Until the next attempt is looked at."""
 
 
 class FileError(KadeployError):

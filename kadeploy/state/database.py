@@ -33,7 +33,7 @@ from kadeploy.errors import DatabaseError
 from kadeploy.state import damage
 from kadeploy.state.tables import TABLES, Row, SchemaVersion
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BUSY_SECONDS = 30
 """How long a process waits for another one's write before it gives up."""
 CHUNK = 500
@@ -381,6 +381,12 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         *_widened("nodes", "env_version", "BIGINT"),
         *_widened("workflows", "env_version", "BIGINT"),
         'CREATE UNIQUE INDEX environmentrow_name_version_user_arch ON environments (name, version, "user", arch)',
+    ),
+    5: (
+        'CREATE TABLE tokens (id VARCHAR(32) NOT NULL PRIMARY KEY, "user" VARCHAR(255) NOT NULL, '
+        "digest VARCHAR(64) NOT NULL, note VARCHAR(255) NOT NULL, created BIGINT NOT NULL, until BIGINT NOT NULL, "
+        "used BIGINT, revoked BIGINT)",
+        'CREATE INDEX token_user ON tokens ("user")',
     ),
 }
 """SQL that leads from the version before to this one, for all three databases (see `_spelt`)."""

@@ -231,4 +231,24 @@ class Log(Row):
         indexes = ((("operation", "hostname", "start", "success"), False), (("start", "id"), False))
 
 
-TABLES = (SchemaVersion, EnvironmentRow, Right, NodeState, Claim, Workflow, Progress, Log)
+class Token(Row):
+    """What a program shows to call the service as *user*; of its secret, only a digest is kept."""
+
+    id = peewee.CharField(32, primary_key=True)
+    user = peewee.CharField(255, index=True)
+    digest = peewee.CharField(64)
+    """SHA-256 of the secret, in hexadecimal digits."""
+    note = peewee.CharField(255, default="")
+    created = Moment()
+    until = Moment()
+    used = Moment(null=True)
+    """When it last let somebody in, to the minute."""
+    revoked = Moment(null=True)
+
+    class Meta:
+        """Table name."""
+
+        table_name = "tokens"
+
+
+TABLES = (SchemaVersion, EnvironmentRow, Right, NodeState, Claim, Workflow, Progress, Log, Token)

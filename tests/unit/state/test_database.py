@@ -23,7 +23,7 @@ from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.errors import DatabaseError
-from kadeploy.state import database, history, journal, nodes, tables
+from kadeploy.state import database, history, journal, nodes, tables, tokens
 from kadeploy.state.database import DB
 from kadeploy.state.tables import EnvironmentRow, Log, NodeState, Progress, Right, SchemaVersion
 
@@ -31,6 +31,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 BACK = {
+    4: ("DROP TABLE tokens",),
     3: (
         "DROP INDEX environmentrow_name_version_user_arch",
         *(f"ALTER TABLE environments DROP COLUMN {column}" for column in ("alias", "arch", "options")),
@@ -134,6 +135,24 @@ def test_environments_of_version_3_are_migrated_and_dates_fit_as_versions(site: 
         EnvironmentRow.insert(**tables.environment_columns(today)).execute()
 
 
+def test_a_database_of_version_4_gets_the_table_of_tokens_as_a_new_one_has_it(site: Site, other_site: Site) -> None:
+    make_version(
+        site,
+        4,
+        "INSERT INTO rights (\"user\", node, part, until) VALUES ('alice', 'gdx-1.site', '/dev/sda3', 1700000000)",
+    )
+    tables_of = {}
+    for each in (site, other_site):
+        database.connect(each)
+        columns = [(column.name, column.null, column.primary_key) for column in DB.get_columns("tokens")]
+        tables_of[each.name] = columns, sorted((index.name, index.unique) for index in DB.get_indexes("tokens"))
+    assert tables_of["paris"] == tables_of["lyon"]
+    database.connect(site)
+    assert [(right.user, right.until) for right in Right.select()] == [("alice", 1700000000)]
+    assert tokens.find(site, tokens.create(site, "alice", tables.Moment.END - 1)) == "alice"
+    assert SchemaVersion.get().version == database.SCHEMA_VERSION
+
+
 @pytest.mark.parametrize(
     ("kind", "dropped", "quoted"),
     [
@@ -148,10 +167,12 @@ def test_each_database_gets_migrations_in_its_own_spelling(
     before = database._chosen.set(kind("kadeploy"))
     try:
         spelt = [database._spelt(statement) for statement in database.MIGRATIONS[4]]
+        tokens_of_user = database._spelt(database.MIGRATIONS[5][-1])
     finally:
         database._chosen.reset(before)
     assert [statement for statement in spelt if statement.startswith("DROP INDEX")] == [dropped]
     assert spelt[-1].endswith(f"(name, version, {quoted}, arch)")
+    assert tokens_of_user == f"CREATE INDEX token_user ON tokens ({quoted})"
 
 
 def test_every_version_but_the_first_has_a_migration() -> None:
