@@ -45,6 +45,14 @@ def test_each_command_brings_its_manual_page(installed: Path) -> None:
     assert {f"{command}.1" for command in COMMANDS} <= {page.name for page in pages.iterdir()}
 
 
+def test_what_surrounds_the_service_comes_with_it_and_programs_can_be_run(installed: Path) -> None:
+    given = {path.relative_to(ROOT / "contrib"): path for path in (ROOT / "contrib").rglob("*") if path.is_file()}
+    share = installed.parent / "share" / "kadeploy"
+    assert {path.relative_to(share) for path in share.rglob("*") if path.is_file()} == set(given)
+    for name, path in given.items():
+        assert os.access(share / name, os.X_OK) == path.read_text().startswith("#!"), name
+
+
 def test_ansible_finds_the_deployment_playbook_by_its_name(installed: Path, tmp_path: Path) -> None:
     listed = run(
         tmp_path, str(installed / "ansible-playbook"), "-i", "localhost,", "kadeploy.core.deploy", "--list-tasks"

@@ -1,0 +1,154 @@
+"""The units of the service, as far as systemd looks at them without running: `contrib/systemd`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kadeploy.config import service
+from tests.accounts import Installation
+
+UNITS = Path(__file__).parents[3] / "contrib" / "systemd"
+PREFIX = "/opt/kadeploy"
+"""Where docs/service.md installs the package."""
+TOLERATED = 21
+"""Tenths of the exposure that systemd-analyze finds; each that is left has its reason in the unit."""
+
+FILTER = """\
+import ctypes, os, sys
+allowed = sys.stdin.read().split()
+lib = ctypes.CDLL("libseccomp.so.2")
+lib.seccomp_init.restype = ctypes.c_void_p
+context = ctypes.c_void_p(lib.seccomp_init(0x00050000 | 1))  # EPERM
+for name in allowed:
+    number = lib.seccomp_syscall_resolve_name(name.encode())
+    if number >= 0:
+        assert lib.seccomp_rule_add(context, 0x7fff0000, number, 0) == 0, name
+assert lib.seccomp_load(context) == 0
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""Runs a command with the system calls alone that standard input names (seccomp_init(3))."""
+
+
+def settings(unit: str) -> dict[str, list[str]]:
+    """Key → its values, in order."""
+    found: dict[str, list[str]] = {}
+    for line in (UNITS / unit).read_text().splitlines():
+        if match := re.fullmatch(r"([A-Za-z]+)=(.*)", line):
+            found.setdefault(match[1], []).append(match[2])
+    return found
+
+
+def test_systemd_finds_no_fault_in_the_units(installation: Installation, tmp_path: Path) -> None:
+    for unit in UNITS.glob("kadeploy3d.*"):
+        (tmp_path / unit.name).write_text(unit.read_text().replace(f"{PREFIX}/bin", str(installation.tools)))
+    done = _analyze("verify", "--man=no", *tmp_path.iterdir())
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_sandbox_leaves_no_more_open_than_the_service_needs() -> None:
+    done = _analyze("security", "--offline=true", f"--threshold={TOLERATED}", UNITS / "kadeploy3d.service")
+    assert done.returncode == 0, done.stdout
+
+
+def test_units_account_and_folders_agree() -> None:
+    unit = settings("kadeploy3d.service")
+    account = (UNITS / "kadeploy.sysusers").read_text().splitlines()[-1].split()
+    folders = [line.split() for line in (UNITS / "kadeploy.tmpfiles").read_text().splitlines() if line[0] == "d"]
+    owned = {path: mode for _, path, mode, user, *_ in folders if user == account[1]}
+    assert unit["User"] == [account[1]]
+    assert settings("kadeploy3d.socket")["ListenStream"] == [service.SOCKET]
+    assert str(Path(service.SOCKET).parent) in owned
+    state = f"/var/lib/{unit['StateDirectory'][0]}"
+    assert (account[-2], owned[state]) == (state, unit["StateDirectoryMode"][0])
+    assert {path.removeprefix("-") for path in unit["ReadWritePaths"][0].split()} <= set(owned)
+
+
+def test_systemd_can_make_the_account_and_the_folders(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    root = f"--root={tmp_path}"
+    for program, file in (("systemd-sysusers", "kadeploy.sysusers"), ("systemd-tmpfiles", "kadeploy.tmpfiles")):
+        create = ("--create",) if program == "systemd-tmpfiles" else ()
+        done = subprocess.run([program, root, *create, UNITS / file], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    entry = next(line for line in (tmp_path / "etc/passwd").read_text().splitlines() if line.startswith("kadeploy:"))
+    state = tmp_path / "var/lib/kadeploy"
+    assert entry.endswith(":/var/lib/kadeploy:/usr/sbin/nologin")
+    assert (state.stat().st_uid, state.stat().st_mode & 0o777) == (int(entry.split(":")[2]), 0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make accounts")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ansible-playbook", "-i", "one,two,", "-c", "local", "play.yml"],
+        ["kadeploy3", "--version"],
+        ["ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-p", "9", "127.0.0.1"],
+        ["sh", "-c", "cp -a $0 copy; chmod 600 copy; tar -cf - copy | gzip | tar -tzf -", "/etc/hostname"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_a_workflow_runs_finds_its_system_calls_allowed(
+    command: list[str], installation: Installation, allowed: str
+) -> None:
+    """With the filter and without it, a program of the service's account does and says the same."""
+    (installation.service.home / "play.yml").write_text(PLAY)
+    free, filtered = (
+        installation.tool(*words, account=installation.service, stdin=allowed)
+        for words in (command, ["/usr/bin/python3", "-c", FILTER, *command])
+    )
+    assert (filtered.returncode, _steady(filtered.stdout)) == (free.returncode, _steady(free.stdout)), filtered.stderr
+    assert "not permitted" not in filtered.stdout + filtered.stderr
+    assert command[0] == "ssh" or free.returncode == 0, free.stdout + free.stderr
+
+
+def test_the_filter_of_that_test_does_hold_back(installation: Installation, allowed: str) -> None:
+    command = ["/usr/bin/python3", "-c", FILTER, "/usr/bin/python3", "-c", "import os; os.chroot('/')"]
+    done = installation.tool(*command, account=installation.service, stdin=allowed)
+    assert "Operation not permitted" in done.stderr
+
+
+PLAY = """\
+- hosts: all
+  gather_facts: true
+  vars: {ansible_python_interpreter: /usr/bin/python3}
+  tasks:
+    - ansible.builtin.command: {cmd: hostname}
+    - ansible.builtin.copy: {content: text, dest: "{{ ansible_env.HOME }}/{{ inventory_hostname }}", mode: "0600"}
+"""
+
+
+@pytest.fixture(scope="module")
+def allowed() -> str:
+    """The system calls that the unit allows, by name."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.fail("no systemd-analyze: install Debian's systemd")
+    names: set[str] = set()
+    for setting in settings("kadeploy3d.service")["SystemCallFilter"]:
+        group = set(_members(setting.lstrip("~")))
+        names = names - group if setting.startswith("~") else names | group
+    return "\n".join(names)
+
+
+def _members(group: str) -> Iterator[str]:
+    for word in _analyze("syscall-filter", group).stdout.split("\n")[1:]:
+        name = word.strip()
+        if name.startswith("@"):
+            yield from _members(name)
+        elif name and not name.startswith("#"):
+            yield name
+
+
+def _analyze(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, check=False)
+
+
+def _steady(text: str) -> list[str]:
+    """Its lines without what differs from one run to the next: whose turn it was, and whether a file was changed."""
+    return sorted(re.sub(r"(changed|ok)(: \[|=\d+ *)", "", line) for line in text.splitlines())
