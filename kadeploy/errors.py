@@ -7,6 +7,7 @@ KadeployError                     exit code 1: refused, no node touched
 ├── ProfileRefusedError           a value does not fit into a boot profile
 ├── RightsError                   the user lacks a right (names node and partition)
 ├── FileError                     unreadable, too big, wrong kind, not fetched
+│   └── FileBusyError             being sent by another client of the same user; try again in a while
 ├── OptionError                   options that contradict each other or make no sense
 ├── DatabaseError                 the state database cannot be used
 ├── DestructiveEnvironmentError   exit code 2: kareboot3 -c found a demolishing environment
@@ -59,6 +60,10 @@ class RightsError(KadeployError):
 
 class FileError(KadeployError):
     """A file named by the user cannot be used."""
+
+
+class FileBusyError(FileError):
+    """The user is sending this file already, from elsewhere or over a connection that was cut a moment ago."""
 
 
 class OptionError(KadeployError):

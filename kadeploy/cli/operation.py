@@ -27,7 +27,7 @@ from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
 from kadeploy.events import Report
-from kadeploy.operations import background, dry_run, forecast, hostkeys
+from kadeploy.operations import background, dry_run, forecast, hostkeys, sources
 from kadeploy.operations.launch import launch
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.work import Work
@@ -327,7 +327,7 @@ def write_host_keys(path: str, work: Work, report: Report) -> None:
 
 def show(work: Work, who: Account) -> int:
     """``--dry-run``: print what would be done."""
-    print(*dry_run.lines(work, who), sep="\n")
+    print(*dry_run.lines(work, sources.of(work, who)), sep="\n")
     return 0
 
 
@@ -353,7 +353,7 @@ def carry_out(work: Work, who: Account, display: Display, outputs: Outputs) -> R
     display.forecast = forecast.of(work)
     stop = threading.Event()
     with _signals(stop, work, display), display.live():
-        report = launch(work, who, display, stop)
+        report = launch(work, sources.of(work, who), display, stop)
     outputs.fill(report)
     return report
 
