@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import msgspec
 
@@ -16,6 +16,15 @@ LARGEST = 8 << 20
 MOST = 8192
 """Blocks of a file, as long as they are not the largest: every node is sent a proof for each."""
 _READ = 4 << 20
+
+
+class Fingerprint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is known of a file that is elsewhere: whoever has it there has read it."""
+
+    size: int
+    """Bytes."""
+    md5: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Beginnings(msgspec.Struct, frozen=True):

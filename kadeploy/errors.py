@@ -9,7 +9,7 @@ KadeployError                     exit code 1: refused, no node touched
 ├── AuthenticationError           whoever calls the service has not shown who they are (HTTP 401)
 ├── TooManyAttemptsError          they have tried too often and have to wait (HTTP 429)
 ├── FileError                     unreadable, too big, wrong kind, not fetched
-├── AuthenticationError           the service does not know who asks
+│   └── FileBusyError             being sent by another client of the same user; try again in a while
 ├── ServiceError                  the site's service cannot be reached, or failed
 ├── OptionError                   options that contradict each other or make no sense
 ├── DatabaseError                 the state database cannot be used
@@ -78,12 +78,12 @@ class FileError(KadeployError):
     """A file named by the user cannot be used."""
 
 
-class AuthenticationError(KadeployError):
-    """The service does not know who asks."""
-
-
 class ServiceError(KadeployError):
     """The site's service cannot be reached, or failed."""
+
+
+class FileBusyError(FileError):
+    """The user is sending this file already, from elsewhere or over a connection that was cut a moment ago."""
 
 
 class OptionError(KadeployError):

@@ -27,7 +27,7 @@ import msgspec
 
 from kadeploy import checksums
 from kadeploy.caller import Account, as_user
-from kadeploy.checksums import Beginnings, Checksums
+from kadeploy.checksums import Beginnings, Checksums, Fingerprint
 from kadeploy.errors import FileError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _content(source: str, caller: Account, max_bytes: int) -> bytes:
             content = stream.read(max_bytes + 1)
         except OSError as error:
             raise FileError(f"{source}: {_why(error)}.") from error
-    _check_size(source, len(content), max_bytes)
+    check_size(source, len(content), max_bytes)
     return content
 
 
@@ -208,7 +208,8 @@ class _Known(msgspec.Struct, frozen=True):
     sha256: str
 
 
-def _identity(descriptor: int) -> tuple[int, ...]:
+def identity(descriptor: int) -> tuple[int, ...]:
+    """What an open file was and when it was changed; another one once it is written to."""
     status = os.fstat(descriptor)
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
@@ -221,15 +222,15 @@ def _local_checksums(stream: BinaryIO, path: Path, cache: Path | None) -> tuple[
     Raises:
         FileError: the file is changed while it is read.
     """
-    identity, begun = _identity(stream.fileno()), time.time()
+    before, begun = identity(stream.fileno()), time.time()
     note = cache / "checksums" / hashlib.sha256(os.fsencode(path)).hexdigest() if cache else None
-    if note and (known := _known(note)) and known.identity == identity:
-        return known.md5, known.sha256, identity[2]
+    if note and (known := _known(note)) and known.identity == before:
+        return known.md5, known.sha256, before[2]
     found = checksums.of(stream)
-    _require_same(stream, path, identity)
-    _keep_beginnings(found, cache)
-    if note and begun - identity[-1] / 1e9 > _SETTLED:
-        _note(note, msgspec.json.encode(_Known(identity, found.md5, found.sha256)))
+    _require_same(stream, path, before)
+    keep_beginnings(found, cache)
+    if note and begun - before[-1] / 1e9 > _SETTLED:
+        _note(note, msgspec.json.encode(_Known(before, found.md5, found.sha256)))
     return found.md5, found.sha256, found.size
 
 
@@ -243,7 +244,8 @@ def _beginnings_note(cache: Path, sha256: str) -> Path:
     return cache / "beginnings" / sha256
 
 
-def _keep_beginnings(found: Checksums, cache: Path | None) -> None:
+def keep_beginnings(found: Checksums, cache: Path | None) -> None:
+    """Note in *cache* what `beginnings` is asked for later."""
     if cache:
         _note(_beginnings_note(cache, found.sha256), msgspec.msgpack.encode(found.beginnings))
 
@@ -259,12 +261,12 @@ def beginnings(stream: BinaryIO, size: int, sha256: str, cache: Path | None = No
             if known.fit(size, sha256):
                 return known
     found = checksums.of(stream)
-    _keep_beginnings(found, cache)
+    keep_beginnings(found, cache)
     return found.beginnings
 
 
 def _require_same(stream: BinaryIO, path: Path, before: tuple[int, ...]) -> None:
-    if _identity(stream.fileno()) != before:
+    if identity(stream.fileno()) != before:
         raise FileError(f"{path}: changed while it was read. Try again once it is complete.")
 
 
@@ -280,6 +282,11 @@ def _known(note: Path) -> _Known | None:
 def is_url(source: str) -> bool:
     """Whether *source* is an http(s) URL."""
     return source.lower().startswith(("http://", "https://"))
+
+
+def is_server(source: str) -> bool:
+    """Whether *source* is ``server:///PATH``, a file that the administrator offers (`kadeploy.config.server_files`)."""
+    return source.lower().startswith("server://")
 
 
 def check_url(url: str) -> None:
@@ -328,13 +335,18 @@ def fetch(source: str, into: Path, caller: Account, max_bytes: int = 0) -> Local
         FileError: cannot be read or fetched, too big, changed meanwhile, or the disk is full.
     """
     if is_url(source):
-        return _fetch_url(source, into, max_bytes)
+        return fetch_url(source, into, max_bytes)
     path = local_path(source)
     with open_as_user(path, caller) as stream:
-        before = _identity(stream.fileno())
-        _check_size(source, os.fstat(stream.fileno()).st_size, max_bytes)
-        copy = copy_stream(stream, into, path.name, max_bytes)
-        _require_same(stream, path, before)
+        return copy_open(stream, path, into, max_bytes)
+
+
+def copy_open(stream: BinaryIO, path: Path, into: Path, max_bytes: int = 0) -> LocalFile:
+    """A copy of the file *path*, which is open as *stream*; see `fetch`."""
+    before = identity(stream.fileno())
+    check_size(str(path), os.fstat(stream.fileno()).st_size, max_bytes)
+    copy = copy_stream(stream, into, path.name, max_bytes)
+    _require_same(stream, path, before)
     return copy
 
 
@@ -362,47 +374,40 @@ def hold(
         FileError: cannot be read or fetched, too big, changed meanwhile, or the disk is full.
     """
     if is_url(source):
-        local = _fetch_url(source, into, max_bytes, cache)
+        local = fetch_url(source, into, max_bytes, cache)
         return local.path.open("rb"), local
     path = local_path(source)
     stream = open_as_user(path, caller)
+    return stream, measure_open(stream, path, cache, max_bytes)
+
+
+def measure_open(stream: BinaryIO, path: Path, cache: Path | None = None, max_bytes: int = 0) -> LocalFile:
+    """The file *path*, which is open as *stream*, with its checksums; see `hold`. Where it is refused it is closed."""
     try:
-        _check_size(source, os.fstat(stream.fileno()).st_size, max_bytes)
-        return stream, LocalFile(path, *_measured(stream, path, cache))
+        check_size(str(path), os.fstat(stream.fileno()).st_size, max_bytes)
+        md5, sha256, size = _local_checksums(stream, path, cache)
+        return LocalFile(path, size, md5, sha256)
+    except OSError as error:
+        stream.close()
+        raise FileError(f"{path}: {_why(error)}.") from error
     except BaseException:
         stream.close()
         raise
 
 
-def measure(source: str, caller: Account, max_bytes: int = 0, cache: Path | None = None) -> tuple[int, str, str]:
-    """Size in bytes, MD5 and SHA-256 of *source*, as `fetch` finds them, without keeping what comes over http.
+def measure_url(source: str, max_bytes: int = 0) -> Fingerprint:
+    """What is at a URL, as `fetch_url` finds it, without keeping it.
 
     Raises:
         FileError: as `fetch`.
     """
-    if not is_url(source):
-        return _measure_path(local_path(source, caller), caller, max_bytes, cache)
     with _download(source) as response:
         found = _copy(source, response, lambda _block: None, max_bytes, _length(source, response))
-    return found.size, found.md5, found.sha256
+    return Fingerprint(found.size, found.md5, found.sha256)
 
 
-def _measure_path(path: Path, caller: Account, max_bytes: int, cache: Path | None) -> tuple[int, str, str]:
-    with open_as_user(path, caller) as stream:
-        _check_size(str(path), os.fstat(stream.fileno()).st_size, max_bytes)
-        return _measured(stream, path, cache)
-
-
-def _measured(stream: BinaryIO, path: Path, cache: Path | None) -> tuple[int, str, str]:
-    """Size in bytes, MD5 and SHA-256."""
-    try:
-        md5, sha256, size = _local_checksums(stream, path, cache)
-    except OSError as error:
-        raise FileError(f"{path}: {_why(error)}.") from error
-    return size, md5, sha256
-
-
-def _check_size(source: str, size: int, max_bytes: int) -> None:
+def check_size(source: str, size: int, max_bytes: int) -> None:
+    """Refuse a file, called *source*, of more than *max_bytes*, unless these are 0 (FileError)."""
     if max_bytes and size > max_bytes:
         raise FileError(f"{source}: {size / MEGA:.1f} MB, too big: the limit is {max_bytes / MEGA:g} MB.")
 
@@ -520,11 +525,12 @@ def _download(source: str) -> BinaryIO:
         raise FileError(f"{source}: cannot be fetched: {_why(getattr(error, 'reason', None) or error)}.") from error
 
 
-def _fetch_url(source: str, into: Path, max_bytes: int, cache: Path | None = None) -> LocalFile:
+def fetch_url(source: str, into: Path, max_bytes: int = 0, cache: Path | None = None) -> LocalFile:
+    """What is at a URL, in a new folder of *into*, with its checksums; see `fetch` and `hold`."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(urllib.parse.urlsplit(source).path).name)[-100:] or "file"
     with _download(source) as response, _new_file(into, name, source) as target:
         found = _copy(source, response, target.write, max_bytes, _length(source, response))
-    _keep_beginnings(found, cache)
+    keep_beginnings(found, cache)
     return _copied(Path(target.name), found)
 
 
@@ -545,8 +551,8 @@ def _new_file(into: Path, name: str, source: str) -> Iterator[BinaryIO]:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    except (OSError, ValueError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         advice = f"the disk that holds {into} is full: make room there" if full else _why(error)
         raise FileError(f"{source}: cannot be stored: {advice}.") from error
 
@@ -555,11 +561,11 @@ def _copy(
     source: str, stream: BinaryIO, write: Callable[[bytes], object], max_bytes: int, expected: int | None = None
 ) -> Checksums:
     """Pass all of *stream* on to *write*; its checksums. *expected* is the size that was announced."""
-    _check_size(source, expected or 0, max_bytes)
+    check_size(source, expected or 0, max_bytes)
     found = Checksums()
     while block := _receive(source, stream):
         found.update(block)
-        _check_size(source, found.size, max_bytes)
+        check_size(source, found.size, max_bytes)
         write(block)
     if expected is not None and found.size != expected:
         raise FileError(f"{source}: truncated, {found.size} of {expected} bytes arrived. Try again.")

@@ -12,14 +12,13 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from kadeploy import files
 from kadeploy.boot.profile import FILES_FOLDER
-from kadeploy.caller import Account
 from kadeploy.config.site import BootFolders
 from kadeploy.errors import ConfigError, FileError, OptionError
 from kadeploy.files import MEGA
@@ -31,8 +30,12 @@ _NAME = re.compile(r"[A-Za-z0-9._+@=~][A-Za-z0-9._+@=~-]{0,149}")
 """No dash at its beginning: ``pxe-a---x`` is user ``a-`` and file ``x``, and never user ``a`` and file ``-x``."""
 
 
-def store(sources: Sequence[str], boot: BootFolders, caller: Account, into: Path) -> list[str]:
-    """Put *sources* (paths opened as *caller*, or http URLs, fetched into the folder *into*) where loaders find them.
+Opener = Callable[..., AbstractContextManager[BinaryIO]]
+"""Opens a source; of what comes over http, at most *max_bytes*."""
+
+
+def store(sources: Sequence[str], boot: BootFolders, user: str, opener: Opener) -> list[str]:
+    """Put *sources* (paths and URLs, opened by *opener*) where loaders find them, as files of *user*.
 
     Returns their names under *http_root* and *tftp_root*. A file of the same name, the user's own, is replaced.
 
@@ -41,18 +44,19 @@ def store(sources: Sequence[str], boot: BootFolders, caller: Account, into: Path
         OptionError: names that boot loaders would not understand, or that are the same.
         ConfigError: a folder of the site cannot be written.
     """
-    names = [name_of(source, caller) for source in sources]
+    limit = boot.uploads_max_mb * MEGA
+    names = [name_of(source, user) for source in sources]
     if twice := {name for name in names if names.count(name) > 1}:
         raise OptionError(f"-x: two files have the same name: {', '.join(sorted(twice))}. Rename one of them.")
     for name, source in zip(names, sources, strict=True):
-        with _opened(source, boot, caller, into) as stream, _beside(stream, boot, name) as copy, locked(boot) as folder:
+        with opener(source, max_bytes=limit) as stream, _beside(stream, boot, name) as copy, locked(boot) as folder:
             _make_room(boot, folder, name, source, copy.stat().st_size)
             copy.replace(folder / name)
             _link(folder / name, Path(boot.tftp_root) / FILES_FOLDER / name)
     return [f"{FILES_FOLDER}/{name}" for name in names]
 
 
-def name_of(source: str, caller: Account) -> str:
+def name_of(source: str, user: str) -> str:
     """Name of an uploaded file, as the wiki page has it (Kadeploy, use case 6).
 
     Raises:
@@ -64,21 +68,9 @@ def name_of(source: str, caller: Account) -> str:
             f"-x {source}: boot loaders need plain names: letters, digits and . _ + @ = ~ -, the first of them no -. "
             "Rename it."
         )
-    if "--" in caller.name:
-        raise OptionError(f"-x: the user name {caller.name} holds --, which ends the user's name in uploaded files.")
-    return f"{PREFIX}{caller.name}--{base}"
-
-
-@contextmanager
-def _opened(source: str, boot: BootFolders, caller: Account, into: Path) -> Iterator[BinaryIO]:
-    if files.is_url(source):
-        local = files.fetch(source, into, caller, boot.uploads_max_mb * MEGA)
-        with local.path.open("rb") as stream:
-            local.path.unlink()
-            yield stream
-    else:
-        with files.open_as_user(files.local_path(source, caller), caller) as stream:
-            yield stream
+    if "--" in user:
+        raise OptionError(f"-x: the user name {user} holds --, which ends the user's name in uploaded files.")
+    return f"{PREFIX}{user}--{base}"
 
 
 # --- the folder -------------------------------------------------------------------------------------------------

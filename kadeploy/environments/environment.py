@@ -20,7 +20,7 @@ class Image(Struct, frozen=True, kw_only=True):
     """The system image; checksums are empty until it has been read once."""
 
     file: str
-    """Absolute path or http(s) URL."""
+    """Absolute path, http(s) URL, or ``server:///PATH``."""
     kind: ImageKind
     md5: str = ""
     sha256: str = ""
@@ -108,6 +108,11 @@ class Environment(Struct, frozen=True, kw_only=True):
     def images(self) -> tuple[Image, ...]:
         """Its image, then those that its partitions have of their own."""
         return (self.image, *(each.image for each in self.partitions if each.image))
+
+    @property
+    def files(self) -> tuple[Image | Archive, ...]:
+        """All its files."""
+        return (*self.images, *([self.preinstall] if self.preinstall else []), *self.postinstalls)
 
     @property
     def devices(self) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ def _text(field: str, text: str, limit: int) -> str:
 
 
 def _file(field: str, text: str, source: str) -> str:
-    """An absolute path or an http(s) URL."""
+    """An absolute path, an http(s) URL, or ``server:///PATH``."""
     file = _text(field, text, _MAX_FILE)
     if files.is_url(file):
         _refusing(files.check_url, file, field)
@@ -115,6 +115,8 @@ def _file(field: str, text: str, source: str) -> str:
     if not file:
         raise ValueError(f"{field}: expected the name of a file")
     path = _text(field, str(_refusing(files.local_path, file, field)), _MAX_FILE)
+    if files.is_server(file):
+        return file
     if path.startswith("~"):
         raise ValueError(f"{field}: {short(path)}: write the whole path")
     if path.startswith("/"):

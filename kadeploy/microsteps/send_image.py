@@ -17,6 +17,7 @@ from kadeploy.broadcast import chain, sink
 from kadeploy.broadcast.progress import ProgressFile
 from kadeploy.caller import account
 from kadeploy.checksums import Beginnings
+from kadeploy.config import server_files
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import ConfigError, FileError
 from kadeploy.microsteps import site_command
@@ -106,16 +107,19 @@ async def _send(method: Method, sending: _Sending, step: MicroStep) -> Mapping[s
 
 @contextmanager
 def _opened(request: Request, image: LocalImage) -> Iterator[int | None]:
-    """A user's image is lent by the workflow's process; in a run by hand it is opened with the user's rights.
+    """An image whose path may be another file by now: lent by the workflow's process, or opened anew in a run by hand.
 
     Raises:
-        FileError: the user cannot read it (any more).
+        FileError: it cannot be read with the user's rights (any more), or the administrator does not offer it.
         OptionError: the user has no account any more.
     """
     descriptor = lending.borrow(Path(request.workflow_dir), image.path) if image.lent else None
     with ExitStack() as stack:
         if descriptor is not None:
             stack.callback(os.close, descriptor)
+        elif files.is_server(image.path):
+            stream, _ = server_files.open_file(request.site, image.path)
+            descriptor = stack.enter_context(stream).fileno()
         elif image.lent:
             descriptor = stack.enter_context(files.open_as_user(image.path, account(request.user))).fileno()
         yield descriptor

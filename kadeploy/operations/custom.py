@@ -119,7 +119,12 @@ class _Checks:
         return macro, found
 
     def file(self, line: int, name: str) -> str:
-        """Absolute path of a file that the caller can read; a relative one starts beside the operations."""
+        """Absolute path of a file that the caller can read; a relative one starts beside the operations.
+
+        ``server:///PATH`` stays as it is: whether the administrator offers it is seen when the file is opened.
+        """
+        if files.is_server(name):
+            return name
         if files.is_url(name):
             raise self.refusal(line, f"{name}: a file of this machine is needed here; fetch it first.")
         try:

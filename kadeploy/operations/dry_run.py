@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import cast
 
 from kadeploy.boot import loaders, profile
-from kadeploy.caller import Account
 from kadeploy.nodeset import fold
 from kadeploy.operations import custom, plan, staging
+from kadeploy.operations.sources import Sources
 from kadeploy.operations.work import Work
 from kadeploy.runner import playbooks
 from kadeploy.runner.player import find
@@ -18,14 +18,14 @@ from kadeploy.runner.request import Assignment, profile_sources
 from kadeploy.workflow import Plan
 
 
-def lines(work: Work, account: Account) -> list[str]:
+def lines(work: Work, files: Sources) -> list[str]:
     """The plan and the boot profiles, cluster by cluster; nothing is kept, no node is touched.
 
     Raises:
         KadeployError: a file of the request is not good (see `staging.dry_run`).
     """
     asked = work.assignments
-    work = replace(work, assignments=staging.dry_run(work.assignments, account, work.uploads))
+    work = replace(work, assignments=staging.dry_run(work.assignments, files, work.uploads))
     told: list[str] = []
     for cluster, names in work.groups.items():
         details = _details(work.assignments[cluster], asked[cluster], work.plans[cluster])

@@ -36,9 +36,10 @@ from kadeploy.events import (
     Report,
 )
 from kadeploy.nodeset import fold
-from kadeploy.operations import admission, forecast, hooks, hostkeys, production, runs, staging
+from kadeploy.operations import admission, forecast, hooks, hostkeys, production, runs, sources, staging
 from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
+from kadeploy.operations.sources import Sources
 from kadeploy.operations.staging import Staged
 from kadeploy.operations.work import Work, run_folder
 from kadeploy.remote import broker, namespace
@@ -51,17 +52,20 @@ from kadeploy.workflow import Attempt, Final, Outcome
 
 
 def carry_out(
-    request: Wish, configuration: Configuration, account: Account, listener: Listener, stop: threading.Event
+    request: Wish, configuration: Configuration, account: Account | None, listener: Listener, stop: threading.Event
 ) -> Report:
     """Do what *request* asks for; files that it names are opened with the rights of *account*.
+
+    Without one they are those that the user's client has sent (see `sources.of`).
 
     Raises:
         KadeployError: the request is refused; no node was touched.
     """
-    return launch(admission.admit(request, configuration), account, listener, stop)
+    work = admission.admit(request, configuration)
+    return launch(work, sources.of(work, account), listener, stop)
 
 
-def launch(work: Work, account: Account, listener: Listener, stop: threading.Event) -> Report:
+def launch(work: Work, files: Sources, listener: Listener, stop: threading.Event) -> Report:
     """Do what was admitted; once *stop* is set it ends within seconds, with its nodes aborted and free.
 
     Raises:
@@ -71,7 +75,7 @@ def launch(work: Work, account: Account, listener: Listener, stop: threading.Eve
     with namespace.inside(work.site.network_namespace):
         _free_nodes_of_the_dead(work, listener)
         with _folder(work.folder):
-            staged = _stage(work, account, stop)
+            staged = _stage(work, files, stop)
         with closing(staged), closing(EventFile(work.folder / events.FILE_NAME)) as file:
             lent = {path: stream.fileno() for path, stream in staged.images.items()}
             work = replace(work, assignments=staged.assignments, lent=lent)
@@ -90,7 +94,7 @@ def _free_nodes_of_the_dead(work: Work, tell: Listener) -> None:
         tell(Note(text=f"workflow {wid} was left by a controller that died; its nodes are free again: {fold(names)}"))
 
 
-def _stage(work: Work, account: Account, stop: threading.Event) -> Staged:
+def _stage(work: Work, files: Sources, stop: threading.Event) -> Staged:
     """Open the user's files, in a thread: where a file system hangs, it holds up the thread, and not who interrupts.
 
     Raises:
@@ -100,7 +104,7 @@ def _stage(work: Work, account: Account, stop: threading.Event) -> Staged:
 
     def run() -> None:
         try:
-            job.set_result(staging.stage(work.assignments, work.folder, account, work.uploads))
+            job.set_result(staging.stage(work.assignments, work.folder, files, work.uploads))
         except BaseException as error:  # it is raised where it is waited for
             job.set_exception(error)
 

@@ -183,19 +183,20 @@ class Local:
 
     def plan(self, request: Wish) -> list[str]:
         """See `kadeploy.operations.dry_run.lines`."""
-        from kadeploy.operations import admission, dry_run  # noqa: PLC0415
+        from kadeploy.operations import admission, dry_run, sources  # noqa: PLC0415
 
-        return dry_run.lines(admission.admit(self._mine(request), self.configuration), self.who)
+        work = admission.admit(self._mine(request), self.configuration)
+        return dry_run.lines(work, sources.of(work, self.who))
 
     def carry_out(
         self, request: Wish, listener: Listener, stop: threading.Event, admitted: Callable[[str], None]
     ) -> Report:
         """See `kadeploy.operations.launch`."""
-        from kadeploy.operations import admission, launch  # noqa: PLC0415
+        from kadeploy.operations import admission, launch, sources  # noqa: PLC0415
 
         work = admission.admit(self._mine(request), self.configuration)
         admitted(work.wid)
-        return launch.launch(work, self.who, listener, stop)
+        return launch.launch(work, sources.of(work, self.who), listener, stop)
 
     def start(self, request: Wish) -> str:
         """See `kadeploy.operations.background`."""

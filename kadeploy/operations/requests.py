@@ -45,6 +45,8 @@ class DeployRequest(_Struct, frozen=True, kw_only=True, tag="deploy"):
     options: Options = msgspec.field(default_factory=Options)
     uploads: tuple[str, ...] = ()
     """Paths and URLs of ``-x``."""
+    files: dict[str, str] = {}
+    """SHA-256 of what the client has sent, by the name that the request has for it."""
     force_steps: dict[str, tuple[Implementation, ...]] | None = None
     """Implementations by macro-step in place of the cluster's."""
     ignore_nodes_deploying: bool = False
@@ -67,6 +69,8 @@ class RebootRequest(_Struct, frozen=True, kw_only=True, tag="reboot"):
     """``-c``: refuse when the production system cannot have survived."""
     options: Options = msgspec.field(default_factory=Options)
     uploads: tuple[str, ...] = ()
+    files: dict[str, str] = {}
+    """As in `DeployRequest`."""
     ignore_nodes_deploying: bool = False
     hook: bool = True
 

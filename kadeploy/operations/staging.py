@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,7 @@ from kadeploy.environments import soundness
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.errors import ConfigError, FileError
 from kadeploy.files import MEGA, LocalFile
+from kadeploy.operations.sources import OfAccount, Sources
 from kadeploy.runner.request import Assignment, LocalArchive, LocalImage
 from kadeploy.state.environments import require_unchanged
 
@@ -30,7 +32,7 @@ ROOT = Account("root", 0, 0, Path("/root"))
 
 @dataclass(frozen=True)
 class Staged:
-    """What nodes will get: files of ours, and images of the user that are open."""
+    """What nodes will get: files of ours, and images that are open."""
 
     assignments: dict[str, Assignment]
     """By cluster."""
@@ -51,13 +53,13 @@ class Staged:
 def stage(
     assignments: Mapping[str, Assignment],
     folder: Path,
-    account: Account,
+    sources: Sources,
     uploaded: Sequence[str] = (),
     thorough: bool = False,
 ) -> Staged:
     """*assignments* (by cluster) with the files that nodes will get.
 
-    Each file of the user is opened once, with the rights of *account*. An image stays open, everything else is copied
+    Each file is opened once, by *sources*. An image stays open, everything else is copied
     to *folder*, and so is what comes over http: nothing that follows opens a file by the name that the user gave it.
 
     *uploaded* are paths and URLs of files for the boot loader (``-x``). Archives are looked through, of images only the
@@ -68,19 +70,20 @@ def stage(
         EnvironmentRefusedError: a file is no longer what was recorded, or what nodes are to boot is not in the image.
         OptionError: uploaded files whose names do not suit boot loaders.
     """
-    files_of = _Files(account, folder / "files", thorough)
+    files_of = _Files(sources, folder / "files", thorough)
     try:
         staged = {cluster: _with_files(assignment, files_of) for cluster, assignment in assignments.items()}
+        user = next(iter(staged.values())).user
         for boot in {assignment.site.boot.http_root: assignment.site.boot for assignment in staged.values()}.values():
-            uploads.store(uploaded, boot, account, files_of.into)
+            uploads.store(uploaded, boot, user, partial(sources.opened, into=files_of.into))
     except BaseException:
         files_of.close()
         raise
-    return Staged(staged, {str(file.path): stream for stream, file in files_of.images.values()}, files_of.into)
+    return Staged(staged, files_of.open_images(), files_of.into)
 
 
 def dry_run(
-    assignments: Mapping[str, Assignment], account: Account, uploaded: Sequence[str] = ()
+    assignments: Mapping[str, Assignment], sources: Sources, uploaded: Sequence[str] = ()
 ) -> dict[str, Assignment]:
     """What `stage` would answer, with all its checks; of the files nothing is kept.
 
@@ -95,7 +98,7 @@ def dry_run(
         moved = {
             cluster: msgspec.structs.replace(assignment, site=aside) for cluster, assignment in assignments.items()
         }
-        with closing(stage(moved, folder, account, uploaded, thorough=True)) as staged:
+        with closing(stage(moved, folder, sources, uploaded, thorough=True)) as staged:
             found = staged.assignments
     return {cluster: msgspec.structs.replace(assignment, site=site) for cluster, assignment in found.items()}
 
@@ -116,37 +119,41 @@ def _folder_aside(site: Site) -> Iterator[Path]:
 class _Files:
     """Opens each file once."""
 
-    account: Account
+    sources: Sources
     into: Path
     thorough: bool
     images: dict[str, tuple[BinaryIO, LocalFile]] = field(default_factory=dict)
-    copies: dict[tuple[str, int, int], LocalFile] = field(default_factory=dict)
-    """By source, whose rights it was opened with, and limit of size: what one may read is not another's."""
+    copies: dict[tuple[str, int, bool], LocalFile] = field(default_factory=dict)
+    """By source, limit of size, and whether it is the site's own: what one may read is not another's."""
 
-    def image(self, source: str, site: Site) -> tuple[BinaryIO, LocalFile]:
+    def image(self, source: str) -> tuple[BinaryIO, LocalFile]:
         if source not in self.images:
-            self.images[source] = files.hold(source, self.into, self.account, site.state / "cache")
+            self.images[source] = self.sources.hold(source, self.into)
         return self.images[source]
 
-    def open_image(self, source: str, site: Site) -> BinaryIO:
+    def open_image(self, source: str) -> BinaryIO:
         """The image once more, from its beginning; to be closed before it is asked for again."""
-        stream, _ = self.image(source, site)
+        stream, _ = self.image(source)
         stream.seek(0)
         return os.fdopen(os.dup(stream.fileno()), "rb")
 
+    def open_images(self) -> dict[str, BinaryIO]:
+        """All that are open, by the path under which nodes get them."""
+        return {_place(source, local): stream for source, (stream, local) in self.images.items()}
+
     def require_sound_image(self, image: Image, site: Site) -> None:
         """Refuse an image that nodes could not unpack; unless this is to be thorough, its beginning is looked at."""
-        stream, found = self.image(image.file, site)
+        stream, found = self.image(image.file)
         if self.thorough:
             soundness.require_whole(found, stream, image.kind, image.file, site.state / "cache")
         else:
             soundness.require_kind(stream, image.kind, image.file)
 
-    def copy(self, source: str, limit_mb: int = 0, account: Account | None = None) -> LocalFile:
-        who = account or self.account
-        key = (source, who.uid, limit_mb)
+    def copy(self, source: str, limit_mb: int = 0, of_site: bool = False) -> LocalFile:
+        key = (source, limit_mb, of_site)
         if key not in self.copies:
-            self.copies[key] = files.fetch(source, self.into, who, limit_mb * MEGA)
+            from_where = OfAccount(self.sources.site, ROOT) if of_site else self.sources
+            self.copies[key] = from_where.copy(source, self.into, limit_mb * MEGA)
         return self.copies[key]
 
     def close(self) -> None:
@@ -177,11 +184,16 @@ def _with_environment(assignment: Assignment, files_of: _Files) -> Assignment:
 
 
 def _image(assignment: Assignment, environment: Environment, image: Image, files_of: _Files) -> LocalImage:
-    _, local = files_of.image(image.file, assignment.site)
+    _, local = files_of.image(image.file)
     require_unchanged(environment, image, local)
     files_of.require_sound_image(image, assignment.site)
-    lent = not files.is_url(image.file)
-    return LocalImage(path=str(local.path), size=local.size, sha256=local.sha256, lent=lent)
+    lent = files_of.sources.lends(image.file)
+    return LocalImage(path=_place(image.file, local), size=local.size, sha256=local.sha256, lent=lent)
+
+
+def _place(source: str, local: LocalFile) -> str:
+    """Where an image is; a file that the administrator offers is never opened by its path alone."""
+    return source if files.is_server(source) else str(local.path)
 
 
 def _with_operations(assignment: Assignment, files_of: _Files) -> Assignment:
@@ -205,9 +217,9 @@ def _with_boot_files(assignment: Assignment, files_of: _Files) -> Assignment:
         return assignment
 
     def image() -> BinaryIO:
-        _, local = files_of.image(environment.image.file, assignment.site)
+        _, local = files_of.image(environment.image.file)
         require_unchanged(environment, environment.image, local)
-        return files_of.open_image(environment.image.file, assignment.site)
+        return files_of.open_image(environment.image.file)
 
     sha256 = assignment.image.sha256 if assignment.image else environment.image.sha256
     found = kernels.provide(environment, sha256, method, assignment.site.boot, image)
@@ -241,7 +253,7 @@ def _admin(assignment: Assignment, archive: AdminArchive, files_of: _Files) -> L
     """An archive of the site; its path may be relative to the configuration folder."""
     source = str(Path(assignment.config_dir) / archive.file)
     try:
-        local = files_of.copy(source, account=ROOT)
+        local = files_of.copy(source, of_site=True)
         _require_sound(local, archive.kind, source, assignment)
     except FileError as error:
         raise FileError(f"clusters/{assignment.cluster.name}.yml: {error}") from error

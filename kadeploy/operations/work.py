@@ -47,6 +47,8 @@ class Work:
     anonymous: bool = False
     uploads: tuple[str, ...] = ()
     """Paths and URLs of files for the boot loader (``-x``)."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of what the user's client has sent, by name."""
     force: bool = False
     """Take nodes from the workflows that hold them."""
     hook: str = ""

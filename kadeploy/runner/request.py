@@ -41,7 +41,7 @@ class CustomOperation(Struct, frozen=True, kw_only=True):
     command: str = ""
     """``exec``: shell text run on the node."""
     file: str = ""
-    """``send`` and ``run``: absolute path on the controller; a copy in the run folder, once nodes are claimed."""
+    """``send`` and ``run``: absolute path or ``server:///PATH``; a copy in the run folder, once nodes are claimed."""
     destination: str = ""
     """``send``: folder or file on the node."""
     params: str = ""
@@ -54,10 +54,11 @@ class LocalImage(Struct, frozen=True, kw_only=True):
     """The image as the controller serves it."""
 
     path: str
+    """Or ``server:///PATH``."""
     size: int
     sha256: str
     lent: bool = False
-    """It is a user's file: the workflow's process lends it (`kadeploy.remote.lending`), nobody opens it by its path."""
+    """It is a user's or the administrator's file: the workflow's process lends it, nobody opens it by its path."""
 
 
 class LocalArchive(Struct, frozen=True, kw_only=True):

@@ -6,11 +6,8 @@ names the owner; public ones for everybody. Only administrators publish, and the
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import msgspec
@@ -19,14 +16,14 @@ import peewee
 from kadeploy import files
 from kadeploy.caller import Account
 from kadeploy.config.site import Site
-from kadeploy.environments import soundness
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.environments.reference import Reference
 from kadeploy.errors import DatabaseError, EnvironmentRefusedError, OptionError, RightsError
 from kadeploy.files import MEGA, LocalFile
 from kadeploy.hints import did_you_mean
-from kadeploy.state import damage
+from kadeploy.state import damage, fingerprints
 from kadeploy.state.database import connect, records, transaction
+from kadeploy.state.fingerprints import RemoteUser
 from kadeploy.state.tables import EnvironmentRow, environment_columns
 
 EVERYBODY = "*"
@@ -202,12 +199,12 @@ def _meant(site: Site, user: str, wanted: Reference) -> str:
 # --- adding and taking away ---------------------------------------------------------------------------------------
 
 
-def add(site: Site, environment: Environment, who: Account) -> Environment:
+def add(site: Site, environment: Environment, who: Account | RemoteUser) -> Environment:
     """Record one environment; see `add_all`."""
     return add_all(site, [environment], who)[0]
 
 
-def add_all(site: Site, described: Sequence[Environment], who: Account) -> list[Environment]:
+def add_all(site: Site, described: Sequence[Environment], who: Account | RemoteUser) -> list[Environment]:
     """Record environments for *who*, with the checksums of their files as they are now: all of them, or none.
 
     Raises:
@@ -333,7 +330,7 @@ def _writing(site: Site) -> Any:
 # --- changing -----------------------------------------------------------------------------------------------------
 
 
-def update_checksums(site: Site, who: Account, wanted: Reference, part: Part) -> list[Change]:
+def update_checksums(site: Site, who: Account | RemoteUser, wanted: Reference, part: Part) -> list[Change]:
     """Record the checksums of one kind of files as they are now; returns those files, changed or not.
 
     Without *version* the highest is meant.
@@ -395,7 +392,7 @@ def is_demolishing(site: Site, environment: Environment) -> bool:
     return environment.demolishing_env > site.demolishing.threshold
 
 
-def move_files(site: Site, who: Account, moves: Sequence[tuple[str, str]]) -> list[Change]:
+def move_files(site: Site, who: Account | RemoteUser, moves: Sequence[tuple[str, str]]) -> list[Change]:
     """In all environments of all users, replace files and folders (*moves*: from, to), and measure the new files.
 
     The first move that fits a file counts. Nothing is changed when one of the new files cannot be read.
@@ -426,8 +423,8 @@ def move_files(site: Site, who: Account, moves: Sequence[tuple[str, str]]) -> li
 
 def _move(source: str, target: str) -> tuple[str, str]:
     for place in (source, target):
-        if not (place.startswith("/") or files.is_url(place)):
-            raise OptionError(f"{place!r}: expected an absolute path or an http(s) URL.")
+        if not (place.startswith("/") or files.is_url(place) or files.is_server(place)):
+            raise OptionError(f"{place!r}: expected an absolute path, an http(s) URL or server:///PATH.")
     return source.rstrip("/"), target.rstrip("/")
 
 
@@ -508,35 +505,20 @@ def _map_files(environment: Environment, change: Any) -> Environment:
     )
 
 
-def _measured(site: Site, environment: Environment, who: Account, parts: Sequence[Part], whole: bool) -> Environment:
-    """*environment* with the checksums of *parts* as they are now; files are opened with the rights of *who*.
-
-    With *whole*, they are also looked through for what nodes would stumble over.
-    """
+def _measured(
+    site: Site, environment: Environment, who: Account | RemoteUser, parts: Sequence[Part], whole: bool
+) -> Environment:
+    """*environment* with the checksums of *parts* as they are now; see `fingerprints.of`."""
     limits = {"tarball": 0, "preinstall": site.limits.preinstall, "postinstalls": site.limits.postinstall}
     wanted = {id(file): limits[part] * MEGA for part in parts for file in _files(environment, (part,))}
-    cache = site.state / "cache"
 
     def measure(file: Image | Archive) -> Image | Archive:
         if id(file) not in wanted:
             return file
-        if whole:
-            found = _whole(site, file, who, wanted[id(file)])
-            return msgspec.structs.replace(file, md5=found.md5, sha256=found.sha256)
-        _, md5, sha256 = files.measure(file.file, who, wanted[id(file)], cache)
-        return msgspec.structs.replace(file, md5=md5, sha256=sha256)
+        found = fingerprints.of(site, file, who, wanted[id(file)], whole)
+        return msgspec.structs.replace(file, md5=found.md5, sha256=found.sha256)
 
     return _map_files(environment, measure)
-
-
-def _whole(site: Site, file: Image | Archive, who: Account, max_bytes: int) -> LocalFile:
-    """Checksums of a file that nodes will be able to unpack; what comes over http is not kept."""
-    cache = site.state / "cache"
-    with TemporaryDirectory(prefix="kaenv3-", dir=site.state if os.access(site.state, os.W_OK) else None) as folder:
-        stream, found = files.hold(file.file, Path(folder), who, cache, max_bytes)
-        with stream:
-            soundness.require_whole(found, stream, file.kind, file.file, cache)
-    return found
 
 
 def _changes(before: Environment, after: Environment, parts: Sequence[Part]) -> list[Change]:

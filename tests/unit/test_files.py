@@ -21,6 +21,7 @@ import pytest
 
 from kadeploy import checksums, files
 from kadeploy.caller import caller
+from kadeploy.checksums import Fingerprint
 from kadeploy.errors import FileError
 from kadeploy.files import replace_file, replacing
 
@@ -373,7 +374,7 @@ def test_two_files_of_the_same_name_do_not_meet(url: str, tmp_path: Path) -> Non
 
 
 def test_a_url_is_measured_without_being_kept(url: str) -> None:
-    assert files.measure(f"{url}/file/i.tgz", WHO) == (len(CONTENT), *digests(CONTENT))
+    assert files.measure_url(f"{url}/file/i.tgz") == Fingerprint(len(CONTENT), *digests(CONTENT))
 
 
 def test_a_few_redirects_are_followed(url: str, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from kadeploy.boot import kernels, uploads
 from kadeploy.caller import Account
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError
+from kadeploy.operations.sources import OfAccount
 from tests.unit import build
 
 COMPRESSORS = {"tgz": "gzip", "tbz2": "bzip2", "txz": "xz", "tar.zst": "zstd"}
@@ -299,8 +300,9 @@ def test_nobody_waits_while_files_are_taken_out_of_somebody_elses_image(tmp_path
         try:
             assert opened.wait(30)
             (tmp_path / "mine").write_bytes(b"mine")
-            me = Account("alice", os.geteuid(), os.getegid(), tmp_path)
-            stored = pool.submit(uploads.store, [str(tmp_path / "mine")], boot, me, tmp_path / "fetched")
+            me = OfAccount(build.site(tmp_path), Account("alice", os.geteuid(), os.getegid(), tmp_path))
+            opener = partial(me.opened, into=tmp_path / "fetched")
+            stored = pool.submit(uploads.store, [str(tmp_path / "mine")], boot, "alice", opener)
             assert stored.result(10) == ["kernels/pxe-alice--mine"]
         finally:
             go_on.set()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from kadeploy.cli import operation
 from kadeploy.config.site import BootFolders
 from kadeploy.errors import ConfigError, FileError, OptionError
 from kadeploy.files import MEGA
+from kadeploy.operations.sources import OfAccount
 from tests.unit import build
 
 ALICE = Account("alice", os.geteuid(), os.getegid(), Path("/root"))
@@ -28,9 +30,15 @@ def boot(tmp_path: Path) -> BootFolders:
     return msgspec.structs.replace(build.boot_folders(tmp_path), uploads_max_mb=1)
 
 
+def opener(boot: BootFolders, caller: Account) -> uploads.Opener:
+    """Opens what *caller* may read; what comes over http is kept in ``fetched`` meanwhile."""
+    folder = Path(boot.http_root).parent
+    return partial(OfAccount(build.site(folder), caller).opened, into=folder / "fetched")
+
+
 def store(boot: BootFolders, *sources: Path, caller: Account = ALICE) -> list[Path]:
     """Where the sources are under *http_root*."""
-    names = uploads.store([str(source) for source in sources], boot, caller, Path(boot.http_root).parent / "fetched")
+    names = uploads.store([str(source) for source in sources], boot, caller.name, opener(boot, caller))
     return [Path(boot.http_root) / name for name in names]
 
 
@@ -92,11 +100,11 @@ def test_names_that_boot_loaders_would_not_understand_are_refused(tmp_path: Path
 
 def test_a_user_cannot_take_the_name_of_another_ones_files(boot: BootFolders) -> None:
     with pytest.raises(OptionError, match="ends the user's name"):
-        uploads.name_of("/home/x/vmlinuz", Account("alice--x", 1000, 1000, Path("/home/x")))
+        uploads.name_of("/home/x/vmlinuz", "alice--x")
 
 
 def test_a_url_gives_its_last_part_as_name() -> None:
-    assert uploads.name_of("https://host/path/vmlinuz?version=6", ALICE) == "pxe-alice--vmlinuz"
+    assert uploads.name_of("https://host/path/vmlinuz?version=6", "alice") == "pxe-alice--vmlinuz"
 
 
 def test_two_files_of_one_name_in_one_request_are_refused(tmp_path: Path, boot: BootFolders) -> None:
@@ -123,7 +131,7 @@ def test_a_stream_that_does_not_end_is_cut_off_and_nothing_is_left(tmp_path: Pat
 
 @pytest.mark.parametrize(("user", "file"), [("a-", "x"), ("a", "x"), ("a", "x--y"), ("a", "x-")])
 def test_a_stored_name_tells_user_and_file_apart(boot: BootFolders, user: str, file: str) -> None:
-    name = uploads.name_of(file, ALICE._replace(name=user))
+    name = uploads.name_of(file, user)
     readings = [
         (name[len(uploads.PREFIX) : at], name[at + 2 :])
         for at in range(len(uploads.PREFIX), len(name))
@@ -132,7 +140,7 @@ def test_a_stored_name_tells_user_and_file_apart(boot: BootFolders, user: str, f
     possible = []
     for each, base in readings:
         with contextlib.suppress(OptionError):
-            possible += [(each, base)] * (uploads.name_of(base, ALICE._replace(name=each)) == name)
+            possible += [(each, base)] * (uploads.name_of(base, each) == name)
     assert possible == [(user, file)]
 
 
@@ -162,7 +170,7 @@ def upload(room: BootFolders, tmp_path: Path, name: str, *, written: float = 0, 
     """A file of one megabyte, uploaded and read last that many seconds ago."""
     source = tmp_path / name
     source.write_bytes(b"x" * MEGA)
-    [stored] = uploads.store([str(source)], room, ALICE, tmp_path / "fetched")
+    [stored] = uploads.store([str(source)], room, "alice", opener(room, ALICE))
     path, now = Path(room.http_root) / stored, time.time()
     os.utime(path, (now - read, now - written))
     return path

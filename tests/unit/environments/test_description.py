@@ -119,9 +119,23 @@ def test_demolishing_is_a_counter_or_a_boolean(text: str, counter: int) -> None:
     assert parse(f"{LINUX}demolishing_env : {text}\n", source="e").demolishing_env == counter
 
 
-@pytest.mark.parametrize("file", ["/i.tgz", "file:///i.tgz", "server:///i.tgz", "local:///i.tgz"])
+@pytest.mark.parametrize("file", ["/i.tgz", "file:///i.tgz", "local:///i.tgz"])
 def test_a_file_of_this_machine_has_several_spellings(file: str) -> None:
     assert parse(LINUX.replace("/images/min.tgz", file), source="e").image.file == "/i.tgz"
+
+
+def test_a_file_that_the_administrator_offers_keeps_its_name_in_every_written_form() -> None:
+    text = LINUX.replace("/images/min.tgz", "server:///srv/a%20b.tgz") + "postinstall : server:///srv/p.tgz|tgz|none\n"
+    environment = parse(text, source="e")
+    assert environment.image.file == "server:///srv/a%20b.tgz"
+    assert environment.postinstalls[0].file == "server:///srv/p.tgz"
+    for form in ("wiki", "yaml", "json"):
+        assert parse(write([environment], form), source="http://host/e") == environment
+
+
+@pytest.mark.parametrize("file", ["server://host/i.tgz", "server://", "server:///a%0Ab", "server:///" + 2100 * "a"])
+def test_a_malformed_name_of_a_file_that_the_administrator_offers_is_refused(file: str) -> None:
+    assert "tarball" in refusal(LINUX.replace("/images/min.tgz", file))
 
 
 def test_a_relative_path_starts_at_the_descriptions_folder() -> None:
@@ -232,9 +246,9 @@ def test_several_printed_environments_are_read_back_as_several() -> None:
 
 def test_the_later_yaml_form_is_read() -> None:
     environment = parse(YAML, source="env.yaml")
-    assert environment.image == Image(file="/images/debian12.tar.zst", kind="tar.zst")
+    assert environment.image == Image(file="server:///images/debian12.tar.zst", kind="tar.zst")
     assert environment.postinstalls == (
-        Archive(file="/post/g5k.tgz", kind="tgz", script="g5k-postinstall --net debian"),
+        Archive(file="server:///post/g5k.tgz", kind="tgz", script="g5k-postinstall --net debian"),
     )
     assert (environment.fdisktype, environment.environment_kind, environment.version) == ("83", "linux", 2024)
 

@@ -128,7 +128,7 @@ def test_custom_variables_are_texts() -> None:
 
 def test_an_image_on_several_partitions_is_kept_whole() -> None:
     environment = one("3.1.7-multipart-fsa.dsc")
-    assert environment.image == Image(file="/srv/images/windows7.fsa", kind="fsa3")
+    assert environment.image == Image(file="server:///srv/images/windows7.fsa", kind="fsa3")
     assert environment.partitions == (FileSystem(id=0, device="/dev/sda1"), FileSystem(id=1, device="/dev/sda2"))
     assert (environment.multipart, environment.block_device, environment.boot_partition) == (True, "/dev/sda", 1)
     assert one("3.1.7-fsa.dsc").image.kind == "fsa3"
@@ -139,7 +139,7 @@ def test_an_image_on_several_partitions_is_kept_whole() -> None:
 def test_each_partition_may_have_an_image_of_its_own() -> None:
     environment = one("4-partitions-with-images.dsc")
     assert [image.file for image in environment.images] == [
-        "/srv/root.tar.zst",
+        "server:///srv/root.tar.zst",
         str(FOLDER / "home.txz"),
         "/srv/data.gz",
     ]

@@ -37,7 +37,7 @@ from kadeploy.events import (
     StepResult,
     StepStarted,
 )
-from kadeploy.operations import admission, launch
+from kadeploy.operations import admission, launch, sources
 from kadeploy.operations.requests import PowerRequest, RebootRequest, Recorded
 from kadeploy.operations.work import Work, run_folder
 from kadeploy.runner import player, request
@@ -90,7 +90,7 @@ def go(
     work: Work, stop: threading.Event | None = None, ear: Ear | None = None, listener: Listener | None = None
 ) -> tuple[Report, Ear]:
     ear = ear or Ear()
-    return launch.launch(work, ALICE, listener or ear, stop or threading.Event()), ear
+    return launch.launch(work, sources.of(work, ALICE), listener or ear, stop or threading.Event()), ear
 
 
 def states(site: Site) -> dict[str, tuple[str, str]]:

@@ -16,7 +16,7 @@ from kadeploy.caller import Account
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Runs, Site
 from kadeploy.environments.environment import Environment, Image
-from kadeploy.operations import admission, launch, runs
+from kadeploy.operations import admission, launch, runs, sources
 from kadeploy.operations.work import Work, run_folder
 from kadeploy.state import environments, journal
 from kadeploy.state.database import connect
@@ -119,7 +119,7 @@ def test_an_image_that_came_over_http_is_there_while_the_operation_runs_and_gone
         return sum(path.read_bytes() == IMAGE for path in files)
 
     seen: list[int] = []
-    report = launch.launch(work, root, lambda _: seen.append(images()), threading.Event())
+    report = launch.launch(work, sources.of(work, root), lambda _: seen.append(images()), threading.Event())
     assert not report.ko
     assert set(seen) == {1}
     assert images() == 0
@@ -127,7 +127,7 @@ def test_an_image_that_came_over_http_is_there_while_the_operation_runs_and_gone
 
 def test_the_end_of_an_operation_removes_what_is_too_old(work: Work, root: Account) -> None:
     old = run(work.site, "D-old", 40)
-    launch.launch(work, root, lambda _: None, threading.Event())
+    launch.launch(work, sources.of(work, root), lambda _: None, threading.Event())
     assert not old.exists()
     assert (work.folder / "events.jsonl").exists()
     assert Workflow.get_by_id("D-old").ended

@@ -11,13 +11,15 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from kadeploy import checksums
 from kadeploy.caller import Account
 from kadeploy.config.cluster import AdminArchive, Loader
 from kadeploy.config.site import Limits
 from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError
-from kadeploy.files import MEGA, measure
+from kadeploy.files import MEGA
 from kadeploy.operations import staging
+from kadeploy.operations.sources import OfAccount
 from kadeploy.runner.request import Assignment, CustomOperation, LocalArchive, LocalImage, NextBoot, Options
 from tests.unit import build
 
@@ -29,14 +31,21 @@ INSTALLS = pytest.mark.parametrize("which", ["preinstall", "postinstall"])
 def stage(assignment: Assignment, account: Account = ME, uploads: tuple[str, ...] = ()) -> Assignment:
     """*assignment* with its files."""
     folder = Path(assignment.workflow_dir) / "run"
-    with closing(staging.stage({"gdx": assignment}, folder, account, uploads)) as staged:
+    with closing(staging.stage({"gdx": assignment}, folder, OfAccount(assignment.site, account), uploads)) as staged:
         return staged.assignments["gdx"]
+
+
+def sums(path: Path) -> tuple[str, str]:
+    """MD5 and SHA-256."""
+    with path.open("rb") as stream:
+        found = checksums.of(stream)
+    return found.md5, found.sha256
 
 
 def archive(path: Path, content: bytes = b"archive") -> Archive:
     """A recorded archive: with the checksums that it has now."""
     path.write_bytes(build.packed(content))
-    _, md5, sha256 = measure(str(path), ME)
+    md5, sha256 = sums(path)
     return Archive(file=str(path), kind="tgz", script="go", md5=md5, sha256=sha256)
 
 
@@ -46,7 +55,7 @@ def environment(folder: Path, **changes: Any) -> Environment:
     (folder / "tree" / "vmlinuz").write_bytes(b"kernel")
     path = folder / "image.tgz"
     subprocess.run(["tar", "-C", folder / "tree", "-czf", path, "."], check=True)
-    _, md5, sha256 = measure(str(path), ME)
+    md5, sha256 = sums(path)
     return build.environment(image=Image(file=str(path), kind="tgz", md5=md5, sha256=sha256), **changes)
 
 
@@ -74,7 +83,7 @@ def test_images_of_partitions_are_opened_and_lent_like_the_environments_own(tmp_
     places = (FileSystem(id=0, device="/dev/sda3"), FileSystem(id=1, device="/dev/sda5", filesystem="xfs", image=own))
     parted = environment(tmp_path, multipart=True, partitions=places, block_device="/dev/sda", boot_partition=3)
     assignment = build.assignment(tmp_path, environment=parted)
-    with closing(staging.stage({"gdx": assignment}, tmp_path / "run", ME)) as staged:
+    with closing(staging.stage({"gdx": assignment}, tmp_path / "run", OfAccount(assignment.site, ME))) as staged:
         (found,) = staged.assignments["gdx"].partition_images
         assert (found.path, found.lent, found.size) == (own.file, True, (tmp_path / "own.tgz").stat().st_size)
         assert set(staged.images) == {parted.image.file, own.file}
@@ -88,7 +97,7 @@ def test_an_image_stays_the_file_that_was_checked_whatever_its_name_stands_for_l
     path, secret = tmp_path / "image.tgz", tmp_path / "secret"
     content = path.read_bytes()
     secret.write_bytes(b"of the administrator")
-    with closing(staging.stage({"gdx": assignment}, tmp_path / "run", ME)) as staged:
+    with closing(staging.stage({"gdx": assignment}, tmp_path / "run", OfAccount(assignment.site, ME))) as staged:
         path.unlink()
         path.symlink_to(secret)
         assert os.pread(staged.images[str(path)].fileno(), len(content) + 1, 0) == content
@@ -169,7 +178,7 @@ def test_an_archive_that_nodes_could_not_unpack_is_refused(tmp_path: Path, which
     assignment, file = with_install(tmp_path, which)
     broken = build.packed(os.urandom(10_000))[:-100]
     file.write_bytes(broken)
-    _, md5, sha256 = measure(str(file), ME)
+    md5, sha256 = sums(file)
     recorded = msgspec.structs.replace(archive(file), md5=md5, sha256=sha256)
     installs = {"preinstall": recorded} if which == "preinstall" else {"postinstalls": (recorded,)}
     file.write_bytes(broken)
@@ -196,7 +205,7 @@ def test_an_image_is_looked_at_before_a_deployment_and_looked_through_by_a_dry_r
     assignment = build.assignment(tmp_path, environment=build.environment(image=image))
     for said, act in (
         (deployed, lambda: stage(assignment)),
-        (rehearsed, lambda: staging.dry_run({"gdx": assignment}, ME)),
+        (rehearsed, lambda: staging.dry_run({"gdx": assignment}, OfAccount(assignment.site, ME))),
     ):
         if not said:
             act()
@@ -253,7 +262,9 @@ def test_what_the_site_reads_for_itself_is_not_lent_to_a_user_who_names_it(open_
 
 def test_what_all_clusters_need_is_the_same_for_all(tmp_path: Path) -> None:
     assignment, _ = with_install(tmp_path, "postinstall")
-    with closing(staging.stage({"gdx": assignment, "nvm": assignment}, tmp_path / "run", ME)) as opened:
+    with closing(
+        staging.stage({"gdx": assignment, "nvm": assignment}, tmp_path / "run", OfAccount(assignment.site, ME))
+    ) as opened:
         staged = opened.assignments
     assert staged["gdx"] == staged["nvm"]
 
@@ -302,7 +313,7 @@ def test_a_dry_run_finds_the_same_and_leaves_no_file(tmp_path: Path) -> None:
     assignment = build.assignment(tmp_path, environment=environment(tmp_path), cluster=PURE_PXE)
     upload = tmp_path / "vmlinuz"
     upload.write_bytes(b"mine")
-    tried = staging.dry_run({"gdx": assignment}, ME, [str(upload)])
+    tried = staging.dry_run({"gdx": assignment}, OfAccount(assignment.site, ME), [str(upload)])
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(("env-", "pxe-", "dry-run-"))]
     assert tried == {"gdx": stage(assignment, uploads=(str(upload),))}
 
@@ -310,7 +321,7 @@ def test_a_dry_run_finds_the_same_and_leaves_no_file(tmp_path: Path) -> None:
 def test_a_dry_run_refuses_what_the_operation_would_refuse(tmp_path: Path) -> None:
     assignment, file = with_install(tmp_path, "postinstall")
     with pytest.raises(FileError, match="nonesuch"):
-        staging.dry_run({"gdx": assignment}, ME, [str(tmp_path / "nonesuch")])
+        staging.dry_run({"gdx": assignment}, OfAccount(assignment.site, ME), [str(tmp_path / "nonesuch")])
     file.write_bytes(b"changed")
     with pytest.raises(EnvironmentRefusedError, match="has changed"):
-        staging.dry_run({"gdx": assignment}, ME)
+        staging.dry_run({"gdx": assignment}, OfAccount(assignment.site, ME))
