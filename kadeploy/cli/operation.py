@@ -27,7 +27,7 @@ from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
 from kadeploy.events import Report
-from kadeploy.operations import background, dry_run, forecast, hostkeys
+from kadeploy.operations import background, dry_run, forecast, hostkeys, record
 from kadeploy.operations.launch import launch
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.work import Work
@@ -405,6 +405,7 @@ def _signals(stop: threading.Event, work: Work, display: Display) -> Iterator[No
     """SIGINT and SIGTERM set *stop*; a second one leaves at once, and takes what was started along."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
+        record.stop(work.folder)
         if stop.is_set():
             player.end_processes(work.folder)
             display.abandon()
