@@ -82,6 +82,15 @@ def is_user_name(text: str) -> bool:
     return text.isprintable() and _NAME.fullmatch(text) is not None
 
 
+def own() -> Account:
+    """The account that this process runs as.
+
+    Raises:
+        OptionError: there is none any more.
+    """
+    return account(pwd.getpwuid(os.geteuid()).pw_name)
+
+
 # --- the caller's environment ---------------------------------------------------------------------------------------
 
 _KEPT = re.compile(

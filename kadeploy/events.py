@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -119,6 +120,8 @@ class Note(_Event, frozen=True, kw_only=True):
     """Something that people should know."""
 
     text: str
+    resumed: bool = False
+    """The workflow goes on from here after its controller died: attempts that had not ended begin anew."""
 
 
 class Ended(_Event, frozen=True, kw_only=True):
@@ -141,18 +144,20 @@ _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 class EventFile:
     """A listener that appends each event to a file of the run, readable for its owner alone.
 
-    What cannot be written (a full disk) is left out: the operation matters more than its file.
+    What cannot be written (a full disk) is left out: the operation matters more than its file. A line that was not
+    finished, also by a dead writer before this one, is ended first.
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        size = os.fstat(self._descriptor).st_size
+        self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
 
     def __call__(self, event: Event) -> None:
         """Append one line."""
-        try:
-            os.write(self._descriptor, _ENCODER.encode(event) + b"\n")
-        except OSError:
-            return
+        line = b"\n" * self._torn + _ENCODER.encode(event) + b"\n"
+        with suppress(OSError):
+            self._torn = os.write(self._descriptor, line) < len(line)
 
     def close(self) -> None:
         """Nothing more will come."""
@@ -163,12 +168,12 @@ def read(path: Path) -> Iterator[Event]:
     """The events of a run's file, in order; a line that its writer did not finish is passed over."""
     with path.open("rb") as lines:
         for line in lines:
-            if (event := parsed(line)) is not None:
+            if event := decode(line):
                 yield event
 
 
-def parsed(line: bytes) -> Event | None:
-    """The event that a line of a run's file holds; None where it holds none, or a part of one."""
+def decode(line: bytes) -> Event | None:
+    """The event of a line; None: its writer did not finish it."""
     try:
         return _DECODER.decode(line)
     except msgspec.DecodeError:

@@ -6,6 +6,9 @@ next implementation of the same macro-step, then are KO for good. Sets never mer
 macro-step only if it has lost what that one did: then its next try begins there. Nodes that are LATE leave the set as
 well, which goes on without them: they go on with the same try from the micro-step in which they are, as a set of their
 own.
+
+A workflow whose process died goes on from the `Way` of each node: one at its end keeps it, the others begin their try
+anew, those that are at the same place as one set.
 """
 
 from __future__ import annotations
@@ -134,6 +137,84 @@ class Final:
     """The workflow was stopped before this node came to an end (its verdict is KO)."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an attempt stands in the plan."""
+
+    step: int = 0
+    choice: int = 0
+    retry: int = 0
+    then: Place | None = None
+    """Where nodes go on once they are through the macro-step, when they have come back to it."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How far a node has come in a workflow, as its attempts tell: what another process needs to go on with it."""
+
+    place: Place | None = Place()
+    """Where its next attempt stands, or the one that runs; None: it is at its end."""
+    history: tuple[Tried, ...] = ()
+    last: Outcome = Outcome(Verdict.OK)
+    """How the attempt before ended."""
+    lost: float = 0.0
+    """Seconds that attempts at this place took which came to no end."""
+    final: Final | None = None
+    """Its end, once it was told."""
+
+    def at(self, plan: Plan, attempt: Attempt) -> Way:
+        """The same where *attempt* stands, should that be elsewhere: what led there was not told."""
+        names = [name for name, _ in plan]
+        step = names.index(attempt.macro_step)
+        choice = [way.name for way in plan[step][1]].index(attempt.implementation)
+        here = Place(step, choice, attempt.retry)
+        return self if self.place and replace(self.place, then=None) == here else replace(self, place=here)
+
+    def after(self, plan: Plan, attempt: Attempt, outcome: Outcome, seconds: float) -> Way:
+        """What comes after an attempt that took *seconds*."""
+        place = self.place or Place()
+        stays = outcome.verdict is Verdict.LATE
+        tried = Tried(attempt, outcome.verdict, seconds + self.lost)
+        return Way(place if stays else _next(plan, place, outcome), (*self.history, tried), outcome)
+
+    def interrupted(self, seconds: float = 0.0) -> Way:
+        """Its try begins anew, after an attempt that came to no end within *seconds*."""
+        if self.final or not self.place:
+            return self
+        history, lost = self.history, self.lost + seconds
+        if history and history[-1].verdict is Verdict.LATE:  # it was in the middle of its try
+            *before, late = history
+            history, lost = tuple(before), lost + late.seconds
+        return replace(self, history=history, lost=lost, last=Outcome(Verdict.OK))
+
+
+def _next(plan: Plan, place: Place, outcome: Outcome) -> Place | None:
+    """Where a node goes from *place*, unless it is LATE; None: nowhere."""
+    if outcome.verdict is Verdict.BRK:
+        return None
+    if outcome.verdict is Verdict.KO:
+        return _ways_on(plan, place)[outcome.again]
+    following = place.then or Place(place.step + 1)
+    return following if following.step < len(plan) else None
+
+
+def _ways_on(plan: Plan, place: Place) -> dict[Again, Place | None]:
+    """Where nodes that are KO at *place* try again, each in its way."""
+    another = _another_way(plan, place)
+    back = another and place.step > 0 and Place(place.step - 1, then=another)
+    return {"": another, "before": back or another, "never": None}
+
+
+def _another_way(plan: Plan, place: Place) -> Place | None:
+    """Where the KO nodes of an attempt go: another try, the next implementation, or None, nowhere."""
+    implementations = plan[place.step][1]
+    if place.retry < implementations[place.choice].retries:
+        return replace(place, retry=place.retry + 1)
+    if place.choice + 1 < len(implementations):
+        return replace(place, choice=place.choice + 1, retry=0)
+    return None
+
+
 Perform = Callable[[Attempt, tuple[str, ...]], Mapping[str, Outcome]]
 """Does one attempt on some nodes and answers with their outcomes; it minds the time-out and the stop event itself."""
 
@@ -159,32 +240,23 @@ def run(
     stop: threading.Event,
     *,
     numbers: Iterator[int] | None = None,
+    ways: Mapping[str, Way] | None = None,
 ) -> dict[str, Final]:
     """Bring *nodes* through *plan* and answer with the end of each.
 
     *perform* runs in a thread per set of nodes. Once *stop* is set no attempt begins, and the nodes that are not at
     their end are aborted as soon as the running attempts answer. *numbers* numbers the attempts, for automata that
-    share a workflow.
+    share a workflow. *ways* tells how far nodes have come already; the others begin.
     """
-    return _Automaton(plan, perform, observer, stop, numbers or itertools.count(1)).run(tuple(dict.fromkeys(nodes)))
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where an attempt stands in the plan."""
-
-    step: int = 0
-    choice: int = 0
-    retry: int = 0
-    then: _Place | None = None
-    """Where nodes go on once they are through the macro-step, when they have come back to it."""
+    automaton = _Automaton(plan, perform, observer, stop, numbers or itertools.count(1))
+    return automaton.run({node: (ways or {}).get(node, Way()) for node in nodes})
 
 
 @dataclass(frozen=True)
 class _End:
     """What a thread reports when its attempt is over."""
 
-    place: _Place
+    place: Place
     attempt: Attempt
     nodes: tuple[str, ...]
     outcomes: dict[str, Outcome]
@@ -202,12 +274,20 @@ class _Automaton:
     ends: queue.SimpleQueue[_End] = field(default_factory=queue.SimpleQueue)
     running: int = 0
     history: dict[str, tuple[Tried, ...]] = field(default_factory=dict)
+    lost: dict[str, float] = field(default_factory=dict)
     finals: dict[str, Final] = field(default_factory=dict)
 
-    def run(self, nodes: tuple[str, ...]) -> dict[str, Final]:
-        self.history = dict.fromkeys(nodes, ())
+    def run(self, ways: Mapping[str, Way]) -> dict[str, Final]:
+        self.history = {node: way.history for node, way in ways.items()}
+        self.lost = {node: way.lost for node, way in ways.items()}
+        self.finals = {node: way.final for node, way in ways.items() if way.final}
+        sets: dict[Place | None, dict[str, Outcome]] = {}
+        for node, way in ways.items():
+            if node not in self.finals:
+                sets.setdefault(way.place, {})[node] = way.last
         try:
-            self._enter(_Place(), {node: Outcome(Verdict.OK) for node in nodes})
+            for place, nodes in sets.items():
+                self._enter(place, nodes)
             while self.running:
                 end = self.ends.get()
                 self.running -= 1
@@ -215,9 +295,9 @@ class _Automaton:
         except BaseException:
             self._abandon()
             raise
-        return {node: self.finals[node] for node in nodes}
+        return {node: self.finals[node] for node in ways}
 
-    def _enter(self, place: _Place | None, nodes: Mapping[str, Outcome]) -> None:
+    def _enter(self, place: Place | None, nodes: Mapping[str, Outcome]) -> None:
         """Start an attempt, unless the nodes are at their end."""
         if not nodes:
             return
@@ -228,7 +308,7 @@ class _Automaton:
         else:
             self._start(place, tuple(nodes))
 
-    def _start(self, place: _Place, nodes: tuple[str, ...], goes_on: GoesOn | None = None) -> None:
+    def _start(self, place: Place, nodes: tuple[str, ...], goes_on: GoesOn | None = None) -> None:
         macro_step, implementations = self.plan[place.step]
         chosen = implementations[place.choice]
         attempt = Attempt(macro_step, chosen.name, place.retry, chosen.timeout, next(self.numbers), goes_on)
@@ -236,7 +316,7 @@ class _Automaton:
         threading.Thread(target=self._attempt, args=(place, attempt, nodes), name=f"try-{attempt.number}").start()
         self.running += 1
 
-    def _attempt(self, place: _Place, attempt: Attempt, nodes: tuple[str, ...]) -> None:
+    def _attempt(self, place: Place, attempt: Attempt, nodes: tuple[str, ...]) -> None:
         start = time.monotonic()
         missing = Outcome(Verdict.KO, f"{attempt.implementation}: no verdict")
         try:
@@ -252,23 +332,20 @@ class _Automaton:
     def _part(self, end: _End) -> None:
         """Send each node where its verdict leads."""
         for node, outcome in end.outcomes.items():
-            self.history[node] += (Tried(end.attempt, outcome.verdict, end.seconds),)
+            self.history[node] += (Tried(end.attempt, outcome.verdict, end.seconds + self.lost.pop(node, 0.0)),)
         self.observer.ended(end.attempt, end.outcomes, end.seconds)
         sets = {verdict: {n: o for n, o in end.outcomes.items() if o.verdict is verdict} for verdict in Verdict}
         self._finish(sets[Verdict.BRK])
-        self._enter(end.place.then or _Place(end.place.step + 1), sets[Verdict.OK])
+        self._enter(end.place.then or Place(end.place.step + 1), sets[Verdict.OK])
         if self.stop.is_set():
             self._finish(sets[Verdict.KO] | sets[Verdict.LATE], aborted=True)
         else:
             self._again(end.place, sets[Verdict.KO])
             self._go_on(end, sets[Verdict.LATE])
 
-    def _again(self, place: _Place, ko: Mapping[str, Outcome]) -> None:
+    def _again(self, place: Place, ko: Mapping[str, Outcome]) -> None:
         """Try again with nodes that are KO, each in its way."""
-        another = self._another_way(place)
-        back = another and place.step > 0 and _Place(place.step - 1, then=another)
-        ways: dict[Again, _Place | None] = {"": another, "before": back or another, "never": None}
-        for again, way in ways.items():
+        for again, way in _ways_on(self.plan, place).items():
             self._enter(way, {node: outcome for node, outcome in ko.items() if outcome.again == again})
 
     def _go_on(self, end: _End, late: Mapping[str, Outcome]) -> None:
@@ -278,15 +355,6 @@ class _Automaton:
             sets.setdefault(GoesOn(outcome.micro_step, end.begun, outcome.seconds), []).append(node)
         for goes_on, nodes in sets.items():
             self._start(end.place, tuple(nodes), goes_on)
-
-    def _another_way(self, place: _Place) -> _Place | None:
-        """Where the KO nodes of an attempt go: another try, the next implementation, or None, nowhere."""
-        implementations = self.plan[place.step][1]
-        if place.retry < implementations[place.choice].retries:
-            return replace(place, retry=place.retry + 1)
-        if place.choice + 1 < len(implementations):
-            return replace(place, choice=place.choice + 1, retry=0)
-        return None
 
     def _finish(self, nodes: Mapping[str, Outcome], aborted: bool = False) -> None:
         if not nodes:

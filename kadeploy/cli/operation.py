@@ -379,12 +379,12 @@ def carry_out(service: Service, request: Wish, display: Display, outputs: Output
         if outputs.wid:
             shell.write_names(outputs.wid, [wid])
 
-    def abandon() -> None:
+    def interrupt() -> None:
         for wid in wids:
-            service.abandon(wid)
+            (service.abandon if stop.is_set() else service.interrupted)(wid)
 
     stop = threading.Event()
-    with _signals(stop, display, abandon), display.live():
+    with _signals(stop, display, interrupt), display.live():
         report = service.carry_out(request, display, stop, admitted)
     outputs.fill(report)
     return report
@@ -527,12 +527,12 @@ def status(report: Report, site: Site) -> int:
 
 
 @contextmanager
-def _signals(stop: threading.Event, display: Display, abandon: Callable[[], None]) -> Iterator[None]:
+def _signals(stop: threading.Event, display: Display, interrupt: Callable[[], None]) -> Iterator[None]:
     """SIGINT and SIGTERM set *stop*; a second one leaves at once, and takes what was started along."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
+        interrupt()
         if stop.is_set():
-            abandon()
             display.abandon()
             os._exit(UserInterruptError.exit_code)
         stop.set()

@@ -15,7 +15,7 @@ from kadeploy.config.cluster import Cluster
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import BrokenOffError, DatabaseError, ServiceError
+from kadeploy.errors import BrokenOffError, DatabaseError, ServiceError, UserInterruptError
 from kadeploy.nodeset import fold
 from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
 from kadeploy.state import damage
@@ -217,7 +217,7 @@ class Remote:
         try:
             report = self.attach(wid, listener, stop)
             if report is None:
-                self.cancel(wid)
+                self._cancelled(request, wid)
                 report = self._followed(wid, listener, lambda: False)
         except ServiceError as error:
             raise BrokenOffError(f"{error} {wid} goes on: kadeploy3 --attach {wid} follows it.") from error
@@ -226,6 +226,11 @@ class Remote:
                 f"{wid} goes on, and nobody tells of it any more: kadeploy3 --attach {wid} follows it."
             )
         return report
+
+    def _cancelled(self, request: Wish, wid: str) -> None:
+        if getattr(request, "operation", "") == "status":
+            raise UserInterruptError("Interrupted; nothing was changed.")
+        self.cancel(wid)
 
     def attach(self, wid: str, listener: Listener, stop: threading.Event) -> Report | None:
         """``GET /v1/workflows/WID/events``."""
@@ -240,7 +245,7 @@ class Remote:
             if message.event == "gone":
                 msgspec.json.decode(message.data, type=Refusal).raised()
             self._seen[wid] = message.number
-            event = events.parsed(message.data)
+            event = events.decode(message.data)
             if event is not None:
                 listener(event)
             if isinstance(event, events.Ended):
@@ -255,6 +260,9 @@ class Remote:
     def cancel(self, wid: str) -> bool:
         """``DELETE /v1/workflows/WID``."""
         return self._http.ask("DELETE", f"/v1/workflows/{quote(wid, safe='')}", _Cancelled).was_running
+
+    def interrupted(self, wid: str) -> None:
+        """`carry_out` hears of it."""
 
     def abandon(self, wid: str) -> None:
         """Nothing is left over: what was begun goes to its end without us."""

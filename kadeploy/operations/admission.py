@@ -40,6 +40,7 @@ from kadeploy.runner import inventory, playbooks, roles
 from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode, profile_sources
 from kadeploy.state import environments, journal, rights
 from kadeploy.state.nodes import NO_ENVIRONMENT, State
+from kadeploy.state.nodes import Recorded as OnNode
 from kadeploy.workflow import Operation
 
 
@@ -92,7 +93,7 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         notes += [f"{name}: {change}" for change in changes]
     _singular(options, request.nodes)
     assignments = _as_planned(assignments, plans)
-    kept = NO_ENVIRONMENT if anonymous else environment
+    kept = NO_ENVIRONMENT if anonymous else OnNode.of(environment)
     return parts.work(
         assignments,
         plans,
@@ -286,7 +287,8 @@ def _reboot_states(kind: RebootKind, environment: Environment | None, assignment
     if kind == "env_recorded":
         on_production = all(each.partition == each.cluster.disk.number("prod") for each in assignments.values())
         state: State = "prod_env" if on_production else "recorded_env"
-        return States("rebooting", state, "reboot_failed", ok_environment=environment)
+        kept = OnNode.of(environment) if environment else None
+        return States("rebooting", state, "reboot_failed", ok_environment=kept)
     return States("rebooting", "rebooted", "reboot_failed")
 
 

@@ -1,4 +1,4 @@
-"""``--no-wait``: an operation in a process of its own, in a session of its own.
+"""An operation in a process of its own, in a session of its own: begun there, or gone on with there.
 
 Who asks waits until the operation has begun, or is refused; then the process belongs to nobody. What it does is in the
 journal and in the event file of its run, and what goes wrong with the process itself in `errors` beside it.
@@ -17,34 +17,42 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 import msgspec
 
 from kadeploy.caller import Account
-from kadeploy.config.folder import load_configuration
+from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Site
-from kadeploy.errors import KadeployError
-from kadeploy.events import Began, Ended, Event
+from kadeploy.errors import KadeployError, OptionError
+from kadeploy.events import Began, Ended, Event, Note, Report
+from kadeploy.operations import record
 from kadeploy.operations.launch import carry_out
 from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequest, Wish
+from kadeploy.operations.resume import go_on
 from kadeploy.operations.work import run_folder
+from kadeploy.process import Controller, is_alive, is_here
+from kadeploy.state import controllers
 from kadeploy.state.controllers import ERRORS
 
 
-class _Order(msgspec.Struct, frozen=True):
-    """What the process is told on its standard input."""
+class _Begin(msgspec.Struct, frozen=True, tag="begin"):
+    """Carry out a wish; the process is told on its standard input."""
 
     request: DeployRequest | RebootRequest | PowerRequest
     config_dir: str
-    name: str
-    uid: int
-    gid: int
-    home: str
+    account: Account | None
+    """Whose files they are; None: the user's client has sent them."""
 
-    @property
-    def account(self) -> Account:
-        return Account(self.name, self.uid, self.gid, Path(self.home))
+
+class _GoOn(msgspec.Struct, frozen=True, tag="go_on"):
+    """Go on with a workflow whose controller died."""
+
+    wid: str
+    config_dir: str
+
+
+_Order = _Begin | _GoOn
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -54,13 +62,26 @@ class _Answer(msgspec.Struct, frozen=True):
     refusal: str = ""
 
 
-def start(request: Wish, config_dir: Path, account: Account) -> str:
+def start(request: Wish, config_dir: Path, account: Account | None) -> str:
     """Carry out *request* in the background: the workflow id, once the operation has begun.
 
     Raises:
         KadeployError: the request is refused, or none of its nodes can take part; no node was touched.
     """
-    order = _Order(request, str(config_dir.resolve()), account.name, account.uid, account.gid, str(account.home))
+    return _started(_Begin(request, str(config_dir.resolve()), account))
+
+
+def resume(wid: str, config_dir: Path) -> None:
+    """Go on with *wid*, whose controller died, in the background; returns once it goes on.
+
+    Raises:
+        KadeployError: it cannot go on, or does so in another process already.
+    """
+    _started(_GoOn(wid, str(config_dir.resolve())))
+
+
+def _started(order: _Order) -> str:
+    """Start a process and give it its order: the workflow id, once the operation has begun."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", __name__],
         stdin=subprocess.PIPE,
@@ -68,7 +89,7 @@ def start(request: Wish, config_dir: Path, account: Account) -> str:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    said = _exchange(process, msgspec.json.encode(order))
+    said = _exchange(process, record.encode(order))
     threading.Thread(target=process.wait, daemon=True).start()  # so that it leaves no zombie behind
     try:
         answer = msgspec.json.decode(said, type=_Answer)
@@ -87,20 +108,71 @@ def _exchange(process: subprocess.Popen[bytes], order: bytes) -> bytes:
         return out.read()
 
 
+Cancelled = Literal["stopping", "dead", "ended"]
+"""What became of a workflow that was to be stopped: it stops within seconds, its controller is dead, it had ended."""
+
+
+def cancel(site: Site, wid: str) -> Cancelled:
+    """Stop *wid*, as Ctrl-C would; nobody goes on with it afterwards, not even when its process dies meanwhile.
+
+    Raises:
+        OptionError: there is no such workflow, or its controller is on another machine.
+        KadeployError: this process may not end the controller.
+    """
+    found = controllers.of(site, wid)
+    if found is None:
+        raise OptionError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.")
+    who, ended = found
+    if ended:
+        return "ended"
+    if not is_here(who):
+        raise OptionError(f"Workflow {wid} runs on {who.host}: stop it there.")
+    record.stop(run_folder(site, wid))
+    return "stopping" if _terminated(who, wid) else "dead"
+
+
+def _terminated(who: Controller, wid: str) -> bool:
+    """Send SIGTERM to the controller itself, never to a later process of its number; False: it is dead."""
+    try:
+        descriptor = os.pidfd_open(who.pid)
+    except OSError:
+        return False
+    try:
+        if not is_alive(who):  # asked once the number cannot change hands any more
+            return False
+        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+    except ProcessLookupError:
+        return False
+    except PermissionError as error:
+        raise KadeployError(
+            f"Workflow {wid} belongs to another account (process {who.pid}): stop it as root."
+        ) from error
+    finally:
+        os.close(descriptor)
+    return True
+
+
 @dataclass
 class _Announcer:
     """A listener that answers who has started the process, once; from then on errors go to a file of the run."""
 
     descriptor: int | None
     site: Site | None = None
+    wid: str = ""
+    """Of a workflow that goes on."""
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Began):
-            if self.site:
-                _keep_errors(run_folder(self.site, event.wid))
-            self.answer(_Answer(wid=event.wid))
+            self._begun(event.wid)
+        elif isinstance(event, Note) and event.resumed:
+            self._begun(self.wid)
         elif isinstance(event, Ended):  # nobody took part
             self.answer(_Answer(refusal="\n".join(f"{name}: {why}" for name, why in event.report.ko.items())))
+
+    def _begun(self, wid: str) -> None:
+        if self.site:
+            _keep_errors(run_folder(self.site, wid))
+        self.answer(_Answer(wid=wid))
 
     def answer(self, answer: _Answer) -> bool:
         """False when there was an answer already."""
@@ -115,18 +187,25 @@ class _Announcer:
 
 def main() -> int:
     """What the process does; started by `start` alone."""
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=_Order)
+    order: _Order = record.decode(sys.stdin.buffer.read(), _Order)
     announcer = _Announcer(os.dup(1))
     _leave_standard_streams()
     try:
         configuration = load_configuration(Path(order.config_dir))
         announcer.site = configuration.site
-        report = carry_out(order.request, configuration, order.account, announcer, _stop())
+        report = _carry_out(order, configuration, announcer, _stop())
     except Exception as error:  # whatever it is: who waits is told; later nobody does, and it is kept
         if not announcer.answer(_Answer(refusal=_told(error))):
             print(traceback.format_exc()[-ERRORS_BYTES:], _told(error)[:ERRORS_BYTES], sep="\n", file=sys.stderr)
         return 1
     return 3 if report.ko else 0
+
+
+def _carry_out(order: _Order, configuration: Configuration, announcer: _Announcer, stop: threading.Event) -> Report:
+    if isinstance(order, _Begin):
+        return carry_out(order.request, configuration, order.account, announcer, stop)
+    announcer.wid = order.wid
+    return go_on(order.wid, configuration, announcer, stop)
 
 
 def _told(error: Exception) -> str:

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -36,12 +37,12 @@ from kadeploy.events import (
     Report,
 )
 from kadeploy.nodeset import fold
-from kadeploy.operations import admission, forecast, hooks, hostkeys, production, runs, sources, staging
+from kadeploy.operations import admission, forecast, hooks, hostkeys, production, record, runs, sources, staging
 from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.sources import Sources
 from kadeploy.operations.staging import Staged
-from kadeploy.operations.work import Work, run_folder
+from kadeploy.operations.work import Resumption, Work, run_folder
 from kadeploy.remote import broker, namespace
 from kadeploy.remote.fanout import Credentials
 from kadeploy.runner.player import Player, end_processes
@@ -77,13 +78,50 @@ def launch(work: Work, files: Sources, listener: Listener, stop: threading.Event
         with _folder(work.folder):
             staged = _stage(work, files, stop)
         with closing(staged), closing(EventFile(work.folder / events.FILE_NAME)) as file:
-            lent = {path: stream.fileno() for path, stream in staged.images.items()}
-            work = replace(work, assignments=staged.assignments, lent=lent)
-            run = _look if work.only_looks else _claim_and_run
-            report = run(work, _to_all(file, listener), stop)
-        if not work.only_looks:
-            runs.purge(work.site, work.wid)
+            work, tell = _with(work, staged), _to_all(file, listener)
+            if work.only_looks:
+                return _look(work, tell, stop)
+            report = _claim_and_run(work, files.account, tell, stop)
+        runs.purge(work.site, work.wid)
         return report
+
+
+def go_on(
+    work: Work, account: Account | None, left_out: Mapping[str, str], listener: Listener, stop: threading.Event
+) -> Report:
+    """Go on with *work* from its resumption; claims and journal are this process's already.
+
+    When the files of the user are not what they were, its nodes are aborted.
+
+    Raises:
+        BrokenOffError: it cannot go on after all.
+    """
+    with namespace.inside(work.site.network_namespace), closing(EventFile(work.folder / events.FILE_NAME)) as file:
+        tell = _to_all(file, listener)
+        with _begun(work.wid), _released(work.wid):
+            work, staged = _staged_again(work, account)
+            with closing(staged):
+                taken = [name for name in work.names if name not in left_out]
+                report = _record_and_run(work.only(taken), left_out, tell, stop)
+            tell(Ended(operation=work.operation, groups=work.groups, report=report))
+    runs.purge(work.site, work.wid)
+    return report
+
+
+def _staged_again(work: Work, account: Account | None) -> tuple[Work, Staged]:
+    """*work* with its images open; without them all of its nodes end."""
+    try:
+        staged = staging.reopen(work.assignments, work.folder, account)
+    except KadeployError as error:
+        found = cast("Resumption", work.resumption)
+        lost = replace(work, resumption=found.give_up(found.going, str(error)))
+        return lost, Staged(dict(work.assignments), {}, work.folder)
+    return _with(work, staged), staged
+
+
+def _with(work: Work, staged: Staged) -> Work:
+    lent = {path: stream.fileno() for path, stream in staged.images.items()}
+    return replace(work, assignments=staged.assignments, lent=lent)
 
 
 def _free_nodes_of_the_dead(work: Work, tell: Listener) -> None:
@@ -140,23 +178,26 @@ def _look(work: Work, tell: Listener, stop: threading.Event) -> Report:
         shutil.rmtree(work.folder, ignore_errors=True)  # monitoring looks every minute
 
 
-def _claim_and_run(work: Work, tell: Listener, stop: threading.Event) -> Report:
+def _claim_and_run(work: Work, account: Account | None, tell: Listener, stop: threading.Event) -> Report:
     claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force)
-    with _begun(work.wid):
-        try:
-            return _report(work, claimed, left_out, tell, stop)
-        finally:
-            nodes.release(work.wid)
+    with _begun(work.wid), _released(work.wid):
+        if left_out:
+            tell(LeftOut(reasons=left_out))
+        report = Report(work.wid, ko=left_out)
+        if claimed:
+            record.write(work, account, claimed, left_out)
+            report = _record_and_run(work.only(claimed), left_out, tell, stop)
+        tell(Ended(operation=work.operation, groups=work.groups, report=report))
+        return report
 
 
-def _report(
-    work: Work, claimed: list[str], left_out: Mapping[str, str], tell: Listener, stop: threading.Event
-) -> Report:
-    if left_out:
-        tell(LeftOut(reasons=left_out))
-    report = _record_and_run(work.only(claimed), left_out, tell, stop) if claimed else Report(work.wid, ko=left_out)
-    tell(Ended(operation=work.operation, groups=work.groups, report=report))
-    return report
+@contextmanager
+def _released(wid: str) -> Iterator[None]:
+    """Give the nodes back in the end."""
+    try:
+        yield
+    finally:
+        nodes.release(wid)
 
 
 @contextmanager
@@ -192,7 +233,7 @@ def _run(
     work: Work, left_out: Mapping[str, str], results: Results, listener: Listener, stop: threading.Event
 ) -> Report:
     tell = _to_all(results, listener)
-    tell(_began(work))
+    _open(work, tell, listener)
     try:
         _run_clusters(work, tell, results.keep_alive, stop)
     finally:
@@ -200,6 +241,20 @@ def _run(
             tell(Finished(finals=lost))
         results.close()
     return results.report(left_out)
+
+
+def _open(work: Work, tell: Listener, aside: Listener) -> None:
+    """Tell that the operation begins, or goes on; what is of no concern to the database is told to *aside* alone."""
+    found = work.resumption
+    if found is None:
+        tell(_began(work))
+        return
+    if not found.announced:
+        aside(_began(work))
+    tell(Note(text=f"workflow {work.wid} goes on after its controller died", resumed=True))
+    for names, hear in ((found.given_up, tell), (found.taken_away, aside)):
+        if names:
+            hear(Finished(finals=found.finals(sorted(names))))
 
 
 def _began(work: Work) -> Began:
@@ -216,7 +271,7 @@ def _began(work: Work) -> Began:
 
 def _run_clusters(work: Work, tell: Listener, keep_alive: Callable[[], None], stop: threading.Event) -> None:
     """One automaton per cluster, all at the same time; what they say is dealt with here, one event after the other."""
-    numbers = itertools.count(1)
+    numbers = itertools.count(work.resumption.next_number if work.resumption else 1)
     channel = _Channel()
     threads = [
         threading.Thread(target=_run_cluster, args=(work, cluster, numbers, channel, stop), name=cluster)
@@ -239,7 +294,9 @@ def _run_cluster(work: Work, cluster: str, numbers: Iterator[int], channel: _Cha
     player = Player(work.assignments[cluster], work.members, channel.put, stop)
     observer = _Observer(channel.put)
     try:
-        workflow.run(work.groups[cluster], work.plans[cluster], player.perform, observer, stop, numbers=numbers)
+        ways = work.resumption.ways if work.resumption else None
+        plan = work.plans[cluster]
+        workflow.run(work.groups[cluster], plan, player.perform, observer, stop, numbers=numbers, ways=ways)
     finally:
         channel.leave()
 

@@ -47,6 +47,11 @@ class Local:
         """The name of the account."""
         return self.who.name
 
+    @property
+    def account(self) -> Account | None:
+        """With whose rights files are opened; None: none that a user names is."""
+        return self.who
+
     @cached_property
     def site(self) -> Site:
         """``site.yml``, with all it says."""
@@ -186,7 +191,7 @@ class Local:
         from kadeploy.operations import admission, dry_run, sources  # noqa: PLC0415
 
         work = admission.admit(self._mine(request), self.configuration)
-        return dry_run.lines(work, sources.of(work, self.who))
+        return dry_run.lines(work, sources.of(work, self.account))
 
     def carry_out(
         self, request: Wish, listener: Listener, stop: threading.Event, admitted: Callable[[str], None]
@@ -196,13 +201,13 @@ class Local:
 
         work = admission.admit(self._mine(request), self.configuration)
         admitted(work.wid)
-        return launch.launch(work, sources.of(work, self.who), listener, stop)
+        return launch.launch(work, sources.of(work, self.account), listener, stop)
 
     def start(self, request: Wish) -> str:
         """See `kadeploy.operations.background`."""
         from kadeploy.operations import background  # noqa: PLC0415
 
-        return background.start(self._mine(request), self.configuration.folder, self.who)
+        return background.start(self._mine(request), self.configuration.folder, self.account)
 
     def attach(self, wid: str, listener: Listener, stop: threading.Event) -> Report | None:
         """See `kadeploy.operations.following`."""
@@ -212,11 +217,18 @@ class Local:
         return following.attach(self.site, wid, listener, stop)
 
     def cancel(self, wid: str) -> bool:
-        """See `kadeploy.operations.following`."""
-        from kadeploy.operations import following  # noqa: PLC0415
+        """See `kadeploy.operations.background`."""
+        from kadeploy.operations import background  # noqa: PLC0415
 
         self.require_mine(wid)
-        return following.cancel(self.site, wid)
+        return background.cancel(self.site, wid) != "ended"
+
+    def interrupted(self, wid: str) -> None:
+        """See `kadeploy.operations.record`."""
+        from kadeploy.operations import record  # noqa: PLC0415
+        from kadeploy.operations.work import run_folder  # noqa: PLC0415
+
+        record.stop(run_folder(self.site, wid))
 
     def abandon(self, wid: str) -> None:
         """See `kadeploy.runner.player.end_processes`."""

@@ -24,7 +24,7 @@ from kadeploy.runner import roles
 from kadeploy.runner.roles import Role
 from kadeploy.state import journal, nodes
 from kadeploy.state.journal import LogRow
-from kadeploy.state.nodes import NO_ENVIRONMENT, Named, Recorded, State
+from kadeploy.state.nodes import NO_ENVIRONMENT, Recorded, State
 from kadeploy.workflow import ABORTED, Final, Outcome, Verdict
 
 
@@ -36,7 +36,7 @@ class Results:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.finals: dict[str, Final] = {}
+        self.finals: dict[str, Final] = work.resumption.finals(work.names) if work.resumption else {}
         self.answers: dict[str, str] = {}
 
     def __call__(self, event: Event) -> None:
@@ -77,7 +77,7 @@ class Recorder(Results):
 
     def __init__(self, work: Work) -> None:
         super().__init__(work)
-        self.begun = time.time()
+        self.begun = work.resumption.begun if work.resumption else time.time()
 
     def __call__(self, event: Event) -> None:
         """Keep and write down what *event* says."""
@@ -93,6 +93,8 @@ class Recorder(Results):
                 journal.told(self.work.wid, event.nodes, str(event.transfer))
             case Finished():
                 self._finished(event.finals)
+            case Note(resumed=True):
+                self._mark(name for name in self.work.names if name not in self.finals)
             case LeftOut() | AttemptStarted() | AttemptEnded() | Note() | Ended():
                 pass
 
@@ -112,7 +114,11 @@ class Recorder(Results):
         journal.begin(
             work.site, work.wid, work.operation, work.user, work.environment, work.groups, anonymous=work.anonymous
         )
-        self._set_state(work.names, work.states.begun, work.states.environment)
+        self._mark(work.names)
+
+    def _mark(self, names: Iterable[str]) -> None:
+        """Nodes are in flight."""
+        self._set_state(list(names), self.work.states.begun, self.work.states.environment)
 
     def _step_started(self, implementation: str, micro_step: str, names: Iterable[str]) -> None:
         journal.micro_step(self.work.wid, names, implementation, micro_step)
@@ -132,14 +138,14 @@ class Recorder(Results):
         groups: dict[tuple[State | None, Recorded | None], list[str]] = {}
         for name, final in finals.items():
             state, environment = self._end_state(final)
-            groups.setdefault((state, Recorded.of(environment) if environment else None), []).append(name)
+            groups.setdefault((state, environment), []).append(name)
         for (state, environment), names in groups.items():
             self._set_state(names, state, environment)
         ko = _with(finals, Verdict.KO)
         journal.node_state(self.work.wid, [name for name in finals if name not in set(ko)], "ok")
         journal.node_state(self.work.wid, ko, "ko")
 
-    def _end_state(self, final: Final) -> tuple[State | None, Named | None]:
+    def _end_state(self, final: Final) -> tuple[State | None, Recorded | None]:
         states = self.work.states
         if final.aborted:
             return "aborted" if states.begun else None, NO_ENVIRONMENT if self.work.operation == "deploy" else None
@@ -149,7 +155,7 @@ class Recorder(Results):
             return states.ko, states.environment
         return states.ok, states.ok_environment
 
-    def _set_state(self, names: list[str], state: State | None, environment: Named | None) -> None:
+    def _set_state(self, names: list[str], state: State | None, environment: Recorded | None) -> None:
         if state and names:
             user = self.work.user if self.work.operation == "deploy" else None
             nodes.set_state(names, state, environment, user, self.begun)

@@ -188,6 +188,9 @@ class Service(Protocol):
         False when it has ended already.
         """
 
+    def interrupted(self, wid: str) -> None:
+        """The user does not want what `carry_out` does any more, whatever becomes of this process."""
+
     def abandon(self, wid: str) -> None:
         """The user leaves at once, in the middle of `carry_out`: end what would be left over."""
 

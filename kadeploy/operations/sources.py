@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, ClassVar, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from kadeploy import files
 from kadeploy.caller import Account
@@ -39,8 +39,8 @@ class Sources(ABC):
     """Opens what a request names; whatever cannot be had is a `FileError`, whose text names it."""
 
     site: Site
-    by_account: ClassVar[bool]
-    """Whether the user's own files are opened with the rights of an account of this machine."""
+    account: Account | None
+    """With whose rights the user's own files are opened, where they have an account on this machine."""
 
     def hold(self, source: str, into: Path) -> tuple[BinaryIO, LocalFile]:
         """*source* open for reading, with its checksums; what comes over http is in a new folder of *into*."""
@@ -73,7 +73,7 @@ class Sources(ABC):
 
     def lends(self, source: str) -> bool:
         """Whether its path may stand for another file by and by, so that it is lent open to whoever needs it."""
-        return files.is_server(source) or (self.by_account and not files.is_url(source))
+        return files.is_server(source) or (self.account is not None and not files.is_url(source))
 
     def _open(self, source: str) -> Opened:
         if files.is_server(source):
@@ -91,7 +91,6 @@ class OfAccount(Sources):
 
     site: Site
     account: Account
-    by_account = True
 
     def _open_own(self, name: str) -> Opened:
         path = files.local_path(name)
@@ -108,11 +107,12 @@ class OfSent(Sources):
 
     site: Site
     user: str
-    by_account = False
     sent: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 by the name that the request has for a file."""
     recorded: Environment | None = None
     """As it was found in the database; never one that a request describes, which may name anybody as its owner."""
+
+    account: None = None
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Those of *names*, files of the user's own, whose content is not here: the client has to send them."""

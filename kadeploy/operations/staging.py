@@ -13,17 +13,18 @@ from typing import BinaryIO
 
 import msgspec
 
-from kadeploy import files
+from kadeploy import caller, files
 from kadeploy.boot import kernels, uploads
 from kadeploy.caller import Account
 from kadeploy.config.cluster import AdminArchive
 from kadeploy.config.site import Site
 from kadeploy.environments import soundness
 from kadeploy.environments.environment import Archive, Environment, Image
-from kadeploy.errors import ConfigError, FileError
+from kadeploy.errors import ConfigError, EnvironmentRefusedError, FileError, OptionError
 from kadeploy.files import MEGA, LocalFile
 from kadeploy.operations.sources import OfAccount, Sources
 from kadeploy.runner.request import Assignment, LocalArchive, LocalImage
+from kadeploy.state import sent
 from kadeploy.state.environments import require_unchanged
 
 ROOT = Account("root", 0, 0, Path("/root"))
@@ -80,6 +81,49 @@ def stage(
         files_of.close()
         raise
     return Staged(staged, files_of.open_images(), files_of.into)
+
+
+def reopen(assignments: Mapping[str, Assignment], folder: Path, account: Account | None) -> Staged:
+    """What `stage` answered once with *assignments*, in another process: the images are open again.
+
+    Raises:
+        FileError: the user cannot read an image any more.
+        EnvironmentRefusedError: an image is no longer what it was.
+        OptionError: the user has no account any more, or it is another's.
+    """
+    cache = next(iter(assignments.values())).site.state / "cache"
+    images: dict[str, BinaryIO] = {}
+    try:
+        for image in _images(assignments):
+            if image.path not in images:
+                images[image.path] = _reopened(image, folder, account, cache)
+    except BaseException:
+        for stream in images.values():
+            stream.close()
+        raise
+    return Staged(dict(assignments), images, folder / "files")
+
+
+def _images(assignments: Mapping[str, Assignment]) -> Iterator[LocalImage]:
+    for assignment in assignments.values():
+        yield from (image for image in (assignment.image, *assignment.partition_images) if image)
+
+
+def _reopened(image: LocalImage, folder: Path, account: Account | None, cache: Path) -> BinaryIO:
+    """A user's image with the rights that they had; one that came over http, or that a client has sent, is ours."""
+    if not image.lent:
+        try:
+            return sent.held(Path(image.path))
+        except OSError as error:
+            raise FileError(f"{image.path}: {error.strerror}.") from error
+    who = account or caller.own()
+    if caller.account(who.name).uid != who.uid:
+        raise OptionError(f"The account {who.name} is not the one any more that it was: deploy again.")
+    stream, found = files.hold(image.path, folder, who, cache)
+    if found.sha256 != image.sha256:
+        stream.close()
+        raise EnvironmentRefusedError(f"{image.path} has changed since the deployment began: deploy again.")
+    return stream
 
 
 def dry_run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.runner.request import Assignment, RequestNode
-from kadeploy.state.nodes import Named, State
-from kadeploy.workflow import Operation
+from kadeploy.state.nodes import Recorded, State
+from kadeploy.workflow import ABORTED, Final, Operation, Verdict, Way
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,48 @@ class States:
     begun: State | None
     ok: State | None
     ko: State | None
-    ok_environment: Named | None = None
+    ok_environment: Recorded | None = None
     """Environment on the nodes that are OK; None leaves what is recorded."""
-    environment: Named | None = None
+    environment: Recorded | None = None
     """Environment recorded at the beginning and for nodes that are KO."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """How far a workflow had come when its controller died."""
+
+    ways: Mapping[str, Way]
+    """Of each node that takes part."""
+    begun: float
+    """When the workflow began (Unix)."""
+    next_number: int
+    """Of the attempts that follow."""
+    announced: bool = True
+    """Whether its beginning was told."""
+    given_up: frozenset[str] = frozenset()
+    """Nodes that end here, aborted."""
+    taken_away: frozenset[str] = frozenset()
+    """Those that end because another workflow has them by now."""
+
+    @property
+    def going(self) -> frozenset[str]:
+        """Nodes that are not at their end."""
+        return frozenset(name for name, way in self.ways.items() if not way.final)
+
+    def give_up(self, names: Iterable[str], reason: str, *, taken_away: bool = False) -> Resumption:
+        """The same with those of *names* aborted that were not at their end."""
+        given_up = self.going & frozenset(names)
+        ways = dict(self.ways)
+        for name in given_up:
+            final = Final(Verdict.KO, f"{ABORTED}: {reason}", ways[name].history, aborted=True)
+            ways[name] = replace(ways[name], final=final)
+        if taken_away:
+            return replace(self, ways=ways, taken_away=self.taken_away | given_up)
+        return replace(self, ways=ways, given_up=self.given_up | given_up)
+
+    def finals(self, names: Iterable[str]) -> dict[str, Final]:
+        """The ends of those of *names* that are at theirs."""
+        return {name: final for name in names if (final := self.ways[name].final)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +98,8 @@ class Work:
     """Collect the host keys of the systems that were deployed."""
     notes: tuple[str, ...] = ()
     """What people should know: where a plan is not what the configuration says."""
+    resumption: Resumption | None = None
+    """How far another process has come with it."""
 
     @property
     def site(self) -> Site:

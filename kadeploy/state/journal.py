@@ -172,8 +172,8 @@ def is_known(site: Site, wid: str) -> bool:
 def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = None) -> dict[str, Any]:
     """The running workflows, or the one named *wid* even when it has ended, as ``kanodes3 -y`` shows them.
 
-    One whose controller is dead does not run. Named, it has a key *aborted* more, with the reason; so has one that its
-    user has stopped.
+    One whose controller is dead does not run, unless somebody is about to go on with it. Named, it has a key *aborted*
+    more, with the reason; so has one that its user has stopped.
 
     ``{wid: {user, deploy_id, environment_name, environment_version, environment_user, anonymous_environment, nodes:
     {host: [{macro-step: …}, {micro-step: …}, {state: …}]}}}``, and ``{progress: …}`` at the end of the list where the
@@ -182,7 +182,7 @@ def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = 
     Raises:
         OptionError: no workflow is called *wid*.
     """
-    dead = controllers.dead(site)
+    dead = controllers.left(site)
     wanted = Workflow.ended.is_null() & ~Workflow.wid.in_(list(dead)) if wid is None else Workflow.wid == wid
     flows = records(Workflow.select().where(wanted).order_by(Workflow.started, Workflow.wid))
     if wid is not None and not flows:

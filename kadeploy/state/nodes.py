@@ -15,7 +15,7 @@ import msgspec
 from kadeploy.config.site import Site
 from kadeploy.process import this
 from kadeploy.state import controllers, journal
-from kadeploy.state.database import DB, chunked, connect, fetch, insert, records, stream, transaction, upsert
+from kadeploy.state.database import chunked, connect, fetch, insert, records, stream, transaction, upsert
 from kadeploy.state.tables import Claim, NodeState
 from kadeploy.workflow import ABORTED
 
@@ -163,22 +163,20 @@ def release(wid: str) -> None:
 def reap(site: Site) -> dict[str, list[str]]:
     """End the workflows of dead controllers: nodes by workflow, for the caller to tell; mostly empty.
 
-    Nodes left in flight become ``aborted``, the log says why they failed, and
-    the claims are freed.
+    Nodes left in flight become ``aborted``, the log says why they failed, and the claims are freed. Workflows that
+    somebody is about to go on with are left alone.
     """
     reaped = {}
-    for wid, who in controllers.dead(site).items():
+    for wid, who in controllers.left(site).items():
         with transaction():
-            reaped[wid] = _abort(wid, controllers.gone(site, wid, who))
+            if controllers.still(wid, who):
+                reaped[wid] = _abort(wid, controllers.gone(site, wid, who))
     return {wid: names for wid, names in reaped.items() if names is not None}
 
 
 def _abort(wid: str, reason: str) -> list[str] | None:
     """Within a transaction; None when another process did it in the meantime."""
-    query = Claim.select(Claim.node).where(Claim.wid == wid)
-    if DB.for_update:  # a second reaper waits here, and then finds nothing
-        query = query.for_update()
-    nodes = [node for (node,) in fetch(query)]
+    nodes = [node for (node,) in fetch(Claim.select(Claim.node).where(Claim.wid == wid))]
     finished = _finished(wid)
     for part in chunked(nodes, _NAMES):
         NodeState.update(**_AFTER_ABORT).where(NodeState.hostname.in_(part), NodeState.state.in_(IN_FLIGHT)).execute()
@@ -238,6 +236,6 @@ def states(site: Site, nodes: Sequence[str] | None = None) -> Iterator[NodeRow]:
 
 
 def _left_in_flight(site: Site) -> Iterator[str]:
-    """Nodes that dead controllers hold."""
-    for part in chunked(controllers.dead(site)):
+    """Nodes that dead controllers hold, and with which nobody will go on."""
+    for part in chunked(controllers.left(site)):
         yield from (node for (node,) in fetch(Claim.select(Claim.node).where(Claim.wid.in_(part))))

@@ -195,6 +195,17 @@ def hold(site: Site, user: str, sha256: str) -> tuple[BinaryIO, LocalFile] | Non
     return stream, LocalFile(path, os.fstat(stream.fileno()).st_size, path.name.rpartition("-")[2], sha256)
 
 
+def held(path: Path) -> BinaryIO:
+    """A file that is there, open; one that a user has sent makes no room for others meanwhile.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    stream = path.open("rb")
+    _lock(stream.fileno(), fcntl.LOCK_SH)
+    return stream
+
+
 # --- the folder of a user -----------------------------------------------------------------------------------------
 
 

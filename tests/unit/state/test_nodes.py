@@ -215,10 +215,10 @@ def test_of_two_reapers_at_once_the_second_waits_and_finds_nothing(site: Site, l
 
 
 def wait_until_blocked(url: str, count: int) -> None:
-    """Until that many sessions that use our table of claims wait for a lock."""
+    """Until that many sessions that use our table of workflows wait for a lock."""
     blocked = """
     SELECT count(DISTINCT waits.pid) FROM pg_locks waits JOIN pg_locks ours ON ours.pid = waits.pid
-    WHERE NOT waits.granted AND ours.relation = 'claims'::regclass
+    WHERE NOT waits.granted AND ours.relation = 'workflows'::regclass
     """
     deadline = time.monotonic() + 20
     with psycopg.connect(url, autocommit=True) as connection:

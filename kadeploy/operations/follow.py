@@ -1,0 +1,83 @@
+"""The events of a run as they come, for who watches it from another process: from its file, which only grows.
+
+An event's offset is the byte behind its line: who has lost the connection asks to go on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from kadeploy.events import Ended, Event, decode
+
+PERIOD = 0.2
+"""Seconds between two looks at the file, which cost a system call each while nothing happens."""
+_BLOCK = 1 << 20
+_LAST = b'{"event":"ended",'
+_PULSE = 1.0
+"""Seconds between two looks whether the workflow still lives, while nothing happens."""
+
+
+class Tail:
+    """What has been added to a run's file since the last look; a line counts once it is whole."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.path = path
+        self.offset = offset
+        """Where the next look begins: behind the last whole line."""
+
+    def read(self) -> Iterator[tuple[int, Event]]:
+        """New events with their offsets."""
+        for offset, line in self.lines():
+            if event := decode(line):
+                yield offset, event
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """New lines as they are, with their offsets; nothing before the file is there, or once it was purged."""
+        with suppress(FileNotFoundError):
+            if self.path.stat().st_size <= self.offset:
+                return
+            with self.path.open("rb") as file:
+                yield from self._lines(file.fileno())
+
+    def _lines(self, descriptor: int) -> Iterator[tuple[int, bytes]]:
+        begun, position = b"", self.offset
+        while block := os.pread(descriptor, _BLOCK, position):
+            position += len(block)
+            *lines, begun = (begun + block).split(b"\n")
+            for line in lines:
+                self.offset += len(line) + 1
+                yield self.offset, line
+
+
+def is_last(line: bytes) -> bool:
+    """Whether *line* is that of `Ended`, after which nothing comes."""
+    return line.startswith(_LAST)
+
+
+def follow(
+    path: Path, from_offset: int = 0, *, is_alive: Callable[[], bool], stopped: Callable[[], bool] = bool
+) -> Generator[tuple[int, Event], None, bool]:
+    """The events of the run whose file is *path*, from an offset on, each with its own; waits for those to come.
+
+    The generator returns True at the end of the operation, after `Ended`, and False when no more will come: *is_alive*,
+    which is asked about once a second while nothing happens, says that nobody will go on with the workflow, or
+    *stopped* that nobody listens any more.
+    """
+    tail, pulse = Tail(path, from_offset), 0.0
+    while not stopped():
+        gone = False
+        if time.monotonic() >= pulse:
+            gone = not is_alive()  # asked before the look, so that no last word is lost
+            pulse = time.monotonic() + _PULSE
+        for offset, event in tail.read():
+            yield offset, event
+            if isinstance(event, Ended):
+                return True
+        if gone:
+            break
+        time.sleep(PERIOD)
+    return False
