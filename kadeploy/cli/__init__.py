@@ -10,6 +10,7 @@ TOOLS = (
     "kaconsole3",
     "karights3",
     "kaenv2to3",
+    "kadeploy3d",
     "kadeploy-lab",
 )
 """Their names; the module is named alike, with ``_`` for ``-``."""

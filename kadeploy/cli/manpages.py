@@ -64,12 +64,15 @@ def described(name: str) -> list[tuple[Any, Any]]:
     """The command *name* and the commands that it has, each with the context in which it tells of itself."""
     command = tool(name).made(name)
     context = typer.Context(command, info_name=name, **command.context_settings)
+    return [(command, context), *_verbs(command, context)]
+
+
+def _verbs(command: Any, context: Any) -> Iterator[tuple[Any, Any]]:
+    """The commands of a group, and those of the groups in it."""
     commands: Mapping[str, Any] = getattr(command, "commands", {})
-    inner = (
-        (each, typer.Context(each, info_name=verb, parent=context, **each.context_settings))
-        for verb, each in commands.items()
-    )
-    return [(command, context), *inner]
+    for verb, each in commands.items():
+        inner = typer.Context(each, info_name=verb, parent=context, **each.context_settings)
+        yield from _verbs(each, inner) if hasattr(each, "commands") else ((each, inner),)
 
 
 def records(command: Any, context: Any) -> list[tuple[str, str]]:
@@ -77,7 +80,7 @@ def records(command: Any, context: Any) -> list[tuple[str, str]]:
     return [record for found in usage.groups(command, context).values() for record in found]
 
 
-_TABLE = re.compile(r"(^##+ (ka[\w-]+(?: \w+)?)\n(?:(?!##).*\n)*?\| option \|.*\n\|-.*\n)(?:\|.*\n)+", re.MULTILINE)
+_TABLE = re.compile(r"(^##+ (ka[\w-]+(?: \w+)*)\n(?:(?!##).*\n)*?\| option \|.*\n\|-.*\n)(?:\|.*\n)+", re.MULTILINE)
 
 
 def with_tables(text: str) -> str:
@@ -115,7 +118,7 @@ def _definitions(pairs: Iterable[tuple[str, str]]) -> list[str]:
     return [line for word, text in pairs for line in (".TP", f"\\fB{literal(word)}\\fR", literal(text))]
 
 
-_WORD = re.compile(r"(?<![\w-])(--?\w[\w-]*|kadeploy-lab(?: [a-z]+)?|ka\w+3)(?![\w-])|([A-Z][A-Z_]*|<\w+>)")
+_WORD = re.compile(r"(?<![\w-])(--?\w[\w-]*|kadeploy(?:-lab|3d)(?: [a-z]+)*|ka\w+3)(?![\w-])|([A-Z][A-Z_]*|<\w+>)")
 
 
 def _styled(words: str) -> str:

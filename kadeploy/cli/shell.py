@@ -107,10 +107,17 @@ class Tool(typer.Typer):
         command.spelt = (self.aliases, self.gone)
         command.help = self.summary
         command.examples = tuple(self.examples)
-        for parameter in command.get_params(typer.Context(command, info_name=name, **command.context_settings)):
-            vars(parameter)["get_runtime_param"] = _Frugal(parameter)
-            vars(parameter)["show_default"] = parameter.show_default and not getattr(parameter, "is_flag", False)
+        _make_frugal(typer.Context(command, info_name=name, **command.context_settings))
         return command
+
+
+def _make_frugal(context: Any) -> None:
+    """Have the command of *context*, and those in it, check their parameters as `_Frugal` does."""
+    for parameter in context.command.get_params(context):
+        vars(parameter)["get_runtime_param"] = _Frugal(parameter)
+        vars(parameter)["show_default"] = parameter.show_default and not getattr(parameter, "is_flag", False)
+    for name, command in getattr(context.command, "commands", {}).items():
+        _make_frugal(typer.Context(command, info_name=name, parent=context, **command.context_settings))
 
 
 class _Formatter(typer.Context.formatter_class):  # type: ignore[valid-type,misc]
@@ -152,7 +159,7 @@ class _Command(typer.core.TyperCommand):
 
     def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002 - lines are wrapped, not cut off
         """The first sentence."""
-        return " ".join((self.help or "").split()).partition(". ")[0].rstrip(".") + "."
+        return _first_sentence(self.help)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """The summary, and what is typed most."""
@@ -177,6 +184,10 @@ class _Group(typer.core.TyperGroup):
         """``--help`` is none of the options that it is about."""
         return _of_general_use(super().get_help_option(ctx))
 
+    def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002 - lines are wrapped, not cut off
+        """The first sentence."""
+        return _first_sentence(self.help)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the first word names."""
         if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
@@ -193,6 +204,10 @@ class _Group(typer.core.TyperGroup):
         """The commands, then the options."""
         self.format_commands(ctx, formatter)
         usage.write_options(self, ctx, formatter)
+
+
+def _first_sentence(text: str | None) -> str:
+    return " ".join((text or "").split()).partition(". ")[0].rstrip(".") + "."
 
 
 def _of_general_use(option: Any) -> Any:
