@@ -57,12 +57,13 @@ def carry_out(
 ) -> Report:
     """Do what *request* asks for; files that it names are opened with the rights of *account*.
 
-    Without one they are those that the user's client has sent (see `sources.of`).
+    Without one they are those that the user's client has sent (see `sources.of`). Others may follow its events, even
+    where it only looks at nodes.
 
     Raises:
         KadeployError: the request is refused; no node was touched.
     """
-    work = admission.admit(request, configuration)
+    work = replace(admission.admit(request, configuration), is_followed=True)
     return launch(work, sources.of(work, account), listener, stop)
 
 
@@ -175,7 +176,8 @@ def _look(work: Work, tell: Listener, stop: threading.Event) -> Report:
         tell(Ended(operation=work.operation, groups=work.groups, report=report))
         return report
     finally:
-        shutil.rmtree(work.folder, ignore_errors=True)  # monitoring looks every minute
+        if not work.is_followed:  # monitoring looks every minute
+            shutil.rmtree(work.folder, ignore_errors=True)
 
 
 def _claim_and_run(work: Work, account: Account | None, tell: Listener, stop: threading.Event) -> Report:

@@ -28,13 +28,14 @@ class _Run(NamedTuple):
     size: int
 
 
-def purge(site: Site, wid: str) -> None:
+def purge(site: Site, wid: str = "") -> None:
     """Remove what is too old or too much; the workflow *wid* has just ended, and stays."""
-    _note_size(run_folder(site, wid))
+    if wid:
+        _note_size(run_folder(site, wid))
     ended = journal.ended(site)
     runs = sorted(_unused(site, ended, wid), key=lambda run: run.last)
     oldest = time.time() - site.runs.days * _DAY
-    room = site.runs.max_mb * MEGA - _size(run_folder(site, wid))
+    room = site.runs.max_mb * MEGA - (_size(run_folder(site, wid)) if wid else 0)
     total = sum(run.size for run in runs)
     for run in runs:
         if total <= room and run.last >= oldest:
@@ -45,7 +46,7 @@ def purge(site: Site, wid: str) -> None:
 
 def _unused(site: Site, ended: Mapping[str, bool], wid: str) -> Iterator[_Run]:
     """Run folders, less those of workflows that run or are just being prepared."""
-    for path in site.run_folders.iterdir():
+    for path in site.run_folders.glob("*"):
         with suppress(OSError):  # another process may purge as well
             last = path.stat().st_mtime
             fresh = time.time() - last < _DAY

@@ -94,6 +94,8 @@ class Work:
     """With ``kareboot3 -c``: the recorded environment that was on each node before, where there was one."""
     lent: Mapping[str, int] = field(default_factory=dict)
     """The user's images, open: descriptors by path."""
+    is_followed: bool = False
+    """Others may read its events once it has ended, even where it only looked at nodes."""
     host_keys: bool = False
     """Collect the host keys of the systems that were deployed."""
     notes: tuple[str, ...] = ()

@@ -5,11 +5,13 @@ The types of bodies and answers are the structs that the tools use; OpenAPI is m
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, patch, post
+from litestar import Controller, Request, Response, delete, get, patch, post, put
 from litestar.params import Parameter
 from litestar.response import Stream
 
@@ -19,12 +21,13 @@ from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.reference import Reference
 from kadeploy.errors import DatabaseError, NodeListError
-from kadeploy.nodeset import expand
+from kadeploy.nodeset import expand, fold
 from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequest, Wish
 from kadeploy.operations.service import Grant, Granted, Revoked, Rows
-from kadeploy.server import published, stream
-from kadeploy.server.caller import Asking
+from kadeploy.server import bodies, published, stream
+from kadeploy.server.auth import Caller
 from kadeploy.server.served import Served
+from kadeploy.state import sent
 from kadeploy.state.damage import sparing
 from kadeploy.state.environments import Change, Part, Visibility
 from kadeploy.state.history import Durations, Rate, Selection
@@ -75,6 +78,12 @@ class Plan(msgspec.Struct, frozen=True):
     lines: list[str]
 
 
+class Received(msgspec.Struct, frozen=True):
+    """How many bytes of a file are here."""
+
+    here: int
+
+
 class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be different with an environment: one of these."""
 
@@ -122,9 +131,9 @@ class SiteController(Controller):
     tags = ("site",)
 
     @get("/", sync_to_thread=True)
-    def about(self, served: Served, asking: Asking) -> About:
+    def about(self, served: Served, caller: Caller) -> About:
         """Who answers, and as whom you are known."""
-        return About(__version__, served.site.name, served.user, asking.how, served.is_administrator)
+        return About(__version__, served.site.name, served.user, caller.how, served.is_administrator)
 
     @get("/site", sync_to_thread=True)
     def site(self, served: Served) -> Site:
@@ -204,6 +213,7 @@ class WorkflowController(Controller):
 
 
 def _operation(served: Served, request: Wish, dry_run: bool) -> Response[Begun | Plan]:
+    served.note(f"{fold(request.nodes)}{' (dry run)' if dry_run else ''}")
     if dry_run:
         return Response(Plan(served.plan(request)), status_code=200)
     return Response(Begun(served.start(request)), status_code=201)
@@ -223,6 +233,7 @@ class RightController(Controller):
     @post("/", sync_to_thread=True)
     def grant(self, served: Served, data: Grant) -> Granted:
         """Give rights; for administrators."""
+        served.note(f"{data.user}: {', '.join(data.parts)} of {fold(data.nodes)}")
         return served.grant(data)
 
     @delete("/", sync_to_thread=True, status_code=200)
@@ -263,6 +274,7 @@ class EnvironmentController(Controller):
     @post("/", sync_to_thread=True)
     def add(self, served: Served, data: list[Environment]) -> list[Environment]:
         """Record environments: all of them, or none."""
+        served.note(", ".join(each.name for each in data))
         return served.add_environments(data)
 
     @delete("/", sync_to_thread=True, status_code=200)
@@ -358,6 +370,25 @@ def _lines(rows: Iterator[Sequence[Any]]) -> Iterator[bytes]:
     yield b"".join(line + b"\n" for line in batch)
 
 
+class FileController(Controller):
+    """Files that users send, known by their SHA-256; each user's are their own."""
+
+    path = "/v1/files"
+    tags = ("files",)
+
+    @put("/{sha256:str}", sync_to_thread=True)
+    def announce(self, served: Served, sha256: str, size: Annotated[int, Parameter(ge=0)]) -> Received:
+        """Say that a file of so many bytes will be sent: how many of them are here already."""
+        return Received(sent.begin(served.site, served.user, sha256, size))
+
+    @patch("/{sha256:str}", request_max_body_size=None)
+    async def receive(self, served: Served, request: Request[Any, Any, Any], sha256: str, offset: int) -> Received:
+        """Send what follows the first *offset* bytes, or a part of it: how many are here then."""
+        body = bodies.pieces(request.stream(), asyncio.get_running_loop())
+        here = await bodies.in_thread(partial(sent.append, served.site, served.user, sha256, offset, body))
+        return Received(here)
+
+
 CONTROLLERS: Sequence[type[Controller]] = (
     SiteController,
     NodeController,
@@ -365,4 +396,5 @@ CONTROLLERS: Sequence[type[Controller]] = (
     RightController,
     EnvironmentController,
     StatisticsController,
+    FileController,
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from litestar import Litestar, Request, Response
+from litestar.connection import ASGIConnection
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
@@ -17,15 +18,18 @@ from kadeploy.errors import (
     AuthenticationError,
     ConfigError,
     DatabaseError,
+    FileBusyError,
     KadeployError,
     RightsError,
+    TooManyAttemptsError,
 )
 from kadeploy.files import MEGA
 from kadeploy.operations.service import Refusal
-from kadeploy.server import caller
 from kadeploy.server.api import CONTROLLERS
-from kadeploy.server.caller import Asking
-from kadeploy.server.peers import SCOPE
+from kadeploy.server.audit import Audit
+from kadeploy.server.audited import CALLER, REASON, Audited
+from kadeploy.server.auth import Authenticator, Caller, Connection, grouped
+from kadeploy.server.peers import SCOPE, Peer
 from kadeploy.server.served import Served
 
 _LOG = logging.getLogger("kadeploy.server")
@@ -33,51 +37,94 @@ _LOG = logging.getLogger("kadeploy.server")
 STATUSES: dict[type[KadeployError], int] = {
     AuthenticationError: 401,
     RightsError: 403,
-    DatabaseError: 503,
+    FileBusyError: 409,
+    TooManyAttemptsError: 429,
     ConfigError: 503,
+    DatabaseError: 503,
 }
 """HTTP status of refusals; all others are 400."""
 
 
+class Site:
+    """The site that is served, with what belongs to its configuration of the moment."""
+
+    def __init__(self, configuration: Callable[[], Configuration]) -> None:
+        self._configuration = configuration
+        self._authenticator: tuple[Configuration, Authenticator] | None = None
+
+    @property
+    def configuration(self) -> Configuration:
+        """As it is now."""
+        return self._configuration()
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """By what the configuration says now; what it remembers of failures lasts until that changes."""
+        now, known = self.configuration, self._authenticator
+        if known is None or known[0].site != now.site:
+            known = self._authenticator = (now, Authenticator(now.site.service, now.site))
+        return known[1]
+
+    def caller(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:
+        """Who asks."""
+        state = connection.scope["state"]
+        peer: Peer = state[SCOPE]
+        headers = grouped(connection.scope["headers"])
+        found = self.authenticator.authenticate(Connection(peer.uid, peer.pid, peer.address, peer.certificate, headers))
+        state[CALLER] = found
+        return found
+
+
 def application(configuration: Callable[[], Configuration]) -> Litestar:
     """Serve the site that *configuration* tells at any time."""
+    site = Site(configuration)
 
-    def asking(request: Request[Any, Any, Any]) -> Asking:
-        return caller.asking(request.scope["state"][SCOPE])
+    def caller(request: Request[Any, Any, Any]) -> Caller:
+        return site.caller(request)
 
-    def served(asking: Asking) -> Served:
-        return Served(asking.user, configuration())
+    def served(request: Request[Any, Any, Any], caller: Caller) -> Served:
+        return Served(caller, site.configuration, request.scope["state"])
 
+    def refused(request: Request[Any, Any, Any], error: KadeployError) -> Response[Refusal]:
+        request.scope["state"][REASON] = str(error)
+        status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
+        return Response(Refusal.of(error), status_code=status, headers=_headers(site, error))
+
+    audit = Audit(configuration().site)
     return Litestar(
         route_handlers=list(CONTROLLERS),
         dependencies={
-            "asking": Provide(asking, sync_to_thread=True),
-            "served": Provide(served, sync_to_thread=True),
+            "caller": Provide(caller, sync_to_thread=True),
+            "served": Provide(served, sync_to_thread=False),
         },
-        exception_handlers={KadeployError: _refused, HTTPException: _not_understood, Exception: _failed},
+        exception_handlers={KadeployError: refused, HTTPException: _not_understood, Exception: _failed},
+        middleware=[lambda app: Audited(app, audit)],
         request_max_body_size=MEGA,
         logging_config=None,
         openapi_config=OpenAPIConfig(title="Kadeploy", version=__version__, path="/v1/schema"),
-        signature_types=[Served, Asking],
+        signature_types=[Served, Caller],
     )
 
 
-def _refused(_: Request[Any, Any, Any], error: KadeployError) -> Response[Refusal]:
-    status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
-    return Response(Refusal.of(error), status_code=status)
+def _headers(site: Site, error: KadeployError) -> dict[str, str]:
+    if isinstance(error, TooManyAttemptsError):
+        return {"Retry-After": str(error.seconds)}
+    if isinstance(error, AuthenticationError):
+        return {"WWW-Authenticate": site.authenticator.challenge}
+    return {}
 
 
-def _not_understood(_: Request[Any, Any, Any], error: HTTPException) -> Response[Refusal]:
+def _not_understood(request: Request[Any, Any, Any], error: HTTPException) -> Response[Refusal]:
     """What Litestar refuses: a path that is not there, a body that is no request of ours."""
     extra = error.extra if isinstance(error.extra, list) else []
     details = [f"{each.get('key', 'body')}: {each.get('message', '')}" for each in extra if isinstance(each, dict)]
     said = "; ".join(details) or str(error.detail)
-    return Response(
-        Refusal(error="OptionError", message=f"The request is not understood: {said}."), status_code=error.status_code
-    )
+    refusal = Refusal(error="OptionError", message=f"The request is not understood: {said}.")
+    request.scope["state"][REASON] = refusal.message
+    return Response(refusal, status_code=error.status_code)
 
 
 def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[Refusal]:
     _LOG.error("%s %s", request.method, request.url.path, exc_info=error)
-    told = Refusal(error="KadeployError", message="The service failed; its log says why. Tell an administrator.")
+    told = Refusal(error="ServiceError", message="The service failed; its log says why. Tell an administrator.")
     return Response(told, status_code=500)

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 import socket
+import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from litestar import Litestar
 
 from kadeploy.config.folder import Configuration, load_configuration
+from kadeploy.config.service import Https, Service
 from kadeploy.errors import ConfigError
 from kadeploy.remote import sockets
 from kadeploy.server.app import application
+from kadeploy.server.keeper import Keeper
+from kadeploy.server.notify import listen_fds, notify
 from kadeploy.server.peers import Protocol
+from kadeploy.state import watch
 
 _LOG = logging.getLogger("kadeploy.server")
 _BACKLOG = 1024
@@ -59,25 +69,74 @@ class Watched:
 
 
 def run(folder: Path, path: Path) -> int:
-    """Serve the site of *folder* on the socket *path* until SIGTERM.
+    """Serve the site of *folder* on the socket *path*, and by HTTPS where it says so, until SIGTERM.
 
     Raises:
-        ConfigError: the configuration is wrong, or another process serves there.
+        ConfigError: the configuration is wrong, or another process serves the site.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    with listening(path) as bound:
-        server(folder).run(sockets=[bound])
+    watched = Watched(folder)
+    keeper = Keeper(watched)
+    with watch.watching(watched().site), ways_in(watched().site.service, path) as ways:
+        keeper.start()
+        try:
+            asyncio.run(serve(watched, ways, _until_signal))
+        finally:
+            keeper.stop()
     return 0
 
 
-def server(folder: Path) -> uvicorn.Server:
-    """What serves the site of *folder*.
+@dataclass(frozen=True)
+class Way:
+    """A socket that listens, with TLS or without."""
 
-    Raises:
-        ConfigError: the configuration is wrong.
-    """
+    listening: socket.socket
+    https: Https | None = None
+
+
+Until = Callable[[Callable[[], None]], None]
+"""Is told what ends the service."""
+
+
+async def serve(configuration: Callable[[], Configuration], ways: Sequence[Way], until: Until) -> None:
+    """Serve the site on all *ways* until what *until* was given is called."""
+    app = application(configuration)
+    servers = [_Server(_config(app, way.https)) for way in ways]
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    until(stop)
+    tasks = [server.serve([way.listening]) for server, way in zip(servers, ways, strict=True)]
+    notify("READY=1")
+    await asyncio.gather(*tasks)
+    notify("STOPPING=1")
+
+
+class _Server(uvicorn.Server):
+    """One of several in a process, none of which minds its signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """They are the process's."""
+        yield
+
+
+def _until_signal(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+
+
+def _config(app: Litestar, https: Https | None) -> uvicorn.Config:
+    tls: dict[str, Any] = {}
+    if https:
+        tls = {"ssl_certfile": https.certificate, "ssl_keyfile": https.private_key}
+        if https.client_ca:
+            tls |= {"ssl_ca_certs": https.client_ca, "ssl_cert_reqs": ssl.CERT_OPTIONAL}
     config = uvicorn.Config(
-        application(Watched(folder)),
+        app,
         http=Protocol,
         ws="wsproto",
         lifespan="off",
@@ -88,8 +147,42 @@ def server(folder: Path) -> uvicorn.Server:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=2,
         backlog=_BACKLOG,
+        **tls,
     )
-    return uvicorn.Server(config)
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"service.https: {error.strerror or error}: check certificate and private_key.") from error
+    return config
+
+
+@contextmanager
+def ways_in(service: Service, path: Path) -> Iterator[list[Way]]:
+    """The sockets of a site; those that systemd has opened count in place of our own.
+
+    Raises:
+        ConfigError: one of them cannot be opened.
+    """
+    with ExitStack() as stack:
+        given = [stack.enter_context(socket.socket(fileno=number)) for number in listen_fds()]
+        local = [way for way in given if way.family == socket.AF_UNIX]
+        remote = [way for way in given if way.family != socket.AF_UNIX]
+        ways = [Way(each) for each in local or [stack.enter_context(listening(path))]]
+        if service.https:
+            https = service.https
+            ways += [Way(each, https) for each in remote or [stack.enter_context(_tcp(https))]]
+        yield ways
+
+
+def _tcp(https: Https) -> socket.socket:
+    try:
+        bound = socket.create_server((https.address, https.port), backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"service.https: {https.address}, port {https.port}: {error.strerror}: check address and port."
+        ) from error
+    _LOG.info("listening on %s, port %s", https.address, https.port)
+    return bound
 
 
 @contextmanager

@@ -1,0 +1,59 @@
+"""The audit log's lines, made where every answer passes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from litestar.types import ASGIApp, Message, Receive, Send
+
+from kadeploy.server.audit import Audit
+from kadeploy.server.auth import Caller
+from kadeploy.server.peers import SCOPE
+from kadeploy.server.served import THING
+
+CALLER, REASON = "kadeploy_caller", "kadeploy_reason"
+"""Keys of who asks, and of why it was refused, in the state of a request's scope."""
+_LOOKING = {"GET", "HEAD", "OPTIONS"}
+_STRANGERS = {401, 403, 429}
+"""Answers that are noted even to those who only look."""
+
+
+class Audited:
+    """Notes each change that is asked for, and each caller who is turned away, with what became of it."""
+
+    def __init__(self, app: ASGIApp, audit: Audit) -> None:
+        self._app = app
+        self._audit = audit
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Pass the request on, and note the status of its answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            if scope["method"] not in _LOOKING or status in _STRANGERS:
+                await asyncio.to_thread(self._record, scope, status)
+
+    def _record(self, scope: Any, status: int) -> None:
+        known = scope["state"]
+        query = scope["query_string"].decode("latin-1")
+        caller: Caller | None = known.get(CALLER)
+        self._audit.record(
+            f"{scope['method']} {scope['path']}",
+            status,
+            caller,
+            source=str(known[SCOPE]),
+            thing=known.get(THING, query),
+            reason=known.get(REASON, ""),
+        )

@@ -1,0 +1,59 @@
+"""Bodies of requests that are too large to be kept in memory: taken piece by piece, in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import TimeoutError as LateError
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+from litestar.exceptions import ClientException
+
+from kadeploy.errors import FileError
+
+_ResultT = TypeVar("_ResultT")
+_PATIENCE = 60.0
+"""Seconds that a sender may take for the next piece."""
+_MOST = 64
+"""Files that are received at a time; each holds a thread."""
+
+
+def pieces(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+    """For a thread: the pieces of a *stream* of *loop*.
+
+    Raises:
+        FileError: the sender is too slow, or gone.
+    """
+
+    async def following() -> bytes | None:
+        return await anext(stream, None)
+
+    while True:
+        try:
+            piece = asyncio.run_coroutine_threadsafe(following(), loop).result(timeout=_PATIENCE)
+        except LateError as error:
+            raise FileError(f"Nothing has come for {_PATIENCE:.0f} s: send the rest anew.") from error
+        except ClientException as error:
+            raise FileError("The sender is gone: send the rest anew.") from error
+        if piece is None:
+            return
+        if piece:
+            yield piece
+
+
+async def in_thread(function: Callable[[], _ResultT]) -> _ResultT:
+    """The result of *function*, from a thread that holds up nobody else."""
+    return await anyio.to_thread.run_sync(function, limiter=_limiter())
+
+
+_limiters: dict[int, anyio.CapacityLimiter] = {}
+
+
+def _limiter() -> anyio.CapacityLimiter:
+    """One for each event loop."""
+    key = id(asyncio.get_running_loop())
+    if key not in _limiters:
+        _limiters[key] = anyio.CapacityLimiter(_MOST)
+    return _limiters[key]
