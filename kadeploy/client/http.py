@@ -52,10 +52,11 @@ class Message(NamedTuple):
 
 
 class Http:
-    """Requests to the service that listens at *where*."""
+    """Requests to the service that listens at *where*, each with *headers*."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, headers: Mapping[str, str] | None = None) -> None:
         self.where = where
+        self._headers = headers or {}
         self._connection = _Connection(where)
 
     def ask(
@@ -100,7 +101,7 @@ class Http:
         tries = _TRIES
         while not stopped():
             try:
-                with closing(_Events(self.where, path, last)) as stream:
+                with closing(_Events(self.where, path, {**self._headers, _LAST_EVENT: last})) as stream:
                     for message in stream.read(stopped):
                         last, tries = stream.last, _TRIES
                         yield message
@@ -115,7 +116,7 @@ class Http:
     def _sent(self, method: str, path: str, query: Query | None, body: Any) -> http.client.HTTPResponse:
         content = None if body is None else msgspec.json.encode(body)
         target = f"{path}?{urlencode(_given(query), doseq=True)}" if query else path
-        headers = {"Content-Type": "application/json"} if content is not None else {}
+        headers = {**self._headers, **({"Content-Type": "application/json"} if content is not None else {})}
         with self._told():
             try:
                 self._connection.request(method, target, content, headers)
@@ -175,11 +176,11 @@ def _require_good(status: int, content: Callable[[], bytes]) -> None:
 class _Events:
     """One connection that events come by, read in a thread of its own: whoever waits may look at other things."""
 
-    def __init__(self, where: str, path: str, last: str) -> None:
-        self.last = last
+    def __init__(self, where: str, path: str, headers: Mapping[str, str]) -> None:
+        self.last = headers[_LAST_EVENT]
         self._queue: queue.SimpleQueue[Message | OSError | None] = queue.SimpleQueue()
         self._connection = _Connection(where)
-        self._connection.request("GET", path, headers={_LAST_EVENT: last, "Accept": "text/event-stream"})
+        self._connection.request("GET", path, headers={**headers, "Accept": "text/event-stream"})
         self._response = self._connection.getresponse()
         _require_good(self._response.status, self._response.read)
         threading.Thread(target=self._receive, daemon=True, name="events").start()

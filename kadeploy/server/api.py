@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, patch, post, put
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from kadeploy import __version__
@@ -37,9 +38,13 @@ from kadeploy.state.rights import Given, Holder
 LEFT_OUT = "Kadeploy-Left-Out"
 """Header of an answer from which rows are missing that cannot be read: what people are told."""
 
+Here = NamedDependency[Served]
+Who = NamedDependency[Caller]
+Asked = Request[Any, Any, Any]
+DryRun = FromQuery[bool]
 _ItemT = TypeVar("_ItemT")
 _NODES = "Nodes or ranges, gdx-[5-12].site; default: all."
-Nodes = Annotated[list[str] | None, Parameter(query="nodes", description=_NODES)]
+Nodes = Annotated[list[str] | None, QueryParameter(name="nodes", description=_NODES)]
 
 
 class About(msgspec.Struct, frozen=True):
@@ -131,22 +136,22 @@ class SiteController(Controller):
     tags = ("site",)
 
     @get("/", sync_to_thread=True)
-    def about(self, served: Served, caller: Caller) -> About:
+    def about(self, served: Here, caller: Who) -> About:
         """Who answers, and as whom you are known."""
         return About(__version__, served.site.name, served.user, caller.how, served.is_administrator)
 
     @get("/site", sync_to_thread=True)
-    def site(self, served: Served) -> Site:
+    def site(self, served: Here) -> Site:
         """The settings that tools follow."""
         return published.site(served.site)
 
     @get("/configuration", sync_to_thread=True)
-    def configuration(self, served: Served) -> Clusters:
+    def configuration(self, served: Here) -> Clusters:
         """The clusters, their nodes and disks."""
         return Clusters(published.site(served.site), published.clusters(served.configuration))
 
     @get("/implementations", sync_to_thread=True)
-    def implementations(self, served: Served) -> dict[str, tuple[str, ...]]:
+    def implementations(self, served: Here) -> dict[str, tuple[str, ...]]:
         """Implementations of macro-steps, and the micro-steps of each."""
         return dict(served.register)
 
@@ -158,12 +163,12 @@ class NodeController(Controller):
     tags = ("nodes",)
 
     @get("/nodes", sync_to_thread=True)
-    def states(self, served: Served, names: Nodes = None) -> Response[list[NodeRow]]:
+    def states(self, served: Here, names: Nodes = None) -> Response[list[NodeRow]]:
         """State of nodes that were ever operated on."""
         return _sparing(served.states(_names(served, names)))
 
     @get("/holders", sync_to_thread=True)
-    def holders(self, served: Served, names: Nodes = None) -> dict[str, list[Holder]]:
+    def holders(self, served: Here, names: Nodes = None) -> dict[str, list[Holder]]:
         """Who has rights on each node; others than administrators see their own rights."""
         return {name: list(found) for name, found in served.holders(_names(served, names)).items()}
 
@@ -175,41 +180,46 @@ class WorkflowController(Controller):
     tags = ("workflows",)
 
     @get("/workflows", sync_to_thread=True)
-    def running(self, served: Served, names: Nodes = None) -> dict[str, Any]:
+    def running(self, served: Here, names: Nodes = None) -> dict[str, Any]:
         """The running workflows, node by node."""
         return served.workflows(None, _names(served, names))
 
     @get("/workflows/{wid:str}", sync_to_thread=True)
-    def one(self, served: Served, wid: str, names: Nodes = None) -> dict[str, Any]:
+    def one(self, served: Here, wid: FromPath[str], names: Nodes = None) -> dict[str, Any]:
         """One workflow, even when it has ended."""
         return served.workflows(wid, _names(served, names))
 
     @delete("/workflows/{wid:str}", sync_to_thread=True, status_code=200)
-    def cancel(self, served: Served, wid: str) -> Cancelled:
+    def cancel(self, served: Here, wid: FromPath[str]) -> Cancelled:
         """Have it end within seconds, its nodes aborted and free."""
         return Cancelled(served.cancel(wid))
 
     @get("/workflows/{wid:str}/events")
-    async def events(self, served: Served, request: Request[Any, Any, Any], wid: str) -> Stream:
+    async def events(self, served: Here, request: Asked, wid: FromPath[str]) -> Stream:
         """Its events from the beginning (server-sent), or behind ``Last-Event-ID``, until its end."""
         after = request.headers.get("last-event-id", "0")
         lines = await stream.of(served, wid, int(after) if after.isascii() and after.isdecimal() else 0)
         return Stream(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     @post("/deployments", sync_to_thread=True)
-    def deploy(self, served: Served, data: DeployRequest, dry_run: bool = False) -> Response[Begun | Plan]:
+    def deploy(self, served: Here, data: JSONBody[DeployRequest], dry_run: DryRun = False) -> Response[Begun | Plan]:
         """Deploy an environment on nodes; with *dry_run*, tell what would be done."""
         return _operation(served, data, dry_run)
 
     @post("/reboots", sync_to_thread=True)
-    def reboot(self, served: Served, data: RebootRequest, dry_run: bool = False) -> Response[Begun | Plan]:
+    def reboot(self, served: Here, data: JSONBody[RebootRequest], dry_run: DryRun = False) -> Response[Begun | Plan]:
         """Reboot nodes."""
         return _operation(served, data, dry_run)
 
     @post("/power", sync_to_thread=True)
-    def power(self, served: Served, data: PowerRequest, dry_run: bool = False) -> Response[Begun | Plan]:
+    def power(self, served: Here, data: JSONBody[PowerRequest], dry_run: DryRun = False) -> Response[Begun | Plan]:
         """Switch nodes on or off, or ask whether they are on."""
         return _operation(served, data, dry_run)
+
+
+def _told(names: Sequence[str]) -> str:
+    """Nodes as ranges; ``*`` would mean something else to them."""
+    return ", ".join(filter(None, ["*" if "*" in names else "", fold([name for name in names if name != "*"])]))
 
 
 def _operation(served: Served, request: Wish, dry_run: bool) -> Response[Begun | Plan]:
@@ -226,23 +236,23 @@ class RightController(Controller):
     tags = ("rights",)
 
     @get("/", sync_to_thread=True)
-    def rights(self, served: Served, user: str | None = None) -> dict[str, list[Given]]:
+    def rights(self, served: Here, user: FromQuery[str | None] = None) -> dict[str, list[Given]]:
         """Rights by user; those of others are shown to administrators."""
         return served.rights(user)
 
     @post("/", sync_to_thread=True)
-    def grant(self, served: Served, data: Grant) -> Granted:
+    def grant(self, served: Here, data: JSONBody[Grant]) -> Granted:
         """Give rights; for administrators."""
-        served.note(f"{data.user}: {', '.join(data.parts)} of {fold(data.nodes)}")
+        served.note(f"{data.user}: {', '.join(data.parts)} of {_told(data.nodes)}")
         return served.grant(data)
 
     @delete("/", sync_to_thread=True, status_code=200)
     def revoke(
         self,
-        served: Served,
-        user: str,
-        names: Annotated[list[str], Parameter(query="nodes")],
-        parts: list[str],
+        served: Here,
+        user: FromQuery[str],
+        names: Annotated[list[str], QueryParameter(name="nodes")],
+        parts: FromQuery[list[str]],
     ) -> Revoked:
         """Take exactly these rights back; for administrators."""
         most = served.site.limits.nodes
@@ -259,12 +269,12 @@ class EnvironmentController(Controller):
     @get("/", sync_to_thread=True)
     def environments(
         self,
-        served: Served,
-        name: str | None = None,
-        version: int | None = None,
-        owner: str | None = None,
-        arch: str | None = None,
-        all_versions: bool = False,
+        served: Here,
+        name: FromQuery[str | None] = None,
+        version: FromQuery[int | None] = None,
+        owner: FromQuery[str | None] = None,
+        arch: FromQuery[str | None] = None,
+        all_versions: FromQuery[bool] = False,
     ) -> Response[list[Environment]]:
         """Those that you see, or the one called *name*, which may be ``name@user:version%arch``."""
         if name is None:
@@ -272,7 +282,7 @@ class EnvironmentController(Controller):
         return _sparing(served.versions(Reference(name, version, owner, arch), all_versions))
 
     @post("/", sync_to_thread=True)
-    def add(self, served: Served, data: list[Environment]) -> list[Environment]:
+    def add(self, served: Here, data: JSONBody[list[Environment]]) -> list[Environment]:
         """Record environments: all of them, or none."""
         served.note(", ".join(each.name for each in data))
         return served.add_environments(data)
@@ -280,11 +290,11 @@ class EnvironmentController(Controller):
     @delete("/", sync_to_thread=True, status_code=200)
     def delete_versions(
         self,
-        served: Served,
-        name: str,
-        version: int | None = None,
-        owner: str | None = None,
-        arch: str | None = None,
+        served: Here,
+        name: FromQuery[str],
+        version: FromQuery[int | None] = None,
+        owner: FromQuery[str | None] = None,
+        arch: FromQuery[str | None] = None,
     ) -> list[Environment]:
         """Delete all versions of an environment, or the one given."""
         return served.delete_environments(Reference(name, version, owner, arch))
@@ -292,12 +302,12 @@ class EnvironmentController(Controller):
     @patch("/", sync_to_thread=True)
     def change(
         self,
-        served: Served,
-        data: Changed,
-        name: str,
-        version: int | None = None,
-        owner: str | None = None,
-        arch: str | None = None,
+        served: Here,
+        data: JSONBody[Changed],
+        name: FromQuery[str],
+        version: FromQuery[int | None] = None,
+        owner: FromQuery[str | None] = None,
+        arch: FromQuery[str | None] = None,
     ) -> list[Environment] | list[Change]:
         """Say who sees it, take its demolishing tag off, or record the checksums of its files anew."""
         wanted = Reference(name, version, owner, arch)
@@ -308,7 +318,7 @@ class EnvironmentController(Controller):
         return [served.reset_demolishing(wanted)]
 
     @post("/moves", sync_to_thread=True)
-    def move(self, served: Served, data: Moves) -> list[Change]:
+    def move(self, served: Here, data: JSONBody[Moves]) -> list[Change]:
         """Rewrite paths in all environments; for administrators."""
         return served.move_files(data.moves)
 
@@ -324,32 +334,32 @@ class StatisticsController(Controller):
     tags = ("statistics",)
 
     @get("/newest", sync_to_thread=True)
-    def newest(self, served: Served) -> list[str]:
+    def newest(self, served: Here) -> list[str]:
         """Ids of the workflows that began last."""
         return served.newest()
 
     @get("/workflows/{wid:str}", sync_to_thread=True)
-    def known(self, served: Served, wid: str) -> None:
+    def known(self, served: Here, wid: FromPath[str]) -> None:
         """Whether a workflow is or was called so."""
         served.require_workflow(wid)
 
     @post("/strangers", sync_to_thread=True, status_code=200)
-    def strangers(self, served: Served, data: list[str]) -> list[str]:
+    def strangers(self, served: Here, data: JSONBody[list[str]]) -> list[str]:
         """Names of which the log knows nothing."""
         return served.strangers(data)
 
     @post("/rows", sync_to_thread=True, status_code=200)
-    def rows(self, served: Served, data: Rows) -> Stream:
+    def rows(self, served: Here, data: JSONBody[Rows]) -> Stream:
         """Rows of the log, one JSON list a line."""
         return Stream(_lines(served.rows(data)), media_type="application/x-ndjson")
 
     @post("/rates", sync_to_thread=True, status_code=200)
-    def rates(self, served: Served, data: Selection) -> Response[list[Rate]]:
+    def rates(self, served: Here, data: JSONBody[Selection]) -> Response[list[Rate]]:
         """How often nodes failed."""
         return _sparing(served.failure_rates(data))
 
     @post("/durations", sync_to_thread=True, status_code=200)
-    def durations(self, served: Served, data: Selection) -> Response[list[Durations]]:
+    def durations(self, served: Here, data: JSONBody[Selection]) -> Response[list[Durations]]:
         """How long macro-steps took, over time."""
         return _sparing(served.durations(data))
 
@@ -377,12 +387,12 @@ class FileController(Controller):
     tags = ("files",)
 
     @put("/{sha256:str}", sync_to_thread=True)
-    def announce(self, served: Served, sha256: str, size: Annotated[int, Parameter(ge=0)]) -> Received:
+    def announce(self, served: Here, sha256: FromPath[str], size: Annotated[int, QueryParameter(ge=0)]) -> Received:
         """Say that a file of so many bytes will be sent: how many of them are here already."""
         return Received(sent.begin(served.site, served.user, sha256, size))
 
     @patch("/{sha256:str}", request_max_body_size=None)
-    async def receive(self, served: Served, request: Request[Any, Any, Any], sha256: str, offset: int) -> Received:
+    async def receive(self, served: Here, request: Asked, sha256: FromPath[str], offset: FromQuery[int]) -> Received:
         """Send what follows the first *offset* bytes, or a part of it: how many are here then."""
         body = bodies.pieces(request.stream(), asyncio.get_running_loop())
         here = await bodies.in_thread(partial(sent.append, served.site, served.user, sha256, offset, body))

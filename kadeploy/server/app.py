@@ -8,7 +8,7 @@ from typing import Any
 
 from litestar import Litestar, Request, Response
 from litestar.connection import ASGIConnection
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 
@@ -82,7 +82,7 @@ def application(configuration: Callable[[], Configuration]) -> Litestar:
     def caller(request: Request[Any, Any, Any]) -> Caller:
         return site.caller(request)
 
-    def served(request: Request[Any, Any, Any], caller: Caller) -> Served:
+    def served(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Served:
         return Served(caller, site.configuration, request.scope["state"])
 
     def refused(request: Request[Any, Any, Any], error: KadeployError) -> Response[Refusal]:

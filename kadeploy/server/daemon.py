@@ -34,20 +34,24 @@ _BACKLOG = 1024
 
 
 class Watched:
-    """The configuration, read again once one of its files has changed; a wrong one is told and the old one kept."""
+    """The configuration, read again once one of its files has changed; a wrong one is told and the old one kept.
 
-    def __init__(self, folder: Path) -> None:
+    It is at most *age* seconds old.
+    """
+
+    def __init__(self, folder: Path, age: float = 1.0) -> None:
         self.folder = folder
+        self._age = age
         self._lock = threading.Lock()
         self._marks = self._look()
         self._known = load_configuration(folder)
         self._next = 0.0
 
     def __call__(self) -> Configuration:
-        """The configuration as it is now, at most a second old."""
+        """The configuration as it is now."""
         with self._lock:
             if time.monotonic() >= self._next:
-                self._next = time.monotonic() + 1.0
+                self._next = time.monotonic() + self._age
                 self._refresh()
             return self._known
 

@@ -55,6 +55,8 @@ SIDX64 = Environment(
     visibility="shared",
     part="/dev/sda3",
 )
+
+pytestmark = pytest.mark.usefixtures("way")
 DESCRIPTION = """\
 name : new env
 description : made for tests

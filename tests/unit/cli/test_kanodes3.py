@@ -24,6 +24,8 @@ from kadeploy.state import journal, nodes, rights
 from kadeploy.state.database import connect
 from kadeploy.state.nodes import NO_ENVIRONMENT
 
+pytestmark = pytest.mark.usefixtures("way")
+
 DEBIAN = Environment(name="débian, small", version=12, image=Image(file="/srv/debian.tgz", kind="tgz"), user="root")
 
 

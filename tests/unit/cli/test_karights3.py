@@ -17,6 +17,8 @@ from kadeploy.config.site import Site
 from kadeploy.state import rights
 from kadeploy.state.tables import Right
 
+pytestmark = pytest.mark.usefixtures("way")
+
 JOHN = ("-u", "johnsmith")
 
 

@@ -17,6 +17,8 @@ from kadeploy.state import database
 from kadeploy.state.history import FIELDS
 from kadeploy.state.tables import Log, Workflow
 
+pytestmark = pytest.mark.usefixtures("way")
+
 NINE = 1234515600  # 2009-02-13 09:00:00 UTC
 MIDNIGHT = NINE + 15 * 3600
 ROWS = (

@@ -1,0 +1,73 @@
+"""The service of a site in a thread of the test's process, and the tools as its clients."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kadeploy.cli.sites import VARIABLE
+from kadeploy.config.folder import load_site
+from kadeploy.server import daemon
+from kadeploy.server.daemon import Watched, Way
+from kadeploy.state import database
+
+
+@contextmanager
+def served(folder: Path, path: Path) -> Iterator[Path]:
+    """Serve the site of *folder* on the socket *path*."""
+    stops: list[Callable[[], None]] = []
+    begun = threading.Event()
+
+    def until(stop: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        stops.append(lambda: loop.call_soon_threadsafe(stop))
+        begun.set()
+
+    def run() -> None:
+        asyncio.run(daemon.serve(Watched(folder, age=0.0), [Way(bound)], until))
+        database.disconnect()
+
+    with daemon.listening(path) as bound:
+        thread = threading.Thread(target=run, name="service", daemon=True)
+        thread.start()
+        assert begun.wait(30)
+        try:
+            yield path
+        finally:
+            stops[0]()
+            thread.join(30)
+
+
+@pytest.fixture
+def service(site_folder: Path) -> Iterator[Path]:
+    """The socket of the service of the site of *site_folder*."""
+    with served(site_folder, site_folder / "state" / "test.sock") as path:
+        yield path
+
+
+@pytest.fixture(params=["process", "service"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tools do the work themselves, or are clients of a service."""
+    if "site_folder" in request.fixturenames:
+        if request.param == "service":
+            monkeypatch.setenv(VARIABLE, str(request.getfixturevalue("service")))
+        database.connect(load_site(request.getfixturevalue("site_folder")))
+    return str(request.param)
+
+
+def once(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Those of *items* that go through a service with PostgreSQL: the service does with a database what a tool does."""
+    found = []
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        if parameters and (parameters.params.get("way"), parameters.params.get("database_url")) == _BOTH:
+            found.append(item)
+    return found
+
+
+_BOTH = ("service", "postgresql")
