@@ -109,7 +109,7 @@ def _is_same(descriptor: int, path: Path) -> bool:
 def _line(entry: Entry) -> str:
     """*entry* in ASCII: no text of a user ends a line, or does something to the terminal that shows it."""
     short = {name: value[:_LONGEST] if isinstance(value, str) else value for name, value in asdict(entry).items()}
-    return json.dumps(short).replace("\x7f", "\\u007f")
+    return json.dumps(short)
 
 
 def read(site: Site, since: float = 0.0, user: str = "") -> Iterator[Entry]:

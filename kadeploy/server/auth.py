@@ -182,6 +182,7 @@ class Authenticator:
                 if not is_right:
                     self._attempts.failed(source, user)
             if not is_right:
+                _log.warning("%s does not come in as %s: wrong password, or no such user.", source, user)
                 raise AuthenticationError("The user name or the password is wrong.")
         self._attempts.succeeded(source, user)
         return user

@@ -106,7 +106,7 @@ def test_memory_has_bounds_and_who_fails_most_lately_is_remembered(tried: Attemp
     for rank in range(3 * attempts.MOST):
         tried.failed(f"10.{rank >> 16}.{rank >> 8 & 255}.{rank & 255}", f"user{rank}")
         tried.succeeded(f"11.{rank >> 16}.{rank >> 8 & 255}.{rank & 255}", "alice")
-        if rank % 100 == 0:
+        if rank % 1000 == 0:
             tried.failed(HOME, "alice")
     assert len(tried) <= 4 * attempts.MOST
     assert wait(tried, HOME, "alice") > 0

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kadeploy.config.site import Site
@@ -55,6 +55,7 @@ def test_a_line_says_who_did_what_from_where_and_what_was_answered(site: Site, l
 
 
 @given(st.text(st.characters(codec=None), max_size=40))
+@example("\x7f\x9b2J\u2028\u202e\ud800\r\n\0")
 def test_whatever_users_send_is_one_line_without_control_characters(text: str) -> None:
     line = audit._line(Entry(1.5, text, "token", text, text, text, 200, text))
     assert all(" " <= letter <= "~" for letter in line)
