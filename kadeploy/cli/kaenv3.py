@@ -236,17 +236,17 @@ def _visibility(text: str) -> Visibility:
     return cast("Visibility", text)
 
 
-_NEXT_MOVE = re.compile(r",(?=/|https?://)")
-_MOVE = re.compile(r"((?:https?://|/).*?)::?(/(?!/).*|https?://.*)")
+_NEXT_MOVE = re.compile(r",(?=/|(?:https?|server)://)")
+_MOVE = re.compile(r"((?:(?:https?|server)://|/).*?)::?(/(?!/).*|(?:https?|server)://.*)")
 """Kadeploy 3.3 wrote two colons."""
 
 
 def _moves(text: str) -> list[tuple[str, str]]:
-    """``src1:dst1,src2:dst2`` as pairs. Both may be URLs: the colon of ``http://`` separates nothing."""
+    """``src1:dst1,src2:dst2`` as pairs; the colon of a URL or of ``server:///PATH`` separates nothing."""
     matches = [(part, _MOVE.fullmatch(part)) for part in _NEXT_MOVE.split(text)]
     for part, match in matches:
         if match is None:
-            raise OptionError(f"-m {part!r}: expected src:dst, both absolute paths or http(s) URLs.")
+            raise OptionError(f"-m {part!r}: expected src:dst, both absolute paths, http(s) URLs or server:///PATH.")
     return [(match[1], match[2]) for _, match in matches if match]
 
 

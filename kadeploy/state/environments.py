@@ -7,7 +7,7 @@ names the owner; public ones for everybody. Only administrators publish, and the
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -402,23 +402,37 @@ def move_files(site: Site, who: Account | RemoteUser, moves: Sequence[tuple[str,
         OptionError: a move is malformed.
         FileError: a new file cannot be read.
     """
-    if who.name not in site.almighty_users:
-        raise RightsError(f"Only administrators move the files of environments, and you are {who.name}.")
-    rules = [_move(source, target) for source, target in moves]
-    connect(site)
     changes: list[Change] = []
     moved: list[tuple[Environment, Environment]] = []
-    for environment in _select():
-        elsewhere = _map_files(environment, lambda file: msgspec.structs.replace(file, file=_moved(file.file, rules)))
-        parts = tuple(part for part in _COLUMNS if _files(environment, (part,)) != _files(elsewhere, (part,)))
-        if parts:
-            measured = _measured(site, elsewhere, who, parts, whole=False)
-            moved.append((environment, measured))
-            changes += [each for each in _changes(environment, measured, parts) if each.before.file != each.after.file]
+    for environment, elsewhere, parts in _moving(site, who.name, moves):
+        measured = _measured(site, elsewhere, who, parts, whole=False)
+        moved.append((environment, measured))
+        changes += [each for each in _changes(environment, measured, parts) if each.before.file != each.after.file]
     with transaction():
         for environment, measured in moved:
             _update(environment, _columns(measured, tuple(_COLUMNS)))
     return changes
+
+
+def files_to_measure(site: Site, user: str, moves: Sequence[tuple[str, str]]) -> list[str]:
+    """The names of all files that `move_files` would measure, each once; raises as it does."""
+    moving = _moving(site, user, moves)
+    return list(dict.fromkeys(file.file for _, elsewhere, parts in moving for file in _files(elsewhere, parts)))
+
+
+def _moving(
+    site: Site, user: str, moves: Sequence[tuple[str, str]]
+) -> Iterator[tuple[Environment, Environment, tuple[Part, ...]]]:
+    """Environments as they are and with their files elsewhere, and which kinds of files that concerns."""
+    if user not in site.almighty_users:
+        raise RightsError(f"Only administrators move the files of environments, and you are {user}.")
+    rules = [_move(source, target) for source, target in moves]
+    connect(site)
+    for environment in _select():
+        elsewhere = _map_files(environment, lambda file: msgspec.structs.replace(file, file=_moved(file.file, rules)))
+        parts = tuple(part for part in _COLUMNS if _files(environment, (part,)) != _files(elsewhere, (part,)))
+        if parts:
+            yield environment, elsewhere, parts
 
 
 def _move(source: str, target: str) -> tuple[str, str]:

@@ -264,6 +264,7 @@ def test_when_no_environment_has_such_files_it_is_said_and_an_error(
         ("/a:/b,/c/:/d,e", [("/a", "/b"), ("/c/", "/d,e")]),
         ("http://old:8080/a:http://new/a", [("http://old:8080/a", "http://new/a")]),
         ("/a:https://new/a,https://old/b:/b", [("/a", "https://new/a"), ("https://old/b", "/b")]),
+        ("/a:server:///b,server:///c::/d", [("/a", "server:///b"), ("server:///c", "/d")]),
     ],
 )
 def test_colons_and_commas_part_moves_but_not_urls(text: str, moves: list[tuple[str, str]]) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from kadeploy.broadcast import sink
+from kadeploy.config.service import Service
 from kadeploy.config.site import Ssh, Vlan
 from kadeploy.environments.environment import Image
 from kadeploy.microsteps import send_image, site_command
@@ -247,6 +248,24 @@ def test_by_hand_an_image_is_opened_with_the_rights_of_its_user(open_folder: Pat
     assert {outcome.message for outcome in found.values()} == {
         f"{image.path}: Permission denied. Give a file that nobody can read."
     }
+
+
+def test_by_hand_an_image_that_the_administrator_offers_is_opened_where_it_is_offered(
+    tmp_path: Path, nodes: Nodes
+) -> None:
+    request = asked(tmp_path, nodes.port, user="nobody", **described(tmp_path))
+    assert request.image is not None
+    image = msgspec.structs.replace(request.image, path=f"server://{request.image.path}", lent=True)
+    env = {"KADEPLOY_DEPLOY_PART": partition(tmp_path)}
+    messages = []
+    for folders in ((str(tmp_path),), ()):
+        site = msgspec.structs.replace(request.site, service=Service(folders=folders))
+        again = msgspec.structs.replace(request, image=image, site=site)
+        found = outcomes(send_image.run, again, {"method": "chain"}, env, nodes.credentials)
+        messages.append({outcome.message for outcome in found.values()})
+    assert messages[0] == {""}
+    assert (tmp_path / "part").read_bytes() == PARTITION
+    assert "service.folders in site.yml names no folder" in messages[1].pop()
 
 
 def test_a_missing_command_or_image_is_every_nodes_failure_and_says_what_to_set(tmp_path: Path) -> None:
