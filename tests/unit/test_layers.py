@@ -53,6 +53,7 @@ HOMES = {
     "litestar": {"server"},
     "uvicorn": {"server"},
     "argon2": {"server"},
+    "wsproto": {"client"},
 }
 
 
