@@ -279,11 +279,6 @@ class Session:
         if self._recording:
             self._recording.resized(size.rows, size.columns)
 
-    def flush(self) -> None:
-        """Let those who read the recording have all of it so far."""
-        if self._recording:
-            self._recording.flush()
-
     def end(self, reason: Literal["left", "ended", "revoked", "unchecked"]) -> End:
         """Take the program's terminal away, and wait until it has ended; it is killed if that does not end it."""
         os.close(self._line)  # hangs up

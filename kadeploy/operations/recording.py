@@ -15,6 +15,7 @@ import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -67,7 +68,7 @@ class Piece(NamedTuple):
 class Recording:
     """One that is being written. Once it cannot be, because the disk is full, it ends, and the console goes on."""
 
-    def __init__(self, file: BinaryIO, header: Header, limit: int) -> None:
+    def __init__(self, file: FileIO, header: Header, limit: int) -> None:
         self._file, self._room = file, limit
         self._began = time.monotonic()
         self._text = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -94,7 +95,7 @@ class Recording:
                 f"The console cannot be recorded, and the site wants that: {path.parent}: {error.strerror}."
             ) from error
         header = Header(2, columns, rows, int(now), node, user)
-        return cls(os.fdopen(descriptor, "wb"), header, LIMIT if limit is None else limit)
+        return cls(FileIO(descriptor, "w"), header, LIMIT if limit is None else limit)
 
     def shown(self, data: bytes) -> None:
         """The console showed *data*."""
@@ -105,14 +106,9 @@ class Recording:
         """The terminal has another size."""
         self._add("r", f"{columns}x{rows}")
 
-    def flush(self) -> None:
-        """Let readers have all of it so far."""
-        with suppress(OSError, ValueError):
-            self._file.flush()
-
     def end(self) -> None:
         """Nothing more comes."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError):
             self._file.close()
 
     def _add(self, kind: str, text: str) -> None:
@@ -128,8 +124,10 @@ class Recording:
     def _put(self, line: bytes) -> None:
         self._room -= len(line)
         try:
-            self._file.write(line)
+            written = self._file.write(line)
         except OSError:
+            written = 0
+        if written != len(line):
             self.end()
 
 
@@ -246,7 +244,7 @@ def _recorded(path: Path) -> Recorded | None:
         with path.open("rb") as file:
             header = msgspec.json.decode(file.readline(_LINE), type=Header)
             length = _length(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     name = f"{path.parent.name}/{path.name}"
     return Recorded(name, path.parent.name, header.user, header.timestamp, length, path)
@@ -256,7 +254,7 @@ def _length(file: BinaryIO) -> float:
     """When the last piece came."""
     file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - _TAIL))
     for line in reversed(file.read().splitlines()):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             return msgspec.json.decode(line, type=Piece).time
     return 0.0
 
@@ -284,7 +282,7 @@ def read(file: BinaryIO, name: str) -> tuple[Header, Iterator[Piece]]:
     """
     try:
         header = msgspec.json.decode(file.readline(_LINE), type=Header)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{name}: not a recording of a console (asciicast v2).") from error
     if header.version != 2:
         raise FileError(f"{name}: asciicast of version {header.version}; version 2 is understood.")
@@ -297,7 +295,7 @@ def _pieces(file: BinaryIO, name: str) -> Iterator[Piece]:
         number += 1
         try:
             yield msgspec.json.decode(line, type=Piece)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if not line.endswith(b"\n") and len(line) < _LINE:
                 return  # its writer was killed, or writes it just now
             raise FileError(f"{name}: line {number} is no piece of a recording (asciicast v2).") from error

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from litestar import WebSocket
@@ -95,7 +94,7 @@ def _require_own_page(socket: WebSocket[Any, Any, Any]) -> None:
         RightsError: a page of somebody else's asks.
     """
     origin = socket.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
+    if origin is not None and origin.partition("://")[2] != socket.headers.get("host"):
         raise RightsError(f"The page of {origin} may not open consoles here.")
 
 
@@ -120,10 +119,7 @@ async def _serve(socket: WebSocket[Any, Any, Any], admitted: Console) -> None:
 
 async def _joined(socket: WebSocket[Any, Any, Any], session: Session, admitted: Console) -> _Reason:
     """Copy until somebody ends it."""
-    tasks = [
-        asyncio.create_task(each)
-        for each in (_listen(socket, session), _show(socket, session), _watch(session, admitted))
-    ]
+    tasks = [asyncio.create_task(each) for each in (_listen(socket, session), _show(socket, session), _watch(admitted))]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -167,11 +163,10 @@ async def _type(socket: WebSocket[Any, Any, Any], session: Session, keys: bytes)
             await _say(socket, b"")  # whose end is noticed by writing, while it is not read
 
 
-async def _watch(session: Session, admitted: Console) -> _Reason:
+async def _watch(admitted: Console) -> _Reason:
     """Until the user may not stay, or nobody can tell."""
     while True:
         await asyncio.sleep(console.CHECK)
-        session.flush()
         try:
             async with asyncio.timeout(ANSWER):
                 if not await asyncio.to_thread(admitted.may_stay):

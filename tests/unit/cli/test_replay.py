@@ -204,6 +204,8 @@ WRONG = {
     "binary": bytes(range(256)) * 100,
     "a line without end": b'{"version":2,"width":80,"height":24}\n[0.0,"o","' + b"x" * (5 << 20),
     "nested without end": b"[" * 100_000,
+    "a header nested without end": b'{"version":2,"x":' + b"[" * 100_000 + b"\n",
+    "a piece nested without end": b'{"version":2,"width":80,"height":24}\n[0,"o",' + b"[" * 100_000 + b"\n",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,25 @@ def test_a_recording_that_is_full_says_so_and_the_console_goes_on(
     last = found.path.read_text(encoding="utf-8").splitlines()[-1]
     assert '"m"' in last
     assert recording.ENDED in last
+
+
+def test_a_recording_is_whole_though_its_writer_is_killed(site: Site) -> None:
+    pid = os.fork()
+    if pid == 0:
+        made = recording.Recording.begin(site, "gdx-1.site", "alice", 24, 80)
+        made.shown(b"last words")
+        os.kill(os.getpid(), 9)
+    os.waitpid(pid, 0)
+    (path,) = recording.folder(site).glob("*/*.cast")
+    assert "last words" in path.read_text(encoding="utf-8")
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_console(site: Site, site_folder: Path) -> None:
+    header = recording.Header(2, 80, 24)
+    full = recording.Recording(FileIO("/dev/full", "w"), header, recording.LIMIT)
+    session = Session(("echo", "hello"), os.environ, recording=full)
+    assert shown(session) == b"hello\r\n"
+    assert session.end("ended") == End("ended", 0)
 
 
 def test_a_console_that_cannot_be_recorded_is_not_opened(site: Site, site_folder: Path) -> None:

@@ -377,9 +377,10 @@ def test_refusals_are_those_of_the_tool(node: str, said: str, service: Service) 
     assert service.programs() == []
 
 
-def test_a_page_of_another_server_cannot_use_what_a_browser_knows(service: Service) -> None:
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "", "http://[", "http://localhost.evil.example"])
+def test_a_page_of_another_server_cannot_use_what_a_browser_knows(origin: str, service: Service) -> None:
     with pytest.raises(KadeployError, match="may not open consoles here"):
-        service.open(origin="https://evil.example")
+        service.open(origin=origin)
     service.open(origin="http://localhost").end("left")
 
 
