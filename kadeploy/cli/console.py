@@ -1,137 +1,141 @@
-"""A node's console: a program of the site in a terminal of its own, joined to the user's terminal.
+"""The user's terminal, joined to a console: to the program in a `kadeploy.operations.console.Session`, or to a service.
 
-The program has a pseudo terminal as its controlling terminal, and runs as an account that the caller may be: whatever a
-program lets people do who know its escapes, they do it as that account. Every few seconds it is checked whether the
-user may stay; if not, the program is ended.
+ESC typed four times leaves. The terminal is as it was before, however a console ends.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import select
 import signal
-import struct
+import socket
 import sys
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
-from typing import Literal, NoReturn
+from typing import Literal, Protocol
 
-from kadeploy.caller import Account, environment_of
 from kadeploy.errors import UserInterruptError
-from kadeploy.process import end_group
+from kadeploy.operations import console
+from kadeploy.operations.console import PENDING, End, Opened, Size
 
 ESCAPE = b"\x1b" * 4
 """ESC typed four times leaves."""
-CHECK = 2.0
-"""Seconds between two looks at the user's rights."""
-GRACE = 1.0
-"""Seconds that the program has to end by itself once its terminal is gone."""
 _PIECE = 256  # a terminal that select calls writable takes that much without blocking
-_PENDING = 64 << 10
 
 
-@dataclass(frozen=True)
-class End:
-    """Why a console was closed: the user left, the program ended, or the user may not stay."""
+class Stream(Protocol):
+    """What a terminal is joined to. Nothing of it waits, but for `end`."""
 
-    reason: Literal["left", "ended", "revoked"]
-    status: int = 0
-    """Exit status of a program that ended; 128 and the signal's number when one ended it."""
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `write` is to be called even if nothing was typed, once the descriptor can be written to."""
+
+    def fileno(self) -> int:
+        """Descriptor to wait for, before reading or writing."""
+
+    def read(self) -> bytes:
+        """What is to be shown; nothing at all when that is nothing for now."""
+
+    def write(self, keys: bytes) -> int:
+        """Pass on what was typed: how much of it there was room for."""
+
+    def resize(self, size: Size) -> None:
+        """The terminal has another size."""
+
+    def end(self, reason: Literal["left", "ended", "revoked"]) -> End:
+        """Close it, since the user left, it is over, or the user may not stay."""
 
 
-def attach(
-    command: Sequence[str],
-    may_stay: Callable[[], bool],
-    account: Account | None = None,
-    terminal: int = 0,
-    screen: int = 1,
-) -> End:
-    """Run *command* on the user's terminal (descriptors *terminal* to read from, *screen* to write to) until its end.
+def _stay() -> bool:
+    return True
 
-    It runs as *account*, where this process is root and may choose.
 
-    ESC typed four times leaves. *may_stay* is asked every `CHECK` seconds; once it says no, or raises, the program is
-    ended. The terminal is as it was before, however this ends. To be called in the main thread.
+def attach(stream: Stream, may_stay: Callable[[], bool] = _stay, terminal: int = 0, screen: int = 1) -> End:
+    """Join the user's terminal (descriptors *terminal* to read from, *screen* to write to) to *stream* until its end.
+
+    *may_stay* is asked every `console.CHECK` seconds; once it says no, or raises, the stream is ended. To be called in
+    the main thread.
 
     Raises:
         UserInterruptError: by SIGTERM or SIGHUP.
     """
-    with _stoppable(), _raw(terminal):
-        program, line = _start(command, account)
+    reason: Literal["left", "ended", "revoked"] = "left"
+    with stoppable():
         try:
-            with _sized(terminal, line):
-                reason = _Copy(terminal, screen, line, may_stay).run()
+            with raw(terminal), _sized(terminal, stream):
+                reason = _Copy(terminal, screen, stream, may_stay).run()
         finally:
             for number in _STOPPING:
                 signal.signal(number, signal.SIG_IGN)  # it ends already
-            os.close(line)  # hangs up
-            status = _end(program)
-    return End(reason, status if reason == "ended" else 0)
+            end = stream.end(reason)
+    return end
 
 
-# --- the program ------------------------------------------------------------------------------------------------
+def attach_remote(
+    connection: socket.socket,
+    path: str,
+    headers: Callable[[], Iterable[tuple[str, str]]],
+    host: str = "localhost",
+    terminal: int = 0,
+    screen: int = 1,
+) -> tuple[Opened, End]:
+    """Join the user's terminal to a console of a service: which it was, and how it ended.
+
+    It is at *path*, over a *connection* to the service, by the name *host*.
+
+    *headers* is called for the headers that say who asks. The connection is closed at the end.
+
+    Raises:
+        KadeployError: the service refuses; or it does not answer as one.
+        UserInterruptError: by SIGTERM or SIGHUP.
+    """
+    from kadeploy.client.console import connect  # noqa: PLC0415 - not for those who need no service
+
+    stream = connect(connection, path, headers(), host, size_of(terminal))
+    greet(stream.opened.node)
+    return stream.opened, attach(stream, terminal=terminal, screen=screen)
 
 
-def _start(command: Sequence[str], account: Account | None) -> tuple[int, int]:
-    """Its process and the master side of its terminal."""
-    program, line = pty.fork()
-    if program == 0:
-        _become(command, account)
-    os.set_blocking(line, False)
-    return program, line
-
-
-def _become(command: Sequence[str], account: Account | None) -> NoReturn:
-    """Turn this process, which was forked for that, into the program; nothing else of ours may run in it."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, programs expect it
-    try:
-        environment = os.environ if account is None or os.geteuid() != 0 else _drop_root(account)
-        os.execvpe(command[0], list(command), environment)  # noqa: S606 - no shell is what we want
-    except OSError as error:
-        os.write(2, f"{command[0]}: {error.strerror}: check `console` in the cluster file.\r\n".encode())
-    finally:
-        os._exit(127)
-
-
-def _drop_root(account: Account) -> Mapping[str, str]:
-    """Become *account* for good, with the terminal as its own; the environment that goes with it."""
-    os.fchown(0, account.uid, -1)
-    os.initgroups(account.name, account.gid)
-    os.setresgid(account.gid, account.gid, account.gid)
-    os.setresuid(account.uid, account.uid, account.uid)
-    return environment_of(account)
-
-
-def _end(program: int) -> int:
-    """Exit status of a program that has lost its terminal; it is killed if that does not end it."""
-    deadline = time.monotonic() + GRACE
-    while True:
-        ended, status = os.waitpid(program, os.WNOHANG)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
-        if time.monotonic() >= deadline:
-            end_group(program)  # it leads its session, and so its group
-            os.waitpid(program, 0)
-            return 128 + signal.SIGKILL
-        time.sleep(0.02)
+def greet(node: str) -> None:
+    """Tell how to leave again."""
+    print(f"Console of {node}; ESC typed four times leaves it.", flush=True)
 
 
 # --- the user's terminal ----------------------------------------------------------------------------------------
 
 
+def is_terminal() -> bool:
+    """Whether both the input and the output of this process are a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def size_of(terminal: int) -> Size:
+    """How large a terminal is."""
+    rows, columns = termios.tcgetwinsize(terminal)
+    return Size(rows, columns)
+
+
 @contextmanager
-def _raw(terminal: int) -> Iterator[None]:
-    """Pass every key on as it is, and restore the terminal afterwards."""
+def raw(terminal: int, local: int = 0) -> Iterator[None]:
+    """Pass every key on as it is, and restore the terminal afterwards.
+
+    *local* has those local modes (termios(3)) that stay: ``ISIG`` lets Ctrl-C, and nothing else, be a signal.
+    """
     before = termios.tcgetattr(terminal)
     tty.setraw(terminal)
+    if local:
+        mode = termios.tcgetattr(terminal)
+        mode[3] |= local
+        mode[6][termios.VSUSP] = mode[6][termios.VQUIT] = b"\0"
+        termios.tcsetattr(terminal, termios.TCSANOW, mode)
     try:
         yield
     finally:
@@ -142,8 +146,12 @@ _STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Signals become an exception, so that nothing is left behind."""
+def stoppable() -> Iterator[None]:
+    """Signals become an exception, so that nothing is left behind.
+
+    Raises:
+        UserInterruptError: by SIGTERM or SIGHUP.
+    """
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise UserInterruptError(f"Console closed by {signal.Signals(number).name}.")
@@ -157,12 +165,11 @@ def _stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def _sized(terminal: int, line: int) -> Iterator[None]:
+def _sized(terminal: int, stream: Stream) -> Iterator[None]:
     """The program's terminal has the size of the user's, at first and whenever that changes."""
 
     def resize(_number: int, _frame: FrameType | None) -> None:
-        size = fcntl.ioctl(terminal, termios.TIOCGWINSZ, struct.pack("4H", 0, 0, 0, 0))
-        fcntl.ioctl(line, termios.TIOCSWINSZ, size)
+        stream.resize(size_of(terminal))
 
     before = signal.signal(signal.SIGWINCH, resize)
     try:
@@ -173,59 +180,42 @@ def _sized(terminal: int, line: int) -> Iterator[None]:
 
 
 class _Copy:
-    """Copies between the two terminals; neither side can hold up the other, nor the look at the rights."""
+    """Copies between the two sides; neither can hold up the other, nor the look at the rights."""
 
-    def __init__(self, terminal: int, screen: int, line: int, may_stay: Callable[[], bool]) -> None:
-        self.terminal, self.screen, self.line = terminal, screen, line
+    def __init__(self, terminal: int, screen: int, stream: Stream, may_stay: Callable[[], bool]) -> None:
+        self.terminal, self.screen, self.stream = terminal, screen, stream
         self.may_stay = may_stay
         self.typed, self.said = bytearray(), bytearray()
         self.escapes = 0
-        self.ended = False
 
     def run(self) -> Literal["left", "ended", "revoked"]:
         """Until somebody ends it."""
-        check = time.monotonic() + CHECK
-        while not self.ended or self.said:
+        check = time.monotonic() + console.CHECK
+        while not self.stream.over or self.said:
             if time.monotonic() >= check:
                 if not self.may_stay():
                     return "revoked"
-                check = time.monotonic() + CHECK
+                check = time.monotonic() + console.CHECK
             readable, writable, _ = select.select(*self._wanted(), [], max(0.0, check - time.monotonic()))
-            if self.line in readable:
-                self._listen()
+            if self.stream in readable:
+                self.said += self.stream.read()
             if self.terminal in readable and not self._type():
                 return "left"
-            if self.line in writable:
-                self._tell()
+            if self.stream in writable:
+                del self.typed[: self.stream.write(bytes(self.typed))]
             if self.screen in writable:
                 del self.said[: os.write(self.screen, self.said[:_PIECE])]
         return "ended"
 
-    def _wanted(self) -> tuple[list[int], list[int]]:
-        """What to wait for: descriptors to read from and to write to."""
-        reading = [self.line] if not self.ended and len(self.said) < _PENDING else []
-        if len(self.typed) < _PENDING:
+    def _wanted(self) -> tuple[list[int | Stream], list[int | Stream]]:
+        """What to wait for: what to read from and what to write to."""
+        reading: list[int | Stream] = [self.stream] if not self.stream.over and len(self.said) < PENDING else []
+        if len(self.typed) < PENDING:
             reading.append(self.terminal)
-        writing = [self.line] if self.typed and not self.ended else []
+        writing: list[int | Stream] = []
+        if not self.stream.over and (self.typed or self.stream.waiting):
+            writing.append(self.stream)
         return reading, [*writing, *([self.screen] if self.said else [])]
-
-    def _listen(self) -> None:
-        try:
-            piece = os.read(self.line, 1 << 14)
-        except BlockingIOError:
-            return
-        except OSError:  # EIO: nobody has the other side open any more (pty(7))
-            piece = b""
-        self.said += piece
-        self.ended = not piece
-
-    def _tell(self) -> None:
-        try:
-            del self.typed[: os.write(self.line, self.typed)]
-        except BlockingIOError:
-            return
-        except OSError:
-            self.ended = True
 
     def _type(self) -> bool:
         """Take what was typed; False when the user leaves, or the terminal is gone."""
@@ -239,8 +229,3 @@ class _Copy:
                 return False
         self.typed += keys
         return bool(keys)
-
-
-def is_terminal() -> bool:
-    """Whether both the input and the output of this process are a terminal."""
-    return sys.stdin.isatty() and sys.stdout.isatty()

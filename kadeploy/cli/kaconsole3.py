@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated
+import math
+import sys
+import time
+from typing import Annotated, BinaryIO
 
 import typer
 
-from kadeploy import commands
-from kadeploy.caller import Account, account, caller
-from kadeploy.cli import completion, console, shell
-from kadeploy.config.cluster import Cluster
-from kadeploy.config.folder import load_configuration
-from kadeploy.config.partition import partition_device
-from kadeploy.config.site import Site
-from kadeploy.errors import ConfigError, KadeployError, NodeListError, OptionError, RightsError
-from kadeploy.nodeset import expand
-from kadeploy.remote import namespace
-from kadeploy.state import rights
+from kadeploy.caller import caller
+from kadeploy.cli import completion, console, replay, shell, usage
+from kadeploy.config.folder import Configuration, load_configuration
+from kadeploy.errors import KadeployError, NodeListError, OptionError, RightsError
+from kadeploy.files import open_as_user
+from kadeploy.operations import recording
+from kadeploy.operations.console import End, Opened, admit
+from kadeploy.printable import printable
 
 NAME = "kaconsole3"
+SPEEDS = (0.01, 1000.0)
+"""Of a replay, at least and at most."""
 
 app = shell.Tool(
     "Open the console of a node; ESC typed four times leaves it.",
-    examples={"kaconsole3 -m gdx-25.site": "Open the console of a node."},
+    examples={
+        "kaconsole3 -m gdx-25.site": "Open the console of a node.",
+        "kaconsole3 --list": "What was recorded: recording, user, date, length.",
+        "kaconsole3 --replay gdx-25.site --speed 4": "Play the last recording of a node's console, four times as fast.",
+    },
     statuses=shell.STATUSES | {1: "The request is refused, the console's command failed, or your rights ended."},
     about="You need the right to deploy on the node; the console is closed within seconds when that right ends. The "
     "site's cluster file says which command opens a console; it runs as you, or as the account of "
-    "console_account, and never as root for somebody else.",
+    "console_account, and never as root for somebody else. A site may record what consoles show "
+    "(service.record_consoles), but not what is typed. --list shows recordings of your own and of nodes on which you "
+    "have rights; only who opened a console may play its recording, and administrators. A recording is played on the "
+    "terminal as it was shown, with pauses of two seconds at most, until Ctrl-C; if the output is no terminal, its "
+    "text is written at once.",
 )
 
 
@@ -45,6 +54,26 @@ def kaconsole3(
             autocompletion=completion.nodes,
         ),
     ] = None,
+    played: Annotated[
+        str | None,
+        typer.Option(
+            "--replay",
+            metavar="RECORDING",
+            help="Play a recording: a node's last, one of --list, or a file.",
+            rich_help_panel=usage.OUTPUT,
+            autocompletion=completion.nodes,
+        ),
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            "--speed", metavar="N", help="With --replay: N times as fast as it was.", rich_help_panel=usage.OUTPUT
+        ),
+    ] = None,
+    listing: Annotated[
+        bool,
+        typer.Option("--list", help="List recordings; with -m, of this node.", rich_help_panel=usage.OUTPUT),
+    ] = False,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
     _server: shell.Server = None,
@@ -53,63 +82,91 @@ def kaconsole3(
     """Open the console of a node; ESC typed four times leaves it."""
     if machine and first:
         raise NodeListError(f"-m {machine} and {first}: a console is of one node.")
-    node = _one(machine or first)
+    node = machine or first
+    _check(node, played, speed, listing)
     configuration = load_configuration()
-    site, who = configuration.site, caller()
-    (node,) = configuration.full_names([node])
-    (name,) = configuration.cluster_nodes([node])
-    cluster = configuration.clusters[name]
-    part = partition_device(cluster.disk.device, cluster.disk.number("deploy"))
-    rights.require(site, who.name, [node], part)
-    if not cluster.console:
-        raise ConfigError(f"clusters/{name}.yml: console is not set: the command that opens a node's console.")
-    argv = commands.argv(cluster.console, commands.node_values(node), f"console in clusters/{name}.yml")
-    program_account = _account(cluster, who)
-    if not console.is_terminal():
-        raise OptionError("A console needs a terminal: run the command in one (over ssh: ssh -t).")
-    with namespace.inside(site.network_namespace):
-        print(f"Console of {node}; ESC typed four times leaves it.", flush=True)
-        end = console.attach(argv, partial(_may_stay, site, who.name, node, part), program_account)
-    print()
-    if end.reason == "revoked":
-        raise RightsError(f"Console closed: {who.name} does not have the right to use {part} of {node} any more.")
-    if end.status:
-        raise KadeployError(f"{argv[0]} ended with status {end.status}: see above, and `console` in the cluster file.")
-    print("Console closed.")
+    if listing:
+        _list(configuration, node)
+    elif played is not None:
+        _replay(configuration, played, speed or 1.0)
+    else:
+        _open(configuration, node or "")
     return 0
 
 
-def _one(machine: str | None) -> str:
-    if not machine:
-        raise NodeListError("No node: name it with -m NODE.")
-    names = expand(machine)
-    if len(names) != 1:
-        raise NodeListError(f"-m {machine}: {len(names)} nodes; a console is of one node.")
-    return names[0]
+def _check(node: str | None, played: str | None, speed: float | None, listing: bool) -> None:
+    if played is not None and (listing or node):
+        raise OptionError("--replay goes alone: it names a node itself, or a recording of --list.")
+    if speed is not None and played is None:
+        raise OptionError("--speed is that of a recording: name one with --replay.")
+    if speed is not None and not (math.isfinite(speed) and SPEEDS[0] <= speed <= SPEEDS[1]):
+        raise OptionError(f"--speed {speed}: expected a number from {SPEEDS[0]:g} to {SPEEDS[1]:g}.")
 
 
-def _account(cluster: Cluster, who: Account) -> Account:
-    """As whom the console's program runs: the caller, or the account that the cluster names for it.
+# --- a console ------------------------------------------------------------------------------------------------------
+
+
+def _open(configuration: Configuration, node: str) -> None:
+    who = caller()
+    admitted = admit(configuration, who.name, node, who)
+    if not console.is_terminal():
+        raise OptionError("A console needs a terminal: run the command in one (over ssh: ssh -t).")
+    session = admitted.open(console.size_of(0))
+    console.greet(admitted.node)
+    end = console.attach(session, admitted.may_stay)
+    print()
+    tell(end, who.name, admitted.opened)
+
+
+def tell(end: End, user: str, opened: Opened) -> None:
+    """Say how a console ended.
 
     Raises:
-        ConfigError: no such account, or root's: people would be root with the program's escapes.
+        RightsError: the user may use the node no more.
+        KadeployError: the program failed, or the console was lost.
     """
-    if not cluster.console_account:
-        return who
-    try:
-        found = account(cluster.console_account)
-    except OptionError as error:
-        raise ConfigError(f"clusters/{cluster.name}.yml: console_account: {error}") from error
-    if found.uid == 0 and who.uid != 0:
-        raise ConfigError(
-            f"clusters/{cluster.name}.yml: console_account: root is refused, for whoever opens a console would be root "
-            "with the escapes of its program: name an account that can do nothing else."
+    if end.reason == "revoked":
+        raise RightsError(
+            f"Console closed: {user} does not have the right to use {opened.part} of {opened.node} any more."
         )
-    return found
+    if end.reason == "unchecked":
+        raise KadeployError("Console closed: the rights to it cannot be looked up. Tell the site's administrators.")
+    if end.reason == "lost":
+        raise KadeployError("Console closed: the connection to the service is lost. Open the console again.")
+    if end.status:
+        raise KadeployError(
+            f"{opened.program} ended with status {end.status}: see above, and `console` in the cluster file."
+        )
+    print("Console closed.")
 
 
-def _may_stay(site: Site, user: str, node: str, part: str) -> bool:
-    return not rights.missing(site, user, [node], part)
+# --- recordings -----------------------------------------------------------------------------------------------------
+
+
+def _list(configuration: Configuration, node: str | None) -> None:
+    names = configuration.full_names([node]) if node else [""]
+    configuration.cluster_nodes([name for name in names if name])
+    for each in recording.listed(configuration, caller().name, names[0]):
+        date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.date))
+        minutes, seconds = divmod(int(each.seconds), 60)
+        print(each.name, printable(each.user) or "-", date, f"{minutes}:{seconds:02}")
+
+
+def _replay(configuration: Configuration, word: str, speed: float) -> None:
+    with _recording(configuration, word) as file:
+        header, pieces = recording.read(file, word)
+        if shell.is_plain(sys.stdout):
+            replay.write_plain(pieces, sys.stdout)
+        else:
+            replay.play(header, pieces, speed)
+            print()
+
+
+def _recording(configuration: Configuration, word: str) -> BinaryIO:
+    """The recording of the site that *word* names, or else the caller's own file."""
+    who = caller()
+    found = recording.find(configuration, who.name, word)
+    return recording.open_recorded(found) if found else open_as_user(word, who)
 
 
 def main() -> int:

@@ -54,6 +54,7 @@ HOMES = {
     "uvicorn": {"server"},
     "argon2": {"server"},
     "bcrypt": {"server"},
+    "wsproto": {"client"},
 }
 
 

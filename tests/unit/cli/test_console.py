@@ -14,9 +14,11 @@ import pexpect
 import pytest
 
 PROGRAM = """\
+import os
 import sys
 from pathlib import Path
-from kadeploy.cli import console
+from kadeploy.cli.console import attach, size_of
+from kadeploy.operations import console
 
 def may_stay():
     if Path("broken").exists():
@@ -26,7 +28,7 @@ def may_stay():
 console.CHECK, console.GRACE = 0.2, 0.5
 print("start", flush=True)
 try:
-    print("END", console.attach(sys.argv[1:], may_stay), flush=True)
+    print("END", attach(console.Session(sys.argv[1:], os.environ, size=size_of(0)), may_stay), flush=True)
 except Exception as error:
     print("RAISED", type(error).__name__, error, flush=True)
 print("LFLAG", flush=True)
