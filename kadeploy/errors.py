@@ -6,6 +6,7 @@ KadeployError                     exit code 1: refused, no node touched
 ├── EnvironmentRefusedError       unknown, malformed, or changed since it was recorded
 ├── ProfileRefusedError           a value does not fit into a boot profile
 ├── RightsError                   the user lacks a right (names node and partition)
+├── LimitError                    the user has as much running as the site allows one user
 ├── FileError                     unreadable, too big, wrong kind, not fetched
 ├── OptionError                   options that contradict each other or make no sense
 ├── DatabaseError                 the state database cannot be used
@@ -55,6 +56,10 @@ class ProfileRefusedError(KadeployError):
 
 class RightsError(KadeployError):
     """The user may not do this on these nodes."""
+
+
+class LimitError(KadeployError):
+    """The user has as much running as the site allows one user."""
 
 
 class FileError(KadeployError):
