@@ -8,6 +8,7 @@ KadeployError                     exit code 1: refused, no node touched
 ├── RightsError                   the user lacks a right (names node and partition)
 ├── AuthenticationError           whoever calls the service has not shown who they are (HTTP 401)
 ├── TooManyAttemptsError          they have tried too often and have to wait (HTTP 429)
+├── LimitError                    the user has as much running as the site allows one user
 ├── FileError                     unreadable, too big, wrong kind, not fetched
 │   └── FileBusyError             being sent by another client of the same user; try again in a while
 ├── ServiceError                  the site's service cannot be reached, or failed
@@ -72,6 +73,10 @@ class TooManyAttemptsError(KadeployError):
         super().__init__(text)
         self.seconds = seconds
         """Until the next attempt is looked at."""
+
+
+class LimitError(KadeployError):
+    """The user has as much running as the site allows one user."""
 
 
 class FileError(KadeployError):

@@ -43,6 +43,8 @@ class Report(msgspec.Struct, frozen=True):
     """Those of *ok* that wait in the deployment system."""
     aborted: tuple[str, ...] = ()
     """Those of *ko* that were on their way when the operation was stopped."""
+    taken: tuple[str, ...] = ()
+    """Those of *ko* that were taken from the operation: by another one, or because the user's right had ended."""
     answers: Mapping[str, str] = {}
     """What a step asked for: for ``kapower3 --status`` what each node's BMC, or the site's command, said."""
     host_keys: tuple[str, ...] = ()
@@ -116,6 +118,18 @@ class Finished(_Event, frozen=True, kw_only=True):
     finals: Mapping[str, Final]
 
 
+class Taken(_Event, frozen=True, kw_only=True):
+    """Nodes are taken from the operation: it does nothing more to them, and no result of theirs counts."""
+
+    reasons: Mapping[str, str]
+
+
+class LetGo(_Event, frozen=True, kw_only=True):
+    """Of nodes that were taken, these are out of the operation's hands: what was under way has ended."""
+
+    nodes: tuple[str, ...]
+
+
 class Note(_Event, frozen=True, kw_only=True):
     """Something that people should know."""
 
@@ -133,7 +147,20 @@ class Ended(_Event, frozen=True, kw_only=True):
     report: Report
 
 
-Event = Began | LeftOut | AttemptStarted | AttemptEnded | StepStarted | StepResult | Progress | Finished | Note | Ended
+Event = (
+    Began
+    | LeftOut
+    | AttemptStarted
+    | AttemptEnded
+    | StepStarted
+    | StepResult
+    | Progress
+    | Taken
+    | LetGo
+    | Finished
+    | Note
+    | Ended
+)
 Listener = Callable[[Event], None]
 """Who wants to know; called by the thread that launched the operation, one call at a time."""
 

@@ -134,7 +134,7 @@ class Final:
     message: str = ""
     history: tuple[Tried, ...] = ()
     aborted: bool = False
-    """The workflow was stopped before this node came to an end (its verdict is KO)."""
+    """The workflow was stopped, or the node taken from it, before this node came to an end (its verdict is KO)."""
 
 
 @dataclass(frozen=True)
@@ -241,15 +241,40 @@ def run(
     *,
     numbers: Iterator[int] | None = None,
     ways: Mapping[str, Way] | None = None,
+    leaving: Leaving | None = None,
 ) -> dict[str, Final]:
     """Bring *nodes* through *plan* and answer with the end of each.
 
     *perform* runs in a thread per set of nodes. Once *stop* is set no attempt begins, and the nodes that are not at
     their end are aborted as soon as the running attempts answer. *numbers* numbers the attempts, for automata that
-    share a workflow. *ways* tells how far nodes have come already; the others begin.
+    share a workflow. *ways* tells how far nodes have come already; the others begin. Nodes are taken from it while it
+    runs by *leaving*.
     """
     automaton = _Automaton(plan, perform, observer, stop, numbers or itertools.count(1))
+    if leaving:
+        automaton.ends = leaving.ends
     return automaton.run({node: (ways or {}).get(node, Way()) for node in nodes})
+
+
+class Leaving:
+    """The door by which nodes leave an automaton before their end, called from any thread.
+
+    They are aborted at once, and what their attempt says of them later is ignored. A node that is at its end keeps it.
+    """
+
+    def __init__(self) -> None:
+        self.ends: queue.SimpleQueue[_End | _Taken] = queue.SimpleQueue()
+
+    def take(self, reasons: Mapping[str, str]) -> None:
+        """Nodes leave, each for a reason."""
+        self.ends.put(_Taken(dict(reasons)))
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Nodes that leave, and why."""
+
+    reasons: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -271,10 +296,12 @@ class _Automaton:
     observer: Observer
     stop: threading.Event
     numbers: Iterator[int]
-    ends: queue.SimpleQueue[_End] = field(default_factory=queue.SimpleQueue)
+    ends: queue.SimpleQueue[_End | _Taken] = field(default_factory=queue.SimpleQueue)
     running: int = 0
     history: dict[str, tuple[Tried, ...]] = field(default_factory=dict)
     lost: dict[str, float] = field(default_factory=dict)
+    trying: dict[str, tuple[Attempt, float]] = field(default_factory=dict)
+    """The attempt in which a node is, and when it began."""
     finals: dict[str, Final] = field(default_factory=dict)
 
     def run(self, ways: Mapping[str, Way]) -> dict[str, Final]:
@@ -290,6 +317,9 @@ class _Automaton:
                 self._enter(place, nodes)
             while self.running:
                 end = self.ends.get()
+                if isinstance(end, _Taken):
+                    self._lose(end.reasons)
+                    continue
                 self.running -= 1
                 self._part(end)
         except BaseException:
@@ -313,6 +343,7 @@ class _Automaton:
         chosen = implementations[place.choice]
         attempt = Attempt(macro_step, chosen.name, place.retry, chosen.timeout, next(self.numbers), goes_on)
         self.observer.started(attempt, nodes)
+        self.trying |= dict.fromkeys(nodes, (attempt, time.monotonic()))
         threading.Thread(target=self._attempt, args=(place, attempt, nodes), name=f"try-{attempt.number}").start()
         self.running += 1
 
@@ -330,7 +361,8 @@ class _Automaton:
         self.ends.put(_End(place, attempt, nodes, outcomes, start, time.monotonic() - start))
 
     def _part(self, end: _End) -> None:
-        """Send each node where its verdict leads."""
+        """Send each node where its verdict leads, but for those that have left meanwhile."""
+        end = replace(end, outcomes={node: o for node, o in end.outcomes.items() if node not in self.finals})
         for node, outcome in end.outcomes.items():
             self.history[node] += (Tried(end.attempt, outcome.verdict, end.seconds + self.lost.pop(node, 0.0)),)
         self.observer.ended(end.attempt, end.outcomes, end.seconds)
@@ -356,6 +388,17 @@ class _Automaton:
         for goes_on, nodes in sets.items():
             self._start(end.place, tuple(nodes), goes_on)
 
+    def _lose(self, reasons: Mapping[str, str]) -> None:
+        """Nodes that are not at their end leave."""
+        ends = {}
+        for node in reasons.keys() & self.history.keys() - self.finals.keys():
+            attempt, begun = self.trying[node]
+            tried = Tried(attempt, Verdict.KO, time.monotonic() - begun + self.lost.pop(node, 0.0))
+            ends[node] = Final(Verdict.KO, reasons[node], (*self.history[node], tried), aborted=True)
+        if ends:
+            self.finals.update(ends)
+            self.observer.finished(ends)
+
     def _finish(self, nodes: Mapping[str, Outcome], aborted: bool = False) -> None:
         if not nodes:
             return
@@ -375,5 +418,4 @@ class _Automaton:
         """Wait for the attempts that still run, so that nothing outlives the automaton."""
         self.stop.set()
         while self.running:
-            self.ends.get()
-            self.running -= 1
+            self.running -= isinstance(self.ends.get(), _End)

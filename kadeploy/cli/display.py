@@ -31,6 +31,7 @@ from kadeploy.events import (
     Progress,
     StepResult,
     StepStarted,
+    Taken,
 )
 from kadeploy.nodeset import fold
 from kadeploy.operations import forecast
@@ -114,9 +115,8 @@ class Display:
         match event:
             case Began():
                 self._began(event)
-            case LeftOut():
-                for reason, names in _by_word(event.reasons).items():
-                    self.say(0, f"left out: {fold(names)}: {reason}", style=_ODD)
+            case LeftOut() | Taken():
+                self._without(event)
             case AttemptStarted():
                 self._attempt_started(event)
             case AttemptEnded():
@@ -134,6 +134,15 @@ class Display:
                 self.say(0, event.text)
             case Ended():
                 self._ended(event)
+
+    def _without(self, event: LeftOut | Taken) -> None:
+        """Nodes take no part, or none any more; those that are at their end already are nobody's worry."""
+        reasons = {name: reason for name, reason in event.reasons.items() if name not in self._finals}
+        for group in self._sets.values():
+            group.gone |= reasons.keys()
+        title, style = ("left out: ", _ODD) if isinstance(event, LeftOut) else ("", _BAD)
+        for reason, names in summary.kinds(reasons).items():
+            self.say(0, f"{title}{fold(names)}: {reason}", style=style)
 
     def _began(self, event: Began) -> None:
         self._begun = event.at

@@ -174,7 +174,7 @@ def kareboot3(
     if script:
         operation.run_script(script, who)
     operation.answer(output, report)
-    if check and report.ko and not report.aborted:
+    if check and report.ko.keys() - set(report.taken) and not report.aborted:
         return PRODUCTION_LOST
     return operation.status(report, service.site)
 

@@ -168,6 +168,14 @@ async def perform(step: MicroStep, engine: Engine) -> dict[str, Outcome]:
     return {node: outcomes[node] for node in step.members}
 
 
+async def on_held(step: MicroStep, engine: Engine) -> dict[str, Outcome]:
+    """Run *engine* on the members that are still the workflow's, and stay so meanwhile; the others are KO."""
+    async with step.remote.hold(step.members) as taken:
+        kept = tuple(node for node in step.members if node not in taken)
+        outcomes = await engine(step.only(kept)) if kept else {}
+    return {**outcomes, **{node: Outcome(Verdict.KO, reason) for node, reason in taken.items()}}
+
+
 async def _once(step: MicroStep, engine: Engine) -> dict[str, Outcome]:
     heard: dict[str, Outcome] = {}
     missing = "no verdict"

@@ -21,7 +21,7 @@ from kadeploy.config import server_files
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import ConfigError, FileError
 from kadeploy.microsteps import site_command
-from kadeploy.microsteps.microstep import MicroStep, in_turn
+from kadeploy.microsteps.microstep import MicroStep, in_turn, on_held
 from kadeploy.remote import lending
 from kadeploy.remote.fanout import Process
 from kadeploy.runner.request import LocalImage, Request
@@ -193,6 +193,10 @@ def _outcome(reception: chain.Reception) -> Outcome:
 
 
 async def _custom(step: MicroStep, sending: _Sending) -> Mapping[str, Outcome]:
+    return await on_held(step, functools.partial(_command, sending))
+
+
+async def _command(sending: _Sending, step: MicroStep) -> Mapping[str, Outcome]:
     """The site's command: ``ENVFILE`` is the image, ``NODEFILE`` a file of the nodes' names, one per line.
 
     The command gets a copy of a user's image: it opens it by its name, and as root.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from kadeploy import commands
 from kadeploy.errors import ConfigError
-from kadeploy.microsteps.microstep import MicroStep
+from kadeploy.microsteps.microstep import MicroStep, on_held
 from kadeploy.workflow import Outcome, Verdict
 
 ARGUMENTS = {
@@ -22,6 +22,10 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     Raises:
         ConfigError: the site has no such command.
     """
+    return await on_held(step, _set_vlan)
+
+
+async def _set_vlan(step: MicroStep) -> Mapping[str, Outcome]:
     vlan = step.request.site.vlan
     if vlan is None or not vlan.set_command:
         raise ConfigError("There is no command to move nodes into a VLAN: set vlan.set_command in site.yml.")

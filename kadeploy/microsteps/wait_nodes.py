@@ -57,7 +57,7 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
     left = round(timeout - goes_on.waited) if goes_on else timeout
     targets = step.targets()
     left_behind = _Traces.begin(step)
-    wait = partial(reach.wait, timeout=left, window=site.windows.check, on_outcome=step.report)
+    wait = partial(reach.wait, timeout=left, window=site.windows.check, on_outcome=step.report, taken=step.remote.taken)
     if step.args["target"] == "deploy":
         confirm = reach.booted_after(step.remote, begun)
         leave_late = os.environ.get("KADEPLOY_RUN") == "1" and request.operation == "deploy" and not goes_on

@@ -23,7 +23,7 @@ from kadeploy.environments.reference import Reference
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import fold, require_few
-from kadeploy.operations import custom, placement, plan, production
+from kadeploy.operations import custom, permission, placement, plan, production
 from kadeploy.operations.requests import (
     DeployRequest,
     Described,
@@ -38,7 +38,7 @@ from kadeploy.operations.work import States, Work, run_folder
 from kadeploy.power.switch import LEVELS
 from kadeploy.runner import inventory, playbooks, roles
 from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode, profile_sources
-from kadeploy.state import environments, journal, rights
+from kadeploy.state import environments, journal
 from kadeploy.state.nodes import NO_ENVIRONMENT, State
 from kadeploy.state.nodes import Recorded as OnNode
 from kadeploy.workflow import Operation
@@ -378,11 +378,10 @@ class _Parts:
             )
             for name, names in self.groups.items()
         }
-        for name, assignment in made.items():
+        for assignment in made.values():
             roles.require_known(assignment.cluster, self.configuration.folder)
             placement.require_in_layout(assignment)
-            for part in assignment.deploy_parts:
-                rights.require(site, self.user, self.groups[name], part)
+            permission.require(site, assignment)
         return made
 
     def work(

@@ -38,6 +38,7 @@ from kadeploy.events import (
 )
 from kadeploy.nodeset import fold
 from kadeploy.operations import admission, forecast, hooks, hostkeys, production, record, runs, sources, staging
+from kadeploy.operations.guard import Guard
 from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.sources import Sources
@@ -162,6 +163,12 @@ _PATIENCE = 0.2
 def _folder(path: Path) -> Iterator[None]:
     """Make the folder of a workflow; a request that is refused leaves none behind."""
     path.mkdir(mode=0o700, parents=True)
+    with _gone_if_refused(path):
+        yield
+
+
+@contextmanager
+def _gone_if_refused(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
@@ -181,7 +188,8 @@ def _look(work: Work, tell: Listener, stop: threading.Event) -> Report:
 
 
 def _claim_and_run(work: Work, account: Account | None, tell: Listener, stop: threading.Event) -> Report:
-    claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force)
+    with _gone_if_refused(work.folder):
+        claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force)
     with _begun(work.wid), _released(work.wid):
         if left_out:
             tell(LeftOut(reasons=left_out))
@@ -275,11 +283,14 @@ def _run_clusters(work: Work, tell: Listener, keep_alive: Callable[[], None], st
     """One automaton per cluster, all at the same time; what they say is dealt with here, one event after the other."""
     numbers = itertools.count(work.resumption.next_number if work.resumption else 1)
     channel = _Channel()
-    threads = [
-        threading.Thread(target=_run_cluster, args=(work, cluster, numbers, channel, stop), name=cluster)
-        for cluster in work.groups
-    ]
-    with _kept_connections(work):
+    guard = Guard(work, channel.put)
+    with _kept_connections(work) as keeper, guard.watching(keeper):
+        threads = [
+            threading.Thread(
+                target=_run_cluster, args=(work, cluster, numbers, channel, stop, guard, keeper), name=cluster
+            )
+            for cluster in work.groups
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -292,24 +303,32 @@ def _run_clusters(work: Work, tell: Listener, keep_alive: Callable[[], None], st
                 thread.join()
 
 
-def _run_cluster(work: Work, cluster: str, numbers: Iterator[int], channel: _Channel, stop: threading.Event) -> None:
-    player = Player(work.assignments[cluster], work.members, channel.put, stop)
-    observer = _Observer(channel.put)
+def _run_cluster(
+    work: Work,
+    cluster: str,
+    numbers: Iterator[int],
+    channel: _Channel,
+    stop: threading.Event,
+    guard: Guard,
+    keeper: broker.Broker,
+) -> None:
+    player = Player(work.assignments[cluster], work.members, channel.put, stop, guard.taken, keeper.hold)
+    observer, leaving = _Observer(channel.put), guard.leaving[cluster]
+    names, plan = work.groups[cluster], work.plans[cluster]
     try:
         ways = work.resumption.ways if work.resumption else None
-        plan = work.plans[cluster]
-        workflow.run(work.groups[cluster], plan, player.perform, observer, stop, numbers=numbers, ways=ways)
+        workflow.run(names, plan, player.perform, observer, stop, numbers=numbers, ways=ways, leaving=leaving)
     finally:
         channel.leave()
 
 
 @contextmanager
-def _kept_connections(work: Work) -> Iterator[None]:
+def _kept_connections(work: Work) -> Iterator[broker.Broker]:
     """Keep the ssh connections of the workflow from one micro-step to the next."""
     keeper = broker.Broker(work.folder, Credentials.of(work.site), work.lent)
     keeper.start()
     try:
-        yield
+        yield keeper
     finally:
         keeper.stop()
 

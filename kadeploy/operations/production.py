@@ -30,7 +30,9 @@ def check(configuration: Configuration, names: Sequence[str], partition: int | N
 def count_failures(site: Site, before: Mapping[str, Environment], report: Report) -> None:
     """Count nodes that are KO against the environments that were on them, where the site wants it so."""
     if site.demolishing.auto_tag and not report.aborted:
-        environments.add_failure(site, [before[name] for name in report.ko if name in before])
+        environments.add_failure(
+            site, [before[name] for name in report.ko if name in before and name not in report.taken]
+        )
 
 
 def _require_production(configuration: Configuration, names: Iterable[str], partition: int | None) -> None:

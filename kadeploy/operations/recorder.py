@@ -13,11 +13,13 @@ from kadeploy.events import (
     Event,
     Finished,
     LeftOut,
+    LetGo,
     Note,
     Progress,
     Report,
     StepResult,
     StepStarted,
+    Taken,
 )
 from kadeploy.operations.work import Work
 from kadeploy.runner import roles
@@ -38,11 +40,15 @@ class Results:
         self.work = work
         self.finals: dict[str, Final] = work.resumption.finals(work.names) if work.resumption else {}
         self.answers: dict[str, str] = {}
+        self.taken: set[str] = set()
+        """Nodes that were taken before they came to an end."""
 
     def __call__(self, event: Event) -> None:
         """Keep what *event* says of nodes."""
         if isinstance(event, StepResult):
             self.answers |= {name: outcome.answer for name, outcome in event.outcomes.items() if outcome.answer}
+        elif isinstance(event, Taken):
+            self.taken |= event.reasons.keys() - self.finals.keys()
         elif isinstance(event, Finished):
             self.finals |= event.finals
 
@@ -64,7 +70,8 @@ class Results:
             tuple(name for name, final in ends.items() if final.verdict is not Verdict.KO),
             {name: final.message for name, final in ends.items() if final.verdict is Verdict.KO} | dict(left_out),
             tuple(name for name, final in ends.items() if final.verdict is Verdict.BRK),
-            tuple(name for name, final in ends.items() if final.aborted),
+            tuple(name for name, final in ends.items() if final.aborted and name not in self.taken),
+            tuple(name for name, final in ends.items() if final.aborted and name in self.taken),
             self.answers,
         )
 
@@ -78,6 +85,7 @@ class Recorder(Results):
     def __init__(self, work: Work) -> None:
         super().__init__(work)
         self.begun = work.resumption.begun if work.resumption else time.time()
+        self.let_go: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         """Keep and write down what *event* says."""
@@ -93,9 +101,13 @@ class Recorder(Results):
                 journal.told(self.work.wid, event.nodes, str(event.transfer))
             case Finished():
                 self._finished(event.finals)
+                self._free()
+            case LetGo():
+                self.let_go.update(event.nodes)
+                self._free()
             case Note(resumed=True):
                 self._mark(name for name in self.work.names if name not in self.finals)
-            case LeftOut() | AttemptStarted() | AttemptEnded() | Note() | Ended():
+            case Taken() | LeftOut() | AttemptStarted() | AttemptEnded() | Note() | Ended():
                 pass
 
     def keep_alive(self) -> None:
@@ -104,7 +116,7 @@ class Recorder(Results):
 
     def close(self) -> None:
         """Close the journal, with a row of the log per node."""
-        aborted = any(final.aborted for final in self.finals.values())
+        aborted = any(final.aborted and name not in self.taken for name, final in self.finals.items())
         rows = [_log_row(self.work, name, self.finals[name]) for name in self.work.names]
         journal.end(self.work.wid, rows, "aborted" if aborted else "ended")
 
@@ -145,6 +157,11 @@ class Recorder(Results):
         journal.node_state(self.work.wid, [name for name in finals if name not in set(ko)], "ok")
         journal.node_state(self.work.wid, ko, "ko")
 
+    def _free(self) -> None:
+        """Give back nodes that are out of our hands, once how they ended has been written down."""
+        nodes.release(self.work.wid, self.let_go & self.finals.keys())
+        self.let_go -= self.finals.keys()
+
     def _end_state(self, final: Final) -> tuple[State | None, Recorded | None]:
         states = self.work.states
         if final.aborted:
@@ -158,7 +175,7 @@ class Recorder(Results):
     def _set_state(self, names: list[str], state: State | None, environment: Recorded | None) -> None:
         if state and names:
             user = self.work.user if self.work.operation == "deploy" else None
-            nodes.set_state(names, state, environment, user, self.begun)
+            nodes.set_state(names, state, environment, user, self.begun, held_by=self.work.wid)
 
 
 def _with(ends: Mapping[str, Outcome] | Mapping[str, Final], verdict: Verdict) -> list[str]:

@@ -144,7 +144,7 @@ class Driver(Protocol):
 @asynccontextmanager
 async def _driver(power: Power, config_dir: Path, remote: Remote, wait: bool) -> AsyncIterator[Driver]:
     if power.driver == "command":
-        yield _Commands(power, wait)
+        yield _Commands(power, remote, wait)
         return
     credentials = bmc.credentials(power, password(power, config_dir))
     async with bmc.connect(f"kadeploy.power.{power.driver}", credentials, hidden=(power.password_env,)) as bmcs:
@@ -156,6 +156,7 @@ class _Commands:
     """Commands of the site."""
 
     power: Power
+    remote: Remote
     wait: bool
 
     async def do(self, target: Target, node: Node, operation: PowerCommand, level: Level) -> Outcome:  # noqa: ARG002
@@ -165,7 +166,10 @@ class _Commands:
             return Outcome(Verdict.KO, f"power.commands.{name} is not set in the cluster file", 127)
         if not self.wait and operation in ("on", "off"):
             text += " --no-wait"
-        outcome = await command.run(text, node.name, self.power.timeout)
+        async with self.remote.hold([node.name]) as taken:
+            if taken:
+                return Outcome(Verdict.KO, taken[node.name], 1)
+            outcome = await command.run(text, node.name, self.power.timeout)
         if operation == "status":
             said = outcome.stdout.strip()
             return replace(outcome, answer=said or ("on" if outcome.verdict is Verdict.OK else outcome.message))
@@ -177,7 +181,7 @@ class _Commands:
     async def _follow(self, node: Node, order: str, wanted: bmc.State, limit: float) -> Outcome | None:
         """Ask until the node is as ordered; None when it is, KO when it is not after *limit* seconds."""
         until = time.monotonic() + limit
-        while True:
+        while node.name not in self.remote.taken:
             status = await command.run(self.power.commands.status, node.name, self.power.timeout)
             if _broken(status):
                 return _denied(order, f"its end is unknown: {status.message}")
@@ -187,6 +191,7 @@ class _Commands:
             if time.monotonic() + bmc.PAUSE > until:
                 return _denied(order, f"power.commands.status still says {seen} after {limit:g} s")
             await asyncio.sleep(bmc.PAUSE)
+        return _denied(order, self.remote.taken[node.name])
 
 
 def _broken(status: Outcome) -> bool:
@@ -247,7 +252,11 @@ class _Machines:
         address, port = node.bmc, self.power.port
         if self.power.driver == "ipmi":
             address, port = bmc.split_address(node.bmc, port)
-        answer = await self.bmcs.order(address, port, order, limit or self.power.timeout)
+        async with self.remote.hold([node.name]) as taken:
+            if taken:
+                answer = bmc.Answer(0, reason=taken[node.name], entered=False)
+            else:
+                answer = await self.bmcs.order(address, port, order, limit or self.power.timeout)
         if not answer.entered:
             self.shut[node.bmc] = answer
         return answer

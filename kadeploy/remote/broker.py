@@ -5,6 +5,9 @@ task the broker's connections when the socket answers, and connections of its ow
 
 Messages are msgpack behind four bytes of length. A client has many calls under way, each with its own number. A call
 ends with its answer, unless the client cancels it or goes away; then what it has started on nodes is ended too.
+
+Nodes can be taken from the workflow (`Broker.take`): their commands are ended, and whatever is asked for them later is
+refused. Who acts on nodes by other ways than ssh holds them meanwhile, so that it is known when they have been let go.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ import contextlib
 import itertools
 import struct
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -76,6 +80,12 @@ class Forget(Message, frozen=True, array_like=True, tag="forget"):
     targets: list[Target]
 
 
+class Hold(Message, frozen=True, array_like=True, tag="hold"):
+    """As `Remote.hold`; answered by `Held`, and over when it is cancelled."""
+
+    names: list[str]
+
+
 class Cancel(Message, frozen=True, array_like=True, tag="cancel"):
     """End a call and what it does on its node; not answered."""
 
@@ -113,8 +123,20 @@ class Forgotten(Message, frozen=True, array_like=True, tag="forgotten"):
     """The connections are closed."""
 
 
-Call = Run | Send | Start | Forget | Cancel
-Answer = Done | Started | Refused | Line | Ended | Forgotten
+class Held(Message, frozen=True, array_like=True, tag="held"):
+    """These nodes are held; the others were taken."""
+
+    names: list[str]
+
+
+class Taken(Message, frozen=True, array_like=True, tag="taken"):
+    """Nodes were taken, and why; belongs to no call, and comes before any refusal for that reason."""
+
+    reasons: dict[str, str]
+
+
+Call = Run | Send | Start | Forget | Hold | Cancel
+Answer = Done | Started | Refused | Line | Ended | Forgotten | Held | Taken
 
 _ENCODER = msgspec.msgpack.Encoder()
 _CALLS = msgspec.msgpack.Decoder(Call)
@@ -150,6 +172,7 @@ class Broker:
         self._failure: OSError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over: asyncio.Event | None = None
+        self._hands = _Hands()
 
     def start(self) -> None:
         """Serve from now on.
@@ -169,6 +192,25 @@ class Broker:
                 self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
 
+    def take(self, reasons: Mapping[str, str]) -> Future[None]:
+        """From any thread: take nodes from the workflow; done once nothing is done to them any more.
+
+        Commands are ended on them as far as ssh lets us, and their connections closed. Who holds them is waited for.
+        """
+        assert self._loop, "the broker has been started"  # noqa: S101
+        return asyncio.run_coroutine_threadsafe(self._hands.take(reasons), self._loop)
+
+    @contextlib.contextmanager
+    def hold(self, names: Iterable[str]) -> Iterator[None]:
+        """In any thread, while it lasts: these nodes may be acted on by ways that nobody can end."""
+        assert self._loop, "the broker has been started"  # noqa: S101
+        names, over = frozenset(names), asyncio.Event()
+        asyncio.run_coroutine_threadsafe(self._hands.until(over, names), self._loop)
+        try:
+            yield
+        finally:
+            self._loop.call_soon_threadsafe(over.set)
+
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
@@ -181,11 +223,11 @@ class Broker:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
         from kadeploy.remote.connections import Connections  # noqa: PLC0415 - see `connect`
 
-        connections = Connections(self.credentials)
+        connections = self._hands.connections = Connections(self.credentials)
         clients: set[asyncio.Task[None]] = set()
 
         def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.create_task(_Client(connections, reader, writer).serve())
+            task = asyncio.create_task(_Client(connections, self._hands, reader, writer).serve())
             clients.add(task)
             task.add_done_callback(clients.discard)
 
@@ -203,17 +245,62 @@ class Broker:
             await connections.close()
 
 
+class _Hands:
+    """What is being done to nodes, and which of them were taken."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, str] = {}
+        self.connections: Connections | None = None
+        self.clients: set[_Client] = set()
+        self._busy: dict[asyncio.Task[None], frozenset[str]] = {}
+        self._held: set[asyncio.Task[None]] = set()
+
+    def busy(self, task: asyncio.Task[None], names: frozenset[str], *, held: bool = False) -> None:
+        """*task* acts on nodes until it is done; *held* nodes are not snatched from it."""
+        self._busy[task] = names
+        task.add_done_callback(self._busy.pop)
+        if held:
+            self._held.add(task)
+            task.add_done_callback(self._held.discard)
+
+    async def until(self, over: asyncio.Event, names: frozenset[str]) -> None:
+        """Hold nodes until *over* is set."""
+        if task := cast("asyncio.Task[None] | None", asyncio.current_task()):
+            self.busy(task, names, held=True)
+        await over.wait()
+
+    async def take(self, reasons: Mapping[str, str]) -> None:
+        """See `Broker.take`."""
+        self.taken |= reasons
+        for client in self.clients:
+            client.say(Taken(0, dict(reasons)))
+        concerned = [task for task, names in self._busy.items() if not names.isdisjoint(reasons)]
+        for task in concerned:
+            if task not in self._held:
+                task.cancel()
+        if concerned:
+            await asyncio.wait(concerned)
+        if self.connections:
+            await self.connections.let_go(reasons)
+
+
 class _Client:
     """One client of the broker, and its calls under way."""
 
-    def __init__(self, connections: Connections, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, connections: Connections, hands: _Hands, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.connections = connections
+        self.hands = hands
         self.reader = reader
         self.writer = writer
         self.tasks: dict[int, asyncio.Task[None]] = {}
 
     async def serve(self) -> None:
         """Until the client ends; then end what it has started."""
+        self.hands.clients.add(self)
+        if self.hands.taken:
+            self.say(Taken(0, self.hands.taken))
         try:
             while text := await _receive(self.reader):
                 request = _CALLS.decode(text)
@@ -225,35 +312,51 @@ class _Client:
         except msgspec.DecodeError:
             pass  # not our client: what follows cannot be read either
         finally:
+            self.hands.clients.discard(self)
             tasks = list(self.tasks.values())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.writer.close()
 
-    def _take(self, request: Run | Send | Start | Forget) -> None:
-        number, task = request.number, asyncio.create_task(self._do(request))
+    def _take(self, request: Run | Send | Start | Forget | Hold) -> None:
+        number, names = request.number, _names(request)
+        granted = names - self.hands.taken.keys()
+        if names and not granted and not isinstance(request, Hold):
+            self._refuse(request, self.hands.taken[min(names)])
+            return
+        if isinstance(request, Hold):
+            request = Hold(number, sorted(granted))
+        task = asyncio.create_task(self._do(request))
+        self.hands.busy(task, granted, held=isinstance(request, Hold))
         self.tasks[number] = task
         task.add_done_callback(lambda _: self.tasks.pop(number, None))
 
-    def _say(self, answer: Answer) -> None:
+    def say(self, answer: Answer) -> None:
+        """Send a message, unless the client has gone."""
         with contextlib.suppress(ConnectionError):
             self.writer.write(_pack(answer))
 
-    async def _do(self, request: Run | Send | Start | Forget) -> None:
+    async def _do(self, request: Run | Send | Start | Forget | Hold) -> None:
         """Answer, whatever happens: a client must not wait for ever."""
-        number, waits_for_outcome = request.number, isinstance(request, Run | Send)
         try:
             await self._answer(request)
+        except asyncio.CancelledError:
+            if not (taken := _names(request) & self.hands.taken.keys()) or isinstance(request, Hold):
+                raise
+            self._refuse(request, self.hands.taken[min(taken)])
         except Exception as error:  # whatever a node has done to us, the others go on
-            reason = f"{type(error).__name__}: {error}"
-            if waits_for_outcome:
-                self._say(Done(number, Outcome(Verdict.KO, reason, LOST)))
-            else:
-                self._say(Refused(number, reason))
-                self._say(Ended(number, LOST, reason))
+            self._refuse(request, f"{type(error).__name__}: {error}")
 
-    async def _answer(self, request: Run | Send | Start | Forget) -> None:
+    def _refuse(self, request: Run | Send | Start | Forget | Hold, reason: str) -> None:
+        number = request.number
+        if isinstance(request, Run | Send):
+            self.say(Done(number, Outcome(Verdict.KO, reason, LOST)))
+        else:
+            self.say(Refused(number, reason))
+            self.say(Ended(number, LOST, reason))
+
+    async def _answer(self, request: Run | Send | Start | Forget | Hold) -> None:
         number = request.number
         match request:
             case Run(_, target, script, env, timeout, stdin, stdin_file, disconnect_ok):
@@ -261,31 +364,45 @@ class _Client:
                 outcome = await self.connections.run(
                     target, script, env, timeout, stdin=stdin, stdin_file=path, disconnect_ok=disconnect_ok
                 )
-                self._say(Done(number, outcome))
+                self.say(Done(number, outcome))
             case Send(_, target, local, remote, mode, timeout):
-                self._say(Done(number, await self.connections.send(target, Path(local), remote, mode, timeout)))
+                self.say(Done(number, await self.connections.send(target, Path(local), remote, mode, timeout)))
             case Start():
                 starting = self.connections.start(request.target, request.command, request.stdin, request.env)
                 del request  # what it starts lives long, and its input may be large
                 await self._listen(number, starting)
             case Forget(_, targets):
                 await self.connections.forget(targets)
-                self._say(Forgotten(number))
+                self.say(Forgotten(number))
+            case Hold(_, names):
+                self.say(Held(number, names))
+                await asyncio.Event().wait()  # until the client cancels it, or goes away
 
     async def _listen(self, number: int, starting: Awaitable[Process]) -> None:
         try:
             process = await starting
         except (UnreachableError, ValueError) as error:
-            self._say(Refused(number, str(error)))
+            self.say(Refused(number, str(error)))
             return
         try:
-            self._say(Started(number))
+            self.say(Started(number))
             async for line in process.lines():
-                self._say(Line(number, line))
+                self.say(Line(number, line))
             rc = await process.wait()
-            self._say(Ended(number, rc, process.stderr()))
+            self.say(Ended(number, rc, process.stderr()))
         finally:
             process.kill()
+
+
+def _names(request: Run | Send | Start | Forget | Hold) -> frozenset[str]:
+    """The nodes that a call acts on."""
+    match request:
+        case Run() | Send() | Start():
+            return frozenset({request.target.name})
+        case Hold():
+            return frozenset(request.names)
+        case Forget():
+            return frozenset()
 
 
 # --- the client -------------------------------------------------------------------------------------------------------
@@ -310,6 +427,7 @@ class BrokerClient:
         self._writer = writer
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Queue[Answer | None]] = {}
+        self.taken: dict[str, str] = {}
         self._listening = asyncio.create_task(self._listen(reader))
 
     async def run(
@@ -354,6 +472,18 @@ class BrokerClient:
         await answers.get()
         self._answers.pop(number, None)
 
+    @contextlib.asynccontextmanager
+    async def hold(self, names: Iterable[str]) -> AsyncIterator[Mapping[str, str]]:
+        """As `Remote.hold`."""
+        wanted = list(names)
+        number, answers = self._ask(lambda number: Hold(number, wanted))
+        try:
+            answer = await answers.get()
+            held = set(answer.names) if isinstance(answer, Held) else set()
+            yield {name: self.taken.get(name, _GONE) for name in wanted if name not in held}
+        finally:
+            self._cancel(number)
+
     async def close(self) -> None:
         """Leave the broker; it ends what was started and still runs."""
         self._listening.cancel()
@@ -391,7 +521,9 @@ class BrokerClient:
         try:
             while text := await _receive(reader):
                 answer = _ANSWERS.decode(text)
-                if queue := self._answers.get(answer.number):
+                if isinstance(answer, Taken):
+                    self.taken |= answer.reasons
+                elif queue := self._answers.get(answer.number):
                     queue.put_nowait(answer)
         finally:
             for queue in self._answers.values():
@@ -416,7 +548,8 @@ class _BrokerProcess:
             if isinstance(answer, Line):
                 yield answer.text
             else:
-                self._end = answer if isinstance(answer, Ended) else Ended(0, LOST, _GONE)
+                reason = answer.reason if isinstance(answer, Refused) else _GONE
+                self._end = answer if isinstance(answer, Ended) else Ended(0, LOST, reason)
 
     async def wait(self) -> int:
         """As `Process.wait`; lines that nobody has read are lost."""

@@ -18,7 +18,7 @@ import resource
 import shlex
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -301,6 +301,22 @@ class Connections:
         """Close the connections of nodes that are about to reboot."""
         for target in targets:
             self._drop(target)
+
+    @property
+    def taken(self) -> Mapping[str, str]:
+        """None: who has no broker works by hand."""
+        return {}
+
+    @contextlib.asynccontextmanager
+    async def hold(self, names: Iterable[str]) -> AsyncIterator[Mapping[str, str]]:  # noqa: ARG002
+        """As `Remote.hold`; see `taken`."""
+        yield {}
+
+    async def let_go(self, names: Container[str]) -> None:
+        """Close the connections of nodes on which nothing may be done any more, once what was told to end has ended."""
+        if self._ending:
+            await asyncio.wait(list(self._ending))
+        await self.forget([target for target in self._links if target.name in names])
 
     async def close(self) -> None:
         """Close every connection, once those who were told to end commands on nodes have done so."""

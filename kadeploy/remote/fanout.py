@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -74,6 +75,10 @@ class Process(Protocol):
 class Remote(Protocol):
     """What can be done on nodes: by connections of this process, or by those of a broker."""
 
+    @property
+    def taken(self) -> Mapping[str, str]:
+        """Nodes that were taken from the workflow, and why: whatever is asked for them is refused."""
+
     async def run(
         self,
         target: Target,
@@ -97,6 +102,12 @@ class Remote(Protocol):
 
     async def forget(self, targets: Iterable[Target]) -> None:
         """Close the connections of nodes that are about to reboot."""
+
+    def hold(self, names: Iterable[str]) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        """While it lasts, nodes are acted on by other ways than ssh; nobody else gets them meanwhile.
+
+        Those of *names* that are taken are not held: reasons by name.
+        """
 
     async def close(self) -> None:
         """Close everything."""

@@ -19,8 +19,9 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 
 from kadeploy import process
 from kadeploy.errors import UnreachableError
@@ -69,13 +70,14 @@ async def wait(
     confirm: Confirm | None = None,
     prove: Prove | None = None,
     leave_late: bool = False,
+    taken: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Outcome]:
     """Probe until every port of *up* accepts and none of *down* does, on each target; outcomes by name.
 
     The first probe is immediate, the next ones come about every *poll* seconds, *window* at a time. A node that is not
     there after *timeout* seconds is KO, and its message says what was seen last. *prove* is asked last, of every node.
     With *leave_late* nobody waits for a few nodes: once `MOST` of them are there, the others are LATE when they take
-    `LATE_FACTOR` times as long.
+    `LATE_FACTOR` times as long. Nodes that appear in *taken* meanwhile are KO at once, for the reason that it gives.
     """
     free = asyncio.Semaphore(max(1, window))
     begun = time.monotonic()
@@ -84,8 +86,9 @@ async def wait(
         watch = _Watch(target, up, down, settle, confirm, prove)
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + timeout):
-                await watch.until_there(free, poll)
-            outcome = Outcome(Verdict.OK, seconds=_since(begun))
+                await watch.until_there(free, poll, lambda: target.name in taken)
+            reason = taken.get(target.name)
+            outcome = Outcome(Verdict.KO if reason else Verdict.OK, reason or "", seconds=_since(begun))
         except TimeoutError:
             title = "Not rebooted" if watch.last.startswith((_OLD, _UNPROVED)) else "Unreachable after the reboot"
             message = f"{title}: {watch.last} after {timeout:g} s"
@@ -157,9 +160,9 @@ class _Watch:
         self.silent = 0
         self.answering_since: float | None = None
 
-    async def until_there(self, free: asyncio.Semaphore, poll: float) -> None:
-        """Probe again and again; `last` says what the last probe met."""
-        while True:
+    async def until_there(self, free: asyncio.Semaphore, poll: float, enough: Callable[[], bool]) -> None:
+        """Probe again and again, unless it is *enough*; `last` says what the last probe met."""
+        while not enough():
             async with free:
                 self.last = await self._missing() or await self._doubt() or await self._proof()
             if not self.last:

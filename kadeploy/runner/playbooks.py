@@ -108,6 +108,18 @@ def reboots(playbook: Path, config_dir: Path) -> bool:
     return any(roles.find(name, config_dir).reboots for name in micro_steps(playbook, config_dir))
 
 
+def is_ours(playbook: Path, config_dir: Path) -> bool:
+    """Whether a playbook and all its roles are ours: then all that it does to nodes goes by `kadeploy.remote`.
+
+    Raises:
+        ConfigError: the file is no playbook.
+    """
+    own = config_dir / "roles"
+    return playbook.parent == collection() / "playbooks" and not any(
+        (own / _role(entry)).is_dir() for entry in _roles(playbook)
+    )
+
+
 def boots(playbook: Path, config_dir: Path) -> tuple[str, ...]:
     """What the boot profiles that a playbook writes make nodes boot: a variable of the role that writes them.
 

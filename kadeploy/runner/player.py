@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +69,31 @@ class Player:
     """Performs the attempts of one cluster's nodes.
 
     *assignment* is what is common to all attempts, *nodes* what is known about each node; once *stop* is set, running
-    playbooks are ended within a second, with every process that they started.
+    playbooks are ended within a second, with every process that they started. So is one whose nodes are all *taken*
+    (why, by node). A playbook that is not ours may act on nodes as it likes: it is given them within *hold*.
     """
 
     assignment: Assignment
     nodes: Mapping[str, RequestNode]
     tell: Listener
     stop: threading.Event
+    taken: Mapping[str, str] = field(default_factory=dict)
+    hold: Callable[[Iterable[str]], AbstractContextManager[None]] = lambda _names: nullcontext()
 
     def perform(self, attempt: Attempt, nodes: tuple[str, ...]) -> dict[str, Outcome]:
         """Run *attempt* on *nodes*: an outcome for each node that got to an end.
 
         Messages read ``<Implementation>-<micro-step>: reason``.
         """
+        playbook = find(attempt.implementation, Path(self.assignment.config_dir))
+        if playbook is None or playbooks.is_ours(playbook, Path(self.assignment.config_dir)):
+            return self._perform(attempt, nodes)
+        with self.hold(nodes):
+            return self._perform(attempt, tuple(node for node in nodes if node not in self.taken))
+
+    def _perform(self, attempt: Attempt, nodes: tuple[str, ...]) -> dict[str, Outcome]:
+        if not nodes:
+            return {}
         folder = Path(self.assignment.workflow_dir) / folder_name(attempt)
         folder.mkdir(mode=0o700, parents=True)
         this = self._request(attempt, nodes, folder)
@@ -97,13 +110,17 @@ class Player:
         settings = environment(this)
         done = playbooks.before(playbook, attempt.goes_on.micro_step, config_dir) if attempt.goes_on else ()
         _write_command(folder, settings, source, playbook, done, this.site.network_namespace)
-        reading = Reading(attempt, nodes, left_out | set(done), self.tell, self._silent)
+        reading = Reading(attempt, nodes, left_out | set(done), self.tell, self._silent, self.taken)
         begun = attempt.goes_on.begun if attempt.goes_on else time.monotonic()
-        watch = _Watch(folder, attempt.timeout, self.stop, begun, _Spy(folder, attempt, reading, self.tell))
+        spy = _Spy(folder, attempt, reading, self.tell)
+        watch = _Watch(folder, attempt.timeout, lambda: self._useless(nodes), begun, spy)
         rc = _run(settings, source, playbook, done, reading, watch)
         end_processes(folder)
         outcomes = reading.outcomes(_why(watch, attempt, rc, folder))
         return outcomes if watch.stopped else self._with_ways_on(playbook, outcomes, begun)
+
+    def _useless(self, nodes: Iterable[str]) -> bool:
+        return self.stop.is_set() or all(node in self.taken for node in nodes)
 
     def _with_ways_on(self, playbook: Path, outcomes: dict[str, Outcome], begun: float) -> dict[str, Outcome]:
         """*outcomes*, in which nodes that are KO say how they are tried again.
@@ -113,7 +130,7 @@ class Player:
         alone.
         """
         config_dir = Path(self.assignment.config_dir)
-        ko = {node: outcome for node, outcome in outcomes.items() if outcome.verdict is Verdict.KO}
+        ko = {n: o for n, o in outcomes.items() if o.verdict is Verdict.KO and n not in self.taken}
         again: dict[str, Again] = {}
         if self.assignment.operation == "reboot":
             again = {n: "" if roles.find(o.micro_step, config_dir).booted else "never" for n, o in ko.items()}
@@ -253,7 +270,8 @@ class _Watch:
 
     folder: Path
     timeout: int
-    stop: threading.Event
+    useless: Callable[[], bool]
+    """Whether nobody needs the run any more."""
     begun: float
     look: Callable[[], None]
     """Called at each look at the clock."""
@@ -262,7 +280,7 @@ class _Watch:
 
     def enough(self) -> bool:
         self.look()
-        self.stopped = self.stop.is_set()
+        self.stopped = self.useless()
         self.timed_out = bool(self.timeout) and time.monotonic() - self.begun > self.timeout
         if self.stopped or self.timed_out:
             end_processes(self.folder)  # workers of ansible have left the process group that the runner kills

@@ -23,6 +23,8 @@ class Reading:
     tell: Listener
     silent: Callable[[str], bool]
     """Whether a role is no micro-step of its own; the role of a task without one is empty."""
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Nodes that were taken from the workflow meanwhile: nothing is told of them any more."""
     step: str = ""
     announced: str = ""
     ended: dict[str, Outcome] = field(default_factory=dict)
@@ -55,8 +57,9 @@ class Reading:
         return False
 
     def going(self) -> tuple[str, ...]:
-        """Nodes that are neither KO nor at a breakpoint so far."""
-        return tuple(node for node in self.nodes if node not in self.ended and node not in self.failed)
+        """Nodes that are neither KO nor at a breakpoint so far, nor taken."""
+        gone = self.ended.keys() | self.failed.keys() | self.taken.keys()
+        return tuple(node for node in self.nodes if node not in gone)
 
     def outcomes(self, otherwise: str) -> dict[str, Outcome]:
         """Every node's outcome; *otherwise* tells why there is none when the play did not end normally."""
@@ -109,6 +112,7 @@ class Reading:
         for node, outcome in results.items():
             if outcome.verdict is not Verdict.OK:
                 self.ended.setdefault(node, outcome)
+        results = {node: outcome for node, outcome in results.items() if node not in self.taken}
         silent = self.silent(step) and not any(map(_worth_telling, results.values()))
         if results and not silent:
             self.tell(StepResult(attempt=self.attempt, micro_step=step, outcomes=results))
@@ -139,7 +143,8 @@ class Reading:
         if node in self.nodes and node not in self.failed and node not in self.ended:
             self.failed[node] = outcome
             self.failed_tasks[node] = str(data.get("task_uuid"))
-            self.tell(StepResult(attempt=self.attempt, micro_step=self.step, outcomes={node: outcome}))
+            if node not in self.taken:
+                self.tell(StepResult(attempt=self.attempt, micro_step=self.step, outcomes={node: outcome}))
 
     def _reason(self, step: str, reason: str) -> str:
         where, text = f"{self.attempt.implementation}-{step}: ", " ".join(reason.split())

@@ -17,8 +17,9 @@ import os
 import re
 import shlex
 import threading
+import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from contextvars import ContextVar
 from functools import reduce
 from operator import and_
@@ -469,12 +470,22 @@ def _version_if_any() -> int | None:
         return None
 
 
+def _migrating_alone() -> AbstractContextManager[None]:
+    return _alone("25300", "kadeploy")
+
+
+def alone(what: str) -> AbstractContextManager[None]:
+    """Within it, and around a transaction: other processes that come to do the same wait until this one has done it."""
+    number = zlib.crc32(what.encode()) >> 1
+    return _alone(f"25300, {number}", f"kadeploy-{number}")
+
+
 @contextmanager
-def _migrating_alone() -> Iterator[None]:
+def _alone(key: str, name: str) -> Iterator[None]:
     """Other processes wait at this point. SQLite needs no more than the transaction, which takes its write lock."""
     locks = {
-        peewee.PostgresqlDatabase: ("SELECT pg_advisory_lock(25300)", "SELECT pg_advisory_unlock(25300)"),
-        peewee.MySQLDatabase: (f"SELECT GET_LOCK('kadeploy', {BUSY_SECONDS})", "SELECT RELEASE_LOCK('kadeploy')"),
+        peewee.PostgresqlDatabase: (f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"),
+        peewee.MySQLDatabase: (f"SELECT GET_LOCK('{name}', {BUSY_SECONDS})", f"SELECT RELEASE_LOCK('{name}')"),
     }
     take, give = next((pair for kind, pair in locks.items() if isinstance(DB.obj, kind)), ("", ""))
     if take:

@@ -11,11 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
+from peewee import fn
 
+from kadeploy.config.service import Quota
 from kadeploy.config.site import Site
+from kadeploy.errors import LimitError
 from kadeploy.process import this
 from kadeploy.state import controllers, journal
-from kadeploy.state.database import chunked, connect, fetch, insert, records, stream, transaction, upsert
+from kadeploy.state.database import DB, alone, chunked, connect, fetch, insert, records, stream, transaction, upsert
 from kadeploy.state.tables import Claim, NodeState
 from kadeploy.workflow import ABORTED
 
@@ -125,18 +128,47 @@ def claim(
 
     With *force* (``--ignore-nodes-deploying``) a node is taken from the workflow that holds it. Call :func:`reap`
     before, so that dead controllers hold nothing.
+
+    Raises:
+        LimitError: *user*, who is no administrator, would have more running than ``service.quota`` allows; nothing was
+            taken.
     """
     connect(site)
     columns = this()._asdict() | {"wid": wid, "user": user, "since": int(time.time())}
     rows = [columns | {"node": node} for node in sorted(set(nodes))]  # one order for all, against deadlocks
-    with transaction():
+    with alone(f"claims of {user}"), transaction():
         if force:
             for part in chunked(nodes, _NAMES):
                 Claim.delete().where(Claim.node.in_(part)).execute()
         insert(Claim, rows, ignore=True)
         holders = _holders(nodes)
+        if user not in site.almighty_users:
+            _require_room(user, wid, site.service.quota)
     refused = {node: _reason(holders.get(node)) for node in nodes if _holder(holders.get(node)) != wid}
     return [node for node in nodes if node not in refused], refused
+
+
+def _require_room(user: str, wid: str, quota: Quota) -> None:
+    """Refuse, within the transaction that claims for *wid*, what is more than the user may have."""
+    counted = Claim.select(Claim.wid, fn.COUNT(Claim.node)).where(Claim.user == user).group_by(Claim.wid)
+    running = dict(fetch(counted.order_by(fn.MIN(Claim.since), Claim.wid)))
+    wanted = running.pop(wid, 0)
+    ids = f" ({', '.join(running)})" if running else ""
+    wait = "Wait until one has ended." if running else "Ask for fewer."
+    if wanted and len(running) >= quota.workflows:
+        raise LimitError(
+            f"{user} has {_counted(len(running), 'operation')} running{ids}, and one user may have {quota.workflows} "
+            f"(service.quota.workflows in site.yml). {wait}"
+        )
+    if wanted and sum(running.values()) + wanted > quota.nodes:
+        raise LimitError(
+            f"{user} has {_counted(sum(running.values()), 'node')} in running operations{ids} and asks for {wanted}; "
+            f"one user may have {quota.nodes} (service.quota.nodes in site.yml). {wait}"
+        )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def _holders(nodes: Iterable[str]) -> dict[str, Claim]:
@@ -155,9 +187,27 @@ def _reason(row: Claim | None) -> str:
     return f"already used by {row.user} since {since} (workflow {row.wid} on {row.host})"
 
 
-def release(wid: str) -> None:
-    """Give back the nodes that *wid* still holds."""
-    Claim.delete().where(Claim.wid == wid).execute()
+def release(wid: str, nodes: Iterable[str] | None = None) -> None:
+    """Give back the nodes that *wid* still holds: these, or all of them."""
+    mine = Claim.delete().where(Claim.wid == wid)
+    if nodes is None:
+        mine.execute()
+        return
+    for part in chunked(nodes, _NAMES):
+        mine.where(Claim.node.in_(part)).execute()
+
+
+def lost(site: Site, wid: str, nodes: Sequence[str]) -> dict[str, str]:
+    """Those of *nodes* that *wid* does not hold any more, and who does."""
+    connect(site)
+    holders = _holders(nodes)
+    return {node: _loss(holders.get(node)) for node in nodes if _holder(holders.get(node)) != wid}
+
+
+def _loss(row: Claim | None) -> str:
+    if row is None:
+        return "its claim was freed, by a controller to which this one seemed dead"
+    return f"taken by workflow {row.wid} of {row.user} (--ignore-nodes-deploying)"
 
 
 def reap(site: Site) -> dict[str, list[str]]:
@@ -196,12 +246,19 @@ def _finished(wid: str) -> set[str]:
 
 
 def set_state(
-    nodes: Iterable[str], state: State, environment: Named | None, user: str | None, date: float | None = None
+    nodes: Iterable[str],
+    state: State,
+    environment: Named | None,
+    user: str | None,
+    date: float | None = None,
+    *,
+    held_by: str | None = None,
 ) -> None:
     """*nodes* are now in *state*, by an operation begun at *date* (Unix; default: now).
 
     *user* is who deploys them; None, for other operations, leaves who did so last. *environment* None leaves what is
-    recorded of a node's environment; ``NO_ENVIRONMENT`` forgets it.
+    recorded of a node's environment; ``NO_ENVIRONMENT`` forgets it. Nothing is written of nodes that the workflow
+    *held_by* does not hold (any more): they are somebody else's.
     """
     columns: dict[str, object] = {"state": state, "date": int(time.time() if date is None else date)}
     if user is not None:
@@ -209,12 +266,22 @@ def set_state(
     if environment is not None:
         columns |= Recorded.of(environment).columns
     with transaction():
+        names = set(nodes) if held_by is None else _held(held_by, nodes)
         upsert(
             NodeState,
-            [columns | {"hostname": node} for node in sorted(set(nodes))],
+            [columns | {"hostname": node} for node in sorted(names)],
             key=[NodeState.hostname],
             replaced=[getattr(NodeState, name) for name in columns],
         )
+
+
+def _held(wid: str, nodes: Iterable[str]) -> set[str]:
+    """Those of *nodes* that *wid* holds; within a transaction nobody takes them from it."""
+    held: set[str] = set()
+    for part in chunked(nodes, _NAMES):
+        query = Claim.select(Claim.node).where(Claim.wid == wid, Claim.node.in_(part))
+        held.update(node for (node,) in fetch(query.for_update() if DB.for_update else query))
+    return held
 
 
 def states(site: Site, nodes: Sequence[str] | None = None) -> Iterator[NodeRow]:

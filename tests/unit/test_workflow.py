@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kadeploy.config.cluster import Implementation
-from kadeploy.workflow import Attempt, Final, GoesOn, Outcome, Verdict, run
+from kadeploy.workflow import Attempt, Final, GoesOn, Leaving, Outcome, Verdict, run
 
 OK, KO, BRK = Outcome(Verdict.OK), Outcome(Verdict.KO, "no"), Outcome(Verdict.BRK)
 GONE = Outcome(Verdict.KO, "no current", again="before")
@@ -53,9 +53,9 @@ def plan(*steps: str) -> list[tuple[str, list[Implementation]]]:
     return result
 
 
-def play(steps, answer, nodes=NODES, stop=None):
+def play(steps, answer, nodes=NODES, stop=None, leaving=None):
     journal = Journal()
-    finals = run(nodes, steps, answer, journal, stop or threading.Event())
+    finals = run(nodes, steps, answer, journal, stop or threading.Event(), leaving=leaving)
     return finals, journal
 
 
@@ -407,3 +407,83 @@ def test_any_pattern_of_failures_takes_each_node_its_own_way_to_one_verdict(scen
         elif kind == "ended":
             busy -= set(nodes)
     assert not busy
+
+
+# --- nodes that are taken meanwhile ---------------------------------------------------------------------------------
+
+
+def test_a_node_that_is_taken_ends_while_its_attempt_still_runs_and_the_others_go_on() -> None:
+    leaving, ended = Leaving(), threading.Event()
+
+    class Watching(Journal):
+        def finished(self, nodes: Mapping[str, Final]) -> None:
+            super().finished(nodes)
+            ended.set()
+
+    def answer(attempt, nodes):
+        if attempt.macro_step == "A":
+            leaving.take({"node-3": "aborted: no right"})
+            assert ended.wait(WAIT), "it has ended before its attempt"
+        return dict.fromkeys(nodes, OK)
+
+    journal = Watching()
+    finals = run(NODES, plan("A:A1:0", "B:B1:0"), answer, journal, threading.Event(), leaving=leaving)
+    assert (finals["node-3"].verdict, finals["node-3"].message) == (Verdict.KO, "aborted: no right")
+    assert finals["node-3"].aborted
+    assert [tried.attempt.macro_step for tried in finals["node-3"].history] == ["A"]
+    others = tuple(node for node in NODES if node != "node-3")
+    assert journal.tries() == [("A1", 0, NODES), ("B1", 0, others)]
+    assert all(finals[node].verdict is Verdict.OK for node in others)
+
+
+def test_a_node_that_is_at_its_end_keeps_it_when_it_is_taken_and_strangers_are_ignored() -> None:
+    leaving = Leaving()
+
+    def answer(attempt, nodes):
+        if attempt.retry:
+            leaving.take({"node-0": "aborted", "stranger": "aborted"})
+        return {node: KO if node == "node-15" else OK for node in nodes}
+
+    finals, _ = play(plan("A:A1:1"), answer, leaving=leaving)
+    assert (finals["node-0"].verdict, finals["node-0"].aborted) == (Verdict.OK, False)
+    assert set(finals) == set(NODES)
+
+
+def test_nodes_that_are_all_taken_end_the_automaton_with_their_attempt() -> None:
+    leaving = Leaving()
+
+    def answer(_, nodes):
+        leaving.take(dict.fromkeys(nodes, "aborted: gone"))
+        return dict.fromkeys(nodes, KO)
+
+    finals, journal = play(plan("A:A1:3", "B:B1:0"), answer, leaving=leaving)
+    assert {final.message for final in finals.values()} == {"aborted: gone"}
+    assert len(journal.tries()) == 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenarios(), st.data())
+def test_nodes_taken_at_any_moment_end_there_and_no_other_node_goes_another_way(scenario, data) -> None:
+    steps, answers = scenario
+    moments = {node: data.draw(st.none() | st.integers(1, 4), label=node) for node in answers}
+    leaving, attempts, lock = Leaving(), Counter[str](), threading.Lock()
+
+    def answer(attempt, nodes):
+        with lock:
+            attempts.update(nodes)
+            leaving.take({node: f"aborted: {node}" for node in nodes if attempts[node] == moments[node]})
+        keys = attempt.implementation, attempt.retry, attempt.goes_on is not None
+        return {node: answers[node][keys] for node in nodes if answers[node][keys]}
+
+    finals, journal = play(steps, answer, nodes=tuple(answers), leaving=leaving)
+    for node, own in answers.items():
+        verdict, path = expected(steps, own)
+        moment = moments[node]
+        taken = moment is not None and moment <= len(path)
+        went = [(tried.attempt.implementation, tried.attempt.retry) for tried in finals[node].history]
+        assert went == (path[:moment] if taken else path)
+        assert attempts[node] == len(went), "no attempt begins with a node that is not ours"
+        assert (finals[node].aborted, finals[node].message == f"aborted: {node}") == (taken, taken)
+        assert taken or finals[node].verdict.value == verdict
+    finished = Counter(node for kind, _, nodes in journal.lines if kind == "finished" for node in nodes)
+    assert finished == Counter(list(answers))

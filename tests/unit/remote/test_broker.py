@@ -275,3 +275,69 @@ def test_stopping_twice_and_stopping_a_broker_leaves_no_thread(tmp_path: Path, n
 async def _gone(pid: int) -> None:
     while Path(f"/proc/{pid}").exists():
         await asyncio.sleep(0.02)
+
+
+def test_what_runs_on_a_node_that_is_taken_is_ended_and_whatever_follows_is_refused(
+    tmp_path: Path, nodes: Nodes, broker: Broker
+) -> None:
+    """Scripts and started commands of that node alone, for clients old and new."""
+    pids, reason = tmp_path / "pids", "aborted: it is bob's now"
+    lost, kept = nodes.target("node-1"), nodes.target("node-2")
+
+    async def work(remote: Remote) -> None:
+        script = f"echo $$ >>{pids}; sleep 1000; true".encode()
+        running = asyncio.create_task(remote.run(lost, script))
+        beside = asyncio.create_task(remote.run(kept, b"sleep 2; echo well"))
+        started = await remote.start(lost, script)
+        while not (pids.exists() and len(pids.read_text().split()) == 2):
+            await asyncio.sleep(0.02)
+        await asyncio.wrap_future(broker.take({"node-1": reason}))
+        for pid in pids.read_text().split():
+            await _gone(int(pid))
+        assert [(await running).message, await started.wait(), started.stderr()] == [reason, 255, reason]
+        assert (await remote.run(lost, script)).message == reason
+        assert (await remote.send(lost, pids, "/nowhere")).message == reason
+        with pytest.raises(UnreachableError, match=reason):
+            await remote.start(lost, script)
+        assert remote.taken == {"node-1": reason}
+        assert (await beside).stdout == "well\n"
+
+    async def late(remote: Remote) -> None:
+        assert (await remote.run(lost, b"true")).message == reason
+        assert remote.taken == {"node-1": reason}
+
+    use(tmp_path, nodes, work)
+    use(tmp_path, nodes, late)
+    assert len(pids.read_text().split()) == 2, "nothing else was begun there"
+
+
+def test_a_node_counts_as_let_go_only_when_nobody_holds_it_any_more(
+    tmp_path: Path, nodes: Nodes, broker: Broker
+) -> None:
+    async def work(remote: Remote) -> None:
+        async with remote.hold(["node-1", "node-2"]) as taken:
+            assert taken == {}
+            letting = broker.take({"node-1": "gone"})
+            other = broker.take({"node-3": "gone"})
+            await asyncio.wrap_future(other)
+            assert not letting.done()
+        await asyncio.wait_for(asyncio.wrap_future(letting), 10)
+        async with remote.hold(["node-1", "node-2"]) as taken:
+            assert taken == {"node-1": "gone"}
+
+    use(tmp_path, nodes, work)
+
+
+def test_a_client_that_dies_holds_nothing_and_a_thread_of_ours_holds_until_it_is_through(
+    tmp_path: Path, nodes: Nodes, broker: Broker
+) -> None:
+    async def left(remote: Remote) -> None:
+        await remote.hold(["node-1"]).__aenter__()
+
+    use(tmp_path, nodes, left)
+    broker.take({"node-1": "gone"}).result(timeout=10)
+    with broker.hold(["node-2"]):
+        letting = broker.take({"node-2": "gone"})
+        time.sleep(0.2)
+        assert not letting.done()
+    letting.result(timeout=10)

@@ -6,15 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import psycopg
 import pytest
 
+from kadeploy.config.service import Quota, Service
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
+from kadeploy.errors import LimitError
 from kadeploy.state import journal, nodes
 from kadeploy.state.database import connect, disconnect, fetch
 from kadeploy.state.nodes import NO_ENVIRONMENT, NodeRow
@@ -300,3 +304,74 @@ def test_the_user_of_a_node_is_who_deployed_it_last_whoever_reboots_it(site: Sit
     nodes.set_state(NAMES[:2], "rebooted", None, None)
     found = {row.hostname: (row.state, row.user) for row in nodes.states(site)}
     assert found == {NAMES[0]: ("rebooted", "alice"), NAMES[1]: ("rebooted", "")}
+
+
+# --- who loses nodes, and who may have no more ----------------------------------------------------------------------
+
+
+def with_quota(site: Site, **quota: int) -> Site:
+    return msgspec.structs.replace(site, service=Service(quota=Quota(**quota)))
+
+
+def test_a_workflow_is_told_who_took_its_nodes_and_writes_nothing_of_them(site: Site) -> None:
+    nodes.claim(site, NAMES, "D-1", "alice")
+    nodes.set_state(NAMES, "deploying", None, "alice", held_by="D-1")
+    nodes.claim(site, NAMES[:1], "R-2", "bob", force=True)
+    nodes.set_state(NAMES[:1], "rebooting", None, None, held_by="R-2")
+    nodes.release("D-1", NAMES[1:2])
+    assert nodes.lost(site, "D-1", NAMES) == {
+        NAMES[0]: "taken by workflow R-2 of bob (--ignore-nodes-deploying)",
+        NAMES[1]: "its claim was freed, by a controller to which this one seemed dead",
+    }
+    nodes.set_state(NAMES, "aborted", NO_ENVIRONMENT, "alice", held_by="D-1")
+    expected = ["rebooting", "deploying", *["aborted"] * 3]
+    assert states(site) == dict(zip(NAMES, expected, strict=True))
+
+
+def test_who_has_as_many_operations_as_allowed_is_refused_with_their_names_and_nothing_is_taken(site: Site) -> None:
+    limited = with_quota(site, workflows=2)
+    for rank in range(2):
+        nodes.claim(limited, [NAMES[rank]], f"D-{rank}", "alice")
+    with pytest.raises(LimitError, match=r"alice has 2 operations running \(D-0, D-1\), and .* may have 2 .*workflows"):
+        nodes.claim(limited, NAMES[2:], "D-2", "alice")
+    assert Claim.select().count() == 2
+    nodes.claim(limited, [NAMES[2]], "D-3", "bob")
+    nodes.release("D-1")
+    nodes.claim(limited, [NAMES[1]], "D-4", "alice")
+
+
+def test_nodes_are_counted_over_all_operations_of_a_user_and_only_those_that_were_taken(site: Site) -> None:
+    limited = with_quota(site, nodes=3)
+    nodes.claim(limited, NAMES[:2], "D-1", "alice")
+    taken, refused = nodes.claim(limited, NAMES[:3], "D-2", "alice")
+    assert (taken, sorted(refused)) == (NAMES[2:3], NAMES[:2])
+    with pytest.raises(LimitError, match=r"3 nodes in running operations \(D-1, D-2\) and asks for 1; .* 3 \("):
+        nodes.claim(limited, NAMES[3:4], "D-3", "alice")
+    with pytest.raises(LimitError, match=r"bob has 0 nodes .* asks for 5; .* Ask for fewer\."):
+        nodes.claim(limited, NAMES, "D-4", "bob", force=True)
+
+
+def test_administrators_have_no_limits(site: Site) -> None:
+    limited = with_quota(site, workflows=1, nodes=1)
+    for rank, name in enumerate(NAMES):
+        assert nodes.claim(limited, [name], f"D-{rank}", site.almighty_users[0]) == ([name], {})
+
+
+def test_thirty_requests_of_one_user_at_the_same_moment_never_exceed_the_limit(site: Site) -> None:
+    limited, begin = with_quota(site, workflows=5), threading.Barrier(30)
+    connect(site)
+
+    def ask(rank: int) -> bool:
+        try:
+            begin.wait(60)
+            nodes.claim(limited, [f"node-{rank}"], f"D-{rank}", "alice")
+        except LimitError:
+            return False
+        finally:
+            disconnect()
+        return True
+
+    with ThreadPoolExecutor(30) as pool:
+        granted = list(pool.map(ask, range(30)))
+    assert sum(granted) == 5
+    assert Claim.select().where(Claim.user == "alice").count() == 5

@@ -1,0 +1,89 @@
+"""Takes nodes from an operation while it runs: those on which its user's right ends, and those that another one took.
+
+Every few seconds a thread asks the database. A node is taken only when the answer is a clear no: a database that does
+not answer is asked again. A node is then aborted at once (`workflow.Leaving`), the broker ends what is done to it and
+refuses what is asked for it later, and its claim is freed once nothing is under way any more (`events.LetGo`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+
+from kadeploy.errors import DatabaseError
+from kadeploy.events import LetGo, Listener, Taken
+from kadeploy.operations import permission
+from kadeploy.operations.work import Work
+from kadeploy.remote.broker import Broker
+from kadeploy.state import database, nodes
+from kadeploy.workflow import ABORTED, Leaving
+
+PERIOD = 2.0
+"""Seconds between two looks."""
+
+
+class Guard:
+    """Watches over the nodes of *work*, all of which it has claimed; *tell* may be called from any thread."""
+
+    def __init__(self, work: Work, tell: Listener) -> None:
+        self.work = work
+        self.tell = tell
+        self.taken: dict[str, str] = {}
+        """Why each node was taken; grows while others read it."""
+        self.leaving = {cluster: Leaving() for cluster in work.groups}
+        self._over = threading.Event()
+
+    @contextmanager
+    def watching(self, keeper: Broker) -> Iterator[None]:
+        """Look every `PERIOD` seconds while it lasts; an operation that only looks at nodes holds none."""
+        if self.work.only_looks:
+            yield
+            return
+        thread = threading.Thread(target=self._watch, args=(keeper,), name="guard")
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self, keeper: Broker) -> None:
+        try:
+            while not self._over.wait(PERIOD):
+                try:
+                    lost = self._lost()
+                except DatabaseError:  # it may be back at the next look, by another connection
+                    database.disconnect()
+                    continue
+                if lost:
+                    self._take(lost, keeper)
+        finally:
+            database.disconnect()
+
+    def _lost(self) -> dict[str, str]:
+        """Nodes that are not ours any more, and why."""
+        work = self.work
+        lost: dict[str, str] = {}
+        for cluster, names in work.groups.items():
+            left = [name for name in names if name not in self.taken]
+            without = permission.missing(work.site, work.assignments[cluster], left)
+            lost |= {
+                node: f"{ABORTED}: {work.user} does not have the right to use {part} of {node} any more"
+                for node, part in without.items()
+            }
+            lost |= {node: f"{ABORTED}: {why}" for node, why in nodes.lost(work.site, work.wid, left).items()}
+        return lost
+
+    def _take(self, lost: Mapping[str, str], keeper: Broker) -> None:
+        self.taken |= lost
+        self.tell(Taken(reasons=lost))
+        for leaving in self.leaving.values():
+            leaving.take(lost)
+        keeper.take(lost).add_done_callback(partial(self._let_go, tuple(lost)))
+
+    def _let_go(self, names: Iterable[str], done: Future[None]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self.tell(LetGo(nodes=tuple(names)))
