@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import sys
 import time
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import completion, console, replay, shell, usage
-from kadeploy.config.folder import Configuration, load_configuration
+from kadeploy.cli import completion, console, replay, shell, sites, usage
 from kadeploy.errors import KadeployError, NodeListError, OptionError, RightsError
 from kadeploy.files import open_as_user
 from kadeploy.operations import recording
-from kadeploy.operations.console import End, Opened, admit
+from kadeploy.operations.console import End, Opened
+from kadeploy.operations.service import Service
 from kadeploy.printable import printable
 
 NAME = "kaconsole3"
@@ -84,13 +84,13 @@ def kaconsole3(
         raise NodeListError(f"-m {machine} and {first}: a console is of one node.")
     node = machine or first
     _check(node, played, speed, listing)
-    configuration = load_configuration()
+    service = sites.service()
     if listing:
-        _list(configuration, node)
+        _list(service, node)
     elif played is not None:
-        _replay(configuration, played, speed or 1.0)
+        _replay(service, played, speed or 1.0)
     else:
-        _open(configuration, node or "")
+        _open(service, node or "")
     return 0
 
 
@@ -106,16 +106,15 @@ def _check(node: str | None, played: str | None, speed: float | None, listing: b
 # --- a console ------------------------------------------------------------------------------------------------------
 
 
-def _open(configuration: Configuration, node: str) -> None:
-    who = caller()
-    admitted = admit(configuration, who.name, node, who)
+def _open(service: Service, node: str) -> None:
+    admitted = service.console(node)
     if not console.is_terminal():
         raise OptionError("A console needs a terminal: run the command in one (over ssh: ssh -t).")
-    session = admitted.open(console.size_of(0))
-    console.greet(admitted.node)
-    end = console.attach(session, admitted.may_stay)
+    stream = admitted.open(console.size_of(0))
+    console.greet(admitted.opened.node)
+    end = console.attach(stream, admitted.may_stay)
     print()
-    tell(end, who.name, admitted.opened)
+    tell(end, service.user, admitted.opened)
 
 
 def tell(end: End, user: str, opened: Opened) -> None:
@@ -143,30 +142,21 @@ def tell(end: End, user: str, opened: Opened) -> None:
 # --- recordings -----------------------------------------------------------------------------------------------------
 
 
-def _list(configuration: Configuration, node: str | None) -> None:
-    names = configuration.full_names([node]) if node else [""]
-    configuration.cluster_nodes([name for name in names if name])
-    for each in recording.listed(configuration, caller().name, names[0]):
+def _list(service: Service, node: str | None) -> None:
+    for each in service.recordings(node or ""):
         date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.date))
         minutes, seconds = divmod(int(each.seconds), 60)
         print(each.name, printable(each.user) or "-", date, f"{minutes}:{seconds:02}")
 
 
-def _replay(configuration: Configuration, word: str, speed: float) -> None:
-    with _recording(configuration, word) as file:
+def _replay(service: Service, word: str, speed: float) -> None:
+    with service.recording(word) or open_as_user(word, caller()) as file:
         header, pieces = recording.read(file, word)
         if shell.is_plain(sys.stdout):
             replay.write_plain(pieces, sys.stdout)
         else:
             replay.play(header, pieces, speed)
             print()
-
-
-def _recording(configuration: Configuration, word: str) -> BinaryIO:
-    """The recording of the site that *word* names, or else the caller's own file."""
-    who = caller()
-    found = recording.find(configuration, who.name, word)
-    return recording.open_recorded(found) if found else open_as_user(word, who)
 
 
 def main() -> int:

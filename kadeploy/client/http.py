@@ -56,7 +56,7 @@ class Http:
 
     def __init__(self, where: str, headers: Mapping[str, str] | None = None) -> None:
         self.where = where
-        self._headers = headers or {}
+        self.headers = headers or {}
         self._connection = _Connection(where)
 
     def ask(
@@ -68,14 +68,19 @@ class Http:
         body: Any = None,
         header: Callable[[str], None] | None = None,
         headed: str = "",
+        pieces: Iterator[bytes] | None = None,
     ) -> AnswerT:
         """The answer of a resource as a *kind*; *header* gets the value of the header *headed*, where there is one.
+
+        In place of a *body* that becomes JSON, *pieces* may be sent as they are.
 
         Raises:
             KadeployError: what the service refuses.
             ServiceError: it cannot be reached, or does not answer as it should.
         """
-        response = self._sent(method, path, query, body)
+        response = (
+            self._sent(method, path, query, body) if pieces is None else self._poured(method, path, query, pieces)
+        )
         content = self._read(response)
         if header is not None and (value := response.getheader(headed)):
             header(value)
@@ -85,6 +90,17 @@ class Http:
             return msgspec.json.decode(content, type=kind)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise ServiceError(f"{self.where}: an answer that is not understood ({path}: {error}).") from error
+
+    def content(self, path: str, query: Query) -> bytes:
+        """What a resource answers, as it is."""
+        return self._read(self._sent("GET", path, query, None))
+
+    def connected(self) -> socket.socket:
+        """A new connection to the service, for another protocol."""
+        with self._told():
+            connection = _Connection(self.where)
+            connection.connect()
+            return connection.sock
 
     def lines(self, path: str, body: Any) -> Iterator[bytes]:
         """The lines of an answer, as they come."""
@@ -101,7 +117,7 @@ class Http:
         tries = _TRIES
         while not stopped():
             try:
-                with closing(_Events(self.where, path, {**self._headers, _LAST_EVENT: last})) as stream:
+                with closing(_Events(self.where, path, {**self.headers, _LAST_EVENT: last})) as stream:
                     for message in stream.read(stopped):
                         last, tries = stream.last, _TRIES
                         yield message
@@ -116,7 +132,7 @@ class Http:
     def _sent(self, method: str, path: str, query: Query | None, body: Any) -> http.client.HTTPResponse:
         content = None if body is None else msgspec.json.encode(body)
         target = f"{path}?{urlencode(_given(query), doseq=True)}" if query else path
-        headers = {**self._headers, **({"Content-Type": "application/json"} if content is not None else {})}
+        headers = {**self.headers, **({"Content-Type": "application/json"} if content is not None else {})}
         with self._told():
             try:
                 self._connection.request(method, target, content, headers)
@@ -126,6 +142,15 @@ class Http:
                 self._connection.request(method, target, content, headers)
                 response = self._connection.getresponse()
         _require_good(response.status, lambda: self._read(response))
+        return response
+
+    def _poured(self, method: str, path: str, query: Query | None, pieces: Any) -> http.client.HTTPResponse:
+        """By a connection of its own, which a cut does no harm to; what goes wrong with it is an OSError."""
+        self._connection.close()
+        target = f"{path}?{urlencode(_given(query or {}), doseq=True)}"
+        self._connection.request(method, target, pieces, dict(self.headers), encode_chunked=True)
+        response = self._connection.getresponse()
+        _require_good(response.status, response.read)
         return response
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:

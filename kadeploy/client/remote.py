@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from kadeploy.client import sending
 from kadeploy.client.http import AnswerT, Http, Query
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import BrokenOffError, DatabaseError, ServiceError, UserInterruptError
-from kadeploy.nodeset import fold
+from kadeploy.errors import BrokenOffError, DatabaseError, NodeListError, ServiceError, UserInterruptError
+from kadeploy.nodeset import expand, fold
+from kadeploy.operations import named_files
+from kadeploy.operations.recording import Recorded
 from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
 from kadeploy.state import damage
 from kadeploy.state.environments import Change, Part, Visibility
@@ -29,8 +33,10 @@ if TYPE_CHECKING:
     import threading
 
     from kadeploy.caller import Account
+    from kadeploy.client.console import RemoteConsole
     from kadeploy.environments.reference import Reference
     from kadeploy.events import Listener, Report
+    from kadeploy.operations.console import Opened, Size
     from kadeploy.operations.requests import Wish
     from kadeploy.runner.playbooks import Register
 
@@ -55,6 +61,10 @@ class _Cancelled(msgspec.Struct):
     was_running: bool
 
 
+class _Received(msgspec.Struct):
+    here: int
+
+
 class _Plan(msgspec.Struct):
     lines: list[str]
 
@@ -62,8 +72,9 @@ class _Plan(msgspec.Struct):
 class Remote:
     """A `kadeploy.operations.service.Service` by the service at *where*; *who* opens files here."""
 
-    def __init__(self, where: str, who: Account) -> None:
+    def __init__(self, where: str, who: Account, progress: sending.Progress = lambda *_: None) -> None:
         self.who = who
+        self._progress = progress
         self._http = Http(where, _acting_for(who))
 
     @cached_property
@@ -116,6 +127,24 @@ class Remote:
         """``GET /v1/statistics/newest``."""
         return self._http.ask("GET", "/v1/statistics/newest", list[str])
 
+    # --- consoles ---------------------------------------------------------------------------------------------------
+
+    def console(self, node: str) -> _Console:
+        """``/v1/nodes/NODE/console``, a WebSocket."""
+        names = expand(node) if node else []
+        if len(names) != 1:
+            raise NodeListError(f"-m {node}: {len(names)} nodes; a console is of one node.")
+        return _Console(self._http, f"/v1/nodes/{quote(node, safe='')}/console")
+
+    def recordings(self, node: str = "") -> list[Recorded]:
+        """``GET /v1/recordings``."""
+        return self._http.ask("GET", "/v1/recordings", list[Recorded], {"node": node})
+
+    def recording(self, word: str) -> BinaryIO | None:
+        """``GET /v1/recording``."""
+        content = self._http.content("/v1/recording", {"name": word})
+        return io.BytesIO(content) if content else None
+
     # --- rights ---------------------------------------------------------------------------------------------------
 
     def rights(self, user: str | None = None) -> dict[str, list[Given]]:
@@ -143,7 +172,9 @@ class Remote:
 
     def add_environments(self, described: Sequence[Environment]) -> list[Environment]:
         """``POST /v1/environments``."""
-        return self._http.ask("POST", "/v1/environments", list[Environment], body=described)
+        own = named_files.own(file.file for each in described for file in each.files)
+        body = {"environments": described, "fingerprints": sending.measure(own, self.who)}
+        return self._http.ask("POST", "/v1/environments", list[Environment], body=body)
 
     def delete_environments(self, wanted: Reference) -> list[Environment]:
         """``DELETE /v1/environments``."""
@@ -159,7 +190,9 @@ class Remote:
 
     def update_checksums(self, wanted: Reference, part: Part) -> list[Change]:
         """``PATCH /v1/environments``."""
-        return self._changed(wanted, {"checksums": part}, Change)
+        found = self.versions(wanted, all_versions=False)
+        own = named_files.own(file.file for each in found for file in each.files_by_part[part])
+        return self._changed(wanted, {"checksums": part, "fingerprints": sending.measure(own, self.who)}, Change)
 
     def _changed(self, wanted: Reference, body: dict[str, Any], kind: type[_ItemT]) -> list[_ItemT]:
         return self._http.ask("PATCH", "/v1/environments", list[kind], _named(wanted), body)  # type: ignore[valid-type]
@@ -207,7 +240,23 @@ class Remote:
 
     def _ordered(self, request: Wish, kind: type[AnswerT], query: Query | None = None) -> AnswerT:
         path = _PLACES[type(request).__name__]
-        return self._http.ask("POST", path, kind, query, msgspec.structs.replace(request, user=""))
+        request = msgspec.structs.replace(request, user="")
+        return self._http.ask("POST", path, kind, query, self._with_files(request))
+
+    def _with_files(self, request: Wish) -> Wish:
+        """*request*, once the files that it names are where the service finds them."""
+        if not named_files.may_name(request):
+            return request
+        needed = self._http.ask("POST", "/v1/files/needed", list[str], body=request)
+        way = sending.Way(self._announce, self._send)
+        sent = sending.send(needed, self.who, way, self._progress) if needed else {}
+        return msgspec.structs.replace(request, files=sent)
+
+    def _announce(self, sha256: str, size: int) -> int:
+        return self._http.ask("PUT", f"/v1/files/{sha256}", _Received, {"size": size}).here
+
+    def _send(self, sha256: str, offset: int, chunks: Iterator[bytes]) -> None:
+        self._http.ask("PATCH", f"/v1/files/{sha256}", _Received, {"offset": offset}, pieces=chunks)
 
     def carry_out(
         self, request: Wish, listener: Listener, stop: threading.Event, admitted: Callable[[str], None]
@@ -267,6 +316,30 @@ class Remote:
 
     def abandon(self, wid: str) -> None:
         """Nothing is left over: what was begun goes to its end without us."""
+
+
+class _Console:
+    """A console that the service shows, and of which it says when it has to be closed."""
+
+    def __init__(self, http: Http, path: str) -> None:
+        self._http = http
+        self._path = path
+        self._stream: RemoteConsole | None = None
+
+    @property
+    def opened(self) -> Opened:
+        assert self._stream  # noqa: S101 - it is open
+        return self._stream.opened
+
+    def open(self, size: Size) -> RemoteConsole:
+        from kadeploy.client.console import connect  # noqa: PLC0415 - for consoles alone
+
+        connection = self._http.connected()
+        self._stream = connect(connection, self._path, list(self._http.headers.items()), "localhost", size)
+        return self._stream
+
+    def may_stay(self) -> bool:
+        return True
 
 
 def _acting_for(who: Account) -> dict[str, str]:

@@ -115,6 +115,12 @@ class Environment(Struct, frozen=True, kw_only=True):
         return (*self.images, *([self.preinstall] if self.preinstall else []), *self.postinstalls)
 
     @property
+    def files_by_part(self) -> dict[str, tuple[Image | Archive, ...]]:
+        """The same by the words with which their checksums are recorded anew."""
+        preinstall = (self.preinstall,) if self.preinstall else ()
+        return {"tarball": self.images, "preinstall": preinstall, "postinstalls": self.postinstalls}
+
+    @property
     def devices(self) -> tuple[str, ...]:
         """The partitions that it says itself that it goes to; none unless it is *multipart*."""
         return tuple(each.device for each in self.partitions) if self.multipart else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
@@ -12,7 +12,7 @@ from kadeploy.config.folder import Configuration, configuration_folder, load_con
 from kadeploy.errors import OptionError, RightsError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import natural_key
-from kadeploy.operations.service import Grant, Granted, Revoked, Rows
+from kadeploy.operations.service import Console, Grant, Granted, Revoked, Rows
 from kadeploy.state import environments, history, journal, nodes, rights
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from kadeploy.environments.environment import Environment
     from kadeploy.environments.reference import Reference
     from kadeploy.events import Listener, Report
+    from kadeploy.operations.recording import Recorded
     from kadeploy.operations.requests import Wish
     from kadeploy.runner.playbooks import Register
     from kadeploy.state.environments import Change, Part, Visibility
+    from kadeploy.state.fingerprints import RemoteUser
     from kadeploy.state.history import Durations, Rate, Selection
     from kadeploy.state.nodes import NodeRow
     from kadeploy.state.rights import Given, Holder
@@ -50,6 +52,11 @@ class Local:
     @property
     def account(self) -> Account | None:
         """With whose rights files are opened; None: none that a user names is."""
+        return self.who
+
+    @property
+    def recorder(self) -> Account | RemoteUser:
+        """Who knows what is in the files of an environment that is recorded."""
         return self.who
 
     @cached_property
@@ -93,6 +100,29 @@ class Local:
         """See `kadeploy.state.journal.newest`."""
         return journal.newest(self.site)
 
+    # --- consoles ---------------------------------------------------------------------------------------------------
+
+    def console(self, node: str) -> Console:
+        """See `kadeploy.operations.console.admit`."""
+        from kadeploy.operations import console  # noqa: PLC0415
+
+        return console.admit(self.configuration, self.user, node, self.account)
+
+    def recordings(self, node: str = "") -> list[Recorded]:
+        """See `kadeploy.operations.recording.listed`."""
+        from kadeploy.operations import recording  # noqa: PLC0415
+
+        names = self.configuration.full_names([node]) if node else []
+        self.configuration.cluster_nodes(names)
+        return recording.listed(self.configuration, self.user, names[0] if names else "")
+
+    def recording(self, word: str) -> BinaryIO | None:
+        """See `kadeploy.operations.recording.find`."""
+        from kadeploy.operations import recording  # noqa: PLC0415
+
+        found = recording.find(self.configuration, self.user, word)
+        return recording.open_recorded(found) if found else None
+
     # --- rights ---------------------------------------------------------------------------------------------------
 
     def rights(self, user: str | None = None) -> dict[str, list[Given]]:
@@ -129,7 +159,7 @@ class Local:
 
     def add_environments(self, described: Sequence[Environment]) -> list[Environment]:
         """See `kadeploy.state.environments.add_all`."""
-        return environments.add_all(self.site, described, self.who)
+        return environments.add_all(self.site, described, self.recorder)
 
     def delete_environments(self, wanted: Reference) -> list[Environment]:
         """See `kadeploy.state.environments.delete`."""
@@ -145,11 +175,11 @@ class Local:
 
     def update_checksums(self, wanted: Reference, part: Part) -> list[Change]:
         """See `kadeploy.state.environments.update_checksums`."""
-        return environments.update_checksums(self.site, self.who, wanted, part)
+        return environments.update_checksums(self.site, self.recorder, wanted, part)
 
     def move_files(self, moves: Sequence[tuple[str, str]]) -> list[Change]:
         """See `kadeploy.state.environments.move_files`."""
-        return environments.move_files(self.site, self.who, moves)
+        return environments.move_files(self.site, self.recorder, moves)
 
     # --- history --------------------------------------------------------------------------------------------------
 
@@ -190,7 +220,7 @@ class Local:
         """See `kadeploy.operations.dry_run.lines`."""
         from kadeploy.operations import admission, dry_run, sources  # noqa: PLC0415
 
-        work = admission.admit(self._mine(request), self.configuration)
+        work = admission.admit(self.mine(request), self.configuration)
         return dry_run.lines(work, sources.of(work, self.account))
 
     def carry_out(
@@ -199,7 +229,7 @@ class Local:
         """See `kadeploy.operations.launch`."""
         from kadeploy.operations import admission, launch, sources  # noqa: PLC0415
 
-        work = admission.admit(self._mine(request), self.configuration)
+        work = admission.admit(self.mine(request), self.configuration)
         admitted(work.wid)
         return launch.launch(work, sources.of(work, self.account), listener, stop)
 
@@ -207,7 +237,7 @@ class Local:
         """See `kadeploy.operations.background`."""
         from kadeploy.operations import background  # noqa: PLC0415
 
-        return background.start(self._mine(request), self.configuration.folder, self.account)
+        return background.start(self.mine(request), self.configuration.folder, self.account)
 
     def attach(self, wid: str, listener: Listener, stop: threading.Event) -> Report | None:
         """See `kadeploy.operations.following`."""
@@ -250,7 +280,7 @@ class Local:
         if owner != self.user and not self.is_administrator:
             raise RightsError(f"{wid} is the workflow of {owner}, and you are {self.user}.")
 
-    def _mine(self, request: Wish) -> Wish:
+    def mine(self, request: Wish) -> Wish:
         """*request* in the user's name, which it need not say."""
         if request.user not in ("", self.user):
             raise RightsError(f"The request is in the name of {request.user}, and you are {self.user}.")

@@ -22,6 +22,13 @@ def named(request: Wish, environment: Environment | None = None) -> list[str]:
     return own([*_of_environment(request, environment), *operations, *request.uploads])
 
 
+def may_name(request: Wish) -> bool:
+    """Whether *request* may need any file."""
+    if isinstance(request, PowerRequest):
+        return False
+    return bool(request.environment or request.options.custom_operations or request.uploads)
+
+
 def _of_environment(request: DeployRequest | RebootRequest, environment: Environment | None) -> list[str]:
     if isinstance(request.environment, Described):
         environment = request.environment.environment

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Protocol
 
 import msgspec
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from kadeploy.environments.environment import Environment
     from kadeploy.environments.reference import Reference
     from kadeploy.events import Listener, Report
+    from kadeploy.operations.console import Opened, Size
+    from kadeploy.operations.recording import Recorded
     from kadeploy.operations.requests import Wish
     from kadeploy.runner.playbooks import Register
     from kadeploy.state.environments import Change, Part, Visibility
@@ -69,6 +71,20 @@ class Revoked(msgspec.Struct, frozen=True):
     unknown: list[Given]
 
 
+class Console(Protocol):
+    """A node's console that the user may open."""
+
+    @property
+    def opened(self) -> Opened:
+        """What it is; known once it is open."""
+
+    def open(self, size: Size) -> Any:
+        """Open it on a terminal of *size*: what `kadeploy.cli.console.attach` joins a terminal to."""
+
+    def may_stay(self) -> bool:
+        """Whether the user still has the right to it."""
+
+
 class Service(Protocol):
     """A site, as one user may use it.
 
@@ -104,6 +120,17 @@ class Service(Protocol):
 
     def newest(self) -> list[str]:
         """Ids of the workflows that began last."""
+
+    # --- consoles ---------------------------------------------------------------------------------------------------
+
+    def console(self, node: str) -> Console:
+        """The console of *node*."""
+
+    def recordings(self, node: str = "") -> list[Recorded]:
+        """What was recorded of consoles, of *node* or of all."""
+
+    def recording(self, word: str) -> BinaryIO | None:
+        """The recording that *word* names, open; None when it names none."""
 
     # --- rights ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, patch, post, put
@@ -17,12 +17,15 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from kadeploy import __version__
+from kadeploy.checksums import Fingerprint
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.reference import Reference
 from kadeploy.errors import DatabaseError, NodeListError
+from kadeploy.files import MEGA
 from kadeploy.nodeset import expand, fold
+from kadeploy.operations.recording import Recorded
 from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequest, Wish
 from kadeploy.operations.service import Grant, Granted, Revoked, Rows
 from kadeploy.server import bodies, published, stream
@@ -89,12 +92,21 @@ class Received(msgspec.Struct, frozen=True):
     here: int
 
 
+class Described(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Environments, and what is in those of their files that are the user's own."""
+
+    environments: list[Environment]
+    fingerprints: dict[str, Fingerprint] = {}
+
+
 class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to be different with an environment: one of these."""
+    """What is to be different with an environment: one of the first three."""
 
     visibility: Visibility | None = None
     demolishing: Literal[0] | None = None
     checksums: Part | None = None
+    fingerprints: dict[str, Fingerprint] = {}
+    """Of files that are the user's own."""
 
 
 class Moves(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -282,10 +294,11 @@ class EnvironmentController(Controller):
         return _sparing(served.versions(Reference(name, version, owner, arch), all_versions))
 
     @post("/", sync_to_thread=True)
-    def add(self, served: Here, data: JSONBody[list[Environment]]) -> list[Environment]:
+    def add(self, served: Here, data: JSONBody[Described]) -> list[Environment]:
         """Record environments: all of them, or none."""
-        served.note(", ".join(each.name for each in data))
-        return served.add_environments(data)
+        served.note(", ".join(each.name for each in data.environments))
+        served.fingerprints = data.fingerprints
+        return served.add_environments(data.environments)
 
     @delete("/", sync_to_thread=True, status_code=200)
     def delete_versions(
@@ -311,6 +324,7 @@ class EnvironmentController(Controller):
     ) -> list[Environment] | list[Change]:
         """Say who sees it, take its demolishing tag off, or record the checksums of its files anew."""
         wanted = Reference(name, version, owner, arch)
+        served.fingerprints = data.fingerprints
         if data.checksums is not None:
             return served.update_checksums(wanted, data.checksums)
         if data.visibility is not None:
@@ -386,6 +400,11 @@ class FileController(Controller):
     path = "/v1/files"
     tags = ("files",)
 
+    @post("/needed", sync_to_thread=True, status_code=200)
+    def needed(self, served: Here, data: JSONBody[Wish]) -> list[str]:
+        """Names of files that have to be sent before a request can be carried out; it is good but for them."""
+        return served.needed(data)
+
     @put("/{sha256:str}", sync_to_thread=True)
     def announce(self, served: Here, sha256: FromPath[str], size: Annotated[int, QueryParameter(ge=0)]) -> Received:
         """Say that a file of so many bytes will be sent: how many of them are here already."""
@@ -399,6 +418,31 @@ class FileController(Controller):
         return Received(here)
 
 
+class ConsoleController(Controller):
+    """Consoles, open and recorded."""
+
+    path = "/v1"
+    tags = ("consoles",)
+
+    @get("/recordings", sync_to_thread=True)
+    def recordings(self, served: Here, node: FromQuery[str] = "") -> list[Recorded]:
+        """Recordings of your own consoles, and of nodes on which you have rights."""
+        return served.recordings(node)
+
+    @get("/recording", sync_to_thread=True)
+    def recording(self, served: Here, name: FromQuery[str]) -> Stream:
+        """A recording in asciicast format; for who opened the console, and administrators. No bytes: there is none."""
+        file = served.recording(name)
+        return Stream(_pieces(file), media_type="application/x-asciicast")
+
+
+def _pieces(file: BinaryIO | None) -> Iterator[bytes]:
+    if file is not None:
+        with file:
+            while piece := file.read(MEGA):
+                yield piece
+
+
 CONTROLLERS: Sequence[type[Controller]] = (
     SiteController,
     NodeController,
@@ -407,4 +451,5 @@ CONTROLLERS: Sequence[type[Controller]] = (
     EnvironmentController,
     StatisticsController,
     FileController,
+    ConsoleController,
 )

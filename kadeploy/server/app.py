@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
 
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, WebSocket, websocket
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
+from litestar.params import FromPath
 
 from kadeploy import __version__
 from kadeploy.config.folder import Configuration
@@ -29,6 +31,7 @@ from kadeploy.server.api import CONTROLLERS
 from kadeploy.server.audit import Audit
 from kadeploy.server.audited import CALLER, REASON, Audited
 from kadeploy.server.auth import Authenticator, Caller, Connection, grouped
+from kadeploy.server.consoles import Consoles
 from kadeploy.server.peers import SCOPE, Peer
 from kadeploy.server.served import Served
 
@@ -90,9 +93,17 @@ def application(configuration: Callable[[], Configuration]) -> Litestar:
         status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
         return Response(Refusal.of(error), status_code=status, headers=_headers(site, error))
 
+    consoles = Consoles()
+
+    @websocket("/v1/nodes/{node:str}/console")
+    async def console(socket: WebSocket[Any, Any, Any], node: FromPath[str]) -> None:
+        """The console of a node (see `kadeploy.server.consoles`)."""
+        found = await asyncio.to_thread(site.caller, socket)
+        await consoles.serve(socket, found.user, node, site.configuration)
+
     audit = Audit(configuration().site)
     return Litestar(
-        route_handlers=list(CONTROLLERS),
+        route_handlers=[*CONTROLLERS, console],
         dependencies={
             "caller": Provide(caller, sync_to_thread=True),
             "served": Provide(served, sync_to_thread=False),

@@ -15,6 +15,8 @@ from kadeploy.server.served import THING
 CALLER, REASON = "kadeploy_caller", "kadeploy_reason"
 """Keys of who asks, and of why it was refused, in the state of a request's scope."""
 _LOOKING = {"GET", "HEAD", "OPTIONS"}
+_QUESTIONS = ("/v1/statistics/", "/v1/files/needed")
+"""Paths at which nothing is changed, whatever the method."""
 _STRANGERS = {401, 403, 429}
 """Answers that are noted even to those who only look."""
 
@@ -42,7 +44,9 @@ class Audited:
         try:
             await self._app(scope, receive, noting)
         finally:
-            if scope["method"] not in _LOOKING or status in _STRANGERS:
+            if scope["method"] not in _LOOKING or status in _QUESTIONS = ("/v1/statistics/", "/v1/files/needed")
+"""Paths at which nothing is changed, whatever the method."""
+_STRANGERS:
                 await asyncio.to_thread(self._record, scope, status)
 
     def _record(self, scope: Any, status: int) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kadeploy.caller import Account
+from kadeploy.checksums import Fingerprint
 from kadeploy.config.folder import Configuration
+from kadeploy.operations import admission
 from kadeploy.operations.local import Local
+from kadeploy.operations.named_files import named
+from kadeploy.operations.requests import Wish
+from kadeploy.operations.sources import OfSent
 from kadeploy.server.auth import Caller
+from kadeploy.state.fingerprints import RemoteUser
 
 
 class Served(Local):
@@ -19,12 +26,29 @@ class Served(Local):
         super().__init__(Account(caller.user, os.geteuid(), os.getegid(), Path("/nonexistent")), configuration.folder)
         self.__dict__["configuration"] = configuration
         self.caller = caller
+        self.fingerprints: Mapping[str, Fingerprint] = {}
+        """Of files that the user has elsewhere, by name: what the request says of them."""
         self._noted = noted
 
     @property
     def account(self) -> None:
         """Nobody's: what is needed of a user's files has been sent."""
         return
+
+    @property
+    def recorder(self) -> RemoteUser:
+        """The user, by what the request says."""
+        return RemoteUser(self.user, self.fingerprints)
+
+    def needed(self, request: Wish) -> list[str]:
+        """Files that the user's client has to send before the request can be carried out; it is good but for them.
+
+        Raises:
+            KadeployError: the request is refused.
+        """
+        work = admission.admit(self.mine(request), self.configuration)
+        places = OfSent(self.site, self.user, work.files, None if work.anonymous else work.environment)
+        return places.missing(named(request, work.environment))
 
     def note(self, thing: str) -> None:
         """Say for the audit log what the request is about."""

@@ -498,12 +498,7 @@ def require_unchanged(environment: Environment, file: Image | Archive, found: Lo
 
 
 def _files(environment: Environment, parts: Iterable[Part]) -> list[Image | Archive]:
-    by_part: dict[Part, list[Image | Archive]] = {
-        "tarball": list(environment.images),
-        "preinstall": [environment.preinstall] if environment.preinstall else [],
-        "postinstalls": list(environment.postinstalls),
-    }
-    return [file for part in parts for file in by_part[part]]
+    return [file for part in parts for file in environment.files_by_part[part]]
 
 
 def _map_files(environment: Environment, change: Any) -> Environment:

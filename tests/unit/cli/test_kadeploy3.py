@@ -28,7 +28,7 @@ from kadeploy.state.tables import Claim, Workflow
 from tests.unit import build
 from tests.unit.plays import batch, write_play
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True), pytest.mark.usefixtures("way")]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 FORCED = "SetDeploymentEnv|SetDeploymentEnvDummy:0:0&BroadcastEnv|BroadcastEnvDummy:0:0&BootNewEnv|BootNewEnvDummy:0:0"

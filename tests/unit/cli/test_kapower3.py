@@ -18,7 +18,7 @@ from kadeploy.state import nodes, rights
 from kadeploy.state.database import connect
 from kadeploy.state.tables import Claim, Log, Workflow
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True), pytest.mark.usefixtures("way")]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -32,7 +32,7 @@ from tests.unit import build
 from tests.unit.plays import write_play
 from tests.unit.sshd import serve
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True), pytest.mark.usefixtures("way")]
 
 if TYPE_CHECKING:
     from tests.unit.sshd import Nodes
