@@ -44,9 +44,8 @@ class Audited:
         try:
             await self._app(scope, receive, noting)
         finally:
-            if scope["method"] not in _LOOKING or status in _QUESTIONS = ("/v1/statistics/", "/v1/files/needed")
-"""Paths at which nothing is changed, whatever the method."""
-_STRANGERS:
+            looks = scope["method"] in _LOOKING or scope["path"].startswith(_QUESTIONS)
+            if not looks or status in _STRANGERS:
                 await asyncio.to_thread(self._record, scope, status)
 
     def _record(self, scope: Any, status: int) -> None:
