@@ -45,6 +45,7 @@ WAITS = """\
 - name: BroadcastEnvWait
   hosts: kadeploy_nodes
   gather_facts: false
+  connection: local
   tasks:
     - ansible.builtin.shell: until test -e {word}; do sleep 0.2; done
 """
