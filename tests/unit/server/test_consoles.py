@@ -60,7 +60,7 @@ while :; do
         flood) exec yes ;;
         count) n=0; while :; do n=$((n + 1)); printf '%01000d' 0; echo $n >{folder}/count; done ;;
         raw) stty raw; echo rawly; head -c 400000 | md5sum; exit ;;
-        deaf) trap '' HUP; echo deaf; while :; do sleep 1; done ;;
+        deaf) trap '' HUP; stty raw; echo deaf; while :; do sleep 1; done ;;
         whoami) id -un; env ;;
         *) echo "got $word" ;;
     esac
