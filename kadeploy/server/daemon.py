@@ -22,6 +22,7 @@ from litestar import Litestar
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.service import Https, Service
 from kadeploy.errors import ConfigError
+from kadeploy.files import MEGA
 from kadeploy.remote import sockets
 from kadeploy.server.app import application
 from kadeploy.server.keeper import Keeper
@@ -143,6 +144,8 @@ def _config(app: Litestar, https: Https | None) -> uvicorn.Config:
         app,
         http=Protocol,
         ws="wsproto",
+        ws_max_size=MEGA,
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         access_log=False,
