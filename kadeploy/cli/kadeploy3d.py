@@ -6,6 +6,7 @@ import getpass
 import pwd
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.state import rights, tokens
+from kadeploy.state.damage import sparing
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -95,7 +97,11 @@ def list_tokens(
     form: shell.Format = "text",
 ) -> None:
     """Show the tokens: id, user, state, end, last use and note, but never the token itself."""
-    found = tokens.listed(_site(), user)
+    with sparing():
+        _show(tokens.listed(_site(), user), user, form)
+
+
+def _show(found: Sequence[tokens.Listed], user: str | None, form: shell.Form) -> None:
     if form != "text":
         shell.emit([{**each._asdict(), "state": _state(each)} for each in found], form)
         return

@@ -13,11 +13,22 @@ from typing import Any
 import pytest
 
 from kadeploy.caller import caller
-from kadeploy.cli import kaconsole3, kadeploy3, kaenv3, kanodes3, kapower3, kareboot3, karights3, kastat3, shell
+from kadeploy.cli import (
+    kaconsole3,
+    kadeploy3,
+    kadeploy3d,
+    kaenv3,
+    kanodes3,
+    kapower3,
+    kareboot3,
+    karights3,
+    kastat3,
+    shell,
+)
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Image
 from kadeploy.environments.reference import Reference
-from kadeploy.state import database, environments, journal, nodes, rights
+from kadeploy.state import database, environments, journal, nodes, rights, tokens
 from kadeploy.state.database import connect
 from kadeploy.state.history import FIELDS, MORE_FIELDS
 from kadeploy.state.journal import LogRow
@@ -28,7 +39,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 APPS: dict[str, Any] = {
     module.NAME: module.app
-    for module in (kaconsole3, kadeploy3, kaenv3, kanodes3, kapower3, karights3, kareboot3, kastat3)
+    for module in (kaconsole3, kadeploy3, kadeploy3d, kaenv3, kanodes3, kapower3, karights3, kareboot3, kastat3)
 }
 HEALTHY = "gdx-2.site"
 NODE = ("-m", "gdx-1.site")
@@ -37,6 +48,7 @@ REBOOTS = ("kareboot3", *NODE, "-r", "env_recorded", "-e", "tiny", "-p", "2", "-
 RUNNING = ("kanodes3", "-y")
 STATES = ("kanodes3", "-d")
 STATISTICS = ("kastat3", "-d", "-o", "all", "-F", ",".join(FIELDS + MORE_FIELDS))
+TOKENS = ("kadeploy3d", "token", "list")
 READERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "schema_version": (STATES, ("kaenv3", "-l")),
     "environments": (
@@ -66,6 +78,7 @@ READERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("kastat3", "-c", "1", "-x", "2020-01-01", "--format", "json"),
         ("kastat3", "-d", "-F", "start,success,error", "--format", "json"),
     ),
+    "tokens": (TOKENS, ("kadeploy3d", "token", "list", "alice", "--format", "json")),
 }
 """The command lines that read a table."""
 LISTS = {
@@ -75,9 +88,10 @@ LISTS = {
     "workflows": RUNNING,
     "progress": RUNNING,
     "log": STATISTICS,
+    "tokens": TOKENS,
 }
 """What lists all columns of a table, but for those of `UNSEEN`."""
-UNSEEN = {("progress", "wid"), ("progress", "cluster"), ("workflows", "ended")}
+UNSEEN = {("progress", "wid"), ("progress", "cluster"), ("workflows", "ended"), ("tokens", "digest")}
 DAMAGE = {
     "null": "NULL",
     "bytes": "X'DEADBEEF'",
@@ -110,6 +124,7 @@ def ready(site: Site, site_folder: Path, tmp_path: Path) -> Site:
         nodes.set_state([name], "deployed", environments.find(site, me, Reference("tiny")), me)
         nodes.claim(site, [name], f"D-{rank}", me)
         journal.begin(site, f"D-{rank}", "deploy", me, environments.find(site, me, Reference("tiny")), {"gdx": [name]})
+        tokens.create(site, "alice", 4_000_000_000 + rank, note=name)
     journal.begin(site, "D-ended", "deploy", me, None, {"gdx": ["gdx-4.site", HEALTHY]})
     journal.end("D-ended", [LogRow(hostname=name, success=True) for name in ("gdx-4.site", HEALTHY)])
     database.disconnect()

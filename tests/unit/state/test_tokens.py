@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy.config.site import Site
-from kadeploy.errors import AuthenticationError
+from kadeploy.errors import AuthenticationError, DatabaseError
 from kadeploy.state import database, tokens
 from kadeploy.state.database import DB
 from kadeploy.state.tables import Token
@@ -96,6 +96,16 @@ def test_tokens_are_listed_by_user_and_those_that_ended_long_ago_are_forgotten(s
     Token.update(revoked=int(time.time()) - 91 * DAY).where(Token.user == "bob").execute()
     tokens.create(site, "carol", tomorrow())
     assert [token.user for token in tokens.listed(site)] == ["alice", "carol"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("column", "value"), [("until", "'tomorrow'"), ("revoked", "''"), ("digest", "X'FF'")])
+def test_a_token_whose_row_is_damaged_lets_nobody_in(site: Site, column: str, value: str) -> None:
+    """To SQLite any text is later than any date."""
+    text = tokens.create(site, "alice", tomorrow())
+    DB.execute_sql(f"UPDATE tokens SET {column} = {value}")
+    with pytest.raises(DatabaseError, match=f"of the table tokens .* cannot be read: {column} is"):
+        tokens.find(site, text)
 
 
 def test_a_token_works_though_its_use_cannot_be_written(site: Site) -> None:
