@@ -38,7 +38,11 @@ def conf(site: Site, site_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def slurm(conf: Path) -> Script:
-    """Calls a script as slurmctld does: there is nothing in the environment but what tells of the job."""
+    """Calls a script as slurmctld does: there is nothing in the environment but what tells of the job.
+
+    `scontrol` writes down what it is told.
+    """
+    _program(conf.parent / "bin" / "scontrol", f'[ "$1" != show ] && echo "$*" >> {conf.parent}/scontrol')
 
     def run(name: str, **given: str) -> subprocess.CompletedProcess[str]:
         job = {
@@ -133,11 +137,22 @@ def test_jobs_of_other_partitions_of_slurm_are_left_alone(slurm: Script, site: S
     assert rights.show(site, "johnsmith") == given("5", None, ("/dev/sda3",))
 
 
-def test_a_job_does_not_start_without_its_rights_and_the_log_says_why(slurm: Script, site: Site) -> None:
+def test_a_job_does_not_start_without_its_rights_and_the_log_says_why(slurm: Script, conf: Path) -> None:
     done = slurm("prolog", SLURM_JOB_NODELIST="xyz-[1-3]")
     assert done.returncode == 1
     assert "kadeploy-prolog: job 42: karights3 ended with status 1: " in done.stderr
     assert "Unknown node: xyz-[1-3]" in done.stderr
+    assert (conf.parent / "scontrol").read_text().split("\n")[1] == "delete reservationname=kadeploy-42"
+
+
+def test_a_job_does_not_start_on_nodes_that_slurm_might_give_to_others_before_production_is_back(
+    slurm: Script, site: Site, conf: Path
+) -> None:
+    _program(conf.parent / "bin" / "scontrol", "exit 1")
+    done = slurm("prolog")
+    assert done.returncode == 1
+    assert "scontrol ended with status 1" in done.stderr
+    assert rights.users(site) == []
 
 
 @pytest.mark.parametrize(
@@ -177,7 +192,11 @@ def test_a_step_that_hangs_is_given_up_and_the_next_are_tried(slurm: Script, sit
     assert "karights3 ended with status 124: it took longer than 1 s" in done.stderr
     told = [done.stderr.index(f"{step} ended with status") for step in ("karights3", "kareboot3", "kadeploy3")]
     assert told == sorted(told)
-    assert "scontrol ended with status" in done.stderr
+    told = (conf.parent / "scontrol").read_text().splitlines()
+    assert told[-2:] == [
+        "update nodename=gdx-[5-6,14] state=drain reason=Kadeploy: not on the production system after job 42",
+        "delete reservationname=kadeploy-42",
+    ]
 
 
 def test_a_deploy_job_of_oar_gives_and_takes_back_rights(oar: Script, site: Site, conf: Path) -> None:
