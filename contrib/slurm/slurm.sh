@@ -36,7 +36,7 @@ end_of_job() {
 # a node is free as soon as the job has left it.
 reserve() {
   reservation=kadeploy-$SLURM_JOB_ID
-  ! timeout -k 10 10 scontrol show reservation "$reservation" > /dev/null 2>&1 || return 0
+  ! quietly 10 scontrol show reservation "$reservation" || return 0
   run 30 scontrol create reservation "reservationname=$reservation" "nodes=$SLURM_JOB_NODELIST" \
     "users=$(id -un)" start=now duration=infinite flags=ignore_jobs,overlap
 }

@@ -120,6 +120,15 @@ def test_rights_that_an_earlier_job_has_left_on_the_nodes_are_gone(slurm: Script
     assert rights.show(site, "slurm") == [Given("*", "*")]
 
 
+def test_the_log_of_the_system_tells_what_was_done_for_a_job(slurm: Script, conf: Path) -> None:
+    _program(conf.parent / "bin" / "logger", f'printf "%s\\n" "$*" >> {conf.parent}/log')
+    slurm("prolog")
+    slurm("epilog")
+    begun, ended, *_ = (conf.parent / "log").read_text().splitlines()
+    assert begun == "-t kadeploy-prolog -- job 42: rights for johnsmith on gdx-[5-6,14]"
+    assert ended == "-t kadeploy-epilog -- job 42: johnsmith has no rights on gdx-[5-6,14] any more"
+
+
 @pytest.mark.parametrize("user", ["-x", "--help", "a b", "$(touch bad)`touch bad`;touch bad", "müller", "*", "o'neil"])
 def test_the_name_of_a_user_is_a_name_whatever_is_in_it(user: str, slurm: Script, site: Site, conf: Path) -> None:
     assert slurm("prolog", SLURM_JOB_USER=user).returncode == 0
