@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from kadeploy.config.site import Site
-from kadeploy.state import rights
+from kadeploy.state import nodes, rights
+from kadeploy.state.database import connect
 from kadeploy.state.rights import Given
 
 CONTRIB = Path(__file__).parents[3] / "contrib"
@@ -206,6 +207,17 @@ def test_a_step_that_hangs_is_given_up_and_the_next_are_tried(slurm: Script, sit
         "update nodename=gdx-[5-6,14] state=drain reason=Kadeploy: not on the production system after job 42",
         "delete reservationname=kadeploy-42",
     ]
+
+
+@pytest.mark.parametrize(("number", "waits"), [(6, True), (7, False)])
+def test_what_the_user_still_does_on_the_nodes_is_waited_for_and_not_for_ever(
+    number: int, waits: bool, slurm: Script, site: Site
+) -> None:
+    names = [f"gdx-{number}.site"]
+    connect(site)
+    nodes.claim(site, names, "D-1", "johnsmith")
+    nodes.set_state(names, "deploying", nodes.NO_ENVIRONMENT, "johnsmith")
+    assert ("an operation is still running there after 2 s" in slurm("epilog").stderr) == waits
 
 
 def test_a_deploy_job_of_oar_gives_and_takes_back_rights(oar: Script, site: Site, conf: Path) -> None:
