@@ -43,17 +43,24 @@ run() {
   return "$status"
 }
 
-# rights OPTION... -m NODES --user=USER: karights3, for all partitions that are jobs'.
+# quietly SECONDS COMMAND...: as run, and nothing is told.
+quietly() {
+  timeout -k 10 "$@" > /dev/null 2>&1 < /dev/null
+}
+
+# rights run|quietly OPTION...: karights3, for all partitions that are jobs'.
 rights() {
+  how=$1
+  shift
   for part in $partitions; do
     set -- "$@" -p "$part"
   done
-  run "$rights_limit" karights3 "$@"
+  "$how" "$rights_limit" karights3 "$@"
 }
 
 # grant USER NODES END: rights until END, in seconds since 1970; without END until they are taken back.
 grant() {
-  rights -d -m "$2" "--user=$1" > /dev/null 2>&1 # of a job that was prepared before: its end may be another one now
+  rights quietly -d -m "$2" "--user=$1" # of a job that was prepared before: its end may be another one now
   if [ -n "$3" ]; then
     set -- "$1" "$2" --until "$(date -u -d "@$(($3 + grace))" '+%Y-%m-%d %H:%M:%SZ')"
   else
@@ -61,12 +68,12 @@ grant() {
   fi
   user=$1 nodes=$2
   shift 2
-  rights -a -o -m "$nodes" "--user=$user" "$@" && say "rights for $user on $nodes"
+  rights run -a -o -m "$nodes" "--user=$user" "$@" && say "rights for $user on $nodes"
 }
 
 # take_back USER NODES
 take_back() {
-  rights -d -m "$2" "--user=$1" && say "$1 has no rights on $2 any more"
+  rights run -d -m "$2" "--user=$1" && say "$1 has no rights on $2 any more"
 }
 
 # restore NODES: bring the production system back. Nodes on which it is not in the end go to give_up, which the script of

@@ -32,6 +32,19 @@ end_of_job() {
   esac
 }
 
+# reserve: keep the nodes of the job from other jobs until release. Slurm itself waits for no epilogue of its controller:
+# a node is free as soon as the job has left it.
+reserve() {
+  reservation=kadeploy-$SLURM_JOB_ID
+  ! quietly 10 scontrol show reservation "$reservation" || return 0
+  run 30 scontrol create reservation "reservationname=$reservation" "nodes=$SLURM_JOB_NODELIST" \
+    "users=$(id -un)" start=now duration=infinite flags=ignore_jobs,overlap
+}
+
+release() {
+  run 30 scontrol delete "reservationname=kadeploy-$SLURM_JOB_ID"
+}
+
 # give_up NODES REASON: no job runs there until an administrator resumes them. Slurm may know a node by its short name.
 give_up() {
   for name in "$1" "${1%%.*}"; do

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from kadeploy.config.site import Site
-from kadeploy.state import rights
+from kadeploy.state import nodes, rights
+from kadeploy.state.database import connect
 from kadeploy.state.rights import Given
 
 CONTRIB = Path(__file__).parents[3] / "contrib"
@@ -38,7 +39,11 @@ def conf(site: Site, site_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def slurm(conf: Path) -> Script:
-    """Calls a script as slurmctld does: there is nothing in the environment but what tells of the job."""
+    """Calls a script as slurmctld does: there is nothing in the environment but what tells of the job.
+
+    `scontrol` writes down what it is told.
+    """
+    _program(conf.parent / "bin" / "scontrol", f'[ "$1" != show ] && echo "$*" >> {conf.parent}/scontrol')
 
     def run(name: str, **given: str) -> subprocess.CompletedProcess[str]:
         job = {
@@ -116,6 +121,15 @@ def test_rights_that_an_earlier_job_has_left_on_the_nodes_are_gone(slurm: Script
     assert rights.show(site, "slurm") == [Given("*", "*")]
 
 
+def test_the_log_of_the_system_tells_what_was_done_for_a_job(slurm: Script, conf: Path) -> None:
+    _program(conf.parent / "bin" / "logger", f'printf "%s\\n" "$*" >> {conf.parent}/log')
+    slurm("prolog")
+    slurm("epilog")
+    begun, ended, *_ = (conf.parent / "log").read_text().splitlines()
+    assert begun == "-t kadeploy-prolog -- job 42: rights for johnsmith on gdx-[5-6,14]"
+    assert ended == "-t kadeploy-epilog -- job 42: johnsmith has no rights on gdx-[5-6,14] any more"
+
+
 @pytest.mark.parametrize("user", ["-x", "--help", "a b", "$(touch bad)`touch bad`;touch bad", "müller", "*", "o'neil"])
 def test_the_name_of_a_user_is_a_name_whatever_is_in_it(user: str, slurm: Script, site: Site, conf: Path) -> None:
     assert slurm("prolog", SLURM_JOB_USER=user).returncode == 0
@@ -133,11 +147,22 @@ def test_jobs_of_other_partitions_of_slurm_are_left_alone(slurm: Script, site: S
     assert rights.show(site, "johnsmith") == given("5", None, ("/dev/sda3",))
 
 
-def test_a_job_does_not_start_without_its_rights_and_the_log_says_why(slurm: Script, site: Site) -> None:
+def test_a_job_does_not_start_without_its_rights_and_the_log_says_why(slurm: Script, conf: Path) -> None:
     done = slurm("prolog", SLURM_JOB_NODELIST="xyz-[1-3]")
     assert done.returncode == 1
     assert "kadeploy-prolog: job 42: karights3 ended with status 1: " in done.stderr
     assert "Unknown node: xyz-[1-3]" in done.stderr
+    assert (conf.parent / "scontrol").read_text().split("\n")[1] == "delete reservationname=kadeploy-42"
+
+
+def test_a_job_does_not_start_on_nodes_that_slurm_might_give_to_others_before_production_is_back(
+    slurm: Script, site: Site, conf: Path
+) -> None:
+    _program(conf.parent / "bin" / "scontrol", "exit 1")
+    done = slurm("prolog")
+    assert done.returncode == 1
+    assert "scontrol ended with status 1" in done.stderr
+    assert rights.users(site) == []
 
 
 @pytest.mark.parametrize(
@@ -177,7 +202,22 @@ def test_a_step_that_hangs_is_given_up_and_the_next_are_tried(slurm: Script, sit
     assert "karights3 ended with status 124: it took longer than 1 s" in done.stderr
     told = [done.stderr.index(f"{step} ended with status") for step in ("karights3", "kareboot3", "kadeploy3")]
     assert told == sorted(told)
-    assert "scontrol ended with status" in done.stderr
+    told = (conf.parent / "scontrol").read_text().splitlines()
+    assert told[-2:] == [
+        "update nodename=gdx-[5-6,14] state=drain reason=Kadeploy: not on the production system after job 42",
+        "delete reservationname=kadeploy-42",
+    ]
+
+
+@pytest.mark.parametrize(("number", "waits"), [(6, True), (7, False)])
+def test_what_the_user_still_does_on_the_nodes_is_waited_for_and_not_for_ever(
+    number: int, waits: bool, slurm: Script, site: Site
+) -> None:
+    names = [f"gdx-{number}.site"]
+    connect(site)
+    nodes.claim(site, names, "D-1", "johnsmith")
+    nodes.set_state(names, "deploying", nodes.NO_ENVIRONMENT, "johnsmith")
+    assert ("an operation is still running there after 2 s" in slurm("epilog").stderr) == waits
 
 
 def test_a_deploy_job_of_oar_gives_and_takes_back_rights(oar: Script, site: Site, conf: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,10 +169,15 @@ def test_a_job_of_slurm_has_rights_on_its_nodes_until_it_ends_and_nodes_without_
     assert [right[:2] for right in given] == [("gdx-1.site", "/dev/sda3"), ("gdx-2.site", "/dev/sda3")], slurm.log()
     assert {right.until is not None and 0 < right.until - time.time() - 600 <= 660 for right in given} == {True}
 
-    slurm.tool("scancel", granted.split("allocation ")[-1].split()[0])
+    with closing(sqlite3.connect(site.database.removeprefix("sqlite://"))) as holder:
+        holder.execute("BEGIN EXCLUSIVE")  # the epilogue gets no further
+        slurm.tool("scancel", granted.split("allocation ")[-1].split()[0])
+        _await(lambda: slurm.states() == ["gdx-1 reserved", "gdx-2 reserved", "gdx-3 idle"])
+        assert slurm.tool("squeue", "-h", "-t", "RUNNING") == ""
     _await(lambda: slurm.states() == ["gdx-1 drained", "gdx-2 drained", "gdx-3 idle"])
     assert rights.show(site, user) == []
     assert "not on the production system after job" in slurm.tool("sinfo", "-R", "-h", "-o", "%E"), slurm.log()
+    _await(lambda: "No reservations" in slurm.tool("scontrol", "show", "reservation"))
 
 
 def test_a_job_of_slurm_whose_user_can_have_no_rights_does_not_start(slurm: Slurm, site_folder: Path) -> None:

@@ -20,6 +20,27 @@ PREFIX = "/opt/kadeploy"
 TOLERATED = 21
 """Tenths of the exposure that systemd-analyze finds; each that is left has its reason in the unit."""
 
+SERVER = """\
+import argon2, socket, litestar, threading, uvicorn
+hasher = argon2.PasswordHasher()
+@litestar.get("/")
+async def page() -> bool:
+    return hasher.verify(hasher.hash("x"), "x")
+app = litestar.Litestar([page])
+class Server(uvicorn.Server):
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        threading.Thread(target=ask, args=[self]).start()
+def ask(server):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect("server.sock")
+        client.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        print(client.makefile().read().splitlines()[0])
+    server.should_exit = True
+Server(uvicorn.Config(app, uds="server.sock", log_level="error")).run()
+"""
+"""A web server on a socket that answers one request."""
+
 FILTER = """\
 import ctypes, os, sys
 allowed = sys.stdin.read().split()
@@ -89,6 +110,7 @@ def test_systemd_can_make_the_account_and_the_folders(tmp_path: Path) -> None:
     [
         ["ansible-playbook", "-i", "one,two,", "-c", "local", "play.yml"],
         ["kadeploy3", "--version"],
+        ["python", "-c", SERVER],
         ["ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-p", "9", "127.0.0.1"],
         ["sh", "-c", "cp -a $0 copy; chmod 600 copy; tar -cf - copy | gzip | tar -tzf -", "/etc/hostname"],
     ],
