@@ -23,6 +23,8 @@ from kadeploy.workflow import ABORTED, Leaving
 
 PERIOD = 2.0
 """Seconds between two looks."""
+PATIENCE = 5.0
+"""Seconds within which an operation lets go of nodes, unless a BMC's order or a command of the site takes longer."""
 
 
 class Guard:

@@ -35,7 +35,7 @@ from kadeploy.events import (
 )
 from kadeploy.nodeset import fold
 from kadeploy.operations import admission, hooks, production, runs, staging
-from kadeploy.operations.guard import Guard
+from kadeploy.operations.guard import PATIENCE, Guard
 from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.staging import Staged
@@ -143,9 +143,13 @@ def _look(work: Work, tell: Listener, stop: threading.Event) -> Report:
 
 def _claim_and_run(work: Work, tell: Listener, stop: threading.Event) -> Report:
     with _gone_if_refused(work.folder):
+        others = nodes.holders(work.site, work.names) if work.force else []
         claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force)
     with _begun(work.wid):
         try:
+            if others:
+                tell(Note(text=f"nodes are taken from {', '.join(others)}: {PATIENCE:g} s to let go of them"))
+                stop.wait(PATIENCE)
             return _report(work, claimed, left_out, tell, stop)
         finally:
             nodes.release(work.wid)

@@ -115,6 +115,9 @@ def test_a_database_that_is_away_for_a_moment_takes_nothing_and_is_asked_again(
             time.sleep(1)
             assert heard == []
             rights.delete(work.site, "root", [LOST], ["*"])
+            rights.add(work.site, "root", [LOST], ["*"], until=int(time.time()) + 3)
+            time.sleep(1)
+            assert heard == [], "the right has an end that has not come"
             deadline = time.monotonic() + 10
             while len(heard) < 2:
                 assert time.monotonic() < deadline
