@@ -140,7 +140,9 @@ Script = Annotated[
 Force = Annotated[
     bool,
     typer.Option(
-        "--ignore-nodes-deploying", help="Also take nodes that another operation holds.", rich_help_panel=usage.RUN
+        "--ignore-nodes-deploying",
+        help="Also take nodes that another operation holds; it loses them.",
+        rich_help_panel=usage.RUN,
     ),
 ]
 ALIASES = {

@@ -23,6 +23,8 @@ from kadeploy.workflow import ABORTED, Leaving
 
 PERIOD = 2.0
 """Seconds between two looks."""
+PATIENCE = 5.0
+"""Seconds within which an operation lets go of nodes, unless a BMC's order or a command of the site takes longer."""
 
 
 class Guard:
@@ -38,10 +40,11 @@ class Guard:
 
     @contextmanager
     def watching(self, keeper: Broker) -> Iterator[None]:
-        """Look every `PERIOD` seconds while it lasts; an operation that only looks at nodes holds none."""
+        """Look at once and every `PERIOD` seconds while it lasts; an operation that only looks at nodes holds none."""
         if self.work.only_looks:
             yield
             return
+        self._look(keeper)
         thread = threading.Thread(target=self._watch, args=(keeper,), name="guard")
         thread.start()
         try:
@@ -53,15 +56,20 @@ class Guard:
     def _watch(self, keeper: Broker) -> None:
         try:
             while not self._over.wait(PERIOD):
-                try:
-                    lost = self._lost()
-                except DatabaseError:  # it may be back at the next look, by another connection
-                    database.disconnect()
-                    continue
-                if lost:
-                    self._take(lost, keeper)
+                if not self._look(keeper):
+                    database.disconnect()  # it may be back at the next look, by another connection
         finally:
             database.disconnect()
+
+    def _look(self, keeper: Broker) -> bool:
+        """Take what is lost; False when the database does not tell."""
+        try:
+            lost = self._lost()
+        except DatabaseError:
+            return False
+        if lost:
+            self._take(lost, keeper)
+        return True
 
     def _lost(self) -> dict[str, str]:
         """Nodes that are not ours any more, and why."""

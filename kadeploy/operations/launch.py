@@ -38,7 +38,7 @@ from kadeploy.events import (
 )
 from kadeploy.nodeset import fold
 from kadeploy.operations import admission, forecast, hooks, hostkeys, production, record, runs, sources, staging
-from kadeploy.operations.guard import Guard
+from kadeploy.operations.guard import PATIENCE, Guard
 from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.sources import Sources
@@ -189,8 +189,12 @@ def _look(work: Work, tell: Listener, stop: threading.Event) -> Report:
 
 def _claim_and_run(work: Work, account: Account | None, tell: Listener, stop: threading.Event) -> Report:
     with _gone_if_refused(work.folder):
+        others = nodes.holders(work.site, work.names) if work.force else []
         claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force)
     with _begun(work.wid), _released(work.wid):
+        if others:
+            tell(Note(text=f"nodes are taken from {', '.join(others)}: {PATIENCE:g} s to let go of them"))
+            stop.wait(PATIENCE)
         if left_out:
             tell(LeftOut(reasons=left_out))
         report = Report(work.wid, ko=left_out)

@@ -197,6 +197,12 @@ def release(wid: str, nodes: Iterable[str] | None = None) -> None:
         mine.where(Claim.node.in_(part)).execute()
 
 
+def holders(site: Site, nodes: Sequence[str]) -> list[str]:
+    """Workflows that hold any of *nodes*."""
+    connect(site)
+    return sorted({row.wid for row in _holders(nodes).values()})
+
+
 def lost(site: Site, wid: str, nodes: Sequence[str]) -> dict[str, str]:
     """Those of *nodes* that *wid* does not hold any more, and who does."""
     connect(site)

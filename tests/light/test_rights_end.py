@@ -18,7 +18,7 @@ import pytest
 
 from kadeploy import events
 from kadeploy.config.folder import load_site
-from kadeploy.events import Ended, Event, LetGo, StepStarted, Taken
+from kadeploy.events import Began, Ended, Event, LetGo, StepStarted, Taken
 from kadeploy.lab.lab import Lab, saved
 from kadeploy.lab.sim.machine import CONNECTIONS_LOG
 from kadeploy.state import database, nodes, rights
@@ -136,7 +136,7 @@ def touched(lab: Lab, node: str) -> dict[str, object]:
     return {
         "orders": orders,
         "connections": connections,
-        "serial": lab.serial_log(node).read_text(),
+        "serial": lab.serial_log(node).read_text() if lab.serial_log(node).exists() else "",
         "profile": written,
     }
 
@@ -244,14 +244,17 @@ def test_a_node_that_another_operation_takes_by_force_is_let_go_by_the_one_that_
     try:
         running.heard(StepStarted, lambda e: e.micro_step == "wait_reboot")
         tool(lab, "kapower3", "--off", "-m", LOST, "--ignore-nodes-deploying", SUDO_UID=NOBODY)
-        taken = running.heard(Taken)
-        running.heard(LetGo)
+        taken, let_go = running.heard(Taken), running.heard(LetGo)
         traces = touched(lab, LOST)
         status, output = running.end()
     finally:
         running.process.kill()
     assert list(taken.reasons) == [LOST]
     assert "of nobody" in taken.reasons[LOST]
+    runs = load_site(lab.config).run_folders.glob("P-*")
+    newest = max(runs, key=lambda each: each.stat().st_mtime)
+    (began,) = (event for event in events.read(newest / events.FILE_NAME) if isinstance(event, Began))
+    assert let_go.at < began.at, "it has begun when nobody else had the node in hand"
     assert touched(lab, LOST) == traces
     assert (status, (tmp_path / "ok").read_text().split()) == (3, sorted(OTHERS)), output
     assert state(lab, LOST) == "powered"

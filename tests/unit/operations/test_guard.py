@@ -84,6 +84,17 @@ def test_a_lost_node_is_freed_only_when_a_playbook_of_the_sites_own_has_ended(wo
     assert Claim.select().count() == 0
 
 
+def test_a_node_that_was_lost_before_the_first_attempt_is_not_touched(work: Work) -> None:
+    """Its right ended between the check of the request and the beginning; the play is for the others alone."""
+    rights.delete(work.site, "root", [LOST], ["*"])
+    report, heard = losing(work, lambda: None)
+    assert (report.ok, report.taken) == ((KEPT,), (LOST,))
+    inventories = [path.read_text() for path in work.folder.glob("*/inventory.kadeploy.yml")]
+    assert len(inventories) == 3
+    assert not [text for text in inventories if LOST in text]
+    assert next(event for event in heard if isinstance(event, LetGo)).nodes == (LOST,)
+
+
 def test_what_the_next_holder_of_a_node_records_is_not_written_over(work: Work) -> None:
     def take() -> None:
         nodes.claim(work.site, [LOST], "R-9", "bob", force=True)
@@ -115,6 +126,9 @@ def test_a_database_that_is_away_for_a_moment_takes_nothing_and_is_asked_again(
             time.sleep(1)
             assert heard == []
             rights.delete(work.site, "root", [LOST], ["*"])
+            rights.add(work.site, "root", [LOST], ["*"], until=int(time.time()) + 3)
+            time.sleep(1)
+            assert heard == [], "the right has an end that has not come"
             deadline = time.monotonic() + 10
             while len(heard) < 2:
                 assert time.monotonic() < deadline
