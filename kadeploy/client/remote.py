@@ -269,7 +269,7 @@ class Remote:
             if report is None:
                 self._cancelled(request, wid)
                 report = self._followed(wid, listener, lambda: False)
-        except ServiceError as error:
+        except (ServiceError, DatabaseError) as error:
             raise BrokenOffError(f"{error} {wid} goes on: kadeploy3 --attach {wid} follows it.") from error
         if report is None:
             raise BrokenOffError(

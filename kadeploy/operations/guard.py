@@ -33,6 +33,8 @@ class Guard:
     def __init__(self, work: Work, tell: Listener) -> None:
         self.work = work
         self.tell = tell
+        self._ended = {name for name, way in work.resumption.ways.items() if way.final} if work.resumption else set()
+        """Nodes whose end was told before the workflow's controller died."""
         self.taken: dict[str, str] = {}
         """Why each node was taken; grows while others read it."""
         self.leaving = {cluster: Leaving() for cluster in work.groups}
@@ -76,7 +78,7 @@ class Guard:
         work = self.work
         lost: dict[str, str] = {}
         for cluster, names in work.groups.items():
-            left = [name for name in names if name not in self.taken]
+            left = [name for name in names if name not in self.taken and name not in self._ended]
             without = permission.missing(work.site, work.assignments[cluster], left)
             lost |= {
                 node: f"{ABORTED}: {work.user} does not have the right to use {part} of {node} any more"

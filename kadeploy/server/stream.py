@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import msgspec
 
 from kadeploy.config.site import Site
+from kadeploy.errors import DatabaseError
 from kadeploy.operations import following
 from kadeploy.operations.follow import PERIOD, Tail, is_last
 from kadeploy.operations.service import Refusal
@@ -33,7 +35,8 @@ async def _messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
         now = time.monotonic()
         if now - looked > _LOOK:
             looked = now
-            goes_on = await asyncio.to_thread(following.goes_on, site, wid, tail.path)
+            with suppress(DatabaseError):  # it may be back at the next look
+                goes_on = await asyncio.to_thread(following.goes_on, site, wid, tail.path)
         for offset, line in tail.lines():
             spoke = now
             yield b"id: %d\ndata: %b\n\n" % (offset, line)

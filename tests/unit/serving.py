@@ -60,6 +60,10 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
+PROCESS_ALONE = pytest.mark.parametrize("way", ["process"], indirect=True)
+"""For tests of a tool that does the work itself: of its process, its files, or what becomes of it when it dies."""
+
+
 def once(items: list[pytest.Item]) -> list[pytest.Item]:
     """Those of *items* that go through a service with PostgreSQL: the service does with a database what a tool does."""
     found = []

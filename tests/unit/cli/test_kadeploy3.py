@@ -27,6 +27,7 @@ from kadeploy.state.database import connect
 from kadeploy.state.tables import Claim, Workflow
 from tests.unit import build
 from tests.unit.plays import batch, write_play
+from tests.unit.serving import PROCESS_ALONE
 
 pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True), pytest.mark.usefixtures("way")]
 
@@ -440,6 +441,7 @@ def test_a_deployment_outlives_whoever_reads_its_output(
     assert [row.state for row in nodes.states(ready)] == ["deployed"]
 
 
+@PROCESS_ALONE
 def test_a_second_signal_leaves_at_once_and_takes_its_children_along(
     asleep: subprocess.Popen[str], ready: Site, tmp_path: Path
 ) -> None:
@@ -454,6 +456,7 @@ def test_a_second_signal_leaves_at_once_and_takes_its_children_along(
     assert sleepers(tmp_path) == []
 
 
+@PROCESS_ALONE
 def test_after_a_kill_whoever_reads_is_told_and_nothing_is_changed(
     asleep: subprocess.Popen[str], tool: Run, ready: Site, deploy: Run
 ) -> None:
@@ -469,6 +472,7 @@ def test_after_a_kill_whoever_reads_is_told_and_nothing_is_changed(
     assert "aborted: " in tool("kanodes3", "-y", "-w", wid).stdout
 
 
+@PROCESS_ALONE
 def test_after_a_kill_the_next_deployment_frees_the_nodes_and_ends_what_was_left(
     asleep: subprocess.Popen[str], deploy: Run, ready: Site, tmp_path: Path
 ) -> None:
@@ -549,6 +553,7 @@ def test_a_terminal_gets_colours_and_a_live_view_otherwise(ready: Site, tmp_path
     assert "\x1b" in on_a_terminal(words)
 
 
+@PROCESS_ALONE
 def test_a_database_that_is_lost_in_mid_run_is_no_refusal(deploy: Run, ready: Site, site_folder: Path) -> None:
     """Status 1 would say that no node was touched."""
     broken = f"for file in {ready.state}/kadeploy.db*; do echo nonsense >$file; done"
