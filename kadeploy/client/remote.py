@@ -18,9 +18,10 @@ from kadeploy.config.cluster import Cluster
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import BrokenOffError, DatabaseError, NodeListError, ServiceError, UserInterruptError
-from kadeploy.nodeset import expand, fold
+from kadeploy.errors import BrokenOffError, DatabaseError, ServiceError, UserInterruptError
+from kadeploy.nodeset import fold
 from kadeploy.operations import named_files
+from kadeploy.operations.console import Opened
 from kadeploy.operations.recording import Recorded
 from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
 from kadeploy.state import damage
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from kadeploy.client.console import RemoteConsole
     from kadeploy.environments.reference import Reference
     from kadeploy.events import Listener, Report
-    from kadeploy.operations.console import Opened, Size
+    from kadeploy.operations.console import Size
     from kadeploy.operations.requests import Wish
     from kadeploy.runner.playbooks import Register
 
@@ -131,10 +132,8 @@ class Remote:
 
     def console(self, node: str) -> _Console:
         """``/v1/nodes/NODE/console``, a WebSocket."""
-        names = expand(node) if node else []
-        if len(names) != 1:
-            raise NodeListError(f"-m {node}: {len(names)} nodes; a console is of one node.")
-        return _Console(self._http, f"/v1/nodes/{quote(node, safe='')}/console")
+        opened = self._http.ask("GET", "/v1/consoles", Opened, {"node": node})
+        return _Console(self._http, opened)
 
     def recordings(self, node: str = "") -> list[Recorded]:
         """``GET /v1/recordings``."""
@@ -321,22 +320,16 @@ class Remote:
 class _Console:
     """A console that the service shows, and of which it says when it has to be closed."""
 
-    def __init__(self, http: Http, path: str) -> None:
+    def __init__(self, http: Http, opened: Opened) -> None:
         self._http = http
-        self._path = path
-        self._stream: RemoteConsole | None = None
-
-    @property
-    def opened(self) -> Opened:
-        assert self._stream  # noqa: S101 - it is open
-        return self._stream.opened
+        self.opened = opened
 
     def open(self, size: Size) -> RemoteConsole:
         from kadeploy.client.console import connect  # noqa: PLC0415 - for consoles alone
 
         connection = self._http.connected()
-        self._stream = connect(connection, self._path, list(self._http.headers.items()), "localhost", size)
-        return self._stream
+        path = f"/v1/nodes/{quote(self.opened.node, safe='')}/console"
+        return connect(connection, path, list(self._http.headers.items()), "localhost", size)
 
     def may_stay(self) -> bool:
         return True

@@ -139,27 +139,49 @@ class _Checks:
 
     def check(self, line: int, operation: CustomOperation) -> CustomOperation:
         """*operation* with its file made absolute, if it is complete."""
-        destination, action = operation.destination, operation.action
-        if action == "exec" and (not operation.command.strip() or operation.file or destination or operation.params):
-            raise self.refusal(line, "exec takes a command, and nothing else.")
-        if action != "exec" and (not operation.file or operation.command):
-            raise self.refusal(line, f"{action} takes a file, not a command.")
-        if action == "send" and (not destination.startswith(("/", "$")) or operation.params):
-            raise self.refusal(line, "send takes a file and a destination, an absolute path on the nodes.")
-        if action == "run" and destination:
-            raise self.refusal(line, "run takes a file and params, no destination.")
-        if any("\0" in text for text in (operation.command, operation.params, destination)):
-            raise self.refusal(line, "null characters are not allowed.")
-        if not (0 <= operation.timeout <= MAX_SECONDS and 0 <= operation.retries <= _MAX_RETRIES):
-            raise self.refusal(line, f"timeout is seconds up to a week, retries at most {_MAX_RETRIES}, 0 is none.")
-        try:
-            shlex.split(operation.params)
-        except ValueError as error:
-            raise self.refusal(line, f"params: {error}: {operation.params!r}.") from error
+        if wrong := _incomplete(operation):
+            raise self.refusal(line, wrong)
         return msgspec.structs.replace(operation, file=self.file(line, operation.file)) if operation.file else operation
 
 
 _MAX_RETRIES = 100
+
+
+def _incomplete(operation: CustomOperation) -> str:
+    """What is wrong with *operation*; empty when nothing is."""
+    destination, action = operation.destination, operation.action
+    if action == "exec" and (not operation.command.strip() or operation.file or destination or operation.params):
+        return "exec takes a command, and nothing else."
+    if action != "exec" and (not operation.file or operation.command):
+        return f"{action} takes a file, not a command."
+    if action == "send" and (not destination.startswith(("/", "$")) or operation.params):
+        return "send takes a file and a destination, an absolute path on the nodes."
+    if action == "run" and destination:
+        return "run takes a file and params, no destination."
+    if any("\0" in text for text in (operation.command, operation.params, destination)):
+        return "null characters are not allowed."
+    if not (0 <= operation.timeout <= MAX_SECONDS and 0 <= operation.retries <= _MAX_RETRIES):
+        return f"timeout is seconds up to a week, retries at most {_MAX_RETRIES}, 0 is none."
+    try:
+        shlex.split(operation.params)
+    except ValueError as error:
+        return f"params: {error}: {operation.params!r}."
+    return ""
+
+
+def require_complete(operations: Sequence[CustomOperation], known: Register) -> None:
+    """Check operations that no file describes: somebody has sent them as they are.
+
+    Raises:
+        OptionError: one is malformed, or goes to a step that does not exist; tells its number.
+    """
+    for number, each in enumerate(operations, start=1):
+        ways = [micros for name, micros in known.items() if each.implementation in (name, playbooks.generic(name))]
+        wrong = _incomplete(each)
+        if not any(each.micro_step in micros for micros in ways):
+            wrong = f"there is no micro-step {each.implementation}:{each.micro_step}."
+        if wrong:
+            raise OptionError(f"custom_operations, number {number}: {wrong}")
 
 
 # --- the wiki page's lines ----------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class Console(Protocol):
 
     @property
     def opened(self) -> Opened:
-        """What it is; known once it is open."""
+        """What it is."""
 
     def open(self, size: Size) -> Any:
         """Open it on a terminal of *size*: what `kadeploy.cli.console.attach` joins a terminal to."""

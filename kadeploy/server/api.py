@@ -25,6 +25,7 @@ from kadeploy.environments.reference import Reference
 from kadeploy.errors import DatabaseError, NodeListError
 from kadeploy.files import MEGA
 from kadeploy.nodeset import expand, fold
+from kadeploy.operations.console import Opened
 from kadeploy.operations.recording import Recorded
 from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequest, Wish
 from kadeploy.operations.service import Grant, Granted, Revoked, Rows
@@ -423,6 +424,11 @@ class ConsoleController(Controller):
 
     path = "/v1"
     tags = ("consoles",)
+
+    @get("/consoles", sync_to_thread=True)
+    def console(self, served: Here, node: FromQuery[str]) -> Opened:
+        """The console of a node, if you may open it; it is opened at ``/v1/nodes/NODE/console``, a WebSocket."""
+        return served.console(node).opened
 
     @get("/recordings", sync_to_thread=True)
     def recordings(self, served: Here, node: FromQuery[str] = "") -> list[Recorded]:

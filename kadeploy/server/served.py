@@ -10,10 +10,10 @@ from typing import Any
 from kadeploy.caller import Account
 from kadeploy.checksums import Fingerprint
 from kadeploy.config.folder import Configuration
-from kadeploy.operations import admission
+from kadeploy.operations import admission, custom
 from kadeploy.operations.local import Local
 from kadeploy.operations.named_files import named
-from kadeploy.operations.requests import Wish
+from kadeploy.operations.requests import PowerRequest, Wish
 from kadeploy.operations.sources import OfSent
 from kadeploy.server.auth import Caller
 from kadeploy.state.fingerprints import RemoteUser
@@ -39,6 +39,12 @@ class Served(Local):
     def recorder(self) -> RemoteUser:
         """The user, by what the request says."""
         return RemoteUser(self.user, self.fingerprints)
+
+    def mine(self, request: Wish) -> Wish:
+        """*request* in the user's name, checked as a tool would have checked it."""
+        if not isinstance(request, PowerRequest) and request.options.custom_operations:
+            custom.require_complete(request.options.custom_operations, self.register)
+        return super().mine(request)
 
     def needed(self, request: Wish) -> list[str]:
         """Files that the user's client has to send before the request can be carried out; it is good but for them.

@@ -18,7 +18,7 @@ from kadeploy.config.site import Site
 from kadeploy.state import rights
 from kadeploy.state.database import connect
 
-pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True), pytest.mark.usefixtures("way")]
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 COMMAND = """\

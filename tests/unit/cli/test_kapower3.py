@@ -17,6 +17,7 @@ from kadeploy.config.site import Site
 from kadeploy.state import nodes, rights
 from kadeploy.state.database import connect
 from kadeploy.state.tables import Claim, Log, Workflow
+from tests.unit.serving import PROCESS_ALONE
 
 pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True), pytest.mark.usefixtures("way")]
 
@@ -160,6 +161,7 @@ def test_a_status_takes_no_node_from_others_and_is_answered_while_they_hold_it(
     assert [row.wid for row in Claim.select()] == before == ["D-1"]
 
 
+@PROCESS_ALONE
 def test_a_status_leaves_neither_a_workflow_nor_a_line_of_statistics_nor_a_folder(ready: Site, power: Run) -> None:
     assert power("--status", *NODES).returncode == 3
     assert (Workflow.select().count(), Log.select().count(), Claim.select().count()) == (0, 0, 0)
@@ -179,7 +181,7 @@ def test_the_report_alone_is_on_standard_output_where_json_is_asked_for(power: R
     done = power("--on", *NODES, "--format", "json", "-n", str(tmp_path / "down"))
     report = json.loads(done.stdout)
     assert done.returncode == 3
-    assert sorted(report) == ["aborted", "answers", "at_breakpoint", "host_keys", "ko", "ok", "wid"]
+    assert sorted(report) == ["aborted", "answers", "at_breakpoint", "host_keys", "ko", "ok", "taken", "wid"]
     assert report["ok"] == ["gdx-1.site", "gdx-2.site"]
     assert list(report["ko"]) == ["gdx-3.site"]
     assert f"Power operation {report['wid']} ended" in done.stderr
@@ -298,6 +300,7 @@ def their_code(folder: Path) -> dict[str, str]:
     }
 
 
+@PROCESS_ALONE
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is called with sudo")
 @pytest.mark.parametrize("name", ["ANSIBLE_CALLBACK_PLUGINS", "BASH_ENV", "PATH"])
 def test_no_variable_of_who_calls_with_sudo_brings_code_of_theirs_to_root(

@@ -113,8 +113,6 @@ REFUSALS = [
         Refusal(23, f"--no-wait with {option}", f"{REBOOT} -r {kind} --no-wait {option}", "--no-wait")
         for option, kind in (
             ("-c -e tiny -p 2", "env_recorded"),
-            ("-o {tmp}/ok", "simple_reboot"),
-            ("-n {tmp}/ko", "simple_reboot"),
             ("-k {tmp}/words", "deploy_env"),
         )
     ),

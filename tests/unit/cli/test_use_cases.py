@@ -30,6 +30,7 @@ from kadeploy.state.database import connect
 from kadeploy.state.tables import Log
 from tests.unit import build
 from tests.unit.plays import write_play
+from tests.unit.serving import PROCESS_ALONE
 from tests.unit.sshd import serve
 
 pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True), pytest.mark.usefixtures("way")]
@@ -347,6 +348,7 @@ BootNewEnvKexec:
 # --- --dry-run ------------------------------------------------------------------------------------------------------
 
 
+@PROCESS_ALONE
 def test_a_dry_run_shows_each_cluster_with_its_plan_and_its_boot_profiles(
     home: Path, site: Site, site_folder: Path, tool: Run
 ) -> None:
@@ -432,6 +434,7 @@ def test_a_dry_run_keeps_no_image_that_came_over_http(home: Path, site: Site, to
     assert (gone.returncode, gone.stdout, f"{web}/image.tgz" in gone.stderr) == (1, "", True)
 
 
+@PROCESS_ALONE
 @pytest.mark.parametrize("usable", [True, False])
 def test_a_dry_run_makes_the_sites_folder_or_says_that_it_cannot(
     usable: bool, home: Path, site_folder: Path, tool: Run
