@@ -149,24 +149,27 @@ _MAX_RETRIES = 100
 
 def _incomplete(operation: CustomOperation) -> str:
     """What is wrong with *operation*; empty when nothing is."""
+    return next(_faults(operation), "")
+
+
+def _faults(operation: CustomOperation) -> Iterator[str]:
     destination, action = operation.destination, operation.action
     if action == "exec" and (not operation.command.strip() or operation.file or destination or operation.params):
-        return "exec takes a command, and nothing else."
+        yield "exec takes a command, and nothing else."
     if action != "exec" and (not operation.file or operation.command):
-        return f"{action} takes a file, not a command."
+        yield f"{action} takes a file, not a command."
     if action == "send" and (not destination.startswith(("/", "$")) or operation.params):
-        return "send takes a file and a destination, an absolute path on the nodes."
+        yield "send takes a file and a destination, an absolute path on the nodes."
     if action == "run" and destination:
-        return "run takes a file and params, no destination."
+        yield "run takes a file and params, no destination."
     if any("\0" in text for text in (operation.command, operation.params, destination)):
-        return "null characters are not allowed."
+        yield "null characters are not allowed."
     if not (0 <= operation.timeout <= MAX_SECONDS and 0 <= operation.retries <= _MAX_RETRIES):
-        return f"timeout is seconds up to a week, retries at most {_MAX_RETRIES}, 0 is none."
+        yield f"timeout is seconds up to a week, retries at most {_MAX_RETRIES}, 0 is none."
     try:
         shlex.split(operation.params)
     except ValueError as error:
-        return f"params: {error}: {operation.params!r}."
-    return ""
+        yield f"params: {error}: {operation.params!r}."
 
 
 def require_complete(operations: Sequence[CustomOperation], known: Register) -> None:
