@@ -63,16 +63,18 @@ def configuration(lab: Lab) -> Configuration:
 
 
 def start(lab: Lab, configuration: Configuration) -> str:
-    environment = description.load(str(lab.environments_folder / "sim.dsc"), ROOT)
+    [environment] = description.load(str(lab.environments_folder / "sim.dsc"), ROOT, lambda _warning: None)
     request = DeployRequest(
         user="root", nodes=tuple(lab.members), environment=Described(environment=environment), force_steps=STEPS
     )
     return background.start(request, configuration.folder, ROOT)
 
 
-def kill(pid: int, *, group: bool) -> None:
-    """Kill a controller, or with it all that is in its process group."""
-    (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+def kill(pid: int, folder: Path, *, all_of_it: bool) -> None:
+    """Kill a controller alone, or with it its process group and what has left the group: `ansible-playbook`."""
+    (os.killpg if all_of_it else os.kill)(pid, signal.SIGKILL)
+    if all_of_it:
+        player.end_processes(folder)
     while process.find(pid):
         time.sleep(0.01)
 
@@ -90,7 +92,7 @@ def test_a_deployment_that_is_killed_at_any_moment_goes_on_to_its_end(
         time.sleep(moments.uniform(0, MOMENTS))
         if Workflow.get_by_id(wid).ended is not None:
             break
-        kill(Workflow.get_by_id(wid).pid, group=moments.random() < 0.5)
+        kill(Workflow.get_by_id(wid).pid, path.parent, all_of_it=moments.random() < 0.5)
         if wid in resume.resumable(site):
             background.resume(wid, configuration.folder)
     told = [event for _, event in follow(path, is_alive=lambda: controllers.goes_on(site, wid))]
