@@ -156,6 +156,31 @@ def test_time_lost_with_the_controller_counts_for_the_try_that_begins_anew() -> 
     assert (tried.seconds, tried.attempt.retry, told.ways["n"].place) == (20 + 5 + 30, 0, None)
 
 
+def test_nodes_that_may_have_been_booted_go_through_the_earlier_macro_steps_again() -> None:
+    """A boot that nobody waited for took the deployment system away, and with it all that the last try needs."""
+    steps = plan("A:A1:0", "B:B1:0", "C:C1:0,C2:0")
+    told = Told({"n": steps}, {"n": Way()}, lambda name: name.startswith("C"))
+    numbers = count(1)
+
+    def go(macro_step: str, name: str, outcome: Outcome | None = None) -> None:
+        attempt = Attempt(macro_step, name, number=next(numbers))
+        told.hear([AttemptStarted(attempt=attempt, nodes=("n",))])
+        if outcome:
+            told.hear([AttemptEnded(attempt=attempt, outcomes={"n": outcome}, seconds=1)])
+
+    for step, name, outcome in (("A", "A1", OK), ("B", "B1", OK), ("C", "C1", KO), ("C", "C2", None)):
+        go(step, name, outcome)
+    told.interrupt()
+    for step, name in (("A", "A1"), ("B", "B1"), ("C", "C2")):
+        place = told.ways["n"].place
+        assert place is not None
+        assert steps[place.step][0] == step
+        go(step, name, OK)
+    assert told.ways["n"].place is None
+    tried = [each.attempt.implementation for each in told.ways["n"].history]
+    assert tried == ["A1", "B1", "C1", "A1", "B1", "C2"]
+
+
 def test_an_attempt_tells_where_a_node_is_when_what_led_there_was_not_written() -> None:
     """The disk was full meanwhile."""
     told = Told({"n": plan("A:A1:1,A2:0", "B:B1:0")}, {"n": Way()})
