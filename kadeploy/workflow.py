@@ -177,15 +177,26 @@ class Way:
         tried = Tried(attempt, outcome.verdict, seconds + self.lost)
         return Way(place if stays else _next(plan, place, outcome), (*self.history, tried), outcome)
 
-    def interrupted(self, seconds: float = 0.0) -> Way:
-        """Its try begins anew, after an attempt that came to no end within *seconds*."""
+    def interrupted(self, seconds: float = 0.0, *, booted: bool = False) -> Way:
+        """Its try begins anew, after an attempt that came to no end within *seconds*.
+
+        A node that may have been *booted* by then has lost what earlier macro-steps did: it goes through them first.
+        """
         if self.final or not self.place:
             return self
         history, lost = self.history, self.lost + seconds
         if history and history[-1].verdict is Verdict.LATE:  # it was in the middle of its try
             *before, late = history
             history, lost = tuple(before), lost + late.seconds
-        return replace(self, history=history, lost=lost, last=Outcome(Verdict.OK))
+        place = _from_the_start(self.place) if booted else self.place
+        return replace(self, place=place, history=history, lost=lost, last=Outcome(Verdict.OK))
+
+
+def _from_the_start(place: Place) -> Place:
+    """The first macro-step, from which the others lead to *place*."""
+    for step in reversed(range(place.step)):
+        place = Place(step, then=place)
+    return place
 
 
 def _next(plan: Plan, place: Place, outcome: Outcome) -> Place | None:

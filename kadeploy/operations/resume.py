@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from kadeploy.events import AttemptEnded, AttemptStarted, Began, Event, Finished
 from kadeploy.operations import launch, record
 from kadeploy.operations.record import Record
 from kadeploy.operations.work import Resumption, run_folder
-from kadeploy.runner.player import end_processes
+from kadeploy.runner import playbooks
+from kadeploy.runner.player import end_processes, find
 from kadeploy.state import controllers
-from kadeploy.workflow import Plan, Way
+from kadeploy.workflow import Plan, Verdict, Way
 
 DEATHS = 3
 """How often a workflow may die within the same attempt: then it is given up."""
@@ -62,13 +63,18 @@ def go_on(wid: str, configuration: Configuration, listener: Listener, stop: thre
 def _decided(kept: Record, site: Site, held: Iterable[str]) -> Resumption:
     """How far the workflow had come, less the nodes with which it cannot go on."""
     folder = run_folder(site, kept.wid)
-    told = Told.of(kept)
+    told = Told.of(kept, lambda implementation: _reboots(implementation, Path(kept.config_dir)))
     told.hear(events.read(folder / events.FILE_NAME) if (folder / events.FILE_NAME).exists() else ())
     told.interrupt()
     found = told.resumption(kept.begun, _next_number(folder, told.number))
     found = found.give_up(set(kept.taken) - set(held), "another workflow has taken it", taken_away=True)
     reason = _why_not(kept, site, told)
     return found.give_up(kept.taken, reason) if reason else found
+
+
+def _reboots(implementation: str, config_dir: Path) -> bool:
+    playbook = find(implementation, config_dir)
+    return playbook is not None and playbooks.reboots(playbook, config_dir)
 
 
 def _why_not(kept: Record, site: Site, told: Told) -> str:
@@ -99,8 +105,10 @@ class Told:
     plans: Mapping[str, Plan]
     """By node."""
     ways: dict[str, Way]
-    running: dict[str, float] = field(default_factory=dict)
-    """Nodes in an attempt, and when it began (Unix)."""
+    reboots: Callable[[str], bool] = lambda _implementation: False
+    """Whether an implementation boots nodes: those in it when the controller dies may be in another system already."""
+    running: dict[str, AttemptStarted] = field(default_factory=dict)
+    """The attempts that nodes are in."""
     deaths: Counter[str] = field(default_factory=Counter)
     """How often the controller died in the present attempt of a node."""
     number: int = 0
@@ -110,11 +118,11 @@ class Told:
     announced: bool = False
 
     @classmethod
-    def of(cls, kept: Record) -> Told:
+    def of(cls, kept: Record, reboots: Callable[[str], bool]) -> Told:
         """Nothing yet of the nodes that take part."""
         taken = set(kept.taken)
         plans = {name: kept.plans[cluster] for cluster, names in kept.groups.items() for name in names if name in taken}
-        return cls(plans, {name: Way() for name in plans})
+        return cls(plans, {name: Way() for name in plans}, reboots)
 
     def hear(self, told: Iterable[Event]) -> None:
         """Take in what happened."""
@@ -138,18 +146,25 @@ class Told:
         """The controller died here."""
         for name, way in self.ways.items():
             if not way.final:
-                begun = self.running.pop(name, self.last)
-                self.ways[name] = way.interrupted(max(0.0, self.last - begun))
+                self.ways[name] = self._interrupted(name, way)
                 self.deaths[name] += 1
+        self.running.clear()
 
     def resumption(self, begun: float, next_number: int) -> Resumption:
         """What another process goes on from."""
         return Resumption(ways=self.ways, begun=begun, next_number=next_number, announced=self.announced)
 
+    def _interrupted(self, name: str, way: Way) -> Way:
+        begun = self.running.get(name)
+        late = way.history[-1:] if way.last.verdict is Verdict.LATE else ()
+        implementations = [begun.attempt.implementation] if begun else [tried.attempt.implementation for tried in late]
+        seconds = max(0.0, self.last - begun.at) if begun else 0.0
+        return way.interrupted(seconds, booted=any(map(self.reboots, implementations)))
+
     def _started(self, event: AttemptStarted) -> None:
         self.number = max(self.number, event.attempt.number)
         for name in event.nodes:
-            self.running[name] = event.at
+            self.running[name] = event
             self.ways[name] = self.ways[name].at(self.plans[name], event.attempt)
 
     def _ended(self, event: AttemptEnded) -> None:
