@@ -1,0 +1,358 @@
+"""The service over its socket: the same answers as within a process, and what strangers send to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kadeploy import events
+from kadeploy.caller import Account, account, caller
+from kadeploy.client.http import Http
+from kadeploy.client.remote import Remote
+from kadeploy.config.site import Site
+from kadeploy.environments.environment import Image
+from kadeploy.environments.reference import Reference
+from kadeploy.errors import KadeployError, OptionError, RightsError, ServiceError
+from kadeploy.events import Ended, Event
+from kadeploy.operations.local import Local
+from kadeploy.operations.requests import PowerRequest
+from kadeploy.operations.service import Grant, Refusal, Rows, Service
+from kadeploy.server.app import STATUSES
+from kadeploy.state import database, environments, nodes, rights
+from kadeploy.state.history import FIELDS, Selection
+from tests.unit import build
+from tests.unit.plays import write_play
+
+NODE = "gdx-1.site"
+TINY = Reference("tiny")
+QUESTIONS: dict[str, Callable[[Service], Any]] = {
+    "user": lambda asked: asked.user,
+    "nodes of the configuration": lambda asked: asked.configuration.cluster_of,
+    "clusters": lambda asked: {name: each.disk for name, each in asked.configuration.clusters.items()},
+    "settings": lambda asked: (asked.site.name, asked.site.limits, asked.site.messages, asked.site.almighty_users),
+    "implementations": lambda asked: dict(asked.register),
+    "states": lambda asked: sorted(asked.states(), key=lambda row: row.hostname),
+    "states of some": lambda asked: list(asked.states([NODE])),
+    "holders": lambda asked: {name: list(found) for name, found in asked.holders().items()},
+    "holders of some": lambda asked: {name: list(found) for name, found in asked.holders([NODE]).items()},
+    "workflows": lambda asked: asked.workflows(),
+    "newest": lambda asked: asked.newest(),
+    "rights of all": lambda asked: asked.rights(),
+    "rights of one": lambda asked: asked.rights("alice"),
+    "environments": lambda asked: asked.environments("*", True),
+    "an environment": lambda asked: asked.versions(TINY, False),
+    "versions": lambda asked: asked.versions(TINY),
+    "strangers": lambda asked: asked.strangers([NODE, "nvm-99.site"]),
+    "rows": lambda asked: [list(row) for row in asked.rows(Rows(selection=Selection(None), fields=FIELDS))],
+    "rates": lambda asked: asked.failure_rates(Selection(None)),
+    "durations": lambda asked: asked.durations(Selection(None)),
+    "recordings": lambda asked: asked.recordings(),
+}
+REFUSED: dict[str, Callable[[Service], Any]] = {
+    "unknown environment": lambda asked: asked.versions(Reference("nothing")),
+    "unknown workflow": lambda asked: asked.workflows("D-nothing123"),
+    "workflow that never was": lambda asked: asked.require_workflow("D-nothing123"),
+    "recording of an unknown node": lambda asked: asked.recordings("nvm-99.site"),
+    "console of an unknown node": lambda asked: asked.console("nvm-99.site"),
+    "right on an unknown node": lambda asked: asked.grant(Grant(user="bob", nodes=("nvm-99.site",), parts=("*",))),
+    "power of an unknown node": lambda asked: asked.start(PowerRequest(nodes=("nvm-99.site",), operation="on")),
+    "cancel what is not there": lambda asked: asked.cancel("P-nothing123"),
+}
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """What the service does with a database, tools do as well, and are tested with others."""
+    return f"sqlite://{tmp_path}/site/state/kadeploy.db"
+
+
+@pytest.fixture
+def used(site: Site, tmp_path: Path) -> Site:
+    """A site on which something has been done."""
+    database.connect(site)
+    rights.add(site, caller().name, ["*"], ["*"])
+    rights.add(site, "alice", [NODE, "gdx-2.site"], ["/dev/sda3"], until=int(time.time()) + 1000)
+    image = tmp_path / "image.tgz"
+    image.write_bytes(build.packed("image"))
+    for version in (1, 2):
+        environments.add(
+            site, build.environment(name="tiny", version=version, image=Image(file=str(image), kind="tgz")), caller()
+        )
+    nodes.set_state([NODE], "deployed", build.environment(name="tiny", version=2), "alice")
+    return site
+
+
+@pytest.fixture
+def remote(service: Path) -> Remote:
+    return Remote(str(service), caller())
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_service_answers_what_the_process_answers(used: Site, remote: Remote, question: str) -> None:
+    assert QUESTIONS[question](remote) == QUESTIONS[question](Local(caller()))
+
+
+@pytest.mark.parametrize("question", REFUSED)
+def test_the_service_refuses_what_the_process_refuses_with_the_same_words(
+    used: Site, remote: Remote, question: str
+) -> None:
+    refusals = []
+    for asked in (remote, Local(caller())):
+        with pytest.raises(KadeployError) as refusal:
+            REFUSED[question](asked)
+        refusals.append((type(refusal.value), str(refusal.value)))
+    assert refusals[0] == refusals[1]
+
+
+def test_changes_are_made_as_the_process_makes_them(used: Site, remote: Remote) -> None:
+    grant = Grant(user="bob", nodes=("gdx-2.site", "gdx-1.site"), parts=("/dev/sda3",))
+    assert remote.grant(grant).skipped == ["gdx-2.site", "gdx-1.site"]
+    assert len(remote.grant(msgspec.structs.replace(grant, overwrite=True)).new) == 2
+    assert [right.node for right in remote.revoke(grant).removed] == ["gdx-1.site", "gdx-2.site"]
+    assert len(remote.revoke(grant).unknown) == 2
+    assert remote.grant(Grant(user="bob", nodes=("*",), parts=("*",))).new == rights.show(used, "bob")
+    assert remote.set_visibility(TINY, "shared").visibility == "shared"
+    assert remote.reset_demolishing(TINY).demolishing_env == 0
+    assert [change.before.sha256 for change in remote.update_checksums(TINY, "tarball")]
+    assert [each.version for each in remote.delete_environments(TINY)] == [1, 2]
+
+
+# --- who calls ----------------------------------------------------------------------------------------------------
+
+
+def ask(
+    service: Path, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("localhost", timeout=30)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(service))
+    connection.request(method, path, body or None, {"Content-Type": "application/json", **(headers or {})})
+    answer = connection.getresponse()
+    content = answer.read()
+    return answer.status, json.loads(content) if content else None
+
+
+def as_account(who: Account, do: Callable[[], object]) -> object:
+    """What *do* returns in a process of *who*: uvicorn's inside tells who is at the other end, and must go on to."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(who.gid, who.gid, who.gid)
+            os.setresuid(who.uid, who.uid, who.uid)
+            os.write(writing, json.dumps(do()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.fixture
+def open_service(site_folder: Path, open_folder: Path) -> Iterator[Path]:
+    """A service whose socket every account may reach."""
+    from tests.unit.serving import served
+
+    with served(site_folder, open_folder / "socket") as path:
+        yield path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_the_kernel_says_who_calls(site: Site, open_service: Path) -> None:
+    nobody = account("nobody")
+    assert ask(open_service, "GET", "/v1/")[1]["user"] == "root"
+    assert as_account(nobody, lambda: ask(open_service, "GET", "/v1/")[1]["user"]) == "nobody"
+    acting = {"X-Kadeploy-User": "alice"}
+    assert ask(open_service, "GET", "/v1/", headers=acting)[1]["user"] == "alice"
+    refused = as_account(nobody, lambda: ask(open_service, "GET", "/v1/", headers={"X-Kadeploy-User": "root"}))
+    assert isinstance(refused, list)
+    assert (refused[0], refused[1]["error"]) == (401, "AuthenticationError")
+    for header in ("X-Remote-Ident", "X-Api-User-Cn", "Authorization"):
+        assert ask(open_service, "GET", "/v1/", headers={header: "Bearer x"})[0] == 401
+
+
+def test_what_is_not_administrators_business_is_refused_to_others(used: Site, service: Path) -> None:
+    alice = {"X-Kadeploy-User": "alice"}
+    grant = msgspec.json.encode(Grant(user="alice", nodes=("*",), parts=("*",)))
+    assert ask(service, "POST", "/v1/rights", grant, alice)[0] == 403
+    assert ask(service, "GET", "/v1/rights?user=bob", headers=alice)[0] == 403
+    assert ask(service, "GET", "/v1/rights?user=alice", headers=alice)[0] == 200
+    assert ask(service, "DELETE", "/v1/environments?name=tiny&owner=root", headers=alice)[0] == 403
+    told = ask(service, "GET", "/v1/holders", headers=alice)[1]
+    assert {holder["user"] for found in told.values() for holder in found} == {"alice"}
+    body = json.dumps({"nodes": [NODE], "operation": "on", "user": "root"}).encode()
+    assert ask(service, "POST", "/v1/power", body, alice)[0] == 403
+
+
+# --- what strangers send ----------------------------------------------------------------------------------------------
+
+NONSENSE = {
+    "no body": ("POST", "/v1/deployments", b""),
+    "no JSON": ("POST", "/v1/deployments", b"{"),
+    "a list": ("POST", "/v1/power", b"[]"),
+    "unknown field": ("POST", "/v1/power", b'{"nodes": [], "operation": "on", "nose": 1}'),
+    "wrong type": ("POST", "/v1/power", b'{"nodes": "gdx-1", "operation": "on"}'),
+    "no nodes": ("POST", "/v1/power", b'{"nodes": [], "operation": "on"}'),
+    "unknown word": ("POST", "/v1/power", b'{"nodes": ["gdx-1.site"], "operation": "explode"}'),
+    "endless range": ("GET", "/v1/nodes?nodes=%5B1-999999999%5D", b""),
+    "not UTF-8": ("GET", "/v1/nodes?nodes=%FF%FE", b""),
+    "null character": ("GET", "/v1/environments?name=%00", b""),
+    "no number": ("GET", "/v1/environments?name=tiny&version=x", b""),
+    "huge number": ("GET", "/v1/environments?name=tiny&version=99999999999999999999", b""),
+    "path in an id": ("GET", "/v1/workflows/..%2f..%2fetc/events", b""),
+    "no SHA-256": ("PUT", "/v1/files/abc?size=1", b""),
+    "negative size": ("PUT", f"/v1/files/{'0' * 64}?size=-1", b""),
+    "file that was not announced": ("PATCH", f"/v1/files/{'0' * 64}?offset=0", b"x"),
+    "unknown fields of the log": (
+        "POST",
+        "/v1/statistics/rows",
+        b'{"selection": {}, "fields": ["password"]}',
+    ),
+    "unknown path": ("GET", "/v2/", b""),
+    "unknown method": ("PUT", "/v1/nodes", b""),
+    "right with a strange date": ("POST", "/v1/rights", b'{"user":"a","nodes":["*"],"parts":["*"],"until":1e400}'),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_nonsense_is_refused_in_a_sentence(used: Site, service: Path, what: str) -> None:
+    status, told = ask(service, *NONSENSE[what])
+    assert (400 <= status < 500, set(told)) == (True, {"error", "message"}), told
+    assert told["message"].endswith((".", "?", ")")), told
+
+
+def test_a_body_is_one_mebibyte_at_most(used: Site, service: Path) -> None:
+    status, told = ask(service, "POST", "/v1/rights", b" " * (1 << 20) + b"{}")
+    assert (status, set(told)) == (413, {"error", "message"})
+
+
+def test_every_refusal_comes_back_as_what_it_was() -> None:
+    for kind in STATUSES:
+        with pytest.raises(KadeployError) as refusal:
+            Refusal(error=kind.__name__, message="No.").raised()
+        assert refusal.type is kind or issubclass(kind, refusal.type)
+    with pytest.raises(KadeployError, match="No"):
+        Refusal(error="os.system", message="No.").raised()
+
+
+def test_where_nobody_listens_the_tool_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="Is kadeploy3d running"):
+        Http(str(tmp_path / "nothing")).ask("GET", "/v1/", dict)
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(used: Site, site_folder: Path, tmp_path: Path) -> Path:
+    """A power operation that waits for a file, which is this."""
+    write_play(
+        site_folder,
+        "PowerOn",
+        f"  tasks:\n    - ansible.builtin.shell: until test -e {tmp_path}/go; do sleep 0.1; done\n",
+    )
+    return tmp_path / "go"
+
+
+ON = PowerRequest(nodes=(NODE,), operation="on")
+
+
+def test_the_events_of_a_workflow_are_told_from_any_of_them_on(used: Site, remote: Remote, service: Path) -> None:
+    told: list[Event] = []
+    wid = remote.start(ON)
+    assert remote.attach(wid, told.append, threading.Event()) is not None
+    path = used.run_folders / wid / events.FILE_NAME
+    assert told == list(events.read(path))
+    messages = list(Http(str(service)).events(f"/v1/workflows/{wid}/events", "0", lambda: False))
+    assert len(messages) == len(told)
+    for rank, message in enumerate(messages):
+        rest = Http(str(service)).events(f"/v1/workflows/{wid}/events", message.number, lambda: False)
+        assert [each.data for each in rest] == [each.data for each in messages[rank + 1 :]]
+
+
+def test_who_stops_waiting_lets_the_workflow_go_on(used: Site, remote: Remote, slow: Path) -> None:
+    wid = remote.start(ON)
+    stop = threading.Event()
+    assert remote.attach(wid, lambda _: stop.set(), stop) is None
+    slow.touch()
+    report = remote.attach(wid, lambda _: None, threading.Event())
+    assert report is not None
+    assert report.ok == (NODE,)
+
+
+def test_what_is_stopped_is_cancelled_and_told_to_its_end(used: Site, remote: Remote, slow: Path) -> None:
+    stop, told = threading.Event(), []
+
+    def hear(event: Event) -> None:
+        told.append(event)
+        stop.set()
+
+    report = remote.carry_out(ON, hear, stop, lambda _: None)
+    assert report.aborted == (NODE,)
+    assert isinstance(told[-1], Ended)
+    assert not remote.cancel(report.wid)
+
+
+def test_workflows_of_others_are_theirs(used: Site, remote: Remote, service: Path, slow: Path) -> None:
+    wid = remote.start(ON)
+    alice = {"X-Kadeploy-User": "alice"}
+    assert ask(service, "DELETE", f"/v1/workflows/{wid}", headers=alice)[0] == 403
+    assert ask(service, "GET", f"/v1/workflows/{wid}/events", headers=alice)[0] == 403
+    with pytest.raises(RightsError):
+        Refusal(**ask(service, "DELETE", f"/v1/workflows/{wid}", headers=alice)[1]).raised()
+    assert remote.cancel(wid)
+    with pytest.raises(OptionError, match="No workflow"):
+        remote.cancel("P-aaaaaaaaaa")
+
+
+def test_a_hundred_followers_hold_up_nobody(used: Site, remote: Remote, service: Path, slow: Path) -> None:
+    """Most of them read nothing."""
+    wid = remote.start(ON)
+    sockets = []
+    for _ in range(100):
+        follower = socket.socket(socket.AF_UNIX)
+        follower.connect(str(service))
+        follower.sendall(f"GET /v1/workflows/{wid}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        sockets.append(follower)
+    begun = time.monotonic()
+    assert list(remote.states([NODE]))
+    assert time.monotonic() - begun < 5
+    slow.touch()
+    report = remote.attach(wid, lambda _: None, threading.Event())
+    assert report is not None
+    assert report.ok == (NODE,)
+    for follower in sockets:
+        follower.close()
+
+
+# --- audit ------------------------------------------------------------------------------------------------------------
+
+
+def test_each_change_and_each_refusal_of_a_stranger_is_a_line_and_looks_are_none(
+    used: Site, remote: Remote, service: Path
+) -> None:
+    list(remote.states())
+    remote.strangers([NODE])
+    remote.grant(Grant(user="bob", nodes=(NODE,), parts=("*",)))
+    ask(service, "GET", "/v1/", headers={"Authorization": "Bearer x"})
+    ask(service, "POST", "/v1/rights", b"{}", {"X-Kadeploy-User": "alice"})
+    lines = [json.loads(line) for line in (used.state / "audit.jsonl").read_text().splitlines()]
+    told = [(line["user"], line["what"], line["status"]) for line in lines]
+    assert told == [
+        (caller().name, "POST /v1/rights", 201),
+        ("", "GET /v1/", 401),
+        ("alice", "POST /v1/rights", 400),
+    ]
+    assert lines[0]["object"] == f"bob: * of {NODE}"
