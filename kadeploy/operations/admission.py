@@ -20,7 +20,7 @@ from kadeploy.config.folder import Configuration
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.reference import Reference
-from kadeploy.errors import OptionError
+from kadeploy.errors import NodeListError, OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import fold, require_few
 from kadeploy.operations import custom, permission, placement, plan, production
@@ -329,6 +329,8 @@ _Asked = TypeVar("_Asked", DeployRequest, RebootRequest, PowerRequest)
 
 def _with_full_names(request: _Asked, configuration: Configuration) -> _Asked:
     """*request* with the whole name of each node of which the beginning was given; refuses more than the site takes."""
+    if not request.nodes:
+        raise NodeListError("No node is named: say which nodes are meant.")
     require_few(len(request.nodes), configuration.site.limits.nodes, "This request")
     request = msgspec.structs.replace(request, nodes=tuple(configuration.full_names(request.nodes)))
     if isinstance(request, PowerRequest):

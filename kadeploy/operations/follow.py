@@ -35,6 +35,13 @@ class Tail:
             if event := decode(line):
                 yield offset, event
 
+    def is_complete(self) -> bool:
+        """Whether the last line that was read is that of the end."""
+        with suppress(OSError), self.path.open("rb") as file:
+            file.seek(max(0, self.offset - _BLOCK))
+            return is_last(file.read(self.offset - file.tell()).rstrip(b"\n").rpartition(b"\n")[2])
+        return False
+
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """New lines as they are, with their offsets; nothing before the file is there, or once it was purged."""
         with suppress(FileNotFoundError):

@@ -29,24 +29,18 @@ class Audited:
         self._audit = audit
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Pass the request on, and note the status of its answer."""
+        """Pass the request on, and note the status of its answer before that is sent."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 0
+        looks = scope["method"] in _LOOKING or scope["path"].startswith(_QUESTIONS)
 
         async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] == "http.response.start" and (not looks or message["status"] in _STRANGERS):
+                await asyncio.to_thread(self._record, scope, message["status"])
             await send(message)
 
-        try:
-            await self._app(scope, receive, noting)
-        finally:
-            looks = scope["method"] in _LOOKING or scope["path"].startswith(_QUESTIONS)
-            if not looks or status in _STRANGERS:
-                await asyncio.to_thread(self._record, scope, status)
+        await self._app(scope, receive, noting)
 
     def _record(self, scope: Any, status: int) -> None:
         known = scope["state"]

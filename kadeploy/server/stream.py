@@ -43,6 +43,8 @@ async def _messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
             if is_last(line):
                 return
         if not goes_on:
+            if tail.is_complete():
+                return
             error = await asyncio.to_thread(following.broken_off, site, wid)
             yield b"event: gone\ndata: %b\n\n" % msgspec.json.encode(Refusal.of(error))
             return

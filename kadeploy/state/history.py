@@ -11,6 +11,7 @@ import msgspec
 from peewee import Case, fn
 
 from kadeploy.config.site import Site
+from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
 from kadeploy.state.database import chunked, connect, fetch, stream, with_numbers
 from kadeploy.state.tables import Log
@@ -102,7 +103,13 @@ def rows(
 
     With *min_retries*, rows where each of *steps* (default: any step) needed that many. They come in the *order* of
     these fields, downwards where the field begins with ``-``, and then oldest first; at most *limit* of them.
+
+    Raises:
+        OptionError: a field that there is not.
     """
+    for name in (*fields, *(each.removeprefix("-") for each in order)):
+        if name not in FIELDS + MORE_FIELDS:
+            raise OptionError(f"{name}: there is no such field. The fields are {', '.join(FIELDS + MORE_FIELDS)}.")
     connect(site)
     query = _selected(Log.select(*(getattr(Log, name) for name in fields)), selection)
     if min_retries:

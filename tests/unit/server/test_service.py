@@ -352,7 +352,7 @@ def test_each_change_and_each_refusal_of_a_stranger_is_a_line_and_looks_are_none
     told = [(line["user"], line["what"], line["status"]) for line in lines]
     assert told == [
         (caller().name, "POST /v1/rights", 201),
-        ("", "GET /v1/", 401),
+        ("", "GET /v1", 401),
         ("alice", "POST /v1/rights", 400),
     ]
     assert lines[0]["object"] == f"bob: * of {NODE}"
