@@ -18,13 +18,15 @@ KadeployError                     exit code 1: refused, no node touched
 ├── BrokenOffError                exit code 4: ended in mid-run by what has nothing to do with nodes
 └── UserInterruptError            exit code 130: the user asked to stop
 
-Three more never leave the place where they arise: they become a node's outcome, or the answer of the lab's BMC.
+Four more never leave the place where they arise: they become a node's outcome, the answer of the lab's BMC, or the end
+of a connection.
 
 OSError
 └── UnreachableError              a node's ssh server cannot be entered, or was lost
 Exception
 ├── MachineError                  a machine of the lab did not do what was asked
-└── NotEnteredError               a BMC lets nobody in, or does not answer
+├── NotEnteredError               a BMC lets nobody in, or does not answer
+└── UnsoundMessageError           the client of a console says what it may not say
 """
 
 from __future__ import annotations
@@ -127,3 +129,11 @@ class MachineError(Exception):
 
 class NotEnteredError(Exception):
     """Nobody answers, or the BMC does not let us in; raised by a driver, within its process."""
+
+
+class UnsoundMessageError(Exception):
+    """The client of a console says what it may not say; *code* is that of RFC 6455 for it."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code

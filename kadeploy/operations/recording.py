@@ -253,10 +253,11 @@ def _recorded(path: Path) -> Recorded | None:
 def _length(file: BinaryIO) -> float:
     """When the last piece came."""
     file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - _TAIL))
-    for line in reversed(file.read().splitlines()):
+    last = 0.0
+    for line in file.read().splitlines():
         with suppress(ValueError, RecursionError):
-            return msgspec.json.decode(line, type=Piece).time
-    return 0.0
+            last = msgspec.json.decode(line, type=Piece).time
+    return last
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from litestar import WebSocket
 from litestar.exceptions import WebSocketDisconnect
 
 from kadeploy.config.folder import Configuration
-from kadeploy.errors import KadeployError, RightsError
+from kadeploy.errors import KadeployError, RightsError, UnsoundMessageError
 from kadeploy.operations import console
 from kadeploy.operations.console import Console, Refused, Session, Size, admit
 
@@ -38,14 +38,6 @@ LARGEST = 1 << 20
 _log = logging.getLogger(__name__)
 _Reason = Literal["left", "ended", "revoked", "unchecked"]
 _NORMAL, _UNSUPPORTED, _POLICY, _TOO_BIG, _FAULT = 1000, 1003, 1008, 1009, 1011  # RFC 6455, section 7.4.1
-
-
-class _Unsound(Exception):  # noqa: N818 - it never leaves this module
-    """The client says what it may not say."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
 
 
 class Consoles:
@@ -67,7 +59,7 @@ class Consoles:
                     await _serve(socket, await asyncio.to_thread(admit, configuration, user, node))
             except KadeployError as error:
                 await _tell(socket, Refused(str(error)), _POLICY)
-            except _Unsound as error:
+            except UnsoundMessageError as error:
                 await _close(socket, error.code, str(error))
             except TimeoutError:
                 await _close(socket, _POLICY, "nothing was said")
@@ -105,7 +97,7 @@ async def _serve(socket: WebSocket[Any, Any, Any], admitted: Console) -> None:
     async with asyncio.timeout(FIRST_WORD):
         first = await _receive(socket)
     if not isinstance(first, Size):
-        raise _Unsound(_POLICY, "the first message has to be the size of the terminal")
+        raise UnsoundMessageError(_POLICY, "the first message has to be the size of the terminal")
     session = await asyncio.to_thread(admitted.open, first)
     reason: _Reason = "left"
     try:
@@ -196,20 +188,20 @@ async def _receive(socket: WebSocket[Any, Any, Any]) -> Size | bytes:
 
     Raises:
         WebSocketDisconnect: it has gone.
-        _Unsound: there is none like that.
+        UnsoundMessageError: there is none like that.
     """
     event: Any = await socket.receive()
     if event["type"] != "websocket.receive":
         raise WebSocketDisconnect(detail="gone", code=event.get("code") or _NORMAL)
     data, text = event.get("bytes"), event.get("text")
     if len(data or text or "") > LARGEST:
-        raise _Unsound(_TOO_BIG, f"a message has {LARGEST} bytes at most")
+        raise UnsoundMessageError(_TOO_BIG, f"a message has {LARGEST} bytes at most")
     if text is None:
         return bytes(data or b"")
     try:
         return msgspec.json.decode(text, type=Size)
     except (ValueError, RecursionError) as error:
-        raise _Unsound(_UNSUPPORTED, "the text is no message of a console's") from error
+        raise UnsoundMessageError(_UNSUPPORTED, "the text is no message of a console's") from error
 
 
 async def _say(socket: WebSocket[Any, Any, Any], message: msgspec.Struct | bytes) -> None:

@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -27,6 +26,7 @@ import bcrypt
 
 from kadeploy.caller import is_user_name
 from kadeploy.errors import AuthenticationError, FileError
+from kadeploy.files import replacing
 from kadeploy.printable import printable
 
 _log = logging.getLogger(__name__)
@@ -285,16 +285,9 @@ def _existing(path: Path) -> tuple[list[str], os.stat_result | None]:
 
 
 def _replace(path: Path, lines: list[str], owner: os.stat_result, mode: int | None) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            if os.geteuid() == 0:
-                os.fchown(descriptor, owner.st_uid, owner.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(owner.st_mode) if mode is None else mode)
-            os.fsync(descriptor)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path, stat.S_IMODE(owner.st_mode) if mode is None else mode) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
+        file.flush()
+        if os.geteuid() == 0:
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+        os.fsync(file.fileno())

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from kadeploy.cli.sites import VARIABLE
 from kadeploy.config.folder import load_site
+from kadeploy.errors import KadeployError
+from kadeploy.operations import background
 from kadeploy.server import daemon
 from kadeploy.server.daemon import Watched, Way
-from kadeploy.state import database
+from kadeploy.state import database, journal
 
 
 @contextmanager
@@ -39,8 +41,17 @@ def served(folder: Path, path: Path) -> Iterator[Path]:
         try:
             yield path
         finally:
+            _end_operations(folder)
             stops[0]()
             thread.join(30)
+
+
+def _end_operations(folder: Path) -> None:
+    """Those that a test has left behind."""
+    with suppress(KadeployError):
+        site = load_site(folder)
+        for wid in journal.workflows(site):
+            background.cancel(site, wid)
 
 
 @pytest.fixture

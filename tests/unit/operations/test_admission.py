@@ -25,10 +25,12 @@ from kadeploy.operations import admission
 from kadeploy.operations.custom import parse
 from kadeploy.operations.requests import Described, PowerRequest, RebootRequest, Recorded
 from kadeploy.operations.work import Work
+from kadeploy.runner import playbooks
 from kadeploy.runner.request import Options
 from kadeploy.state import rights
 from kadeploy.state.database import connect
 from kadeploy.state.nodes import NO_ENVIRONMENT
+from kadeploy.state.nodes import Recorded as OnNode
 from kadeploy.state.tables import EnvironmentRow, environment_columns
 from tests.unit import build
 
@@ -308,7 +310,7 @@ def test_unknown_nodes_and_environments_are_refused(configuration: Configuration
 def test_only_a_recorded_environment_is_recorded_as_being_on_the_nodes(
     configuration: Configuration, environment: Environment
 ) -> None:
-    assert deployed(configuration).states.ok_environment == environment
+    assert deployed(configuration).states.ok_environment == OnNode.of(environment)
     anonymous = deployed(configuration, build.environment(), nodes=GDX)
     assert anonymous.states.ok_environment == NO_ENVIRONMENT
     assert anonymous.anonymous
@@ -558,7 +560,7 @@ CHAINED = ("BroadcastEnvKastafior", "BroadcastEnvKascade", "BroadcastEnvChain")
 def test_what_is_meant_for_one_chain_is_meant_for_the_one_that_is_used(
     name: str, configuration: Configuration, environment: Environment, root: Account
 ) -> None:
-    operations = parse(f"{name},sync@exec%true%", source="-", who=root, config_dir=configuration.folder)
+    operations = parse(f"{name},sync@exec%true%", source="-", who=root, known=playbooks.register(configuration.folder))
     asked = Options(custom_operations=operations, breakpoint=f"{name}:sync")
     work = deployed(configuration, options=asked, force_steps=None)
     options = work.assignments["gdx"].options
@@ -569,6 +571,8 @@ def test_what_is_meant_for_one_chain_is_meant_for_the_one_that_is_used(
 def test_an_operation_of_a_step_that_is_not_gone_through_is_refused(
     configuration: Configuration, environment: Environment, root: Account
 ) -> None:
-    operations = parse("BroadcastEnvTree,sync@exec%true%", source="-", who=root, config_dir=configuration.folder)
+    operations = parse(
+        "BroadcastEnvTree,sync@exec%true%", source="-", who=root, known=playbooks.register(configuration.folder)
+    )
     with pytest.raises(OptionError, match=r"BroadcastEnvTree, of 'exec true', is not used.*BroadcastEnv for whichever"):
         deployed(configuration, options=Options(custom_operations=operations))

@@ -18,6 +18,7 @@ from kadeploy.events import AttemptEnded, AttemptStarted, Event, LetGo, Taken
 from kadeploy.operations import admission, guard, launch
 from kadeploy.operations.guard import Guard
 from kadeploy.operations.requests import PowerRequest, Recorded
+from kadeploy.operations.sources import OfAccount
 from kadeploy.operations.work import Work
 from kadeploy.remote.broker import Broker
 from kadeploy.remote.fanout import Credentials
@@ -65,7 +66,7 @@ def losing(work: Work, take: Callable[[], object]) -> tuple[object, list[Event]]
         if isinstance(event, AttemptStarted) and event.attempt.number == 1:
             take()
 
-    return launch.launch(work, ROOT, listen, threading.Event()), heard
+    return launch.launch(work, OfAccount(work.site, ROOT), listen, threading.Event()), heard
 
 
 def test_a_lost_node_is_freed_only_when_a_playbook_of_the_sites_own_has_ended(work: Work) -> None:

@@ -17,10 +17,8 @@ from typing import Any
 import pytest
 
 from kadeploy.caller import Account, account
-from tests.accounts import Installation, installation
+from tests.accounts import Installation
 from tests.unit import build
-
-__all__ = ["installation"]
 
 SITE = """\
 name: paris
