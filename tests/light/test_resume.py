@@ -37,7 +37,7 @@ STEPS = {
     "BootNewEnv": (Implementation(name="BootNewEnvClassical", timeout=300),),
 }
 """Each is tried once: an attempt that was interrupted has to count as the same try."""
-KILLS = int(os.environ.get("KADEPLOY_TEST_KILLS", "12"))
+KILLS = int(os.environ.get("KADEPLOY_TEST_KILLS", "6"))
 MOMENTS = 14.0
 """Seconds within which a deployment is killed: about as long as it takes."""
 
