@@ -166,7 +166,10 @@ def test_a_job_of_slurm_has_rights_on_its_nodes_until_it_ends_and_nodes_without_
     user = slurm.installation.alice.name
     granted = slurm.tool("salloc", "--no-shell", "-N", "2", "-t", "10")
     given = rights.show(site, user)
-    assert [(right.node, right.part) for right in given] == [("gdx-1.site", "/dev/sda3"), ("gdx-2.site", "/dev/sda3")], slurm.log()
+    assert [(right.node, right.part) for right in given] == [
+        ("gdx-1.site", "/dev/sda3"),
+        ("gdx-2.site", "/dev/sda3"),
+    ], slurm.log()
     assert {right.until is not None and 0 < right.until - time.time() - 600 <= 660 for right in given} == {True}
 
     with closing(sqlite3.connect(site.database.removeprefix("sqlite://"))) as holder:
