@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kadeploy.config.cluster import Disk
     from kadeploy.config.folder import Configuration
     from kadeploy.environments.environment import Environment
+    from kadeploy.operations.service import Service
 
 VARIABLE = "_KADEPLOY_COMPLETE"
 PATIENCE = 3.0
@@ -148,10 +149,7 @@ def nodes(incomplete: str) -> list[str]:
 
 def workflows(incomplete: str) -> list[str]:
     """Ids of the operations that run and of those that ended last."""
-    from kadeploy.config.folder import load_site  # noqa: PLC0415 - for the TAB key alone
-    from kadeploy.state import journal  # noqa: PLC0415
-
-    return _starting(incomplete, journal.newest(load_site()))
+    return _starting(incomplete, _service().newest())
 
 
 def partitions(context: typer.Context, incomplete: str) -> list[str]:
@@ -180,16 +178,19 @@ def steps(incomplete: str) -> list[str]:
     """Macro-steps and implementations that the clusters use; behind a colon the micro-steps of one."""
     from kadeploy.runner import playbooks  # noqa: PLC0415 - for the TAB key alone
 
-    configuration = _configuration()
-    known = playbooks.implementations(configuration.folder)
+    service = _service()
     used = dict.fromkeys(
-        way.name for cluster in configuration.clusters.values() for ways in cluster.macro_steps.values() for way in ways
+        way.name
+        for cluster in service.configuration.clusters.values()
+        for ways in cluster.macro_steps.values()
+        for way in ways
     )
     macro, colon, _ = incomplete.partition(":")
     if not colon:
         return _starting(incomplete, [*playbooks.MACRO_STEPS, *used])
+    known = service.register
     ways = [known[name] for name in used if macro in (name, playbooks.generic(name)) and name in known]
-    micros = (name for path in ways for name in playbooks.micro_steps(path, configuration.folder))
+    micros = (name for names in ways for name in names)
     return _starting(incomplete, (f"{macro}:{micro}" for micro in micros))
 
 
@@ -199,12 +200,7 @@ def users(incomplete: str) -> list[str]:
 
     found = ["root", *(each.pw_name for each in pwd.getpwall() if each.pw_uid >= _FIRST_PERSON)]
     with suppress(Exception):
-        from kadeploy.caller import caller  # noqa: PLC0415
-        from kadeploy.config.folder import load_site  # noqa: PLC0415
-        from kadeploy.state import rights  # noqa: PLC0415
-
-        site = load_site()
-        found += rights.users(site) if caller().name in site.almighty_users else []
+        found += _service().rights()
     return _starting(incomplete, found)
 
 
@@ -214,11 +210,10 @@ _FIRST_PERSON = 1000
 
 def owners(incomplete: str) -> list[str]:
     """Users with environments that the caller may use."""
-    from kadeploy.caller import caller  # noqa: PLC0415
-    from kadeploy.config.folder import load_site  # noqa: PLC0415 - for the TAB key alone
-    from kadeploy.state.environments import EVERYBODY, listed  # noqa: PLC0415
+    from kadeploy.state.environments import EVERYBODY  # noqa: PLC0415 - for the TAB key alone
 
-    found = [*listed(load_site(), caller().name), *listed(load_site(), caller().name, EVERYBODY)]
+    service = _service()
+    found = [*service.environments(), *service.environments(EVERYBODY)]
     return _starting(incomplete, (each.user for each in found))
 
 
@@ -227,14 +222,11 @@ def environments(context: typer.Context, incomplete: str) -> list[str]:
 
     Names, then aliases; with the architecture where there are several or a % is typed already.
     """
-    from kadeploy.caller import caller  # noqa: PLC0415
-    from kadeploy.config.folder import load_site  # noqa: PLC0415 - for the TAB key alone
-    from kadeploy.state.damage import sparing  # noqa: PLC0415
-    from kadeploy.state.environments import listed  # noqa: PLC0415
+    from kadeploy.state.damage import sparing  # noqa: PLC0415 - for the TAB key alone
 
     found: list[Environment] = []
     with suppress(DatabaseError), sparing():
-        found = listed(load_site(), caller().name, context.params.get("user"))
+        found = _service().environments(context.params.get("user"))
     names = [each.name for each in found]
     aliases = [each.alias for each in found if each.alias]
     archs = [f"{each.name}%{each.arch}" for each in found if each.arch]
@@ -259,10 +251,14 @@ def _starting(incomplete: str, names: Iterable[str], several: bool = False) -> l
     return list(dict.fromkeys(f"{before}{comma}{name}" for name in names if name.startswith(last)))
 
 
-def _configuration() -> Configuration:
-    from kadeploy.config.folder import load_configuration  # noqa: PLC0415 - for the TAB key alone
+def _service() -> Service:
+    from kadeploy.cli import sites  # noqa: PLC0415 - for the TAB key alone
 
-    return load_configuration()
+    return sites.service()
+
+
+def _configuration() -> Configuration:
+    return _service().configuration
 
 
 def _disks(context: typer.Context) -> list[Disk]:

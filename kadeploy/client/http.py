@@ -21,6 +21,7 @@ AnswerT = TypeVar("AnswerT")
 Query = Mapping[str, str | int | bool | Sequence[str] | None]
 _PATIENCE = 60.0
 """Seconds that an answer may take to begin, or to go on."""
+_REPEATABLE = {"GET", "HEAD"}
 _LAST_EVENT = "Last-Event-ID"
 _TRIES = 30
 """Attempts to find a service again that is being restarted."""
@@ -133,12 +134,16 @@ class Http:
         content = None if body is None else msgspec.json.encode(body)
         target = f"{path}?{urlencode(_given(query), doseq=True)}" if query else path
         headers = {**self.headers, **({"Content-Type": "application/json"} if content is not None else {})}
+        if method not in _REPEATABLE:
+            self._connection.close()  # nothing is asked twice because a kept connection has ended meanwhile
         with self._told():
             try:
                 self._connection.request(method, target, content, headers)
                 response = self._connection.getresponse()
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                self._connection.close()  # it was kept for too long
+                self._connection.close()
+                if method not in _REPEATABLE:
+                    raise
                 self._connection.request(method, target, content, headers)
                 response = self._connection.getresponse()
         _require_good(response.status, lambda: self._read(response))

@@ -153,6 +153,7 @@ def lived_in(recorded: Site) -> Site:
     return recorded
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     ("words", "names"),
     [
