@@ -240,11 +240,11 @@ class Local:
         return background.start(self.mine(request), self.configuration.folder, self.account)
 
     def attach(self, wid: str, listener: Listener, stop: threading.Event) -> Report | None:
-        """See `kadeploy.operations.following`."""
-        from kadeploy.operations import following  # noqa: PLC0415
+        """See `kadeploy.operations.follow`."""
+        from kadeploy.operations import follow  # noqa: PLC0415
 
         self.require_mine(wid)
-        return following.attach(self.site, wid, listener, stop)
+        return follow.attach(self.site, wid, listener, stop)
 
     def cancel(self, wid: str) -> bool:
         """See `kadeploy.operations.background`."""
@@ -274,9 +274,9 @@ class Local:
             OptionError: there is none.
             RightsError: it is another user's.
         """
-        from kadeploy.operations import following  # noqa: PLC0415
+        from kadeploy.operations import follow  # noqa: PLC0415
 
-        owner = following.begun_by(self.site, wid) or journal.workflows(self.site, wid)[wid]["user"]
+        owner = follow.begun_by(self.site, wid) or journal.workflows(self.site, wid)[wid]["user"]
         if owner != self.user and not self.is_administrator:
             raise RightsError(f"{wid} is the workflow of {owner}, and you are {self.user}.")
 

@@ -11,7 +11,7 @@ import msgspec
 
 from kadeploy.config.site import Site
 from kadeploy.errors import DatabaseError
-from kadeploy.operations import following
+from kadeploy.operations import follow
 from kadeploy.operations.follow import PERIOD, Tail, is_last
 from kadeploy.operations.service import Refusal
 from kadeploy.server.served import Served
@@ -25,7 +25,7 @@ _LOOK = 2.0
 async def of(served: Served, wid: str, after: int) -> AsyncIterator[bytes]:
     """The events of *wid* behind *after* bytes, for its user and administrators."""
     await asyncio.to_thread(served.require_mine, wid)
-    return _messages(served.site, wid, Tail(following.events_of(served.site, wid), after))
+    return _messages(served.site, wid, Tail(follow.events_of(served.site, wid), after))
 
 
 async def _messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
@@ -36,7 +36,7 @@ async def _messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
         if now - looked > _LOOK:
             looked = now
             with suppress(DatabaseError):  # it may be back at the next look
-                goes_on = await asyncio.to_thread(following.goes_on, site, wid, tail.path)
+                goes_on = await asyncio.to_thread(follow.goes_on, site, wid, tail.path)
         for offset, line in tail.lines():
             spoke = now
             yield b"id: %d\ndata: %b\n\n" % (offset, line)
@@ -45,7 +45,7 @@ async def _messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
         if not goes_on:
             if tail.is_complete():
                 return
-            error = await asyncio.to_thread(following.broken_off, site, wid)
+            error = await asyncio.to_thread(follow.broken_off, site, wid)
             yield b"event: gone\ndata: %b\n\n" % msgspec.json.encode(Refusal.of(error))
             return
         if now - spoke > _SIGN:
