@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import Counter
 from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -32,13 +33,73 @@ class Peer(NamedTuple):
         return self.address if self.uid is None else f"uid {self.uid}, process {self.pid}"
 
 
+PATIENCE = 60.0
+"""Seconds in which a request has to be there as a whole, once the connection is, or its first byte."""
+CONNECTIONS = 500
+"""That one local account other than root, or one address, may hold at a time."""
+_open: Counter[str] = Counter()
+"""Connections of each of them."""
+
+
 class Protocol(HttpToolsProtocol):
-    """HTTP whose requests know their `Peer`."""
+    """HTTP whose requests know their `Peer`, and whose clients cannot hold connections by saying nothing."""
+
+    _limit: asyncio.TimerHandle | None = None
+    _whose = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Look at the new connection."""
         super().connection_made(transport)
-        self.app_state = {**self.app_state, SCOPE: _peer(transport)}
+        peer = _peer(transport)
+        self.app_state = {**self.app_state, SCOPE: peer}
+        self._whose = peer.address if peer.uid is None else f"uid {peer.uid}"
+        _open[self._whose] += 1
+        if _open[self._whose] > CONNECTIONS and peer.uid != 0:
+            transport.close()
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is not waited for any more."""
+        self._leave()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Somebody else deals with the connection from here on."""
+        self._leave()
+        super().handle_websocket_upgrade()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._wait()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Whoever takes a file has a patience of its own."""
+        super().on_headers_complete()
+        if self.parser.get_method() == b"PATCH" and self.url.startswith(b"/v1/files/"):
+            self._stop_waiting()
+
+    def on_message_complete(self) -> None:
+        """The request is there."""
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._limit = self.loop.call_later(PATIENCE, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._limit:
+            self._limit.cancel()
+            self._limit = None
+
+    def _leave(self) -> None:
+        self._stop_waiting()
+        if self._whose:
+            _open[self._whose] -= 1
+            if not _open[self._whose]:
+                del _open[self._whose]
+            self._whose = ""
 
 
 def _peer(transport: asyncio.Transport) -> Peer:

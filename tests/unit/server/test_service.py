@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from kadeploy.events import Ended, Event
 from kadeploy.operations.local import Local
 from kadeploy.operations.requests import PowerRequest
 from kadeploy.operations.service import Grant, Refusal, Rows, Service
+from kadeploy.server import peers
 from kadeploy.server.app import STATUSES
 from kadeploy.state import database, environments, nodes, rights
 from kadeploy.state.history import FIELDS, Selection
@@ -250,6 +252,52 @@ def test_every_refusal_comes_back_as_what_it_was() -> None:
 def test_where_nobody_listens_the_tool_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="Is kadeploy3d running"):
         Http(str(tmp_path / "nothing")).ask("GET", "/v1/", dict)
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", b"GET /v1/ HTTP/1.1\r\nHost", b"POST /v1/power HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"]
+)
+def test_who_does_not_finish_a_request_is_let_go(
+    site: Site, service: Path, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "PATIENCE", 0.5)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(service))
+        silent.sendall(begun)
+        silent.settimeout(20)
+        assert silent.recv(1) == b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_an_account_holds_so_many_connections_and_no_more(
+    site: Site, open_service: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "CONNECTIONS", 20)
+
+    def hold() -> list[int]:
+        held = []
+        for _ in range(30):
+            each = socket.socket(socket.AF_UNIX)
+            each.connect(str(open_service))
+            held.append(each)
+        time.sleep(1)
+        for each in held:
+            each.settimeout(0.01)
+        return [sum(_is_closed(each) for each in held)]
+
+    assert as_account(account("nobody"), hold) == [10]
+    assert as_account(account("nobody"), lambda: ask(open_service, "GET", "/v1/")[0]) == 200
+    with ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(open_service))
+        assert ask(open_service, "GET", "/v1/")[0] == 200, "root always finds its way in"
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
