@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from kadeploy.config.folder import Configuration, configuration_folder, load_configuration, load_site
-from kadeploy.errors import OptionError, RightsError
+from kadeploy.errors import RightsError, UnknownWorkflowError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import natural_key
 from kadeploy.operations.service import Console, Grant, Granted, Revoked, Rows
@@ -187,7 +187,9 @@ class Local:
         """See `kadeploy.state.journal.is_known`."""
         if not journal.is_known(self.site, wid):
             hint = did_you_mean(wid, journal.newest(self.site))
-            raise OptionError(f"-w {wid}: no workflow is or was called so. kastat3 -d -o all -F wid lists them.{hint}")
+            raise UnknownWorkflowError(
+                f"-w {wid}: no workflow is or was called so. kastat3 -d -o all -F wid lists them.{hint}"
+            )
 
     def strangers(self, names: Sequence[str]) -> list[str]:
         """See `kadeploy.state.history.strangers`."""
@@ -271,7 +273,7 @@ class Local:
         """Refuse unless the user began the workflow *wid*, or is an administrator.
 
         Raises:
-            OptionError: there is none.
+            UnknownWorkflowError: there is none.
             RightsError: it is another user's.
         """
         from kadeploy.operations import following  # noqa: PLC0415
