@@ -16,11 +16,11 @@ from litestar.response import Stream
 
 from kadeploy.errors import FileError, KadeployError, NodeListError, UnknownWorkflowError
 from kadeploy.nodeset import fold
-from kadeploy.operations import following
+from kadeploy.operations import following, stand
 from kadeploy.operations.requests import PowerRequest, Wish
+from kadeploy.operations.stand import Run
 from kadeploy.server.original import asked, run
 from kadeploy.server.original.forms import rendered
-from kadeploy.server.original.run import Run
 from kadeploy.server.served import Served
 
 Here = NamedDependency[Served]
@@ -76,7 +76,7 @@ class _Workflows(Controller):
     @get("/{wid:str}/error", sync_to_thread=True)
     def error(self, served: Here, request: Asked, wid: Wid) -> Answer:
         """Why it broke off, as a refusal; nothing when it did not."""
-        if error := run.broken(served.site, wid, self._own(served, wid)):
+        if error := stand.broken(served.site, wid, self._own(served, wid)):
             raise error
         return rendered(request, None)
 
@@ -115,7 +115,7 @@ class _Workflows(Controller):
             raise UnknownWorkflowError(
                 f"{wid}: no workflow of this kind is called so; their ids begin with {self.letter}."
             )
-        return run.find(served.site, wid)
+        return stand.find(served.site, wid)
 
     def _own(self, served: Served, wid: str) -> Run:
         found = self._run(served, wid)
@@ -134,7 +134,7 @@ def _text(lines: Iterator[str]) -> Stream:
 def _each(served: Served, wid: str) -> Sequence[dict[str, Any]]:
     """What is told of it; nothing of one that has not begun."""
     with suppress(KadeployError):
-        found = run.find(served.site, wid)
+        found = stand.find(served.site, wid)
         if found.began:
             return [_told(served, wid, found)]
     return []
@@ -146,7 +146,7 @@ def _told(served: Served, wid: str, found: Run) -> dict[str, Any]:
         if found.environment is None:
             found.environment = _environment(served, wid)
         return run.summary(served.site, wid, found)
-    error = run.broken(served.site, wid, found)
+    error = stand.broken(served.site, wid, found)
     return run.outline(wid, found, found.ended is not None or error is not None, error is not None)
 
 
@@ -168,7 +168,7 @@ def _begun(served: Served, request: Asked, path: str, make: Callable[[], Wish]) 
             "http(s)://HOST/PATH or server:///PATH."
         )
     wid = served.start(wanted)
-    found = run.find(served.site, wid)
+    found = stand.find(served.site, wid)
     return rendered(
         request, {"wid": wid, "resources": _resources(f"{request.base_url}".rstrip("/") + f"{path}/{wid}", found)}
     )

@@ -495,6 +495,12 @@ def test_the_calls_of_docker_machine_driver_g5k_switch_ask_and_reboot(ada: httpx
     assert ended(ada, f"/power/{asked['wid']}")["nodes"]["ok"] == ["gdx-1.site"]
     state = good(ada.get(f"/power/{asked['wid']}/state"))["gdx-1.site"]
     assert (set(state), state["state"], state["out"]) == ({"macro", "micro", "state", "out"}, "ok", "on")
+    ours = good(ada.get(f"/v1/workflows/{asked['wid']}"))[asked["wid"]]
+    assert (ours["user"], list(ours["nodes"]), ours["nodes"]["gdx-1.site"][2]) == (
+        "ada",
+        ["gdx-1.site"],
+        {"state": "ok"},
+    )
     assert "gdx-1.site: on" in ada.get(f"/power/{asked['wid']}/logs").text
     assert {each["wid"] for each in good(ada.get("/power"))} == {begun["wid"], asked["wid"]}
     assert good(ada.delete(f"/power/{asked['wid']}")) == {"wid": asked["wid"]}
