@@ -11,10 +11,8 @@ from litestar import Litestar, Request, Response, WebSocket, websocket
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
-from litestar.openapi import OpenAPIConfig
 from litestar.params import FromPath
 
-from kadeploy import __version__
 from kadeploy.config.folder import Configuration
 from kadeploy.errors import (
     AuthenticationError,
@@ -27,6 +25,7 @@ from kadeploy.errors import (
 )
 from kadeploy.files import MEGA
 from kadeploy.operations.service import Refusal
+from kadeploy.server import openapi
 from kadeploy.server.api import CONTROLLERS
 from kadeploy.server.audit import Audit
 from kadeploy.server.audited import CALLER, REASON, Audited
@@ -121,7 +120,7 @@ def application(configuration: Callable[[], Configuration]) -> Litestar:
         middleware=[lambda app: Audited(app, audit)],
         request_max_body_size=MEGA,
         logging_config=None,
-        openapi_config=OpenAPIConfig(title="Kadeploy", version=__version__, path="/v1/schema"),
+        openapi_config=openapi.CONFIG,
         signature_types=[Served, Caller],
     )
 
