@@ -9,6 +9,7 @@ import gzip
 import http.server
 import io
 import json
+import os
 import socket
 import threading
 import time
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 
 from kadeploy import errors
 from kadeploy.config.folder import load_site
+from kadeploy.events import FILE_NAME, Began, EventFile
 from kadeploy.runner.request import read as read_request
 from kadeploy.server.original import refusals
 from kadeploy.state import database, rights
@@ -372,6 +374,19 @@ def test_a_workflow_of_another_kind_or_of_no_kind_is_not_known(ada: httpx.Client
         assert refused(ada.get(place))[:2] == (400, 1), place
     assert refused(ada.delete("/deployment/D-none"))[:2] == (400, 1)
     ended(ada, f"/power/{wid}")
+
+
+def test_a_workflow_that_broke_off_is_done_with_an_error_that_says_why(ada: httpx.Client, site_folder: Path) -> None:
+    folder = load_site(site_folder).run_folders / "P-dead"
+    folder.mkdir(parents=True)
+    file = EventFile(folder / FILE_NAME)
+    file(Began(wid="P-dead", operation="power", user="ada", groups={"gdx": ("gdx-1.site",)}, plans={}))
+    file.close()
+    os.utime(folder / FILE_NAME, (0, 0))
+    found = good(ada.get("/power/P-dead"))
+    assert (found["done"], found["error"], found["nodes"]) == (True, True, {"ok": [], "ko": ["gdx-1.site"]})
+    status, code, text = refused(ada.get("/power/P-dead/error"))
+    assert (status, code, "was not brought to an end" in text) == (400, 15, True)
 
 
 def test_a_console_is_told_where_it_is(address: str, ada: httpx.Client, bob: httpx.Client, site_folder: Path) -> None:
