@@ -19,7 +19,7 @@ from kadeploy.errors import CustomOperationError, EnvironmentRefusedError, FileE
 from kadeploy.hints import explained
 from kadeploy.nodeset import expand
 from kadeploy.operations import custom, plan
-from kadeploy.operations.requests import DeployRequest, Described, Level, PowerRequest, RebootKind, RebootRequest
+from kadeploy.operations.requests import DeployRequest, Described, Level, PowerRequest, RebootKind, RebootRequest, Wish
 from kadeploy.operations.requests import Recorded as RecordedRequest
 from kadeploy.runner.request import CustomOperation, Options
 from kadeploy.server.served import Served
@@ -277,7 +277,7 @@ def _options(asked: _Boots, served: Served) -> Options:
     disk, from_part = split_partition(part) if isinstance(part, str) and part.startswith("/") else (device, None)
     profile = asked.pxe or BootProfile()
     return Options(
-        authorized_keys=_keys(asked.ssh_authorized_keys, served),
+        authorized_keys=_keys(asked.ssh_authorized_keys),
         block_device=disk,
         partition=from_part if from_part is not None else _partition(part),
         whole_device=part == "" and bool(device),
@@ -299,16 +299,28 @@ def _uploads(asked: _Boots) -> tuple[str, ...]:
     return tuple(asked.pxe.files) if asked.pxe else ()
 
 
-def _keys(text: str | None, served: Served) -> str:
-    """Keys that are written out, or at a URL, which is fetched as other files are.
+def with_keys(request: Wish, served: Served) -> Wish:
+    """*request* with the keys that it names by a URL; to be called once it was found good: nobody else fetches here.
 
     Raises:
-        FileError: it cannot be fetched; it is a path, which only the client could open; or it is a private key.
+        FileError: they cannot be fetched.
+    """
+    if isinstance(request, PowerRequest) or not files.is_url(request.options.authorized_keys):
+        return request
+    keys = files.read_keys(request.options.authorized_keys, served.who)
+    return msgspec.structs.replace(request, options=msgspec.structs.replace(request.options, authorized_keys=keys))
+
+
+def _keys(text: str | None) -> str:
+    """Keys that are written out, or the URL at which they are.
+
+    Raises:
+        FileError: it is a path, which only the client could open, or a private key.
     """
     if not text or not text.strip():
         return ""
     if files.is_url(text):
-        return files.read_keys(text, served.who)
+        return text
     if files.looks_like_private_key(text):
         raise FileError("ssh_authorized_keys is a private key: send the public one.")
     if len(text.split()) < _WORDS:

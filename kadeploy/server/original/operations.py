@@ -167,7 +167,7 @@ def _begun(served: Served, request: Asked, path: str, make: Callable[[], Wish]) 
             f"{', '.join(missing)}: the service opens no files of yours, and you did not send them. Name them as "
             "http(s)://HOST/PATH or server:///PATH."
         )
-    wid = served.start(wanted)
+    wid = served.start(asked.with_keys(wanted, served))
     found = stand.find(served.site, wid)
     return rendered(
         request, {"wid": wid, "resources": _resources(f"{request.base_url}".rstrip("/") + f"{path}/{wid}", found)}

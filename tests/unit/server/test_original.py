@@ -357,7 +357,9 @@ def test_no_file_of_the_server_is_opened_for_a_client_that_names_its_path(
 def test_a_right_that_is_missing_is_a_wrong_request_and_is_audited(
     bob: httpx.Client, tmp_path: Path, site_folder: Path
 ) -> None:
+    """Nor is a URL of such a request fetched."""
     body = {"nodes": ["gdx-1.site"], "environment": described(tmp_path, kind="anonymous")}
+    body["ssh_authorized_keys"] = "http://127.0.0.1:1/key"
     assert refused(bob.post("/deployment", json=body))[:2] == (400, 6)
     assert refused(bob.put("/power", json={"nodes": ["gdx-1.site"], "status": "on"}))[:2] == (400, 6)
     lines = [json.loads(line) for line in (site_folder / "state" / "audit.jsonl").read_text().splitlines()]
