@@ -4,6 +4,7 @@ KadeployError                     exit code 1: refused, no node touched
 ├── ConfigError                   a site or cluster file is wrong (file, key, what was expected)
 ├── NodeListError                 empty range, unknown node, malformed pattern
 ├── EnvironmentRefusedError       unknown, malformed, or changed since it was recorded
+│   └── RecordedAlreadyError      its name and version are taken
 ├── ProfileRefusedError           a value does not fit into a boot profile
 ├── RightsError                   the user lacks a right (names node and partition)
 ├── AuthenticationError           whoever calls the service has not shown who they are (HTTP 401)
@@ -13,6 +14,11 @@ KadeployError                     exit code 1: refused, no node touched
 │   └── FileBusyError             being sent by another client of the same user; try again in a while
 ├── ServiceError                  the site's service cannot be reached, or failed
 ├── OptionError                   options that contradict each other or make no sense
+│   ├── MissingOptionError        one is needed that is not there
+│   ├── CustomOperationError      an operation of the user's own is malformed, or for a step that is not there
+│   ├── VlanError                 nodes cannot be put into the VLAN
+│   ├── UnknownWorkflowError      no workflow is called so, or nothing of it is kept
+│   └── NothingChangedError       everything is so already
 ├── DatabaseError                 the state database cannot be used
 ├── DestructiveEnvironmentError   exit code 2: kareboot3 -c found a demolishing environment
 ├── BrokenOffError                exit code 4: ended in mid-run by what has nothing to do with nodes
@@ -56,6 +62,10 @@ class EnvironmentRefusedError(KadeployError):
     """The environment is unknown, malformed or no longer what was recorded."""
 
 
+class RecordedAlreadyError(EnvironmentRefusedError):
+    """An environment of that name and version is recorded, or public, already."""
+
+
 class ProfileRefusedError(KadeployError):
     """A value does not fit into a boot profile."""
 
@@ -95,6 +105,26 @@ class FileBusyError(FileError):
 
 class OptionError(KadeployError):
     """The options of the request contradict each other or are malformed."""
+
+
+class MissingOptionError(OptionError):
+    """An option is needed that the request does not have."""
+
+
+class CustomOperationError(OptionError):
+    """A custom operation is malformed, or belongs to a step that is not there."""
+
+
+class VlanError(OptionError):
+    """The nodes cannot be put into the VLAN that is asked for."""
+
+
+class UnknownWorkflowError(OptionError):
+    """No workflow is called so, or nothing of it is kept any more."""
+
+
+class NothingChangedError(OptionError):
+    """What is asked for is so already."""
 
 
 class DatabaseError(KadeployError):

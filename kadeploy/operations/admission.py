@@ -20,7 +20,7 @@ from kadeploy.config.folder import Configuration
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.reference import Reference
-from kadeploy.errors import NodeListError, OptionError
+from kadeploy.errors import MissingOptionError, NodeListError, OptionError, VlanError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import fold, require_few
 from kadeploy.operations import custom, permission, placement, plan, production
@@ -230,7 +230,7 @@ def reboot(request: RebootRequest, configuration: Configuration) -> Work:
         if environment.multipart:
             request = msgspec.structs.replace(request, options=placement.placed(request.options, environment))
     if request.kind == "env_recorded" and request.options.partition is None:
-        raise OptionError("-r env_recorded needs the partition of the environment: -p NUMBER.")
+        raise MissingOptionError("-r env_recorded needs the partition of the environment: -p NUMBER.")
     name, boot = REBOOTS[request.kind]
     boot = msgspec.structs.replace(boot, level=request.level, wait=request.wait)
     parts = _Parts(configuration, request.user, request.nodes, request.options)
@@ -274,9 +274,9 @@ def _suits(request: RebootRequest) -> None:
         if given(request) and kind != request.kind:
             raise OptionError(f"{option} goes with -r {kind}, not with {request.kind}.")
     if request.kind == "set_pxe" and not request.options.pxe_profile:
-        raise OptionError("-r set_pxe needs the PXE profile: -w FILE.")
+        raise MissingOptionError("-r set_pxe needs the PXE profile: -w FILE.")
     if request.kind == "env_recorded" and request.environment is None:
-        raise OptionError("-r env_recorded needs the environment and its partition: -e NAME -p NUMBER.")
+        raise MissingOptionError("-r env_recorded needs the environment and its partition: -e NAME -p NUMBER.")
     if not request.wait and (request.check_production or request.options.authorized_keys):
         raise OptionError("--no-wait: -c and -k need the end of the reboot. Leave them out.")
 
@@ -413,14 +413,14 @@ class _Parts:
         if not self.options.vlan:
             return ""
         if vlan is None:
-            raise OptionError("--vlan: this site has no VLANs (site.yml, vlan).")
+            raise VlanError("--vlan: this site has no VLANs (site.yml, vlan).")
         if not VLAN_NAME.fullmatch(self.options.vlan):
-            raise OptionError(f"--vlan {self.options.vlan!r}: a VLAN is named with letters and digits alone.")
+            raise VlanError(f"--vlan {self.options.vlan!r}: a VLAN is named with letters and digits alone.")
         short, dot, domain = name.partition(".")
         full = f"{short}{vlan.hostname_suffix.replace('VLAN_ID', self.options.vlan)}{dot}{domain}"
         try:
             return str(socket.getaddrinfo(full, None, socket.AF_INET)[0][4][0])
         except OSError as error:
-            raise OptionError(
+            raise VlanError(
                 f"--vlan {self.options.vlan}: {full} cannot be resolved. Is the VLAN number right?"
             ) from error

@@ -24,7 +24,7 @@ import msgspec
 from kadeploy.caller import Account
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Site
-from kadeploy.errors import KadeployError, OptionError
+from kadeploy.errors import KadeployError, OptionError, UnknownWorkflowError
 from kadeploy.events import Began, Ended, Event, Note, Report
 from kadeploy.operations import record
 from kadeploy.operations.launch import carry_out
@@ -116,12 +116,13 @@ def cancel(site: Site, wid: str) -> Cancelled:
     """Stop *wid*, as Ctrl-C would; nobody goes on with it afterwards, not even when its process dies meanwhile.
 
     Raises:
-        OptionError: there is no such workflow, or its controller is on another machine.
+        UnknownWorkflowError: there is no such workflow.
+        OptionError: its controller is on another machine.
         KadeployError: this process may not end the controller.
     """
     found = controllers.of(site, wid)
     if found is None:
-        raise OptionError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.")
+        raise UnknownWorkflowError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.")
     who, ended = found
     if ended:
         return "ended"

@@ -21,7 +21,7 @@ from kadeploy.caller import Account
 from kadeploy.config.file import Struct
 from kadeploy.config.timeouts import MAX_SECONDS
 from kadeploy.environments import users_yaml
-from kadeploy.errors import FileError, OptionError
+from kadeploy.errors import CustomOperationError, FileError, OptionError
 from kadeploy.hints import did_you_mean, explained
 from kadeploy.runner import playbooks
 from kadeploy.runner.playbooks import Register
@@ -41,7 +41,7 @@ def load(path: str, who: Account, known: Register) -> tuple[CustomOperation, ...
 
     Raises:
         FileError: the file cannot be read.
-        OptionError: an operation is malformed, or goes to a step that does not exist; names file and line.
+        CustomOperationError: an operation is malformed, or goes to a step that does not exist; names file and line.
     """
     source = path if files.is_stream(path) else str(files.local_path(path, who))
     return parse(files.read_text(path, who), source=source, who=who, known=known)
@@ -58,7 +58,7 @@ def fitted(operations: Sequence[CustomOperation], used: Sequence[str]) -> tuple[
     """*operations* for the implementations that a deployment has *used* for, in order.
 
     Raises:
-        OptionError: one belongs to an implementation that it does not go through.
+        CustomOperationError: one belongs to an implementation that it does not go through.
     """
     return tuple(_fitted(each, used) for each in operations)
 
@@ -69,7 +69,7 @@ def _fitted(operation: CustomOperation, used: Sequence[str]) -> CustomOperation:
         return operation
     chain = as_used(name, used)
     if chain == name:
-        raise OptionError(
+        raise CustomOperationError(
             f"--set-custom-operations: {name}, of {told(operation)!r}, is not used by this deployment, which uses "
             f"{', '.join(used)}. Name one of these, or {playbooks.generic(name)} for whichever it is."
         )
@@ -98,9 +98,9 @@ class _Checks:
     who: Account
     known: Register
 
-    def refusal(self, line: int, text: str) -> OptionError:
+    def refusal(self, line: int, text: str) -> CustomOperationError:
         """What to raise: *text* with file and line in front."""
-        return OptionError(f"{self.source}, line {line}: {text}")
+        return CustomOperationError(f"{self.source}, line {line}: {text}")
 
     def step(self, line: int, macro: str, micro: str) -> tuple[str, str]:
         """Implementation (or macro-step) and micro-step by the names they have today."""
@@ -260,7 +260,7 @@ def _from_yaml(text: str, checks: _Checks) -> Iterator[CustomOperation]:
         found = msgspec.convert(content, _Document)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = explained(error, _Document)
-        raise OptionError(
+        raise CustomOperationError(
             f"{checks.source}: neither lines Macro,micro@exec%command% nor YAML of custom operations: {reason}"
         ) from error
     for macro, micros in found.items():

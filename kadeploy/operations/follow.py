@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kadeploy import events
 from kadeploy.config.site import Site
-from kadeploy.errors import BrokenOffError, OptionError
+from kadeploy.errors import BrokenOffError, UnknownWorkflowError
 from kadeploy.events import Began, Ended, Event, Listener, Report, decode
 from kadeploy.operations.work import run_folder
 from kadeploy.state import controllers
@@ -108,11 +108,11 @@ def events_of(site: Site, wid: str) -> Path:
     """The file of its events.
 
     Raises:
-        OptionError: nothing of it is kept any more.
+        UnknownWorkflowError: nothing of it is kept any more.
     """
     path = run_folder(site, wid) / events.FILE_NAME
     if not _FORM.fullmatch(wid) or not path.is_file():
-        raise OptionError(f"{wid}: its events are not kept any more; kastat3 -d -w {wid} tells how it ended.")
+        raise UnknownWorkflowError(f"{wid}: its events are not kept any more; kastat3 -d -w {wid} tells how it ended.")
     return path
 
 
@@ -123,7 +123,7 @@ def begun_by(site: Site, wid: str) -> str:
     """
     try:
         first = next(events.read(events_of(site, wid)), None)
-    except OptionError:
+    except UnknownWorkflowError:
         return ""
     return first.user if isinstance(first, Began) else ""
 
@@ -146,7 +146,7 @@ def attach(site: Site, wid: str, listener: Listener, stop: threading.Event) -> R
     """Tell *listener* what the workflow *wid* has told and tells, in this thread; None once *stop* is set.
 
     Raises:
-        OptionError: nothing of it is kept any more.
+        UnknownWorkflowError: nothing of it is kept any more.
         BrokenOffError: its controller died, and nobody goes on.
     """
     path = events_of(site, wid)

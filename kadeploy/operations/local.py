@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from kadeploy.config.folder import Configuration, configuration_folder, load_configuration, load_site
-from kadeploy.errors import OptionError, RightsError
+from kadeploy.errors import RightsError, UnknownWorkflowError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import natural_key
 from kadeploy.operations.service import Console, Grant, Granted, Revoked, Rows
@@ -93,8 +93,16 @@ class Local:
         return rights.holders(self.site, shown, None if self.is_administrator else self.user)
 
     def workflows(self, wid: str | None = None, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """See `kadeploy.state.journal.workflows`."""
-        return journal.workflows(self.site, wid, names)
+        """See `kadeploy.state.journal.workflows`; of one that only looks at nodes its events tell the same."""
+        try:
+            return journal.workflows(self.site, wid, names)
+        except UnknownWorkflowError:
+            from kadeploy.operations import stand  # noqa: PLC0415
+
+            found = stand.kept(self.site, wid or "")
+            if found is None:
+                raise
+            return stand.shown(wid or "", found, names)
 
     def newest(self) -> list[str]:
         """See `kadeploy.state.journal.newest`."""
@@ -187,7 +195,9 @@ class Local:
         """See `kadeploy.state.journal.is_known`."""
         if not journal.is_known(self.site, wid):
             hint = did_you_mean(wid, journal.newest(self.site))
-            raise OptionError(f"-w {wid}: no workflow is or was called so. kastat3 -d -o all -F wid lists them.{hint}")
+            raise UnknownWorkflowError(
+                f"-w {wid}: no workflow is or was called so. kastat3 -d -o all -F wid lists them.{hint}"
+            )
 
     def strangers(self, names: Sequence[str]) -> list[str]:
         """See `kadeploy.state.history.strangers`."""
@@ -271,7 +281,7 @@ class Local:
         """Refuse unless the user began the workflow *wid*, or is an administrator.
 
         Raises:
-            OptionError: there is none.
+            UnknownWorkflowError: there is none.
             RightsError: it is another user's.
         """
         from kadeploy.operations import follow  # noqa: PLC0415

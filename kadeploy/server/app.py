@@ -11,10 +11,8 @@ from litestar import Litestar, Request, Response, WebSocket, websocket
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
-from litestar.openapi import OpenAPIConfig
 from litestar.params import FromPath
 
-from kadeploy import __version__
 from kadeploy.config.folder import Configuration
 from kadeploy.errors import (
     AuthenticationError,
@@ -27,11 +25,14 @@ from kadeploy.errors import (
 )
 from kadeploy.files import MEGA
 from kadeploy.operations.service import Refusal
+from kadeploy.server import openapi
 from kadeploy.server.api import CONTROLLERS
 from kadeploy.server.audit import Audit
 from kadeploy.server.audited import CALLER, REASON, Audited
 from kadeploy.server.auth import Authenticator, Caller, Connection, grouped
 from kadeploy.server.consoles import Consoles
+from kadeploy.server.original import refusals
+from kadeploy.server.original.controllers import CONTROLLERS as ORIGINALS
 from kadeploy.server.peers import SCOPE, Peer
 from kadeploy.server.served import Served
 
@@ -88,8 +89,10 @@ def application(configuration: Callable[[], Configuration]) -> Litestar:
     def served(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Served:
         return Served(caller, site.configuration, request.scope["state"])
 
-    def refused(request: Request[Any, Any, Any], error: KadeployError) -> Response[Refusal]:
+    def refused(request: Request[Any, Any, Any], error: KadeployError) -> Response[Any]:
         request.scope["state"][REASON] = str(error)
+        if not _is_ours(request):
+            return refusals.answer(error, _headers(site, error), request.method, request.url.path)
         status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
         return Response(Refusal.of(error), status_code=status, headers=_headers(site, error))
 
@@ -103,18 +106,28 @@ def application(configuration: Callable[[], Configuration]) -> Litestar:
 
     audit = Audit(configuration().site)
     return Litestar(
-        route_handlers=[*CONTROLLERS, console],
+        route_handlers=[*CONTROLLERS, *ORIGINALS, console],
         dependencies={
             "caller": Provide(caller, sync_to_thread=True),
             "served": Provide(served, sync_to_thread=False),
         },
-        exception_handlers={KadeployError: refused, HTTPException: _not_understood, Exception: _failed},
+        exception_handlers={
+            KadeployError: refused,
+            HTTPException: _not_understood,
+            RecursionError: _nested,
+            Exception: _failed,
+        },
         middleware=[lambda app: Audited(app, audit)],
         request_max_body_size=MEGA,
         logging_config=None,
-        openapi_config=OpenAPIConfig(title="Kadeploy", version=__version__, path="/v1/schema"),
+        openapi_config=openapi.CONFIG,
         signature_types=[Served, Caller],
     )
+
+
+def _is_ours(request: Request[Any, Any, Any]) -> bool:
+    """Whether what is asked for is below ``/v1``, rather than one of the original's resources."""
+    return request.url.path.startswith("/v1")
 
 
 def _headers(site: Site, error: KadeployError) -> dict[str, str]:
@@ -125,14 +138,21 @@ def _headers(site: Site, error: KadeployError) -> dict[str, str]:
     return {}
 
 
-def _not_understood(request: Request[Any, Any, Any], error: HTTPException) -> Response[Refusal]:
+def _not_understood(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """What Litestar refuses: a path that is not there, a body that is no request of ours."""
     extra = error.extra if isinstance(error.extra, list) else []
     details = [f"{each.get('key', 'body')}: {each.get('message', '')}" for each in extra if isinstance(each, dict)]
     said = "; ".join(details) or str(error.detail)
     refusal = Refusal(error="OptionError", message=f"The request is not understood: {said}.")
     request.scope["state"][REASON] = refusal.message
+    if not _is_ours(request):
+        return refusals.not_understood(refusal.message, error.status_code)
     return Response(refusal, status_code=error.status_code)
+
+
+def _nested(request: Request[Any, Any, Any], _: RecursionError) -> Response[Any]:
+    """A body of brackets within brackets without end."""
+    return _not_understood(request, HTTPException(detail="it is nested too deeply", status_code=400))
 
 
 def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[Refusal]:

@@ -16,7 +16,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,8 +129,21 @@ class Authenticator:
         """
         if connection.uid is not None:
             return self._local(connection, connection.uid)
-        if user := self._front_ends.asserted(connection.address, connection.headers):
+        named = self._named_by_itself(connection)
+        headers = {name: values for name, values in connection.headers.items() if not (named and name == AS_USER)}
+        if user := self._front_ends.asserted(connection.address, headers):
             return Caller(user, "front end", connection.source)
+        found = self._shown(connection)
+        if named and only_name(AS_USER, named) != found.user:
+            raise AuthenticationError(f"The header {AS_USER} names another user than you are: leave it out.")
+        return found
+
+    def _named_by_itself(self, connection: Connection) -> Sequence[str]:
+        """What a client says in `AS_USER` that shows as well who it is, as those of the original do."""
+        shows = "authorization" in connection.headers or (connection.certificate and self._has_certificates)
+        return connection.headers.get(AS_USER, ()) if shows and not self._front_ends.uses(AS_USER) else ()
+
+    def _shown(self, connection: Connection) -> Caller:
         if credentials := connection.headers.get("authorization"):
             scheme, word = _credentials(credentials)
             if scheme == "bearer":

@@ -45,6 +45,10 @@ class FrontEnds:
         sources = [each for found in self._sources.values() for each in found]
         return any(each.version == mine.version and each.overlaps(mine) for each in sources for mine in own)
 
+    def uses(self, header: str) -> bool:
+        """Whether one of them names users in *header*."""
+        return header in self._sources
+
     def asserted(self, address: str, headers: Headers) -> str:
         """The user whom *headers* name; empty when they name none.
 

@@ -18,7 +18,7 @@ from kadeploy.caller import Account
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, Image
 from kadeploy.environments.reference import Reference
-from kadeploy.errors import DatabaseError, EnvironmentRefusedError, OptionError, RightsError
+from kadeploy.errors import DatabaseError, EnvironmentRefusedError, OptionError, RecordedAlreadyError, RightsError
 from kadeploy.files import MEGA, LocalFile
 from kadeploy.hints import did_you_mean
 from kadeploy.state import damage, fingerprints
@@ -268,7 +268,7 @@ def _require_sole_public(environment: Environment) -> None:
     named = (row.name == environment.name) & (row.version == environment.version) & (row.arch == environment.arch)
     others = _select(named, row.visibility == "public", row.user != environment.user)
     if environment.visibility == "public" and others:
-        raise EnvironmentRefusedError(
+        raise RecordedAlreadyError(
             f"{others[0].user} has a public environment {environment.name!r} version {environment.version} already: "
             "choose another name or version."
         )
@@ -278,10 +278,10 @@ def _with_arch(environment: Environment) -> str:
     return str(Reference(environment.name, arch=environment.arch))
 
 
-def _known(environment: Environment) -> EnvironmentRefusedError:
+def _known(environment: Environment) -> RecordedAlreadyError:
     number = str(environment.version)
     command = shlex.join(["kaenv3", "-d", _with_arch(environment), "--env-version", number])
-    return EnvironmentRefusedError(
+    return RecordedAlreadyError(
         f"You have recorded version {number} of environment {environment.name!r} already: give this one another "
         f"version, or delete the old one first with: {command}"
     )

@@ -17,7 +17,7 @@ import msgspec
 from kadeploy import process
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import OptionError
+from kadeploy.errors import UnknownWorkflowError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import natural_key
 from kadeploy.state import controllers
@@ -180,14 +180,14 @@ def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = 
     micro-step tells it. *nodes* leaves out all other nodes.
 
     Raises:
-        OptionError: no workflow is called *wid*.
+        UnknownWorkflowError: no workflow is called *wid*.
     """
     dead = controllers.left(site)
     wanted = Workflow.ended.is_null() & ~Workflow.wid.in_(list(dead)) if wid is None else Workflow.wid == wid
     flows = records(Workflow.select().where(wanted).order_by(Workflow.started, Workflow.wid))
     if wid is not None and not flows:
         hint = did_you_mean(wid, newest(site))
-        raise OptionError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.{hint}")
+        raise UnknownWorkflowError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.{hint}")
     only = None if nodes is None else set(nodes)
     dump = {flow.wid: _dump(flow, only) | _aborted(site, flow, dead) for flow in flows}
     return {name: flow for name, flow in dump.items() if flow["nodes"] or only is None}

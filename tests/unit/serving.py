@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,8 +21,8 @@ from kadeploy.state import database, journal
 
 
 @contextmanager
-def served(folder: Path, path: Path) -> Iterator[Path]:
-    """Serve the site of *folder* on the socket *path*."""
+def served(folder: Path, path: Path, *others: socket.socket) -> Iterator[Path]:
+    """Serve the site of *folder* on the socket *path*, and on *others* that listen."""
     stops: list[Callable[[], None]] = []
     begun = threading.Event()
 
@@ -31,7 +32,7 @@ def served(folder: Path, path: Path) -> Iterator[Path]:
         begun.set()
 
     def run() -> None:
-        asyncio.run(daemon.serve(Watched(folder, age=0.0), [Way(bound)], until))
+        asyncio.run(daemon.serve(Watched(folder, age=0.0), [Way(bound), *map(Way, others)], until))
         database.disconnect()
 
     with daemon.listening(path) as bound:

@@ -110,6 +110,15 @@ def test_callers_of_the_socket_never_wait(found: Authenticator) -> None:
     assert found.authenticate(on_socket(65534)).user == "nobody"
 
 
+def test_who_shows_who_they_are_may_name_themselves_as_the_originals_clients_do(found: Authenticator) -> None:
+    caller = found.authenticate(over_https(Authorization=basic("alice", "sécret: 1"), X_Kadeploy_User="alice"))
+    assert (caller.user, caller.how) == ("alice", "password")
+    with pytest.raises(AuthenticationError, match="names another user than you are"):
+        found.authenticate(over_https(Authorization=basic("alice", "sécret: 1"), X_Kadeploy_User="root"))
+    with pytest.raises(AuthenticationError, match="wrong"):
+        found.authenticate(over_https(Authorization=basic("alice", "no"), X_Kadeploy_User="alice"))
+
+
 # --- the other methods ------------------------------------------------------------------------------------------
 
 
