@@ -19,7 +19,14 @@ from kadeploy.state import database
 
 @contextmanager
 def served(folder: Path, path: Path) -> Iterator[Path]:
-    """Serve the site of *folder* on the socket *path*."""
+    """Serve the site of *folder* on the socket *path*, and by HTTPS where it says so."""
+    with served_ways(folder, path):
+        yield path
+
+
+@contextmanager
+def served_ways(folder: Path, path: Path) -> Iterator[list[Way]]:
+    """The same, and the sockets that it is served on."""
     stops: list[Callable[[], None]] = []
     begun = threading.Event()
 
@@ -29,15 +36,15 @@ def served(folder: Path, path: Path) -> Iterator[Path]:
         begun.set()
 
     def run() -> None:
-        asyncio.run(daemon.serve(Watched(folder, age=0.0), [Way(bound)], until))
+        asyncio.run(daemon.serve(Watched(folder, age=0.0), ways, until))
         database.disconnect()
 
-    with daemon.listening(path) as bound:
+    with daemon.ways_in(load_site(folder).service, path) as ways:
         thread = threading.Thread(target=run, name="service", daemon=True)
         thread.start()
         assert begun.wait(30)
         try:
-            yield path
+            yield ways
         finally:
             stops[0]()
             thread.join(30)
