@@ -69,7 +69,7 @@ class AuthenticationError(KadeployError):
 class TooManyAttemptsError(KadeployError):
     """Too many attempts to show who calls have failed, or are being looked at just now."""
 
-    def __init__(self, text: str, seconds: int) -> None:
+    def __init__(self, text: str, seconds: int = 1) -> None:
         super().__init__(text)
         self.seconds = seconds
         """Until the next attempt is looked at."""

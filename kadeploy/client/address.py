@@ -12,6 +12,8 @@ REACH = 10.0
 """Seconds that another machine has to take a connection, and to shake hands."""
 PATIENCE = 60.0
 """Seconds that an answer may take to begin, or to go on."""
+_EXCERPT = 200
+"""Characters shown of what somebody says who is no service."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,9 @@ def is_for_good(error: BaseException) -> bool:
 
 
 def why(error: BaseException) -> str:
-    """What an exception says, without its name where there are words for it."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    """What an exception says on a line, without its name where there are words for it."""
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())[:_EXCERPT]
+    return said or type(error).__name__
 
 
 def _unverified(error: ssl.SSLCertVerificationError) -> str:

@@ -111,8 +111,6 @@ class RemoteConsole:
         if not self.over:
             with contextlib.suppress(*_LATER):
                 self._receive()
-                while not self.over and self._holds_more():
-                    self._receive()
         shown = bytes(self._shown)
         self._shown.clear()
         return shown
@@ -195,10 +193,6 @@ class RemoteConsole:
         except ProtocolError:
             self.over = True
         self.over = self.over or not data
-
-    def _holds_more(self) -> bool:
-        """Whether TLS has taken more from the connection than it gave: for that, the descriptor is not readable."""
-        return isinstance(self._connection, ssl.SSLSocket) and self._connection.pending() > 0
 
     def _take(self, event: Event) -> None:
         match event:

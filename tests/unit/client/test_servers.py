@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,13 @@ def test_under_sudo_file_and_secret_are_opened_as_the_caller(open_folder: Path) 
     with pytest.raises(KadeployError, match="Permission denied"):
         servers.address_of(Server(url="https://lyon.example", token_file=str(token)), nobody)
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+def test_the_page_tells_each_key_of_the_file_and_no_other() -> None:
+    page = (Path(__file__).parents[3] / "docs/configuration.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*) \|", page.split("## Clients")[1].split("\n## ")[0], re.MULTILINE)
+    told = {name.rpartition(".")[2] for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert told == {"default", *Server.__struct_fields__}
 
 
 # --- which one is asked -----------------------------------------------------------------------------------------
