@@ -61,10 +61,9 @@ def _unknown(what: str, word: str, known: list[str], path: Path) -> str:
 
 
 def _name_here() -> str:
-    """The name of this machine's site; empty where it has none."""
-    if not (configuration_folder() / "site.yml").exists():
-        return ""
-    return load_site().name
+    """The name of this machine's site; empty where it has none, or none that the caller can read."""
+    folder = configuration_folder()
+    return load_site(folder).name if os.access(folder / "site.yml", os.R_OK) else ""
 
 
 def _remote(address: Address, who: Account) -> Service:

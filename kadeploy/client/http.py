@@ -93,7 +93,7 @@ class Http:
         """The lines of an answer, as they come."""
         response = self._sent("POST", path, None, body)
         with self._told(), response:
-            yield from response
+            yield from _lines(response)
 
     def events(self, path: str, last: str, stopped: Callable[[], bool]) -> Iterator[Message]:
         """The events of a stream behind number *last*, until it ends or *stopped*; it survives a lost connection.
@@ -223,7 +223,7 @@ class _Events:
 
     def _receive(self) -> None:
         try:
-            for message in _messages(self._response):
+            for message in _messages(_lines(self._response)):
                 self._queue.put(message)
             self._queue.put(None)
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:  # closed meanwhile
@@ -235,6 +235,20 @@ class _Events:
             if self._connection.sock is not None:
                 self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._connection.close()
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The lines of an answer without their ends; its own `readline` takes a connection that is cut for the last one.
+
+    Raises:
+        OSError, http.client.HTTPException: it is cut.
+    """
+    rest = b""
+    while piece := response.read1():
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
 
 
 def _messages(lines: Iterable[bytes]) -> Iterator[Message]:

@@ -194,7 +194,7 @@ def listening(serve: Callable[[socket.socket], object]) -> Iterator[int]:
 
 
 def secured(certificate: Path, answer: bytes) -> Callable[[socket.socket], None]:
-    """Gives *answer* to a request, by TLS."""
+    """Gives *answer* to a request, by TLS, and ends."""
 
     def serve(connection: socket.socket) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -202,6 +202,9 @@ def secured(certificate: Path, answer: bytes) -> Callable[[socket.socket], None]
         with context.wrap_socket(connection, server_side=True) as stream:
             stream.recv(1 << 16)
             stream.sendall(answer)
+            stream.shutdown(socket.SHUT_WR)
+            while stream.recv(1 << 16):
+                pass  # to close it with something unread would reset it
 
     return serve
 
@@ -292,6 +295,40 @@ def test_a_file_goes_on_where_it_was_when_the_line_is_cut(
     assert wire.cuts == []
     found = [path for path in (site_folder / "state/sent/bob").iterdir() if path.name.startswith(sent[str(image)])]
     assert [path.read_bytes() for path in found] == [content]
+
+
+def test_events_go_on_behind_the_last_one_when_the_line_is_cut(machine: Machine) -> None:
+    heard: list[bytes] = []
+    certificate = machine.authority.folder / "server.pem"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def serve(connection: socket.socket) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        with context.wrap_socket(connection, server_side=True) as stream:
+            heard.append(
+                next(line for line in stream.recv(1 << 16).split(b"\r\n") if line.startswith(b"Last-Event-ID"))
+            )
+            event = b"id: %d\nevent: e\ndata: {}\n\n" % len(heard)
+            stream.sendall(head + b"%x\r\n%s\r\n" % (len(event), event))
+            if len(heard) == 3:
+                stream.sendall(b"0\r\n\r\n")
+
+    with listening(serve) as port:
+        http = Http(machine.address(**machine.shown() | {"url": f"https://localhost:{port}"}))
+        found = [message.number for message in http.events("/v1/workflows/D-x/events", "0", lambda: False)]
+    assert found == ["1", "2", "3"]
+    assert heard == [b"Last-Event-ID: 0", b"Last-Event-ID: 1", b"Last-Event-ID: 2"]
+
+
+def test_a_list_that_is_cut_is_not_taken_for_a_whole_one(machine: Machine) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with listening(secured(machine.authority.folder / "server.pem", head + b"4\r\n[1]\n\r\n")) as port:
+        http = Http(machine.address(**machine.shown() | {"url": f"https://localhost:{port}"}))
+        lines = http.lines("/v1/statistics/rows", {})
+        assert next(lines) == b"[1]"
+        with pytest.raises(ServiceError, match="does not answer as it should"):
+            next(lines)
 
 
 def test_what_changes_something_is_not_sent_again_when_its_answer_is_lost(machine: Machine) -> None:
