@@ -81,7 +81,7 @@ class AuthenticationError(KadeployError):
 class TooManyAttemptsError(KadeployError):
     """Too many attempts to show who calls have failed, or are being looked at just now."""
 
-    def __init__(self, text: str, seconds: int = 0) -> None:
+    def __init__(self, text: str, seconds: int = 1) -> None:
         super().__init__(text)
         self.seconds = seconds
         """Until the next attempt is looked at."""

@@ -147,6 +147,13 @@ def nodes(incomplete: str) -> list[str]:
     return _starting(incomplete, _configuration().cluster_of, several=True)
 
 
+def servers(incomplete: str) -> list[str]:
+    """Names of servers."""
+    from kadeploy.cli import sites  # noqa: PLC0415 - for the TAB key alone
+
+    return _starting(incomplete, sites.names())
+
+
 def workflows(incomplete: str) -> list[str]:
     """Ids of the operations that run and of those that ended last."""
     return _starting(incomplete, _service().newest())

@@ -76,7 +76,7 @@ def kaconsole3(
     ] = False,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
-    _server: shell.Server = None,
+    server: shell.Server = None,
     _multi_server: shell.MultiServer = False,
 ) -> int:
     """Open the console of a node; ESC typed four times leaves it."""
@@ -84,7 +84,7 @@ def kaconsole3(
         raise NodeListError(f"-m {machine} and {first}: a console is of one node.")
     node = machine or first
     _check(node, played, speed, listing)
-    service = sites.service()
+    service = sites.service(server)
     if listing:
         _list(service, node)
     elif played is not None:

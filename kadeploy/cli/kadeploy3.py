@@ -104,7 +104,7 @@ def kadeploy3(
     upload: operation.Uploads = None,
     env_version: operation.EnvVersion = None,
     env_arch: operation.EnvArch = None,
-    _server: shell.Server = None,
+    server: shell.Server = None,
     verbosity: operation.Verbosity = None,
     wid_file: operation.Wid = None,
     force: operation.Force = False,
@@ -176,7 +176,7 @@ def kadeploy3(
     outputs = operation.Outputs(ok_file, ko_file, wid_file, known_hosts)
     if not dry_run:
         outputs.create()
-    service = sites.service()
+    service = sites.service(server)
     operation.require_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)
@@ -218,7 +218,7 @@ def kadeploy3(
     if dry_run:
         return operation.show(service, request)
     if not wait:
-        return operation.in_background(service, request, NAME, outputs, script)
+        return operation.in_background(service, request, NAME, outputs, script, server)
     output = operation.apart(form)
     display = operation.display_of(NAME, service, verbosity, debug)
     report = operation.carry_out(service, request, display, outputs)

@@ -162,7 +162,7 @@ def kaenv3(
     ] = None,
     form: shell.Format = "text",
     _multi_server: shell.MultiServer = False,
-    _server: shell.Server = None,
+    server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
 ) -> int:
@@ -201,7 +201,7 @@ def kaenv3(
         moves=[move for text in files_to_move or () for move in _moves(text)],
         form=form,
     )
-    return _OPERATIONS[operation][0](sites.service(), wish)
+    return _OPERATIONS[operation][0](sites.service(server), wish)
 
 
 # --- options ----------------------------------------------------------------------------------------------------

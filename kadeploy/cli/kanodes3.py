@@ -80,7 +80,7 @@ def kanodes3(
     ] = False,
     form: shell.Format = "text",
     _multi_server: shell.MultiServer = False,
-    _server: shell.Server = None,
+    server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
 ) -> int:
@@ -89,7 +89,7 @@ def kanodes3(
         raise OptionError("Choose one of -d (state of the nodes), -y (workflows) and -l (all nodes of the site).")
     if wid is not None and not dump:
         raise OptionError("-w goes with -y: kanodes3 -y -w WID.")
-    service = sites.service()
+    service = sites.service(server)
     names = _known(service, shell.node_names(machines, files, service.site.limits.nodes))
     show = _show_list if listing else _show_states if state else _show_workflows(wid)
     with sparing():

@@ -62,7 +62,7 @@ def kapower3(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.", rich_help_panel=usage.RUN)
     ] = True,
-    _server: shell.Server = None,
+    server: shell.Server = None,
     verbosity: operation.Verbosity = None,
     wid_file: operation.Wid = None,
     force: operation.Force = False,
@@ -83,9 +83,9 @@ def kapower3(
         operation.check_script(script, who)
     other = operation.Other(cancel, attach, wait_for)
     if wid := other.wid(machines or node_files):
-        return operation.of_another(other, wid, sites.service(), NAME, outputs, script, form, verbosity, debug)
+        return operation.of_another(other, wid, sites.service(server), NAME, outputs, script, form, verbosity, debug)
     chosen = _operation({"on": on, "off": off, "status": status}, first)
-    service = sites.service()
+    service = sites.service(server)
     names = operation.nodes(machines, node_files, service.site)
     if chosen == "status" and level is not None:
         raise OptionError("-l goes with --on and --off: there is one way to ask for the status.")
@@ -104,7 +104,7 @@ def kapower3(
     if dry_run:
         return operation.show(service, request)
     if not wait and not (ok_file or ko_file):
-        return operation.in_background(service, request, NAME, outputs, script)
+        return operation.in_background(service, request, NAME, outputs, script, server)
     output = operation.apart(form)
     if chosen == "status":  # how it was found out is of interest only when asked for
         display = Display(verbosity or 0, debug, final=status_lines)

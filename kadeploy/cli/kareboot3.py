@@ -115,7 +115,7 @@ def kareboot3(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for the end (default), or not.", rich_help_panel=usage.RUN)
     ] = True,
-    _server: shell.Server = None,
+    server: shell.Server = None,
     verbosity: operation.Verbosity = None,
     wid_file: operation.Wid = None,
     force: operation.Force = False,
@@ -132,7 +132,7 @@ def kareboot3(
     outputs = operation.Outputs(ok_file, ko_file, wid_file)
     if not dry_run:
         outputs.create()
-    service = sites.service()
+    service = sites.service(server)
     operation.require_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)

@@ -95,7 +95,7 @@ def karights3(
     ] = None,
     form: shell.Format = "text",
     _multi_server: shell.MultiServer = False,
-    _server: shell.Server = None,
+    server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
 ) -> int:
@@ -108,7 +108,7 @@ def karights3(
     if (overwrite or until is not None) and not add:
         raise OptionError("-o and --until go with -a.")
     end = None if until is None else _end(until)
-    name, service = "" if user is None else _user(user), sites.service()
+    name, service = "" if user is None else _user(user), sites.service(server)
     wish = Wish(name, _nodes(service, machines, files), list(parts or ()), end, overwrite, form)
     return _OPERATIONS[chosen[0]](service, wish)
 

@@ -186,7 +186,7 @@ def kastat3(
     ] = None,
     form: shell.Format = "text",
     _multi_server: shell.MultiServer = False,
-    _server: shell.Server = None,
+    server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
 ) -> int:
@@ -207,7 +207,7 @@ def kastat3(
             raise OptionError(f"{option} goes with {' and '.join(_USES[option])}.")
     if form != "text" and chosen == "--plot":
         raise OptionError("--format goes with -a, -b, -c and -d; the name of the --plot file tells png or svg.")
-    service = sites.service()
+    service = sites.service(server)
     question = Question(
         selection=Selection(
             (None if wid else "deploy") if operation is None else None if operation == "all" else operation,

@@ -499,10 +499,13 @@ def answer(output: int | None, report: Report) -> None:
             stream.write(shell.document(msgspec.to_builtins(report), "json"))
 
 
-def in_background(service: Service, request: Wish, tool: str, outputs: Outputs, script: str | None) -> int:
+def in_background(
+    service: Service, request: Wish, tool: str, outputs: Outputs, script: str | None, server: str | None
+) -> int:
     """``--no-wait``: print the workflow id as soon as the operation has begun.
 
-    What its end is needed for, files and *script*, is left to another process of *tool*, which waits for it.
+    What its end is needed for, files and *script*, is left to another process of *tool*, which waits for it at the
+    same *server*.
     """
     wid = service.start(request)
     if outputs.wid:
@@ -512,7 +515,7 @@ def in_background(service: Service, request: Wish, tool: str, outputs: Outputs, 
     if words := [word for option, value in at_the_end.items() if value for word in (option, value)]:
         code = f"import sys; from kadeploy.cli.{tool} import main; sys.exit(main())"
         subprocess.Popen(
-            [sys.executable, "-P", "-c", code, "--wait-for", wid, *words],
+            [sys.executable, "-P", "-c", code, "--wait-for", wid, *words, *(["--server", server] if server else [])],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

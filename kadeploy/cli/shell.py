@@ -28,7 +28,6 @@ from kadeploy import __version__, files
 from kadeploy.caller import as_user, caller, shed_environment
 from kadeploy.cli import completion, spelling, usage
 from kadeploy.cli.spelling import Spelling
-from kadeploy.config.folder import load_site
 from kadeploy.errors import FileError, KadeployError, NodeListError, OptionError, UserInterruptError
 from kadeploy.files import MEGA
 from kadeploy.hints import did_you_mean, nearest
@@ -353,10 +352,10 @@ def _machine_refuses(error: OSError) -> int:
 # --- options ----------------------------------------------------------------------------------------------------
 
 GONE = {
-    "--debug-http": "nothing goes over HTTP here; -d shows what commands on nodes say.",
-    "-H": "nothing goes over HTTP here; -d shows what commands on nodes say.",
+    "--debug-http": "-d shows what commands on nodes say, and the log of kadeploy3d what was asked.",
+    "-H": "-d shows what commands on nodes say, and the log of kadeploy3d what was asked.",
     "--no-debug-http": "",
-    "--password": "there is no password to give: the machine knows who calls.",
+    "--password": "a password is read from a file, which client.yml names as password_file.",
     "--server-info": "a site's steps and boot profiles are in what kadeploy3 --dry-run shows.",
     "-I": "a site's steps and boot profiles are in what kadeploy3 --dry-run shows.",
     "-i": "a site's steps and boot profiles are in what kadeploy3 --dry-run shows.",
@@ -373,14 +372,6 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"Kadeploy version: {__version__}")
         raise typer.Exit
-
-
-def _refuse_server(name: str | None) -> None:
-    if name and name != load_site().name:
-        raise OptionError(
-            f"--server {name}: this Kadeploy works on the site of its own configuration. Run the command on {name}'s "
-            "controller, or set KADEPLOY_CONFIG_DIR to that site's folder."
-        )
 
 
 def _show_completion(shell: str | None) -> None:
@@ -434,14 +425,14 @@ Server = Annotated[
         "-S",
         "--server",
         metavar="STRING",
-        help="Site; for now the one of this machine.",
-        callback=_refuse_server,
+        help="Server of client.yml, or its address.",
+        autocompletion=completion.servers,
         rich_help_panel=usage.GENERAL,
     ),
 ]
 MultiServer = Annotated[
     bool,
-    typer.Option("-M", "--multi-server", help="Accepted: there is one site.", rich_help_panel=usage.GENERAL),
+    typer.Option("-M", "--multi-server", help="Accepted; one server is asked.", rich_help_panel=usage.GENERAL),
 ]
 Version = Annotated[
     bool,

@@ -1,7 +1,8 @@
 """Which site a tool works for, and who answers for it: its service, or this process.
 
-A tool asks the service that `KADEPLOY_SERVER` names, else the one of this machine's site if it listens; where there is
-none it does the work itself, as an account that can read the site's secrets may.
+A tool asks the server that ``--server`` names, else `VARIABLE`, else ``client.yml`` as default, else the service of
+this machine's site if it listens; where there is none it does the work itself, as an account that can read the site's
+secrets may.
 """
 
 from __future__ import annotations
@@ -10,36 +11,65 @@ import os
 import stat
 from pathlib import Path
 
-from kadeploy.caller import caller
+from kadeploy.caller import Account, caller
+from kadeploy.client import servers
+from kadeploy.client.address import Address
 from kadeploy.config.folder import DEFAULT_FOLDER, configuration_folder, load_site
-from kadeploy.config.service import SOCKET
+from kadeploy.config.service import PORT, SOCKET
 from kadeploy.config.site import Site
-from kadeploy.errors import ConfigError
+from kadeploy.errors import ConfigError, OptionError
+from kadeploy.hints import did_you_mean
 from kadeploy.operations.service import Service
 
 VARIABLE = "KADEPLOY_SERVER"
-"""Names a service: the path of its socket."""
+"""Names a server as the option ``--server`` does."""
 
 
-def service() -> Service:
-    """The site that this process works for, for its caller.
+def service(server: str | None = None) -> Service:
+    """Who answers for this process's caller, who may have named *server* (``--server``).
 
     Raises:
-        KadeployError: there is no site, or its service cannot be used.
+        KadeployError: there is no such server, or no site; or its service cannot be used.
     """
-    if named := os.environ.get(VARIABLE):
-        return _remote(named)
+    who = caller()
+    word, said = (server, "--server") if server else (os.environ.get(VARIABLE, ""), VARIABLE)
+    if given := servers.literal(word):
+        return _remote(servers.address_of(given, who), who)
+    known = servers.known(who)
+    word = word or known.default
+    if word in known.named:
+        return _remote(servers.address_of(known.named[word], who, word, known.path), who)
+    if word and word != (here := _name_here()):
+        raise OptionError(_unknown(f"{said} {word}", word, [*known.named, *([here] if here else [])], known.path))
     if (found := _listening()) is not None:
-        return _remote(str(found))
+        return _remote(servers.address_of(servers.Server(url=str(found)), who), who)
     from kadeploy.operations.local import Local  # noqa: PLC0415 - not where a service answers
 
-    return Local(caller())
+    return Local(who)
 
 
-def _remote(where: str) -> Service:
+def names() -> list[str]:
+    """Servers that can be named here."""
+    here = _name_here()
+    return list(dict.fromkeys([*servers.known(caller()).named, *([here] if here else [])]))
+
+
+def _unknown(what: str, word: str, known: list[str], path: Path) -> str:
+    if not known:
+        return f"{what}: no such server. Name it in {path}, or give its address, https://HOST:{PORT}."
+    return f"{what}: no such server. {path} and this machine know {', '.join(known)}.{did_you_mean(word, known)}"
+
+
+def _name_here() -> str:
+    """The name of this machine's site; empty where it has none, or none that the caller can read."""
+    folder = configuration_folder()
+    return load_site(folder).name if os.access(folder / "site.yml", os.R_OK) else ""
+
+
+def _remote(address: Address, who: Account) -> Service:
     from kadeploy.client.remote import Remote  # noqa: PLC0415 - not where this process answers
 
-    return Remote(where, caller())
+    return Remote(address, who)
 
 
 def _listening() -> Path | None:

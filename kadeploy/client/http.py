@@ -1,10 +1,11 @@
-"""HTTP to a site's service, by a unix socket: one connection, kept from one request to the next."""
+"""HTTP to a site's service: one connection, kept from one question to the next."""
 
 from __future__ import annotations
 
 import http.client
 import queue
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,33 +15,19 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from kadeploy.errors import ServiceError
+from kadeploy.client.address import Address, is_for_good, trouble
+from kadeploy.errors import AuthenticationError, ServiceError
 from kadeploy.operations.service import Refusal
 
 AnswerT = TypeVar("AnswerT")
 Query = Mapping[str, str | int | bool | Sequence[str] | None]
-_PATIENCE = 60.0
-"""Seconds that an answer may take to begin, or to go on."""
-_REPEATABLE = {"GET", "HEAD"}
 _LAST_EVENT = "Last-Event-ID"
 _TRIES = 30
 """Attempts to find a service again that is being restarted."""
 _PAUSE = 1.0
 _LOOK = 0.2
 """Seconds between two looks whether to stop."""
-
-
-class _Connection(http.client.HTTPConnection):
-    """By the unix socket *path*."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
+_SHOWN = "Name what shows who you are in client.yml: token_file, user and password_file, or certificate."
 
 
 class Message(NamedTuple):
@@ -53,12 +40,11 @@ class Message(NamedTuple):
 
 
 class Http:
-    """Requests to the service that listens at *where*, each with *headers*."""
+    """Requests to the service at *address*."""
 
-    def __init__(self, where: str, headers: Mapping[str, str] | None = None) -> None:
-        self.where = where
-        self.headers = headers or {}
-        self._connection = _Connection(where)
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._connection = address.connection()
 
     def ask(
         self,
@@ -90,7 +76,7 @@ class Http:
         try:
             return msgspec.json.decode(content, type=kind)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise ServiceError(f"{self.where}: an answer that is not understood ({path}: {error}).") from error
+            raise ServiceError(f"{self.address.told}: an answer that is not understood ({path}: {error}).") from error
 
     def content(self, path: str, query: Query) -> bytes:
         """What a resource answers, as it is."""
@@ -99,7 +85,7 @@ class Http:
     def connected(self) -> socket.socket:
         """A new connection to the service, for another protocol."""
         with self._told():
-            connection = _Connection(self.where)
+            connection = self.address.connection()
             connection.connect()
             return connection.sock
 
@@ -107,7 +93,7 @@ class Http:
         """The lines of an answer, as they come."""
         response = self._sent("POST", path, None, body)
         with self._told(), response:
-            yield from response
+            yield from _lines(response)
 
     def events(self, path: str, last: str, stopped: Callable[[], bool]) -> Iterator[Message]:
         """The events of a stream behind number *last*, until it ends or *stopped*; it survives a lost connection.
@@ -118,14 +104,14 @@ class Http:
         tries = _TRIES
         while not stopped():
             try:
-                with closing(_Events(self.where, path, {**self.headers, _LAST_EVENT: last})) as stream:
+                with closing(_Events(self.address, path, last)) as stream:
                     for message in stream.read(stopped):
                         last, tries = stream.last, _TRIES
                         yield message
             except OSError as error:
                 tries -= 1
-                if not tries:
-                    raise ServiceError(f"{self.where}: the service is gone ({_why(error)}).") from error
+                if not tries or is_for_good(error):
+                    raise ServiceError(f"{trouble(self.address, error)} The service is gone.") from error
                 time.sleep(_PAUSE)
             else:
                 return
@@ -133,29 +119,34 @@ class Http:
     def _sent(self, method: str, path: str, query: Query | None, body: Any) -> http.client.HTTPResponse:
         content = None if body is None else msgspec.json.encode(body)
         target = f"{path}?{urlencode(_given(query), doseq=True)}" if query else path
-        headers = {**self.headers, **({"Content-Type": "application/json"} if content is not None else {})}
-        if method not in _REPEATABLE:
-            self._connection.close()  # nothing is asked twice because a kept connection has ended meanwhile
+        headers = {**self.address.headers, **({"Content-Type": "application/json"} if content is not None else {})}
         with self._told():
+            if method != "GET":
+                self._connection.close()  # what changes something is sent once, so not where nobody may listen any more
+            is_old = self._connection.sock is not None
             try:
-                self._connection.request(method, target, content, headers)
-                response = self._connection.getresponse()
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                response = self._answered(method, target, content, headers)
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
                 self._connection.close()
-                if method not in _REPEATABLE:
+                if not is_old:
                     raise
-                self._connection.request(method, target, content, headers)
-                response = self._connection.getresponse()
-        _require_good(response.status, lambda: self._read(response))
+                response = self._answered(method, target, content, headers)  # it was kept for too long
+        _require_good(self.address, response, lambda: self._read(response))
         return response
+
+    def _answered(
+        self, method: str, target: str, content: bytes | None, headers: dict[str, str]
+    ) -> http.client.HTTPResponse:
+        self._connection.request(method, target, content, headers)
+        return self._connection.getresponse()
 
     def _poured(self, method: str, path: str, query: Query | None, pieces: Any) -> http.client.HTTPResponse:
         """By a connection of its own, which a cut does no harm to; what goes wrong with it is an OSError."""
         self._connection.close()
         target = f"{path}?{urlencode(_given(query or {}), doseq=True)}"
-        self._connection.request(method, target, pieces, dict(self.headers), encode_chunked=True)
+        self._connection.request(method, target, pieces, dict(self.address.headers), encode_chunked=True)
         response = self._connection.getresponse()
-        _require_good(response.status, response.read)
+        _require_good(self.address, response, response.read)
         return response
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
@@ -163,29 +154,21 @@ class Http:
             return response.read()
 
     def _told(self) -> Any:
-        return _Told(self.where)
+        return _Told(self.address)
 
 
 class _Told:
     """What goes wrong with a connection is a refusal."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, address: Address) -> None:
+        self.address = address
 
     def __enter__(self) -> None:
         return
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, PermissionError | FileNotFoundError | ConnectionRefusedError):
-            raise ServiceError(
-                f"{self.where}: the service of this site does not answer ({_why(error)}). Is kadeploy3d running?"
-            ) from error
         if isinstance(error, OSError | http.client.HTTPException):
-            raise ServiceError(f"{self.where}: the service does not answer as it should ({_why(error)}).") from error
-
-
-def _why(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ServiceError(trouble(self.address, error)) from error
 
 
 def _given(query: Query) -> dict[str, str | int | Sequence[str]]:
@@ -193,26 +176,33 @@ def _given(query: Query) -> dict[str, str | int | Sequence[str]]:
     return {name: ("true" if value else "false") if isinstance(value, bool) else value for name, value in words.items()}
 
 
-def _require_good(status: int, content: Callable[[], bytes]) -> None:
-    if status < 400:
+def _require_good(address: Address, response: http.client.HTTPResponse, content: Callable[[], bytes]) -> None:
+    if response.status < 300:
         return
+    if response.status < 400:
+        raise ServiceError(f"{address.told}: sends us elsewhere, and is not followed: give the address of the service.")
     try:
         refusal = msgspec.json.decode(content(), type=Refusal)
     except msgspec.DecodeError as error:
-        raise ServiceError(f"The service answers with the status {status} and no reason.") from error
+        raise ServiceError(
+            f"{address.told}: answers with the status {response.status} and no reason. Is kadeploy3d there?"
+        ) from error
+    if response.status == 401 and address.is_remote:
+        raise AuthenticationError(f"{address.told}: {refusal.message} {_SHOWN}")
     refusal.raised()
 
 
 class _Events:
     """One connection that events come by, read in a thread of its own: whoever waits may look at other things."""
 
-    def __init__(self, where: str, path: str, headers: Mapping[str, str]) -> None:
-        self.last = headers[_LAST_EVENT]
+    def __init__(self, address: Address, path: str, last: str) -> None:
+        self.last = last
         self._queue: queue.SimpleQueue[Message | OSError | None] = queue.SimpleQueue()
-        self._connection = _Connection(where)
-        self._connection.request("GET", path, headers={**headers, "Accept": "text/event-stream"})
+        self._connection = address.connection()
+        headers = {**address.headers, "Accept": "text/event-stream", _LAST_EVENT: last}
+        self._connection.request("GET", path, headers=headers)
         self._response = self._connection.getresponse()
-        _require_good(self._response.status, self._response.read)
+        _require_good(address, self._response, self._response.read)
         threading.Thread(target=self._receive, daemon=True, name="events").start()
 
     def read(self, stopped: Callable[[], bool]) -> Iterator[Message]:
@@ -233,7 +223,7 @@ class _Events:
 
     def _receive(self) -> None:
         try:
-            for message in _messages(self._response):
+            for message in _messages(_lines(self._response)):
                 self._queue.put(message)
             self._queue.put(None)
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:  # closed meanwhile
@@ -245,6 +235,20 @@ class _Events:
             if self._connection.sock is not None:
                 self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._connection.close()
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The lines of an answer without their ends; its own `readline` takes a connection that is cut for the last one.
+
+    Raises:
+        OSError, http.client.HTTPException: it is cut.
+    """
+    rest = b""
+    while piece := response.read1():
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
 
 
 def _messages(lines: Iterable[bytes]) -> Iterator[Message]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     import threading
 
     from kadeploy.caller import Account
+    from kadeploy.client.address import Address
     from kadeploy.client.console import RemoteConsole
     from kadeploy.environments.reference import Reference
     from kadeploy.events import Listener, Report
@@ -71,12 +71,12 @@ class _Plan(msgspec.Struct):
 
 
 class Remote:
-    """A `kadeploy.operations.service.Service` by the service at *where*; *who* opens files here."""
+    """A `kadeploy.operations.service.Service` by the service at *address*; *who* opens files here."""
 
-    def __init__(self, where: str, who: Account, progress: sending.Progress = lambda *_: None) -> None:
+    def __init__(self, address: Address, who: Account, progress: sending.Progress = lambda *_: None) -> None:
         self.who = who
         self._progress = progress
-        self._http = Http(where, _acting_for(who))
+        self._http = Http(address)
 
     @cached_property
     def user(self) -> str:
@@ -328,16 +328,12 @@ class _Console:
         from kadeploy.client.console import connect  # noqa: PLC0415 - for consoles alone
 
         connection = self._http.connected()
+        address = self._http.address
         path = f"/v1/nodes/{quote(self.opened.node, safe='')}/console"
-        return connect(connection, path, list(self._http.headers.items()), "localhost", size)
+        return connect(connection, path, list(address.headers.items()), address.host, size)
 
     def may_stay(self) -> bool:
         return True
-
-
-def _acting_for(who: Account) -> dict[str, str]:
-    """Under sudo it is not root that calls; the service knows root alone by the connection, and believes its word."""
-    return {"X-Kadeploy-User": who.name} if os.geteuid() == 0 and who.uid != 0 else {}
 
 
 _PLACES = {"DeployRequest": "/v1/deployments", "RebootRequest": "/v1/reboots", "PowerRequest": "/v1/power"}

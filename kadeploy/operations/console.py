@@ -43,7 +43,7 @@ GRACE = 1.0
 PENDING = 64 << 10
 """Bytes that may wait in one direction; whoever sends more has to wait as well."""
 PIECE = 1 << 14
-"""Bytes that are read at a time."""
+"""Bytes that are read at a time: a whole record of TLS, whose rest would not make its connection readable again."""
 _SETSID = "/usr/bin/setsid"
 _TICK = 0.02
 _SERVICE_VARIABLES = re.compile(r"PATH|LANG|LANGUAGE|LC_[A-Z]+|TZ")

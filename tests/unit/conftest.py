@@ -147,7 +147,7 @@ def site_folder(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPat
         (folder / "clusters" / f"{name}.yml").write_text(text, encoding="utf-8")
     monkeypatch.setenv("KADEPLOY_CONFIG_DIR", str(folder))
     monkeypatch.setenv("TZ", "UTC")
-    for name in ("SUDO_UID", "NO_COLOR", "COLUMNS", "LINES"):
+    for name in ("SUDO_UID", "NO_COLOR", "COLUMNS", "LINES", "KADEPLOY_CLIENT", "KADEPLOY_SERVER"):
         monkeypatch.delenv(name, raising=False)
     return folder
 

@@ -22,7 +22,14 @@ from kadeploy.state import database, journal
 
 @contextmanager
 def served(folder: Path, path: Path, *others: socket.socket) -> Iterator[Path]:
-    """Serve the site of *folder* on the socket *path*, and on *others* that listen."""
+    """Serve the site of *folder* on the socket *path*, by HTTPS where it says so, and on *others* that listen."""
+    with served_ways(folder, path, *others):
+        yield path
+
+
+@contextmanager
+def served_ways(folder: Path, path: Path, *others: socket.socket) -> Iterator[list[Way]]:
+    """The same, and the sockets that it is served on."""
     stops: list[Callable[[], None]] = []
     begun = threading.Event()
 
@@ -32,15 +39,15 @@ def served(folder: Path, path: Path, *others: socket.socket) -> Iterator[Path]:
         begun.set()
 
     def run() -> None:
-        asyncio.run(daemon.serve(Watched(folder, age=0.0), [Way(bound), *map(Way, others)], until))
+        asyncio.run(daemon.serve(Watched(folder, age=0.0), [*ways, *map(Way, others)], until))
         database.disconnect()
 
-    with daemon.listening(path) as bound:
+    with daemon.ways_in(load_site(folder).service, path) as ways:
         thread = threading.Thread(target=run, name="service", daemon=True)
         thread.start()
         assert begun.wait(30)
         try:
-            yield path
+            yield ways
         finally:
             _end_operations(folder)
             stops[0]()

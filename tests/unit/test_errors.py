@@ -6,7 +6,12 @@ import ast
 import re
 from pathlib import Path
 
+import msgspec
+import pytest
+
 from kadeploy import errors
+from kadeploy.errors import KadeployError
+from kadeploy.operations.service import Refusal
 
 PACKAGE = Path(errors.__file__).parent
 
@@ -41,3 +46,14 @@ def test_the_exit_codes_are_those_that_the_docstring_tells() -> None:
         if isinstance(kind, type) and "exit_code" in vars(kind)
     }
     assert told == own
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, KadeployError)]
+)
+def test_every_refusal_arrives_at_a_client_as_what_it_was(name: str) -> None:
+    kind = getattr(errors, name)
+    told = msgspec.json.encode(Refusal.of(kind("No: do this.")))
+    with pytest.raises(KadeployError, match=r"^No: do this\.$") as refused:
+        msgspec.json.decode(told, type=Refusal).raised()
+    assert type(refused.value) is kind

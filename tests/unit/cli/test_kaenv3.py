@@ -397,7 +397,7 @@ def test_terminal_escapes_cannot_come_in_by_a_description(
         (["-a", "/nowhere/env.dsc"], "/nowhere/env.dsc: No such file"),
         (["-a", "ftp://host/env.dsc"], "only paths, file:// and http(s):// are accepted"),
         (["-a", "http://127.0.0.1:1/env.dsc"], "cannot be fetched"),
-        (["-l", "--server", "lille"], "lille's controller"),
+        (["-l", "--server", "lille"], "--server lille: no such server."),
         (["-l", "extra", "another"], "another"),
     ],
 )

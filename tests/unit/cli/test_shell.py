@@ -146,13 +146,6 @@ def test_the_version_is_printed_whatever_else_is_wrong(tool: Any, tool_name: str
     assert (done.returncode, done.stdout, done.stderr) == (0, f"Kadeploy version: {__version__}\n", "")
 
 
-def test_the_sites_own_name_is_a_server_and_another_is_refused(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    app = app_that(lambda _: 0)
-    assert shell.run(app, "tool3", ["--server", site.name]) == 0
-    assert shell.run(app, "tool3", ["--server", "lille"]) == 1
-    assert "Run the command on lille's controller" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("option", ["--multi-server", "-M"])
 def test_several_servers_are_the_one_there_is(option: str) -> None:
     assert shell.run(app_that(lambda _: 0), "tool3", [option]) == 0
