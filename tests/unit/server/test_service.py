@@ -18,6 +18,8 @@ import pytest
 
 from kadeploy import events
 from kadeploy.caller import Account, account, caller
+from kadeploy.client import servers
+from kadeploy.client.address import Address
 from kadeploy.client.http import Http
 from kadeploy.client.remote import Remote
 from kadeploy.config.site import Site
@@ -94,9 +96,13 @@ def used(site: Site, tmp_path: Path) -> Site:
     return site
 
 
+def address(path: Path) -> Address:
+    return servers.address_of(servers.Server(url=str(path)), caller())
+
+
 @pytest.fixture
 def remote(service: Path) -> Remote:
-    return Remote(str(service), caller())
+    return Remote(address(service), caller())
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
@@ -222,7 +228,7 @@ NONSENSE = {
         "/v1/statistics/rows",
         b'{"selection": {}, "fields": ["password"]}',
     ),
-    "unknown path": ("GET", "/v2/", b""),
+    "unknown path": ("GET", "/v1/nowhere", b""),
     "unknown method": ("PUT", "/v1/nodes", b""),
     "right with a strange date": ("POST", "/v1/rights", b'{"user":"a","nodes":["*"],"parts":["*"],"until":1e400}'),
 }
@@ -251,7 +257,7 @@ def test_every_refusal_comes_back_as_what_it_was() -> None:
 
 def test_where_nobody_listens_the_tool_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="Is kadeploy3d running"):
-        Http(str(tmp_path / "nothing")).ask("GET", "/v1/", dict)
+        Http(address(tmp_path / "nothing")).ask("GET", "/v1/", dict)
 
 
 @pytest.mark.parametrize(
@@ -323,10 +329,10 @@ def test_the_events_of_a_workflow_are_told_from_any_of_them_on(used: Site, remot
     assert remote.attach(wid, told.append, threading.Event()) is not None
     path = used.run_folders / wid / events.FILE_NAME
     assert told == list(events.read(path))
-    messages = list(Http(str(service)).events(f"/v1/workflows/{wid}/events", "0", lambda: False))
+    messages = list(Http(address(service)).events(f"/v1/workflows/{wid}/events", "0", lambda: False))
     assert len(messages) == len(told)
     for rank, message in enumerate(messages):
-        rest = Http(str(service)).events(f"/v1/workflows/{wid}/events", message.number, lambda: False)
+        rest = Http(address(service)).events(f"/v1/workflows/{wid}/events", message.number, lambda: False)
         assert [each.data for each in rest] == [each.data for each in messages[rank + 1 :]]
 
 
