@@ -7,8 +7,9 @@ import pwd
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +21,6 @@ from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.state import rights, tokens
 from kadeploy.state.damage import sparing
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 NAME = "kadeploy3d"
 _SHORTEST = 8
@@ -57,10 +55,9 @@ def kadeploy3d(_version: shell.Version = False, _completion: shell.Completion = 
 @app.command()
 def run() -> int:
     """Serve until SIGTERM."""
-    from kadeploy.server import daemon  # noqa: PLC0415 - the framework
-
     folder = configuration_folder().resolve()
-    return daemon.run(folder, sites.socket_of(load_site(folder), folder))
+    served: int = _of_the_service("daemon").run(folder, sites.socket_of(load_site(folder), folder))
+    return served
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------
@@ -158,18 +155,18 @@ def password(
     if show and delete:
         raise OptionError("--print and --delete contradict each other: choose one.")
     if show:
-        print(_htpasswd().line_of(user, _read_password()))
+        print(_of_the_service("htpasswd").line_of(user, _read_password()))
     elif delete:
         _delete(site, user)
     else:
         file = _file(site)
         _warn_of_typo(site, user)
-        _htpasswd().set_password(file, user, _read_password(), like=site.state)
+        _of_the_service("htpasswd").set_password(file, user, _read_password(), like=site.state)
 
 
 def _delete(site: Site, user: str) -> None:
     file = _file(site)
-    if not _htpasswd().remove(file, user, like=site.state):
+    if not _of_the_service("htpasswd").remove(file, user, like=site.state):
         raise OptionError(f"{user} has no password in {file}.")
 
 
@@ -181,13 +178,16 @@ def _file(site: Site) -> Path:
     return Path(site.service.htpasswd)
 
 
-def _htpasswd() -> ModuleType:
-    """The module that hashes; its libraries are for those who run the service."""
+def _of_the_service(name: str) -> Any:
+    """A module of the service; its libraries are for those who run one.
+
+    Raises:
+        OptionError: they are not installed.
+    """
     try:
-        from kadeploy.server import htpasswd  # noqa: PLC0415
+        return import_module(f"kadeploy.server.{name}")
     except ImportError as error:
         raise OptionError(f"{error.name} is missing: pip install 'kadeploy[server]'.") from error
-    return htpasswd
 
 
 def _read_password() -> str:
@@ -201,7 +201,7 @@ def _read_password() -> str:
             found = sys.stdin.readline().rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise OptionError("The password on standard input is no text (UTF-8).") from error
-    longest = _htpasswd().LONGEST
+    longest = _of_the_service("htpasswd").LONGEST
     if len(found) < _SHORTEST or len(found.encode(errors="replace")) > longest:
         raise OptionError(f"A password has at least {_SHORTEST} characters, and at most {longest} bytes.")
     if any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in found):

@@ -249,6 +249,7 @@ class TestPasswords:
         )
         for words, status, said in (
             (("password", "alice", "--print"), 1, "ERROR: argon2 is missing: pip install 'kadeploy[server]'.\n"),
+            (("run",), 1, "ERROR: argon2 is missing: pip install 'kadeploy[server]'.\n"),
             (("token", "list"), 0, "There are no tokens.\n"),
         ):
             done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
