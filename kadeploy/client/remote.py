@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -11,17 +11,20 @@ from urllib.parse import quote
 
 import msgspec
 
-from kadeploy.client import sending
 from kadeploy.client.http import AnswerT, Http, Query
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import BrokenOffError, DatabaseError, ServiceError, UserInterruptError
+from kadeploy.errors import (
+    BrokenOffError,
+    DatabaseError,
+    EnvironmentRefusedError,
+    FileError,
+    ServiceError,
+    UserInterruptError,
+)
 from kadeploy.nodeset import fold
-from kadeploy.operations import named_files
-from kadeploy.operations.console import Opened
-from kadeploy.operations.recording import Recorded
 from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
 from kadeploy.state import damage
 from kadeploy.state.environments import Change, Part, Visibility
@@ -33,11 +36,14 @@ if TYPE_CHECKING:
     import threading
 
     from kadeploy.caller import Account
+    from kadeploy.checksums import Fingerprint
     from kadeploy.client.address import Address
     from kadeploy.client.console import RemoteConsole
+    from kadeploy.client.sending import Progress
     from kadeploy.environments.reference import Reference
     from kadeploy.events import Listener, Report
-    from kadeploy.operations.console import Size
+    from kadeploy.operations.console import Opened, Size
+    from kadeploy.operations.recording import Recorded
     from kadeploy.operations.requests import Wish
     from kadeploy.runner.playbooks import Register
 
@@ -73,7 +79,7 @@ class _Plan(msgspec.Struct):
 class Remote:
     """A `kadeploy.operations.service.Service` by the service at *address*; *who* opens files here."""
 
-    def __init__(self, address: Address, who: Account, progress: sending.Progress = lambda *_: None) -> None:
+    def __init__(self, address: Address, who: Account, progress: Progress = lambda *_: None) -> None:
         self.who = who
         self._progress = progress
         self._http = Http(address)
@@ -132,11 +138,15 @@ class Remote:
 
     def console(self, node: str) -> _Console:
         """``/v1/nodes/NODE/console``, a WebSocket."""
+        from kadeploy.operations.console import Opened  # noqa: PLC0415 - for consoles alone
+
         opened = self._http.ask("GET", "/v1/consoles", Opened, {"node": node})
         return _Console(self._http, opened)
 
     def recordings(self, node: str = "") -> list[Recorded]:
         """``GET /v1/recordings``."""
+        from kadeploy.operations.recording import Recorded  # noqa: PLC0415 - for consoles alone
+
         return self._http.ask("GET", "/v1/recordings", list[Recorded], {"node": node})
 
     def recording(self, word: str) -> BinaryIO | None:
@@ -171,9 +181,30 @@ class Remote:
 
     def add_environments(self, described: Sequence[Environment]) -> list[Environment]:
         """``POST /v1/environments``."""
-        own = named_files.own(file.file for each in described for file in each.files)
-        body = {"environments": described, "fingerprints": sending.measure(own, self.who)}
-        return self._http.ask("POST", "/v1/environments", list[Environment], body=body)
+        body = {"environments": described}
+        names = [file.file for each in described for file in each.files]
+        return self._told_what_is_in(names, "POST", "/v1/environments", list[Environment], None, body)
+
+    def _told_what_is_in(
+        self, names: Iterable[str], method: str, path: str, kind: type[AnswerT], query: Query | None, body: Any
+    ) -> AnswerT:
+        """What a resource answers that wants to know what is in the user's own files of these *names*.
+
+        Where one of them cannot be read, the service may refuse for a better reason.
+        """
+        from kadeploy.client import sending  # noqa: PLC0415 - for those who name files
+        from kadeploy.operations import named_files  # noqa: PLC0415
+
+        found: dict[str, Fingerprint] = {}
+        unread: FileError | None = None
+        try:
+            found = sending.measure(named_files.own(names), self.who)
+        except FileError as error:
+            unread = error
+        try:
+            return self._http.ask(method, path, kind, query, {**body, "fingerprints": found})
+        except FileError as error:
+            raise unread or error from error
 
     def delete_environments(self, wanted: Reference) -> list[Environment]:
         """``DELETE /v1/environments``."""
@@ -189,16 +220,24 @@ class Remote:
 
     def update_checksums(self, wanted: Reference, part: Part) -> list[Change]:
         """``PATCH /v1/environments``."""
-        found = self.versions(wanted, all_versions=False)
-        own = named_files.own(file.file for each in found for file in each.files_by_part[part])
-        return self._changed(wanted, {"checksums": part, "fingerprints": sending.measure(own, self.who)}, Change)
+        names = [file.file for each in self._mine(wanted) for file in each.files_by_part[part]]
+        place, body = "/v1/environments", {"checksums": part}
+        return self._told_what_is_in(names, "PATCH", place, list[Change], _named(wanted), body)
+
+    def _mine(self, wanted: Reference) -> list[Environment]:
+        """What is meant by an environment that is to be changed; whether it may be, the service says by and by."""
+        try:
+            return self.versions(wanted, all_versions=False)
+        except EnvironmentRefusedError:
+            return []
 
     def _changed(self, wanted: Reference, body: dict[str, Any], kind: type[_ItemT]) -> list[_ItemT]:
         return self._http.ask("PATCH", "/v1/environments", list[kind], _named(wanted), body)  # type: ignore[valid-type]
 
     def move_files(self, moves: Sequence[tuple[str, str]]) -> list[Change]:
         """``POST /v1/environments/moves``."""
-        return self._http.ask("POST", "/v1/environments/moves", list[Change], body={"moves": moves})
+        names = self._http.ask("POST", "/v1/environments/moved", list[str], body={"moves": moves})
+        return self._told_what_is_in(names, "POST", "/v1/environments/moves", list[Change], None, {"moves": moves})
 
     # --- history --------------------------------------------------------------------------------------------------
 
@@ -244,6 +283,9 @@ class Remote:
 
     def _with_files(self, request: Wish) -> Wish:
         """*request*, once the files that it names are where the service finds them."""
+        from kadeploy.client import sending  # noqa: PLC0415 - for those who name files
+        from kadeploy.operations import named_files  # noqa: PLC0415
+
         if not named_files.may_name(request):
             return request
         needed = self._http.ask("POST", "/v1/files/needed", list[str], body=request)

@@ -114,6 +114,8 @@ class Moves(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Files and folders that have moved: from, to."""
 
     moves: list[tuple[str, str]]
+    fingerprints: dict[str, Fingerprint] = {}
+    """Of files that are the user's own."""
 
 
 def _names(served: Served, patterns: Sequence[str] | None) -> list[str] | None:
@@ -335,7 +337,13 @@ class EnvironmentController(Controller):
     @post("/moves", sync_to_thread=True)
     def move(self, served: Here, data: JSONBody[Moves]) -> list[Change]:
         """Rewrite paths in all environments; for administrators."""
+        served.fingerprints = data.fingerprints
         return served.move_files(data.moves)
+
+    @post("/moved", sync_to_thread=True, status_code=200)
+    def moved(self, served: Here, data: JSONBody[Moves]) -> list[str]:
+        """Names of your own files that environments would have after these moves."""
+        return served.files_to_measure(data.moves)
 
 
 _BATCH = 1000

@@ -15,7 +15,7 @@ from kadeploy.server.served import THING
 CALLER, REASON = "kadeploy_caller", "kadeploy_reason"
 """Keys of who asks, and of why it was refused, in the state of a request's scope."""
 _LOOKING = {"GET", "HEAD", "OPTIONS"}
-_QUESTIONS = ("/v1/statistics/", "/v1/files/needed")
+_QUESTIONS = ("/v1/statistics/", "/v1/files/needed", "/v1/environments/moved")
 """Paths at which nothing is changed, whatever the method."""
 _STRANGERS = {401, 403, 429}
 """Answers that are noted even to those who only look."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from kadeploy.operations.named_files import named
 from kadeploy.operations.requests import PowerRequest, Wish
 from kadeploy.operations.sources import OfSent
 from kadeploy.server.auth import Caller
+from kadeploy.state import environments
 from kadeploy.state.fingerprints import RemoteUser
 
 
@@ -55,6 +56,10 @@ class Served(Local):
         work = admission.admit(self.mine(request), self.configuration)
         places = OfSent(self.site, self.user, work.files, None if work.anonymous else work.environment)
         return places.missing(named(request, work.environment))
+
+    def files_to_measure(self, moves: Sequence[tuple[str, str]]) -> list[str]:
+        """See `kadeploy.state.environments.files_to_measure`."""
+        return environments.files_to_measure(self.site, self.user, moves)
 
     def note(self, thing: str) -> None:
         """Say for the audit log what the request is about."""
