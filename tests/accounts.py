@@ -7,6 +7,7 @@ folder that all may read, and three accounts, which are removed at its end.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import pwd
 import shutil
@@ -173,12 +174,16 @@ def _run(*words: str | Path) -> str:
 # --- the accounts -----------------------------------------------------------------------------------------------------
 
 
+_numbers = itertools.count()
+
+
 @contextmanager
 def _accounts(folder: Path) -> Iterator[list[Account]]:
     """Three accounts whose names no other session has, and no process of theirs when it ends."""
     me = process.find(os.getpid())
     assert me is not None
-    names = [f"{PREFIX}{letter}-{me.pid}" for letter in "abd"]
+    made = next(_numbers)
+    names = [f"{PREFIX}{letter}-{me.pid}{f'-{made}' if made else ''}" for letter in "abd"]
     with _locked():
         _remove_leftovers()
     try:

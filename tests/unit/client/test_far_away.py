@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from kadeploy.caller import Account
-from tests.accounts import Installation, installation
+from tests.accounts import Installation
 from tests.unit.authority import Authority
 from tests.unit.server.test_accounts import SLOW, Served, image_of, served, wid_of
 
-__all__ = ["installation", "served"]
+__all__ = ["served"]
 
 numbers = itertools.count()
 HERE, THERE = "10.98.0.1", "10.98.0.2"

@@ -424,7 +424,7 @@ def test_of_two_who_add_the_same_at_once_one_is_refused(site: Site, tmp_path: Pa
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(type(each).__name__ for each in outcomes) == ["Environment", *["EnvironmentRefusedError"] * 3]
+    assert sorted(type(each).__name__ for each in outcomes) == ["Environment", *["RecordedAlreadyError"] * 3]
     assert len(everything(site)) == 1
 
 
