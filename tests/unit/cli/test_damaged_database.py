@@ -111,7 +111,7 @@ def ready(site: Site, site_folder: Path, tmp_path: Path) -> Site:
     """A site with rows in every table, several of each kind; what the tools name is in the first row."""
     site_folder.joinpath("site.yml").open("a").write("demolishing: {threshold: 0, auto_tag: true}\n")
     with (site_folder / "clusters" / "gdx.yml").open("a", encoding="utf-8") as file:
-        file.write("console: cat\npower: {driver: command, commands: {hard_off: 'true', status: 'true'}}\n")
+        file.write("console: cat\npower: {driver: command, commands: {hard_off: 'true', status: 'false'}}\n")
     connect(site)
     me = caller().name
     for user in (me, "alice", "bob"):
