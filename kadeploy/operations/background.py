@@ -30,6 +30,7 @@ from kadeploy.operations import record
 from kadeploy.operations.launch import carry_out
 from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequest, Wish
 from kadeploy.operations.resume import go_on
+from kadeploy.operations.service import Refusal
 from kadeploy.operations.work import run_folder
 from kadeploy.process import Controller, is_alive, is_here
 from kadeploy.state import controllers
@@ -59,7 +60,7 @@ class _Answer(msgspec.Struct, frozen=True):
     """What it says on its standard output, once."""
 
     wid: str = ""
-    refusal: str = ""
+    refusal: Refusal | None = None
 
 
 def start(request: Wish, config_dir: Path, account: Account | None) -> str:
@@ -96,7 +97,7 @@ def _started(order: _Order) -> str:
     except msgspec.DecodeError as error:
         raise KadeployError("The operation could not be started: its process ended without a word.") from error
     if answer.refusal:
-        raise KadeployError(answer.refusal)
+        answer.refusal.raised()
     return answer.wid
 
 
@@ -168,7 +169,8 @@ class _Announcer:
         elif isinstance(event, Note) and event.resumed:
             self._begun(self.wid)
         elif isinstance(event, Ended):  # nobody took part
-            self.answer(_Answer(refusal="\n".join(f"{name}: {why}" for name, why in event.report.ko.items())))
+            nobody = KadeployError("\n".join(f"{name}: {why}" for name, why in event.report.ko.items()))
+            self.answer(_Answer(refusal=Refusal.of(nobody)))
 
     def _begun(self, wid: str) -> None:
         if self.site:
@@ -196,8 +198,9 @@ def main() -> int:
         announcer.site = configuration.site
         report = _carry_out(order, configuration, announcer, _stop())
     except Exception as error:  # whatever it is: who waits is told; later nobody does, and it is kept
-        if not announcer.answer(_Answer(refusal=_told(error))):
-            print(traceback.format_exc()[-ERRORS_BYTES:], _told(error)[:ERRORS_BYTES], sep="\n", file=sys.stderr)
+        refusal = _refusal(error)
+        if not announcer.answer(_Answer(refusal=refusal)):
+            print(traceback.format_exc()[-ERRORS_BYTES:], refusal.message[:ERRORS_BYTES], sep="\n", file=sys.stderr)
         return 1
     return 3 if report.ko else 0
 
@@ -209,8 +212,8 @@ def _carry_out(order: _Order, configuration: Configuration, announcer: _Announce
     return go_on(order.wid, configuration, announcer, stop)
 
 
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, KadeployError) else f"{type(error).__name__}: {error}"
+def _refusal(error: Exception) -> Refusal:
+    return Refusal.of(error if isinstance(error, KadeployError) else KadeployError(f"{type(error).__name__}: {error}"))
 
 
 def _leave_standard_streams() -> None:

@@ -20,7 +20,7 @@ from litestar import WebSocket
 from litestar.exceptions import WebSocketDisconnect
 
 from kadeploy.config.folder import Configuration
-from kadeploy.errors import KadeployError, RightsError, UnsoundMessageError
+from kadeploy.errors import KadeployError, LimitError, RightsError, UnsoundMessageError
 from kadeploy.operations import console
 from kadeploy.operations.console import Console, Refused, Session, Size, admit
 
@@ -67,7 +67,7 @@ class Consoles:
     @contextmanager
     def _counted(self, user: str, most: int) -> Iterator[None]:
         if self._open[user] >= most:
-            raise RightsError(
+            raise LimitError(
                 f"{user} has {most} consoles open, which is all that the site allows (service.quota.consoles): leave "
                 "one of them first."
             )

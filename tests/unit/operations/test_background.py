@@ -15,12 +15,13 @@ from kadeploy.caller import Account
 from kadeploy.config.cluster import Implementation
 from kadeploy.config.folder import Configuration
 from kadeploy.environments.environment import Environment
-from kadeploy.errors import KadeployError
+from kadeploy.errors import KadeployError, LimitError, NodeListError
 from kadeploy.events import Ended, Event
 from kadeploy.operations import background
+from kadeploy.operations.requests import PowerRequest
 from kadeploy.operations.work import run_folder
 from kadeploy.runner import player
-from kadeploy.state import controllers, history, journal, nodes
+from kadeploy.state import controllers, database, history, journal, nodes, rights
 from kadeploy.state.database import DB
 from kadeploy.state.tables import Workflow
 from tests.unit import build
@@ -63,8 +64,21 @@ def test_it_goes_on_in_a_session_of_its_own(
 def test_a_request_that_is_refused_raises_what_the_process_said(
     configuration: Configuration, environment: Environment, root: Account
 ) -> None:
-    with pytest.raises(KadeployError, match="Unknown node: gdx-99"):
+    with pytest.raises(NodeListError, match="Unknown node: gdx-99"):
         background.start(build.deploy_request(nodes=("gdx-99.site",)), configuration.folder, root)
+
+
+def test_a_limit_that_is_met_once_the_process_claims_nodes_is_told_as_one(
+    configuration: Configuration, root: Account, site_folder: Path
+) -> None:
+    """It decides about the exit status, the status in HTTP and the number that clients of the original get."""
+    with (site_folder / "site.yml").open("a", encoding="utf-8") as file:
+        file.write("service: {quota: {nodes: 1}}\n")
+    database.connect(configuration.site)
+    rights.add(configuration.site, "alice", ["*"], ["*"])
+    request = PowerRequest(user="alice", nodes=build.NAMES[:2], operation="on")
+    with pytest.raises(LimitError, match="one user may have 1"):
+        background.start(request, configuration.folder, root)
 
 
 def test_when_nobody_can_take_part_the_reasons_are_told(

@@ -200,8 +200,10 @@ def test_what_is_not_administrators_business_is_refused_to_others(used: Site, se
     assert ask(service, "DELETE", "/v1/environments?name=tiny&owner=root", headers=alice)[0] == 403
     told = ask(service, "GET", "/v1/holders", headers=alice)[1]
     assert {holder["user"] for found in told.values() for holder in found} == {"alice"}
-    body = json.dumps({"nodes": [NODE], "operation": "on", "user": "root"}).encode()
-    assert ask(service, "POST", "/v1/power", body, alice)[0] == 403
+    for node, user in ((NODE, "root"), ("gdx-3.site", "")):  # in another's name, and without a right to the node
+        body = json.dumps({"nodes": [node], "operation": "on", "user": user}).encode()
+        status, told = ask(service, "POST", "/v1/power", body, alice)
+        assert (status, told["error"]) == (403, "RightsError"), told
 
 
 # --- what strangers send ----------------------------------------------------------------------------------------------
