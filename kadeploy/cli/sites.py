@@ -8,6 +8,7 @@ secrets may.
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -73,10 +74,13 @@ def _remote(address: Address, who: Account) -> Service:
 
 
 def _listening() -> Path | None:
-    """The socket of this machine's site, if there is one."""
+    """The socket of this machine's site, if there is one; whoever can do without takes none that was left behind."""
     folder = configuration_folder()
     try:
-        path = socket_of(load_site(folder), folder)
+        site = load_site(folder)
+        path = socket_of(site, folder)
+        if os.access(site.state, os.W_OK, effective_ids=True) and _is_left_behind(path):
+            return None
     except ConfigError:
         path = Path(SOCKET)
         if folder != DEFAULT_FOLDER or not _is_socket(path):
@@ -87,6 +91,18 @@ def _listening() -> Path | None:
 def socket_of(site: Site, folder: Path) -> Path:
     """Where the service of a site listens: one per machine for ``/etc/kadeploy``, else with the site's state."""
     return Path(site.service.socket or (SOCKET if folder == DEFAULT_FOLDER else site.state / Path(SOCKET).name))
+
+
+def _is_left_behind(path: Path) -> bool:
+    """Whether the service that made the socket *path* is gone, without having had the time to take it away."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def _is_socket(path: Path) -> bool:

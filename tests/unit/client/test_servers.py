@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kadeploy.caller import Account
+from kadeploy.caller import Account, account, as_user
+from kadeploy.cli import sites
 from kadeploy.client import servers
 from kadeploy.client.servers import Server
 from kadeploy.config.site import Site
-from kadeploy.errors import KadeployError
+from kadeploy.errors import KadeployError, ServiceError
+from kadeploy.state import rights
 from tests.unit.conftest import Tool
 from tests.unit.serving import served
 
@@ -232,6 +236,37 @@ def test_the_option_counts_before_the_variable_the_default_and_the_site_here(
     assert asked("--server", site.name, **known) == ""
     with served(site_folder, site_folder / "state" / "kadeploy3d.sock"):
         assert asked("--server", site.name, **known) == ""
+
+
+def left_behind(path: Path) -> Path:
+    """A socket at *path*, as a service leaves it that is killed."""
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+        killed.listen()
+    return path
+
+
+@ONCE
+def test_who_can_do_the_work_needs_no_service_that_was_killed(site: Site, tool: Tool) -> None:
+    path = left_behind(site.state / "kadeploy3d.sock")
+    done = tool("karights3", "-a", "-u", "nobody", "-m", "gdx-1.site", "-p", "/dev/sda3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [right.user for right in rights.holders(site, ["gdx-1.site"])["gdx-1.site"]] == ["nobody"]
+    named = tool("kanodes3", "-l", KADEPLOY_SERVER=str(path))
+    assert (named.returncode, "Is kadeploy3d running?" in named.stderr) == (1, True), named.stderr
+
+
+@ONCE
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_who_cannot_is_told_that_the_service_is_not_there(
+    site_folder: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = left_behind(open_folder / "kadeploy3d.sock")
+    with (site_folder / "site.yml").open("a") as file:
+        file.write(f"service: {{socket: {path}}}\n")
+    monkeypatch.setenv("KADEPLOY_CONFIG_DIR", str(shutil.copytree(site_folder, open_folder / "etc")))
+    with as_user(account("nobody")), pytest.raises(ServiceError, match="Is kadeploy3d running"):
+        list(sites.service().states())
 
 
 @ONCE
