@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
@@ -84,7 +84,7 @@ class Http:
 
     def connected(self) -> socket.socket:
         """A new connection to the service, for another protocol."""
-        with self._told():
+        with _told(self.address):
             connection = self.address.connection()
             connection.connect()
             return connection.sock
@@ -92,7 +92,7 @@ class Http:
     def lines(self, path: str, body: Any) -> Iterator[bytes]:
         """The lines of an answer, as they come."""
         response = self._sent("POST", path, None, body)
-        with self._told(), response:
+        with _told(self.address), response:
             yield from _lines(response)
 
     def events(self, path: str, last: str, stopped: Callable[[], bool]) -> Iterator[Message]:
@@ -120,7 +120,7 @@ class Http:
         content = None if body is None else msgspec.json.encode(body)
         target = f"{path}?{urlencode(_given(query), doseq=True)}" if query else path
         headers = {**self.address.headers, **({"Content-Type": "application/json"} if content is not None else {})}
-        with self._told():
+        with _told(self.address):
             if method != "GET":
                 self._connection.close()  # what changes something is sent once, so not where nobody may listen any more
             is_old = self._connection.sock is not None
@@ -144,31 +144,27 @@ class Http:
         """By a connection of its own, which a cut does no harm to; what goes wrong with it is an OSError."""
         self._connection.close()
         target = f"{path}?{urlencode(_given(query or {}), doseq=True)}"
-        self._connection.request(method, target, pieces, dict(self.address.headers), encode_chunked=True)
-        response = self._connection.getresponse()
+        try:
+            self._connection.request(method, target, pieces, dict(self.address.headers), encode_chunked=True)
+            response = self._connection.getresponse()
+        except BaseException:  # the pieces may end early too; the service hears of it at once
+            self._connection.close()
+            raise
         _require_good(self.address, response, response.read)
         return response
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
-        with self._told():
+        with _told(self.address):
             return response.read()
 
-    def _told(self) -> Any:
-        return _Told(self.address)
 
-
-class _Told:
+@contextmanager
+def _told(address: Address) -> Iterator[None]:
     """What goes wrong with a connection is a refusal."""
-
-    def __init__(self, address: Address) -> None:
-        self.address = address
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, OSError | http.client.HTTPException):
-            raise ServiceError(trouble(self.address, error)) from error
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        raise ServiceError(trouble(address, error)) from error
 
 
 def _given(query: Query) -> dict[str, str | int | Sequence[str]]:

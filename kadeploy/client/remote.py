@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from kadeploy.errors import (
     ServiceError,
     UserInterruptError,
 )
+from kadeploy.files import MEGA
 from kadeploy.nodeset import fold
 from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
 from kadeploy.state import damage
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from kadeploy.checksums import Fingerprint
     from kadeploy.client.address import Address
     from kadeploy.client.console import RemoteConsole
-    from kadeploy.client.sending import Progress
     from kadeploy.environments.reference import Reference
     from kadeploy.events import Listener, Report
     from kadeploy.operations.console import Opened, Size
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 _ItemT = TypeVar("_ItemT")
 _LEFT_OUT = "Kadeploy-Left-Out"
+TOLD_EVERY = 5.0
+"""Seconds between two words about files that are being sent."""
 
 
 class _About(msgspec.Struct):
@@ -79,9 +82,8 @@ class _Plan(msgspec.Struct):
 class Remote:
     """A `kadeploy.operations.service.Service` by the service at *address*; *who* opens files here."""
 
-    def __init__(self, address: Address, who: Account, progress: Progress = lambda *_: None) -> None:
+    def __init__(self, address: Address, who: Account) -> None:
         self.who = who
-        self._progress = progress
         self._http = Http(address)
 
     @cached_property
@@ -276,12 +278,15 @@ class Remote:
         """``POST /v1/deployments``, and the like."""
         return self._ordered(request, _Begun).wid
 
-    def _ordered(self, request: Wish, kind: type[AnswerT], query: Query | None = None) -> AnswerT:
-        path = _PLACES[type(request).__name__]
-        request = msgspec.structs.replace(request, user="")
-        return self._http.ask("POST", path, kind, query, self._with_files(request))
+    def _ordered(
+        self, request: Wish, kind: type[AnswerT], query: Query | None = None, before: _Before | None = None
+    ) -> AnswerT:
+        path, before = _PLACES[type(request).__name__], before or _Before()
+        request = self._with_files(msgspec.structs.replace(request, user=""), before)
+        before.require_wanted()
+        return self._http.ask("POST", path, kind, query, request)
 
-    def _with_files(self, request: Wish) -> Wish:
+    def _with_files(self, request: Wish, before: _Before) -> Wish:
         """*request*, once the files that it names are where the service finds them."""
         from kadeploy.client import sending  # noqa: PLC0415 - for those who name files
         from kadeploy.operations import named_files  # noqa: PLC0415
@@ -289,8 +294,8 @@ class Remote:
         if not named_files.may_name(request):
             return request
         needed = self._http.ask("POST", "/v1/files/needed", list[str], body=request)
-        way = sending.Way(self._announce, self._send)
-        sent = sending.send(needed, self.who, way, self._progress) if needed else {}
+        way = sending.Way(self._announce, self._send, pause=before.pause)
+        sent = sending.send(needed, self.who, way, before.tell) if needed else {}
         return msgspec.structs.replace(request, files=sent)
 
     def _announce(self, sha256: str, size: int) -> int:
@@ -303,7 +308,7 @@ class Remote:
         self, request: Wish, listener: Listener, stop: threading.Event, admitted: Callable[[str], None]
     ) -> Report:
         """Start it and follow it to its end; once *stop* is set it is cancelled."""
-        wid = self.start(request)
+        wid = self._ordered(request, _Begun, before=_Before(listener, stop)).wid
         admitted(wid)
         try:
             report = self.attach(wid, listener, stop)
@@ -357,6 +362,38 @@ class Remote:
 
     def abandon(self, wid: str) -> None:
         """Nothing is left over: what was begun goes to its end without us."""
+
+
+class _Before:
+    """The time before an operation begins, in which its files are sent: *listener* hears of it, *stop* ends it."""
+
+    def __init__(self, listener: Listener | None = None, stop: threading.Event | None = None) -> None:
+        self._listener = listener
+        self._stop = stop
+        self._told = time.monotonic()
+
+    def require_wanted(self) -> None:
+        """Refuse what nobody wants any more.
+
+        Raises:
+            UserInterruptError: the user has stopped it.
+        """
+        if self._stop and self._stop.is_set():
+            raise UserInterruptError("Interrupted; no node was touched.")
+
+    def tell(self, there: int, total: int) -> None:
+        """How many bytes are there, of how many."""
+        from kadeploy.events import Note  # noqa: PLC0415 - most tools only ask
+
+        self.require_wanted()
+        if self._listener and time.monotonic() - self._told >= TOLD_EVERY and there < total:
+            self._told = time.monotonic()
+            self._listener(Note(at=time.time(), text=f"sent {there / MEGA:.0f} of {total / MEGA:.0f} MiB of files"))
+
+    def pause(self, seconds: float) -> None:
+        """Between two tries."""
+        (self._stop.wait if self._stop else time.sleep)(seconds)
+        self.require_wanted()
 
 
 class _Console:

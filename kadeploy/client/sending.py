@@ -41,6 +41,8 @@ class Way:
     """The rest of the file, from this byte on."""
     finished: Callable[[str], object] = lambda _: None
     """All of it is there."""
+    pause: Callable[[float], object] = time.sleep
+    """Wait so many seconds before a new try; may raise, when nobody wants one any more."""
 
 
 def measure(names: Sequence[str], account: Account) -> dict[str, Fingerprint]:
@@ -164,4 +166,4 @@ class _Sending:
             raise FileError(
                 f"{self.name}: cannot be sent: {why.rstrip('.')}. Run the same command again: what has arrived stays."
             ) from error
-        time.sleep(pause)
+        self.way.pause(pause)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
 from typing import TypeVar
 
-import anyio
-import anyio.to_thread
 from litestar.exceptions import ClientException
 
 from kadeploy.errors import FileError
@@ -31,9 +30,11 @@ def pieces(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Ite
         return await anext(stream, None)
 
     while True:
+        coming = asyncio.run_coroutine_threadsafe(following(), loop)
         try:
-            piece = asyncio.run_coroutine_threadsafe(following(), loop).result(timeout=_PATIENCE)
+            piece = coming.result(timeout=_PATIENCE)
         except LateError as error:
+            coming.cancel()
             raise FileError(f"Nothing has come for {_PATIENCE:.0f} s: send the rest anew.") from error
         except ClientException as error:
             raise FileError("The sender is gone: send the rest anew.") from error
@@ -45,15 +46,7 @@ def pieces(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Ite
 
 async def in_thread(function: Callable[[], _ResultT]) -> _ResultT:
     """The result of *function*, from a thread that holds up nobody else."""
-    return await anyio.to_thread.run_sync(function, limiter=_limiter())
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, function)
 
 
-_limiters: dict[int, anyio.CapacityLimiter] = {}
-
-
-def _limiter() -> anyio.CapacityLimiter:
-    """One for each event loop."""
-    key = id(asyncio.get_running_loop())
-    if key not in _limiters:
-        _limiters[key] = anyio.CapacityLimiter(_MOST)
-    return _limiters[key]
+_THREADS = ThreadPoolExecutor(_MOST, "bodies")

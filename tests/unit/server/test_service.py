@@ -25,11 +25,13 @@ from kadeploy.client.remote import Remote
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Image
 from kadeploy.environments.reference import Reference
-from kadeploy.errors import KadeployError, OptionError, RightsError, ServiceError
-from kadeploy.events import Ended, Event
+from kadeploy.errors import KadeployError, OptionError, RightsError, ServiceError, UserInterruptError
+from kadeploy.events import Ended, Event, Note
+from kadeploy.files import MEGA
 from kadeploy.operations.local import Local
 from kadeploy.operations.requests import PowerRequest
 from kadeploy.operations.service import Grant, Refusal, Rows, Service
+from kadeploy.runner.request import Options
 from kadeploy.server import peers
 from kadeploy.server.app import STATUSES
 from kadeploy.state import database, environments, nodes, rights
@@ -359,6 +361,36 @@ def test_what_is_stopped_is_cancelled_and_told_to_its_end(used: Site, remote: Re
     assert report.aborted == (NODE,)
     assert isinstance(told[-1], Ended)
     assert not remote.cancel(report.wid)
+
+
+def test_what_is_stopped_before_it_has_begun_does_not_begin(used: Site, remote: Remote) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(UserInterruptError, match="no node was touched"):
+        remote.carry_out(ON, lambda _: None, stop, lambda _: None)
+    assert not remote.newest()
+
+
+def test_files_on_their_way_are_told_of_and_ctrl_c_ends_that(
+    used: Site, remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "kernel"
+    file.write_bytes(os.urandom(8 * MEGA))
+    request = build.deploy_request(uploads=(str(file),), options=Options(pxe_profile="DEFAULT own\n"))
+    monkeypatch.setattr("kadeploy.client.remote.TOLD_EVERY", 0.0)
+    stop, told = threading.Event(), []
+
+    def hear(event: Event) -> None:
+        told.append(event)
+        stop.set()
+
+    with pytest.raises(UserInterruptError, match="no node was touched"):
+        remote.carry_out(request, hear, stop, lambda _: None)
+    assert [each.text for each in told if isinstance(each, Note)] == ["sent 0 of 8 MiB of files"]
+    assert not remote.newest()
+    report = remote.carry_out(request, told.append, threading.Event(), lambda _: None)
+    assert sorted(report.ok) == sorted(build.NAMES)
+    assert "sent 7 of 8 MiB of files" in [each.text for each in told if isinstance(each, Note)]
 
 
 def test_workflows_of_others_are_theirs(used: Site, remote: Remote, service: Path, slow: Path) -> None:
