@@ -28,13 +28,13 @@ from kadeploy.operations.service import Refusal
 from kadeploy.server import openapi
 from kadeploy.server.api import CONTROLLERS
 from kadeploy.server.audit import Audit
-from kadeploy.server.audited import CALLER, REASON, Audited
+from kadeploy.server.audited import CALLER, REASON, Audited, note
 from kadeploy.server.auth import Authenticator, Caller, Connection, grouped
 from kadeploy.server.consoles import Consoles
 from kadeploy.server.original import refusals
 from kadeploy.server.original.controllers import CONTROLLERS as ORIGINALS
 from kadeploy.server.peers import SCOPE, Peer
-from kadeploy.server.served import Served
+from kadeploy.server.served import THING, Served
 
 _LOG = logging.getLogger("kadeploy.server")
 
@@ -93,18 +93,26 @@ def application(configuration: Callable[[], Configuration]) -> Litestar:
         request.scope["state"][REASON] = str(error)
         if not _is_ours(request):
             return refusals.answer(error, _headers(site, error), request.method, request.url.path)
-        status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
-        return Response(Refusal.of(error), status_code=status, headers=_headers(site, error))
+        return Response(Refusal.of(error), status_code=_status(error), headers=_headers(site, error))
 
-    consoles = Consoles()
+    consoles, audit = Consoles(), Audit(configuration().site)
 
     @websocket("/v1/nodes/{node:str}/console")
     async def console(socket: WebSocket[Any, Any, Any], node: FromPath[str]) -> None:
         """The console of a node (see `kadeploy.server.consoles`)."""
-        found = await asyncio.to_thread(site.caller, socket)
-        await consoles.serve(socket, found.user, node, site.configuration)
 
-    audit = Audit(configuration().site)
+        async def noted(error: KadeployError | None) -> None:
+            socket.scope["state"] |= {THING: node, REASON: str(error or "")}
+            await asyncio.to_thread(note, audit, socket.scope, 101 if error is None else _status(error))
+
+        try:
+            found = await asyncio.to_thread(site.caller, socket)
+        except KadeployError as error:
+            await noted(error)
+            await socket.close()  # before it is accepted: HTTP 403
+        else:
+            await consoles.serve(socket, found.user, node, site.configuration, noted)
+
     return Litestar(
         route_handlers=[*CONTROLLERS, *ORIGINALS, console],
         dependencies={
@@ -128,6 +136,10 @@ def application(configuration: Callable[[], Configuration]) -> Litestar:
 def _is_ours(request: Request[Any, Any, Any]) -> bool:
     """Whether what is asked for is below ``/v1``, rather than one of the original's resources."""
     return request.url.path.startswith("/v1")
+
+
+def _status(error: KadeployError) -> int:
+    return next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
 
 
 def _headers(site: Site, error: KadeployError) -> dict[str, str]:

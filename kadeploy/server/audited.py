@@ -29,7 +29,7 @@ class Audited:
         self._audit = audit
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Pass the request on, and note the status of its answer before that is sent."""
+        """Pass the request on, and note the status of its answer before that is sent; consoles note theirs."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -37,20 +37,22 @@ class Audited:
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start" and (not looks or message["status"] in _STRANGERS):
-                await asyncio.to_thread(self._record, scope, message["status"])
+                await asyncio.to_thread(note, self._audit, scope, message["status"])
             await send(message)
 
         await self._app(scope, receive, noting)
 
-    def _record(self, scope: Any, status: int) -> None:
-        known = scope["state"]
-        query = scope["query_string"].decode("latin-1")
-        caller: Caller | None = known.get(CALLER)
-        self._audit.record(
-            f"{scope['method']} {scope['path']}",
-            status,
-            caller,
-            source=str(known[SCOPE]),
-            thing=known.get(THING, query),
-            reason=known.get(REASON, ""),
-        )
+
+def note(audit: Audit, scope: Any, status: int) -> None:
+    """Note the answer to what is asked for in *scope*, as far as its state tells; a WebSocket begins with GET."""
+    known = scope["state"]
+    query = scope["query_string"].decode("latin-1")
+    caller: Caller | None = known.get(CALLER)
+    audit.record(
+        f"{scope.get('method', 'GET')} {scope['path']}",
+        status,
+        caller,
+        source=str(known[SCOPE]),
+        thing=known.get(THING, query),
+        reason=known.get(REASON, ""),
+    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ PROBE = 1.0
 LARGEST = 1 << 20
 """Bytes of a client's largest message."""
 
+Noted = Callable[[KadeployError | None], Awaitable[None]]
+
 _log = logging.getLogger(__name__)
 _Reason = Literal["left", "ended", "revoked", "unchecked"]
 _NORMAL, _UNSUPPORTED, _POLICY, _TOO_BIG, _FAULT = 1000, 1003, 1008, 1009, 1011  # RFC 6455, section 7.4.1
@@ -46,18 +48,22 @@ class Consoles:
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
 
-    async def serve(self, socket: WebSocket[Any, Any, Any], user: str, node: str, configuration: Configuration) -> None:
+    async def serve(
+        self, socket: WebSocket[Any, Any, Any], user: str, node: str, configuration: Configuration, noted: Noted
+    ) -> None:
         """Show *user*, who has been authenticated, the console of *node* until one of both sides ends it.
 
-        To be called by a handler of Litestar's that has not accepted the connection yet.
+        To be called by a handler of Litestar's that has not accepted the connection yet. *noted* hears that the console
+        is open, or why it is not.
         """
         with suppress(WebSocketDisconnect):
             await socket.accept()
             try:
                 _require_own_page(socket)
                 with self._counted(user, configuration.site.service.quota.consoles):
-                    await _serve(socket, await asyncio.to_thread(admit, configuration, user, node))
+                    await _serve(socket, await asyncio.to_thread(admit, configuration, user, node), noted)
             except KadeployError as error:
+                await noted(error)
                 await _tell(socket, Refused(str(error)), _POLICY)
             except UnsoundMessageError as error:
                 await _close(socket, error.code, str(error))
@@ -93,7 +99,7 @@ def _require_own_page(socket: WebSocket[Any, Any, Any]) -> None:
 # --- one console ----------------------------------------------------------------------------------------------------
 
 
-async def _serve(socket: WebSocket[Any, Any, Any], admitted: Console) -> None:
+async def _serve(socket: WebSocket[Any, Any, Any], admitted: Console, noted: Noted) -> None:
     async with asyncio.timeout(FIRST_WORD):
         first = await _receive(socket)
     if not isinstance(first, Size):
@@ -101,6 +107,7 @@ async def _serve(socket: WebSocket[Any, Any, Any], admitted: Console) -> None:
     session = await asyncio.to_thread(admitted.open, first)
     reason: _Reason = "left"
     try:
+        await noted(None)
         await _say(socket, admitted.opened)
         reason = await _joined(socket, session, admitted)
     finally:

@@ -90,6 +90,8 @@ class Service:
     folder: Path
     server: uvicorn.Server
     thread: threading.Thread
+    told: list[tuple[str, str]]
+    """For whom a console was opened, or was not by which refusal."""
 
     @property
     def socket(self) -> str:
@@ -139,10 +141,14 @@ def service(site: Site, site_folder: Path, open_folder: Path, monkeypatch: pytes
 def _served(site: Site, folder: Path, **settings: Any) -> Iterator[Service]:
     configuration = load_configuration()
     consoles = Consoles()
+    told: list[tuple[str, str]] = []
 
     @websocket("/v1/nodes/{node:str}/console")
     async def handler(socket: WebSocket[Any, Any, Any], node: FromPath[str]) -> None:
-        await consoles.serve(socket, socket.headers["x-user"], node, configuration)
+        async def noted(error: KadeployError | None) -> None:
+            told.append((socket.headers["x-user"], type(error).__name__))
+
+        await consoles.serve(socket, socket.headers["x-user"], node, configuration, noted)
 
     settings = settings or {"uds": str(folder / "service.sock")}
     config = uvicorn.Config(Litestar([handler], openapi_config=None), ws="wsproto", log_config=None, **settings)
@@ -150,7 +156,7 @@ def _served(site: Site, folder: Path, **settings: Any) -> Iterator[Service]:
     thread = threading.Thread(target=server.run)
     thread.start()
     until(lambda: server.started, 20)
-    service = Service(site, folder, server, thread)
+    service = Service(site, folder, server, thread, told)
     try:
         yield service
     finally:
@@ -354,6 +360,7 @@ def test_a_user_has_as_many_consoles_as_the_quota_says_and_places_are_given_back
     streams = [service.open() for _ in range(8)]
     with pytest.raises(KadeployError, match=r"alice has 8 consoles open.*service.quota.consoles"):
         service.open()
+    assert service.told == [("alice", "NoneType")] * 8 + [("alice", "LimitError")]
     service.open("bob").end("left")
     streams.pop().end("left")
     until(lambda: len(service.programs()) == 7)

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from kadeploy import events
 from kadeploy.caller import Account, account, caller
 from kadeploy.client import servers
 from kadeploy.client.address import Address
+from kadeploy.client.console import connect
 from kadeploy.client.http import Http
 from kadeploy.client.remote import Remote
 from kadeploy.config.site import Site
@@ -28,6 +29,7 @@ from kadeploy.environments.reference import Reference
 from kadeploy.errors import KadeployError, OptionError, RightsError, ServiceError, UserInterruptError
 from kadeploy.events import Ended, Event, Note
 from kadeploy.files import MEGA
+from kadeploy.operations.console import Size
 from kadeploy.operations.local import Local
 from kadeploy.operations.requests import PowerRequest
 from kadeploy.operations.service import Grant, Refusal, Rows, Service
@@ -444,3 +446,23 @@ def test_each_change_and_each_refusal_of_a_stranger_is_a_line_and_looks_are_none
         ("alice", "POST /v1/rights", 400),
     ]
     assert lines[0]["object"] == f"bob: * of {NODE}"
+
+
+def test_consoles_that_are_opened_or_refused_are_lines(
+    used: Site, site_folder: Path, remote: Remote, service: Path
+) -> None:
+    with (site_folder / "clusters" / "gdx.yml").open("a") as file:
+        file.write(f"console_account: {caller().name if os.geteuid() else 'nobody'}\nconsole: cat\n")
+    remote.console(NODE).open(Size()).end("left")
+    path = f"/v1/nodes/{NODE}/console"
+    for header in (("X-Kadeploy-User", "eve"), ("Authorization", "Bearer x")):
+        with suppress(KadeployError):
+            connect(Http(address(service)).connected(), path, [header], "localhost", Size())
+    lines = [json.loads(line) for line in (used.state / "audit.jsonl").read_text().splitlines()]
+    told = [(line["user"], line["what"], line["object"], line["status"]) for line in lines]
+    assert told == [
+        (caller().name, f"GET {path}", NODE, 101),
+        ("eve", f"GET {path}", NODE, 403),
+        ("", f"GET {path}", NODE, 401),
+    ]
+    assert "eve" in lines[1]["reason"]
