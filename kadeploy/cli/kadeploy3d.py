@@ -55,6 +55,7 @@ def kadeploy3d(_version: shell.Version = False, _completion: shell.Completion = 
 @app.command()
 def run() -> int:
     """Serve until SIGTERM."""
+    sites.require_own_state()
     folder = configuration_folder().resolve()
     served: int = _of_the_service("daemon").run(folder, sites.socket_of(load_site(folder), folder))
     return served
@@ -219,17 +220,9 @@ def _site() -> Site:
         RightsError: the caller does not.
     """
     site, me = load_site(), caller()
-    if me.uid not in (0, _owner(site.state)):
+    if me.uid not in (0, sites.owner_of(site)):
         rights.require_almighty(site, me.name)
     return site
-
-
-def _owner(folder: Path) -> int:
-    """The service's account; root where there is no folder yet."""
-    try:
-        return folder.stat().st_uid
-    except OSError:
-        return 0
 
 
 def _require_name(user: str) -> None:

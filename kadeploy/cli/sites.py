@@ -1,13 +1,14 @@
 """Which site a tool works for, and who answers for it: its service, or this process.
 
 A tool asks the server that ``--server`` names, else `VARIABLE`, else ``client.yml`` as default, else the service of
-this machine's site if it listens; where there is none it does the work itself, as an account that can read the site's
-secrets may.
+this machine's site if it listens; where there is none it does the work itself, as the account to which
+the site's state belongs.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import stat
 from pathlib import Path
@@ -18,7 +19,7 @@ from kadeploy.client.address import Address
 from kadeploy.config.folder import DEFAULT_FOLDER, configuration_folder, load_site
 from kadeploy.config.service import PORT, SOCKET
 from kadeploy.config.site import Site
-from kadeploy.errors import ConfigError, OptionError
+from kadeploy.errors import ConfigError, OptionError, ServiceError
 from kadeploy.hints import did_you_mean
 from kadeploy.operations.service import Service
 
@@ -44,9 +45,41 @@ def service(server: str | None = None) -> Service:
         raise OptionError(_unknown(f"{said} {word}", word, [*known.named, *([here] if here else [])], known.path))
     if (found := _listening()) is not None:
         return _remote(servers.address_of(servers.Server(url=str(found)), who), who)
+    require_own_state()
     from kadeploy.operations.local import Local  # noqa: PLC0415 - not where a service answers
 
     return Local(who)
+
+
+def require_own_state() -> None:
+    """Root does not do the work where the state is the service's: what it writes there would be closed to that.
+
+    Raises:
+        ServiceError: says whose it is.
+    """
+    site = load_site(configuration_folder())
+    owner = owner_of(site)
+    if os.geteuid() == 0 and owner != 0:
+        name = _name_of(owner)
+        raise ServiceError(
+            f"{site.state} belongs to {name}, and the service of this site does not answer. Is kadeploy3d running, "
+            f"as {name}?"
+        )
+
+
+def owner_of(site: Site) -> int:
+    """The account that keeps the site's state, the service's where there is one; root where there is no folder yet."""
+    try:
+        return site.state.stat().st_uid
+    except OSError:
+        return 0
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"the account {uid}"
 
 
 def names() -> list[str]:
@@ -79,7 +112,7 @@ def _listening() -> Path | None:
     try:
         site = load_site(folder)
         path = socket_of(site, folder)
-        if os.access(site.state, os.W_OK, effective_ids=True) and _is_left_behind(path):
+        if os.geteuid() == owner_of(site) and _is_left_behind(path):
             return None
     except ConfigError:
         path = Path(SOCKET)

@@ -108,11 +108,15 @@ def events_of(site: Site, wid: str) -> Path:
     """The file of its events.
 
     Raises:
-        UnknownWorkflowError: nothing of it is kept any more.
+        UnknownWorkflowError: nothing of it is kept any more, or it is kept for another account than this process's.
     """
     path = run_folder(site, wid) / events.FILE_NAME
-    if not _FORM.fullmatch(wid) or not path.is_file():
+    if not _FORM.fullmatch(wid) or not path.parent.is_dir():
         raise UnknownWorkflowError(f"{wid}: its events are not kept any more; kastat3 -d -w {wid} tells how it ended.")
+    if not os.access(path, os.R_OK, effective_ids=True):
+        raise UnknownWorkflowError(
+            f"{wid}: its events are for the account alone that carries it out; kanodes3 -y tells how it stands."
+        )
     return path
 
 

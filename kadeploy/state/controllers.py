@@ -46,9 +46,14 @@ def left(site: Site) -> dict[str, Controller]:
 
 def resumable(site: Site) -> dict[str, Controller]:
     """Dead controllers of this machine, by workflow, that have left what it takes to go on."""
-    here = {wid: who for wid, who in dead(site).items() if is_here(who) and (site.run_folders / wid / RECORD).is_file()}
+    here = {wid: who for wid, who in dead(site).items() if is_here(who) and _has_record(site, wid)}
     open_ = Workflow.select(Workflow.wid).where(Workflow.wid.in_(list(here)), Workflow.ended.is_null())
     return {wid: here[wid] for (wid,) in fetch(open_)}
+
+
+def _has_record(site: Site, wid: str) -> bool:
+    """Of the service's operations its account has; what root began before that is root's."""
+    return os.access(site.run_folders / wid / RECORD, os.R_OK, effective_ids=True)
 
 
 def take_over(site: Site, wid: str, before: Controller) -> list[str] | None:

@@ -159,7 +159,7 @@ class _SQLite(_Refusing, peewee.SqliteDatabase):
         if _is_missing(path):
             self.refuse_to_replace_a_lost_one()
         with suppress(OSError):  # connecting says why
-            path.touch(mode=0o600)
+            _make(path, 0o600)
         return super().connect(*args, **kwargs)
 
     def _connect(self) -> Any:
@@ -176,7 +176,7 @@ class _SQLite(_Refusing, peewee.SqliteDatabase):
     def mark(self) -> None:
         """Remember that the database was made."""
         with suppress(OSError):  # whoever may write there will do it
-            self.marker.touch(mode=0o644)
+            _make(self.marker, 0o644)
 
     def refuse_to_replace_a_lost_one(self) -> None:
         """Called when there is no database, or an empty one.
@@ -257,6 +257,16 @@ def _sqlite(path: Path) -> _SQLite:
     database = _SQLite(str(path), pragmas=pragmas, timeout=BUSY_SECONDS, lock_type="IMMEDIATE")
     database.label = str(path)
     return database
+
+
+def _make(path: Path, mode: int) -> None:
+    """Have a file there; one that root makes belongs to whose folder it is in, which may be the service's account."""
+    if path.exists():
+        return
+    path.touch(mode)
+    if os.geteuid() == 0:
+        folder = path.parent.stat()
+        os.chown(path, folder.st_uid, folder.st_gid)
 
 
 def _create_folder(path: Path) -> None:

@@ -10,9 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from kadeploy import events
+from kadeploy.caller import account, as_user
+from kadeploy.errors import UnknownWorkflowError
 from kadeploy.events import Ended, Event, EventFile, Note, Report
-from kadeploy.operations.follow import Tail, follow
+from kadeploy.operations.follow import Tail, events_of, follow
+from kadeploy.operations.work import run_folder
+from tests.unit import build
 
 END = Ended(operation="deploy", groups={}, report=Report("D-1"))
 
@@ -101,3 +107,16 @@ def test_a_hundred_followers_of_a_quiet_run_cost_a_few_percent_of_a_core(tmp_pat
         assert all(follower.result(timeout=20)[1] is False for follower in followers)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert used < 2 * 0.25, f"{used} s of processor in 2 s"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_run_of_another_account_is_told_as_such(open_folder: Path) -> None:
+    site = build.site(open_folder)
+    folder = run_folder(site, "D-1")
+    folder.mkdir(mode=0o700, parents=True)
+    write(folder / events.FILE_NAME, END)
+    assert events_of(site, "D-1").name == events.FILE_NAME
+    with as_user(account("nobody")), pytest.raises(UnknownWorkflowError, match="for the account alone"):
+        events_of(site, "D-1")
+    with pytest.raises(UnknownWorkflowError, match="not kept any more"):
+        events_of(site, "D-2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -310,3 +311,28 @@ def test_a_workflow_that_is_killed_goes_on_by_itself(served: Served) -> None:
     done = served.tool(alice, "kadeploy3", "--attach", wid)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "goes on after its controller died" in done.stdout
+
+
+def test_while_the_service_is_down_root_leaves_nothing_that_is_closed_to_it(served: Served) -> None:
+    root, service = account("root"), served.installation.service
+    served.stop(signal.SIGKILL)
+    for path in (served.home / "state").glob("*kadeploy.db*"):
+        path.unlink()
+    own = shutil.copytree(served.home / "etc", served.run.with_name(f"etc-{served.home.name}"))
+    here = {"KADEPLOY_CONFIG_DIR": str(own)}
+    told = served.installation.tool("kanodes3", "-d", account=root, env=here).stderr
+    assert "does not answer (Connection refused). Is kadeploy3d running?" in told
+    served.socket.unlink()
+    for name, *words in (
+        ("karights3", "-a", "-m", "*", "-p", "*", "-u", "root"),
+        ("kanodes3", "-d"),
+        ("kadeploy3d", "run"),
+    ):
+        refused = served.installation.tool(name, *words, account=root, env=here)
+        assert (refused.returncode, f"Is kadeploy3d running, as {service.name}?" in refused.stderr) == (1, True), name
+    words = ["token", "create", service.name, "--until", "2099-01-01"]
+    assert served.installation.tool("kadeploy3d", *words, account=root, env=here).returncode == 0
+    served.start()
+    served.grant(root, "gdx-1.site")
+    others = [path for path in (served.home / "state").rglob("*") if path.stat().st_uid != service.uid]
+    assert others == []

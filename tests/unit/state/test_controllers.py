@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from kadeploy.caller import account, as_user
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError
 from kadeploy.process import Controller, this
@@ -100,6 +101,14 @@ def test_one_of_another_machine_or_without_a_record_is_not_resumable(site: Site,
     Workflow.update(host=dead.host).execute()
     (site.run_folders / "D-1" / controllers.RECORD).unlink()
     assert controllers.resumable(site) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_one_whose_record_is_for_another_account_is_not_resumable_and_hinders_nobody(
+    site: Site, dead: Controller
+) -> None:
+    with as_user(account("nobody")):
+        assert (list(controllers.dead(site)), controllers.resumable(site)) == (["D-1"], {})
 
 
 # --- who watches ----------------------------------------------------------------------------------------------------
