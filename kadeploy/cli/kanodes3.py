@@ -38,7 +38,11 @@ app = shell.Tool(
     },
     about="The columns of -d are the node, its state, who deployed it last, and name, version and owner of the "
     f"environment on it. The states are: {'; '.join(f'{state}, {text}' for state, text in nodes.MEANINGS.items())}. "
-    "While an image is sent, -y also tells how far it is on each node. A workflow whose controller died does not run: "
+    "Of each workflow -y shows the operation, its state (running, ended, aborted), when it began and ended, and the "
+    "seconds it took; of one's own, and to administrators of all, also how many nodes are ok, ko and processing, and "
+    "for each node why it is KO or what it answered (out), how much of the image has arrived (bytes, of size), when it "
+    "came to its micro-step (since), the seconds in it, and when it came to its end. Times are Unix seconds. "
+    "While an image is sent, progress tells in words how far it is. A workflow whose controller died does not run: "
     "-y leaves it out, -y -w says so with the key aborted, with the last line of its errors after --no-wait, and -d "
     "shows its nodes as aborted. Rights of others are shown to administrators.",
     aliases={"-s": "-d", "--get-nodes-state": "-d", "-a": "-y", "--get-all-status": "-y"},

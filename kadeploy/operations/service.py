@@ -116,7 +116,10 @@ class Service(Protocol):
         """Who has rights on nodes (default: all); others than administrators see their own."""
 
     def workflows(self, wid: str | None = None, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """The running workflows, or one of them (see `kadeploy.state.journal.workflows`)."""
+        """The running workflows, or one of them: see `kadeploy.state.journal.workflows`.
+
+        The user's own, and for administrators all, have in addition what `kadeploy.operations.stand.detailed` tells.
+        """
 
     def newest(self) -> list[str]:
         """Ids of the workflows that began last."""

@@ -169,15 +169,38 @@ def is_known(site: Site, wid: str) -> bool:
     return any(query.exists() for query in kept)
 
 
+# --- as ``kanodes3 -y`` shows it ------------------------------------------------------------------------------------
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow without its nodes; times are Unix seconds."""
+
+    wid: str
+    operation: str
+    user: str
+    state: str
+    """running, ended or aborted."""
+    began: int
+    ended: int | None
+    last: int
+    """When it gave its last sign of life."""
+    env_name: str = ""
+    env_version: int | None = None
+    env_owner: str = ""
+    anonymous: bool = False
+
+    @property
+    def seconds(self) -> int:
+        """How long it took, or takes so far."""
+        until = self.ended or (int(time.time()) if self.state == "running" else self.last)
+        return max(0, until - self.began)
+
+
 def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = None) -> dict[str, Any]:
-    """The running workflows, or the one named *wid* even when it has ended, as ``kanodes3 -y`` shows them.
+    """The running workflows, or the one named *wid* even when it has ended, by their ids (see `shown`).
 
     One whose controller is dead does not run, unless somebody is about to go on with it. Named, it has a key *aborted*
-    more, with the reason; so has one that its user has stopped.
-
-    ``{wid: {user, deploy_id, environment_name, environment_version, environment_user, anonymous_environment, nodes:
-    {host: [{macro-step: …}, {micro-step: …}, {state: …}]}}}``, and ``{progress: …}`` at the end of the list where the
-    micro-step tells it. *nodes* leaves out all other nodes.
+    more, with the reason; so has one that its user has stopped. *nodes* leaves out all other nodes.
 
     Raises:
         UnknownWorkflowError: no workflow is called *wid*.
@@ -189,13 +212,17 @@ def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = 
         hint = did_you_mean(wid, newest(site))
         raise UnknownWorkflowError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.{hint}")
     only = None if nodes is None else set(nodes)
-    dump = {flow.wid: _dump(flow, only) | _aborted(site, flow, dead) for flow in flows}
+    dump = {row.wid: shown(_flow(row, dead), _stands(row, only)) | _aborted(site, row, dead) for row in flows}
     return {name: flow for name, flow in dump.items() if flow["nodes"] or only is None}
 
 
-def _dump(flow: Workflow, only: set[str] | None) -> dict[str, Any]:
-    columns = (Progress.node, Progress.macro_step, Progress.micro_step, Progress.state, Progress.told)
-    rows = fetch(Progress.select(*columns).where(Progress.workflow == flow.wid))
+def shown(flow: Flow, nodes: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """A workflow and how its *nodes* stand.
+
+    ``{user, deploy_id, environment_name, environment_version, environment_user, anonymous_environment, operation,
+    state, began, ended, seconds, nodes: {host: [{macro-step: …}, {micro-step: …}, {state: …}]}}``, and
+    ``{progress: …}`` at the end of the list where the micro-step tells it.
+    """
     return {
         "user": flow.user,
         "deploy_id": flow.wid,
@@ -203,22 +230,44 @@ def _dump(flow: Workflow, only: set[str] | None) -> dict[str, Any]:
         "environment_version": flow.env_version,
         "environment_user": flow.env_owner,
         "anonymous_environment": flow.anonymous,
-        "nodes": {
-            node: _stand(*stand)
-            for node, *stand in sorted(rows, key=lambda row: natural_key(row[0]))
-            if only is None or node in only
-        },
+        "operation": flow.operation,
+        "state": flow.state,
+        "began": flow.began,
+        "ended": flow.ended,
+        "seconds": flow.seconds,
+        "nodes": nodes,
     }
 
 
-def _aborted(site: Site, flow: Workflow, dead: Mapping[str, process.Controller]) -> dict[str, str]:
-    if flow.ended is None and flow.wid in dead:
-        return {"aborted": controllers.gone(site, flow.wid, dead[flow.wid])}
-    if flow.state == "aborted":
-        return {"aborted": f"by its user, or with its controller{controllers.last_words(site, flow.wid)}"}
+def stand(macro_step: str, micro_step: str, state: str, progress: str = "") -> list[dict[str, Any]]:
+    """How a node stands: mappings of one key each, which is the form that programs know."""
+    found = [{"macro-step": macro_step}, {"micro-step": micro_step}, {"state": state}]
+    return [*found, {"progress": progress}] if progress else found
+
+
+def _flow(row: Workflow, dead: Container[str]) -> Flow:
+    is_left = row.ended is None and row.wid in dead
+    shared = {name: getattr(row, name) for name in _SHARED}
+    return Flow(state="aborted" if is_left else row.state, began=row.started, last=row.seen, **shared)
+
+
+_SHARED = ("wid", "operation", "user", "ended", "env_name", "env_version", "env_owner", "anonymous")
+"""Columns that a `Flow` has by the same names."""
+
+
+def _stands(row: Workflow, only: Container[str] | None) -> dict[str, list[dict[str, Any]]]:
+    columns = (Progress.node, Progress.macro_step, Progress.micro_step, Progress.state, Progress.told)
+    rows = fetch(Progress.select(*columns).where(Progress.workflow == row.wid))
+    return {
+        node: stand(*told)
+        for node, *told in sorted(rows, key=lambda row: natural_key(row[0]))
+        if only is None or node in only
+    }
+
+
+def _aborted(site: Site, row: Workflow, dead: Mapping[str, process.Controller]) -> dict[str, str]:
+    if row.ended is None and row.wid in dead:
+        return {"aborted": controllers.gone(site, row.wid, dead[row.wid])}
+    if row.state == "aborted":
+        return {"aborted": f"by its user, or with its controller{controllers.last_words(site, row.wid)}"}
     return {}
-
-
-def _stand(macro_step: str, micro_step: str, state: str, progress: str) -> list[dict[str, str]]:
-    shown = [{"macro-step": macro_step}, {"micro-step": micro_step}, {"state": state}]
-    return [*shown, {"progress": progress}] if progress else shown

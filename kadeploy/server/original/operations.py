@@ -62,7 +62,7 @@ class _Workflows(Controller):
     @get("/{wid:str}/state", sync_to_thread=True)
     def state(self, served: Here, request: Asked, wid: Wid) -> Answer:
         """Where each node is: ``macro``, ``micro``, ``state`` (ok, ko) and ``out``."""
-        return rendered(request, self._own(served, wid).states)
+        return rendered(request, run.states(self._own(served, wid)))
 
     @get("/{wid:str}/status", sync_to_thread=True)
     def status(self, served: Here, request: Asked, wid: Wid) -> Answer:

@@ -102,6 +102,14 @@ def summary(site: Site, wid: str, run: Run) -> dict[str, Any]:
     }
 
 
+def states(run: Run) -> dict[str, dict[str, str]]:
+    """Where each node is."""
+    return {
+        node: {"macro": stand.macro, "micro": stand.micro, "state": stand.state, "out": stand.out}
+        for node, stand in run.states.items()
+    }
+
+
 def outline(wid: str, run: Run, is_done: bool, is_error: bool) -> dict[str, Any]:
     """What everybody is told of a workflow."""
     return {

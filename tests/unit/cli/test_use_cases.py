@@ -276,7 +276,9 @@ def test_use_case_8_get_a_workflow_id_for_an_external_deployment_tracking(home: 
     assert done.returncode == 0
     tracked = tool("kanodes3", "-y", "-w", (home / "wid_file").read_text().strip())
     assert tracked.returncode == 0
-    assert NODE in tracked.stdout
+    flow = json.loads(tracked.stdout)[wid]
+    assert (flow["state"], flow["counts"]) == ("ended", {"ok": 1, "ko": 0, "processing": 0})
+    assert flow["began"] <= flow["nodes"][NODE]["since"] <= flow["nodes"][NODE]["ended"] <= flow["ended"]
 
 
 USE_CASE_9 = """SetDeploymentEnv|SetDeploymentEnvProd:2:100&

@@ -22,6 +22,7 @@ from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.events import Event, Progress
 from kadeploy.operations.launch import carry_out
+from kadeploy.operations.local import Local
 from kadeploy.operations.requests import DeployRequest, Described
 from kadeploy.state import journal, rights
 from tests.unit import build
@@ -100,12 +101,13 @@ def on_terminal(act: Callable[[Display], None]) -> str:
 
 
 def test_percent_rate_and_time_left_are_seen_on_the_terminal_and_by_other_processes(
-    request_: DeployRequest, site: Site, site_folder: Path, monkeypatch: pytest.MonkeyPatch
+    request_: DeployRequest, site: Site, site_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
     shares: list[float] = []
     told: list[str] = []
+    arrived: list[tuple[int, int]] = []
 
     def run(display: Display) -> None:
         def listen(event: Event) -> None:
@@ -114,6 +116,9 @@ def test_percent_rate_and_time_left_are_seen_on_the_terminal_and_by_other_proces
                 shares.append(event.transfer.share)
                 flow = next(iter(journal.workflows(site).values()))
                 told.extend(entry["progress"] for entry in flow["nodes"]["gdx-2.site"] if "progress" in entry)
+                mine = next(iter(Local(caller()).workflows().values()))["nodes"]["gdx-2.site"]
+                known = {name: value for each in mine for name, value in each.items()}
+                arrived.append((known["bytes"], known["size"]))
                 assert display._view is not None
                 display._view._live.refresh()
 
@@ -123,6 +128,8 @@ def test_percent_rate_and_time_left_are_seen_on_the_terminal_and_by_other_proces
     text = on_terminal(run)
     words = r"\d+ %, \d+ MB/s(?:, \d+ s left)?"
     assert shares == sorted(shares)
+    assert [done / total for done, total in arrived] == pytest.approx(shares)
+    assert {total for _, total in arrived} == {(tmp_path / "image.tgz").stat().st_size}
     assert any(0 < share < 1 for share in shares)
     assert told
     assert all(re.fullmatch(words, each) for each in told)
@@ -130,6 +137,8 @@ def test_percent_rate_and_time_left_are_seen_on_the_terminal_and_by_other_proces
     assert "━" in text
     flow = journal.workflows(site, wid=_only(site))[_only(site)]
     assert all("progress" not in entry for entry in flow["nodes"]["gdx-2.site"])
+    shown = Local(caller()).workflows(_only(site))[_only(site)]["nodes"]["gdx-2.site"]
+    assert not any({"bytes", "size"} & set(entry) for entry in shown)
 
 
 def _only(site: Site) -> str:

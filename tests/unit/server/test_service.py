@@ -342,6 +342,21 @@ def test_the_events_of_a_workflow_are_told_from_any_of_them_on(used: Site, remot
         assert [each.data for each in rest] == [each.data for each in messages[rank + 1 :]]
 
 
+def test_how_a_workflow_stands_is_told_as_the_process_tells_it_and_to_others_without_reasons(
+    used: Site, remote: Remote, service: Path
+) -> None:
+    wid = remote.start(ON)  # nobody has said how nodes are switched
+    report = remote.attach(wid, lambda _: None, threading.Event())
+    assert report is not None
+    mine = remote.workflows(wid)
+    assert mine == Local(caller()).workflows(wid)
+    assert mine[wid]["counts"] == {"ok": 0, "ko": 1, "processing": 0}
+    assert {"out": report.ko[NODE]} in mine[wid]["nodes"][NODE]
+    told = ask(service, "GET", f"/v1/workflows/{wid}", headers={"X-Kadeploy-User": "alice"})[1]
+    assert {key for each in told[wid]["nodes"][NODE] for key in each} == {"macro-step", "micro-step", "state"}
+    assert set(mine[wid]) - set(told[wid]) == {"counts"}
+
+
 def test_who_stops_waiting_lets_the_workflow_go_on(used: Site, remote: Remote, slow: Path) -> None:
     wid = remote.start(ON)
     stop = threading.Event()
