@@ -37,16 +37,16 @@ from kadeploy.events import (
     Report,
 )
 from kadeploy.nodeset import fold
-from kadeploy.operations import admission, forecast, hooks, hostkeys, production, record, runs, sources, staging
+from kadeploy.operations import admission, claims, forecast, hooks, hostkeys, production, record, runs, sources, staging
 from kadeploy.operations.guard import PATIENCE, Guard
 from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
 from kadeploy.operations.sources import Sources
 from kadeploy.operations.staging import Staged
-from kadeploy.operations.work import Resumption, Work, run_folder
+from kadeploy.operations.work import Resumption, Work
 from kadeploy.remote import broker, namespace
 from kadeploy.remote.fanout import Credentials
-from kadeploy.runner.player import Player, end_processes
+from kadeploy.runner.player import Player
 from kadeploy.state import nodes
 from kadeploy.workflow import Attempt, Final, Outcome
 
@@ -129,8 +129,7 @@ def _with(work: Work, staged: Staged) -> Work:
 def _free_nodes_of_the_dead(work: Work, tell: Listener) -> None:
     if work.only_looks:
         return
-    for wid, names in nodes.reap(work.site).items():
-        end_processes(run_folder(work.site, wid))
+    for wid, names in claims.reap(work.site).items():
         tell(Note(text=f"workflow {wid} was left by a controller that died; its nodes are free again: {fold(names)}"))
 
 
@@ -190,7 +189,7 @@ def _look(work: Work, tell: Listener, stop: threading.Event) -> Report:
 def _claim_and_run(work: Work, account: Account | None, tell: Listener, stop: threading.Event) -> Report:
     with _gone_if_refused(work.folder):
         others = nodes.holders(work.site, work.names) if work.force else []
-        claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force)
+        claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force, work.parts)
     with _begun(work.wid), _released(work.wid):
         if others:
             tell(Note(text=f"nodes are taken from {', '.join(others)}: {PATIENCE:g} s to let go of them"))

@@ -128,6 +128,11 @@ class Work:
         """All nodes, with what is known about each."""
         return {node.name: node for assignment in self.assignments.values() for node in assignment.nodes}
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """The partition that is worked on, by node; of several, the one that is booted."""
+        return {node.name: each.deploy_part for each in self.assignments.values() for node in each.nodes}
+
     def only(self, names: list[str]) -> Work:
         """The same for fewer nodes."""
         wanted = set(names)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 import msgspec
 from litestar import Controller, Request, Response, delete, get, patch, post, put
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
@@ -28,7 +29,7 @@ from kadeploy.nodeset import expand, fold
 from kadeploy.operations.console import Opened
 from kadeploy.operations.recording import Recorded
 from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequest, Wish
-from kadeploy.operations.service import Grant, Granted, Revoked, Rows
+from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
 from kadeploy.server import bodies, published, stream
 from kadeploy.server.auth import Caller
 from kadeploy.server.served import Served
@@ -36,7 +37,7 @@ from kadeploy.state import sent
 from kadeploy.state.damage import sparing
 from kadeploy.state.environments import Change, Part, Visibility
 from kadeploy.state.history import Durations, Rate, Selection
-from kadeploy.state.nodes import NodeRow
+from kadeploy.state.nodes import Held, NodeRow
 from kadeploy.state.rights import Given, Holder
 
 LEFT_OUT = "Kadeploy-Left-Out"
@@ -186,6 +187,26 @@ class NodeController(Controller):
     def holders(self, served: Here, names: Nodes = None) -> dict[str, list[Holder]]:
         """Who has rights on each node; others than administrators see their own rights."""
         return {name: list(found) for name, found in served.holders(_names(served, names)).items()}
+
+
+_HELD = {409: ResponseSpec(Refusal, generate_examples=False, description="A workflow that runs holds it.")}
+
+
+class ClaimController(Controller):
+    """Which nodes are in the hands of which workflow."""
+
+    path = "/v1/claims"
+    tags = ("claims",)
+
+    @get("/", sync_to_thread=True)
+    def claims(self, served: Here, names: Nodes = None) -> list[Held]:
+        """Nodes that workflows hold: whose, since when, on which partition; and whether a dead controller left them."""
+        return served.claims(_names(served, names))
+
+    @delete("/{node:str}", sync_to_thread=True, status_code=200, responses=_HELD)
+    def free(self, served: Here, node: FromPath[str]) -> list[str]:
+        """End the workflow that holds the node and does not run any more: nodes that are free. For administrators."""
+        return served.free(node)
 
 
 class WorkflowController(Controller):
@@ -460,6 +481,7 @@ def _pieces(file: BinaryIO | None) -> Iterator[bytes]:
 CONTROLLERS: Sequence[type[Controller]] = (
     SiteController,
     NodeController,
+    ClaimController,
     WorkflowController,
     RightController,
     EnvironmentController,

@@ -20,6 +20,7 @@ from kadeploy.errors import (
     DatabaseError,
     FileBusyError,
     KadeployError,
+    NodeHeldError,
     RightsError,
     TooManyAttemptsError,
 )
@@ -42,6 +43,7 @@ STATUSES: dict[type[KadeployError], int] = {
     AuthenticationError: 401,
     RightsError: 403,
     FileBusyError: 409,
+    NodeHeldError: 409,
     TooManyAttemptsError: 429,
     ConfigError: 503,
     DatabaseError: 503,

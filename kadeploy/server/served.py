@@ -10,14 +10,15 @@ from typing import Any
 from kadeploy.caller import Account
 from kadeploy.checksums import Fingerprint
 from kadeploy.config.folder import Configuration
-from kadeploy.operations import admission, custom
+from kadeploy.operations import admission, claims, custom
 from kadeploy.operations.local import Local
 from kadeploy.operations.named_files import named
 from kadeploy.operations.requests import PowerRequest, Wish
 from kadeploy.operations.sources import OfSent
 from kadeploy.server.auth import Caller
-from kadeploy.state import environments
+from kadeploy.state import environments, nodes, rights
 from kadeploy.state.fingerprints import RemoteUser
+from kadeploy.state.nodes import Held
 
 
 class Served(Local):
@@ -60,6 +61,17 @@ class Served(Local):
     def files_to_measure(self, moves: Sequence[tuple[str, str]]) -> list[str]:
         """See `kadeploy.state.environments.files_to_measure`."""
         return environments.files_to_measure(self.site, self.user, moves)
+
+    def claims(self, names: Sequence[str] | None = None) -> list[Held]:
+        """See `kadeploy.state.nodes.claims`."""
+        return nodes.claims(self.site, names)
+
+    def free(self, node: str) -> list[str]:
+        """See `kadeploy.operations.claims.free`; for administrators."""
+        [name] = self.configuration.full_names([node])
+        self.note(name)
+        rights.require_almighty(self.site, self.user)
+        return claims.free(self.site, name)
 
     def note(self, thing: str) -> None:
         """Say for the audit log what the request is about."""

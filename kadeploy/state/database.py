@@ -34,7 +34,7 @@ from kadeploy.errors import DatabaseError
 from kadeploy.state import damage
 from kadeploy.state.tables import TABLES, Row, SchemaVersion
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 BUSY_SECONDS = 30
 """How long a process waits for another one's write before it gives up."""
 CHUNK = 500
@@ -399,6 +399,7 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         "used BIGINT, revoked BIGINT)",
         'CREATE INDEX token_user ON tokens ("user")',
     ),
+    6: ("ALTER TABLE claims ADD COLUMN part VARCHAR(255) NOT NULL DEFAULT ''",),
 }
 """SQL that leads from the version before to this one, for all three databases (see `_spelt`)."""
 

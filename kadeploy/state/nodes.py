@@ -7,7 +7,8 @@ two controllers that share a database. What takes no site works for the one that
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -16,6 +17,7 @@ from peewee import fn
 from kadeploy.config.service import Quota
 from kadeploy.config.site import Site
 from kadeploy.errors import LimitError
+from kadeploy.nodeset import natural_key
 from kadeploy.process import this
 from kadeploy.state import controllers, journal
 from kadeploy.state.database import DB, alone, chunked, connect, fetch, insert, records, stream, transaction, upsert
@@ -121,13 +123,48 @@ class NodeRow(msgspec.Struct, frozen=True):
 # --- claims -----------------------------------------------------------------------------------------------------
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """A node in the hands of a workflow."""
+
+    node: str
+    wid: str
+    user: str
+    since: int
+    """Unix seconds."""
+    part: str
+    """The partition that is worked on; of several, the one that is booted."""
+    host: str
+    """Machine of the workflow's controller."""
+    is_left: bool
+    """Whether the controller is dead and nobody goes on in its place: the next operation frees the node."""
+
+
+def claims(site: Site, nodes: Sequence[str] | None = None) -> list[Held]:
+    """Which of *nodes* (default: all) are in whose hands, in the natural order of their names."""
+    left = controllers.left(site)
+    parts = [None] if nodes is None else chunked(nodes, _NAMES)
+    queries = (Claim.select() if part is None else Claim.select().where(Claim.node.in_(part)) for part in parts)
+    rows = sorted((row for query in queries for row in records(query)), key=lambda row: natural_key(row.node))
+    return [_held_by(row, row.wid in left) for row in rows]
+
+
+def _held_by(row: Claim, is_left: bool) -> Held:
+    columns = {name: getattr(row, name) for name in Held.__struct_fields__ if name != "is_left"}
+    return Held(**columns, is_left=is_left)
+
+
 def claim(
-    site: Site, nodes: Sequence[str], wid: str, user: str, force: bool = False
+    site: Site,
+    nodes: Sequence[str],
+    wid: str,
+    user: str,
+    force: bool = False,
+    parts: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[str], dict[str, str]]:
     """Take *nodes* for *wid* of this process: those taken, and why each of the others was not.
 
     With *force* (``--ignore-nodes-deploying``) a node is taken from the workflow that holds it. Call :func:`reap`
-    before, so that dead controllers hold nothing.
+    before, so that dead controllers hold nothing. *parts* tells which partition of each node is worked on.
 
     Raises:
         LimitError: *user*, who is no administrator, would have more running than ``service.quota`` allows; nothing was
@@ -135,7 +172,8 @@ def claim(
     """
     connect(site)
     columns = this()._asdict() | {"wid": wid, "user": user, "since": int(time.time())}
-    rows = [columns | {"node": node} for node in sorted(set(nodes))]  # one order for all, against deadlocks
+    ordered = sorted(set(nodes))  # one order for all, against deadlocks
+    rows = [columns | {"node": node, "part": parts.get(node, "")[: Claim.part.max_length]} for node in ordered]
     with alone(f"claims of {user}"), transaction():
         if force:
             for part in chunked(nodes, _NAMES):
@@ -216,8 +254,8 @@ def _loss(row: Claim | None) -> str:
     return f"taken by workflow {row.wid} of {row.user} (--ignore-nodes-deploying)"
 
 
-def reap(site: Site) -> dict[str, list[str]]:
-    """End the workflows of dead controllers: nodes by workflow, for the caller to tell; mostly empty.
+def reap(site: Site, only: str | None = None) -> dict[str, list[str]]:
+    """End the workflows of dead controllers, or *only* that one: nodes by workflow, to be told; mostly empty.
 
     Nodes left in flight become ``aborted``, the log says why they failed, and the claims are freed. Workflows that
     somebody is about to go on with are left alone.
@@ -225,7 +263,7 @@ def reap(site: Site) -> dict[str, list[str]]:
     reaped = {}
     for wid, who in controllers.left(site).items():
         with transaction():
-            if controllers.still(wid, who):
+            if only in (None, wid) and controllers.still(wid, who):
                 reaped[wid] = _abort(wid, controllers.gone(site, wid, who))
     return {wid: names for wid, names in reaped.items() if names is not None}
 

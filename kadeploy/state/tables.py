@@ -154,6 +154,8 @@ class Claim(Row):
 
 class Workflow(Row):
     """One operation on a set of nodes, running or ended, and the process that does it."""
+    part = peewee.CharField(255, default="")
+    """The partition that is worked on; of several, the one that is booted."""
 
     wid = peewee.CharField(64, primary_key=True)
     operation = peewee.CharField(16)

@@ -143,6 +143,18 @@ def test_failures_are_retried_fall_back_and_end_up_in_report_and_log(
     assert row.error.startswith("SetDeploymentEnvSecond-switch_pxe")
 
 
+def test_while_it_runs_its_claims_tell_the_partition_of_each_node(
+    configuration: Configuration, environment: Environment
+) -> None:
+    held: list[nodes.Held] = []
+    work = deployment(configuration, environment)
+    go(work, ear=Ear(then=lambda: held.extend(nodes.claims(configuration.site, ["gdx-1.site", "nvm-1.site"]))))
+    assert {(each.node, each.wid, each.user, each.part) for each in held} == {
+        ("gdx-1.site", work.wid, "root", "/dev/sda3"),
+        ("nvm-1.site", work.wid, "root", "/dev/nvme0n1p1"),
+    }
+
+
 def test_nodes_that_another_workflow_holds_are_left_out_and_named(
     configuration: Configuration, environment: Environment
 ) -> None:

@@ -38,6 +38,7 @@ from kadeploy.server import peers
 from kadeploy.server.app import STATUSES
 from kadeploy.state import database, environments, nodes, rights
 from kadeploy.state.history import FIELDS, Selection
+from kadeploy.state.tables import Claim
 from tests.unit import build
 from tests.unit.plays import write_play
 
@@ -420,6 +421,41 @@ def test_workflows_of_others_are_theirs(used: Site, remote: Remote, service: Pat
     assert remote.cancel(wid)
     with pytest.raises(OptionError, match="No workflow"):
         remote.cancel("P-aaaaaaaaaa")
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def test_claims_are_seen_by_all_and_freed_by_administrators_once_their_workflow_does_not_run(
+    used: Site, remote: Remote, service: Path, slow: Path
+) -> None:
+    alice = {"X-Kadeploy-User": "alice"}
+    nodes.claim(used, ["gdx-2.site"], "D-dead", "bob")
+    Claim.update(boot_id="before").execute()
+    wid = remote.start(ON)
+    status, told = ask(service, "GET", "/v1/claims?nodes=gdx-[1-3]", headers=alice)
+    assert status == 200
+    assert [(each["node"], each["wid"], each["user"], each["part"], each["is_left"]) for each in told] == [
+        (NODE, wid, caller().name, "/dev/sda3", False),
+    ], "what begins ends what dead controllers have left"
+    nodes.claim(used, ["gdx-2.site"], "D-dead", "bob")
+    Claim.update(boot_id="before").where(Claim.wid == "D-dead").execute()
+    for node, headers, expected in (
+        ("gdx-2", alice, (403, "RightsError")),
+        (NODE, alice, (403, "RightsError")),
+        (NODE, {}, (409, "NodeHeldError")),
+        ("gdx-3", {}, (400, "NothingChangedError")),
+    ):
+        status, told = ask(service, "DELETE", f"/v1/claims/{node}", headers=headers)
+        assert (status, told["error"]) == expected, told
+    assert ask(service, "DELETE", "/v1/claims/gdx-2") == (200, ["gdx-2.site"])
+    assert [each["node"] for each in ask(service, "GET", "/v1/claims")[1]] == [NODE]
+    lines = [json.loads(line) for line in (used.state / "audit.jsonl").read_text().splitlines()]
+    freed = [(line["user"], line["object"], line["status"]) for line in lines if "/v1/claims" in line["what"]]
+    assert freed[0] == ("alice", "gdx-2.site", 403)
+    assert freed[-1] == (caller().name, "gdx-2.site", 200)
+    assert len(freed) == 5
+    assert remote.cancel(wid)
 
 
 def test_a_hundred_followers_hold_up_nobody(used: Site, remote: Remote, service: Path, slow: Path) -> None:

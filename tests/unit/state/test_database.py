@@ -31,6 +31,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 BACK = {
+    5: ("ALTER TABLE claims DROP COLUMN part",),
     4: ("DROP TABLE tokens",),
     3: (
         "DROP INDEX environmentrow_name_version_user_arch",
@@ -150,6 +151,16 @@ def test_a_database_of_version_4_gets_the_table_of_tokens_as_a_new_one_has_it(si
     database.connect(site)
     assert [(right.user, right.until) for right in Right.select()] == [("alice", 1700000000)]
     assert tokens.find(site, tokens.create(site, "alice", tables.Moment.END - 1)) == "alice"
+    assert SchemaVersion.get().version == database.SCHEMA_VERSION
+
+
+def test_claims_of_version_5_are_kept_and_tell_no_partition(site: Site) -> None:
+    make_version(site, 5, "INSERT INTO claims VALUES ('gdx-1.site', 'D-1', 'alice', 'old', 1, '1', 'x', 1600000000)")
+    database.connect(site)
+    [held] = nodes.claims(site)
+    assert (held.node, held.wid, held.since, held.part) == ("gdx-1.site", "D-1", 1600000000, "")
+    assert nodes.claim(site, ["gdx-2.site"], "D-2", "bob", parts={"gdx-2.site": "x" * 300})[0] == ["gdx-2.site"]
+    assert nodes.claims(site, ["gdx-2.site"])[0].part == "x" * 255
     assert SchemaVersion.get().version == database.SCHEMA_VERSION
 
 
