@@ -145,6 +145,8 @@ class Claim(Row):
     process_start = peewee.CharField(32)
     boot_id = peewee.CharField(64)
     since = Moment()
+    part = peewee.CharField(255, default="")
+    """The partition that is worked on; of several, the one that is booted."""
 
     class Meta:
         """Table name."""
@@ -154,8 +156,6 @@ class Claim(Row):
 
 class Workflow(Row):
     """One operation on a set of nodes, running or ended, and the process that does it."""
-    part = peewee.CharField(255, default="")
-    """The partition that is worked on; of several, the one that is booted."""
 
     wid = peewee.CharField(64, primary_key=True)
     operation = peewee.CharField(16)

@@ -274,7 +274,8 @@ def test_use_case_7_specific_bootloader_requirement(home: Path, tool: Run) -> No
 def test_use_case_8_get_a_workflow_id_for_an_external_deployment_tracking(home: Path, tool: Run) -> None:
     done = tool("kadeploy3", "-m", NODE, "-e", "Custom_linux_env", "--write-workflow-id", f"{home}/wid_file")
     assert done.returncode == 0
-    tracked = tool("kanodes3", "-y", "-w", (home / "wid_file").read_text().strip())
+    wid = (home / "wid_file").read_text().strip()
+    tracked = tool("kanodes3", "-y", "-w", wid, "--format", "json")
     assert tracked.returncode == 0
     flow = json.loads(tracked.stdout)[wid]
     assert (flow["state"], flow["counts"]) == ("ended", {"ok": 1, "ko": 0, "processing": 0})
