@@ -133,7 +133,7 @@ def measure(backend: str, nodes: int, *, strangers: bool) -> Iterator[Run]:
 def laboratory(backend: str, nodes: int) -> Iterator[Lab]:
     """A lab that is up, and root's right to deploy on it."""
     _lab("down")
-    _lab("up", "--kind", "sim", "--backend", backend, "--nodes", str(nodes), "--boot-delay", str(BOOT))
+    _lab("up", "--no-service", "--kind", "sim", "--backend", backend, "--nodes", str(nodes), "--boot-delay", str(BOOT))
     try:
         lab = saved(NAME)
         if lab is None:

@@ -194,6 +194,12 @@ def up(
             autocompletion=completion.choices(*BUILDERS, several=True),
         ),
     ] = None,
+    service: Annotated[
+        bool,
+        typer.Option(
+            "--service/--no-service", help="Have kadeploy3d serve all accounts of this machine, or root use the tools."
+        ),
+    ] = _DEFAULT.service,
     name: Name = _DEFAULT.name,
     folder: Folder = "",
 ) -> None:
@@ -224,6 +230,7 @@ def up(
             boot_delay=boot_delay,
             environments=offered,
             folder=folder,
+            service=service,
         )
     )
     say = _progress()

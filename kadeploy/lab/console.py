@@ -21,15 +21,22 @@ ESCAPE = b"\x1d"
 """Ctrl-] leaves."""
 
 
+def make_locks(lab: Lab) -> None:
+    """Make the files that keep consoles apart, for root and for the lab's service."""
+    for node in lab.members:
+        lab.serial_lock(node).touch(mode=0o600)
+        lab.lend(lab.serial_lock(node))
+
+
 def attach(lab: Lab, node: LabNode) -> None:
     """Copy between the terminal and *node*'s serial line until Ctrl-] or the end of the input.
 
     Stays attached when the machine is switched off, and goes on when it is switched on again.
 
     Raises:
-        KadeployError: the console is open elsewhere; a serial line has one end.
+        KadeployError: the console is open elsewhere, for a serial line has one end; or it is not this account's.
     """
-    with _alone(lab.run / f"{node.name}.console"), _raw_terminal():
+    with _alone(lab.serial_lock(node.name)), _raw_terminal():
         _say(f"[{node.name}: Ctrl-] leaves]")
         while True:
             line = _connect(lab.serial(node.name))
@@ -44,9 +51,13 @@ def attach(lab: Lab, node: LabNode) -> None:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     try:
-        stream = path.open("w")
+        stream = path.open()
     except FileNotFoundError as error:
         raise KadeployError("The lab is not up: `kadeploy-lab up` starts it.") from error
+    except PermissionError as error:
+        raise KadeployError(
+            f"This is root's: `kaconsole3 -m {path.stem}` opens the console with your rights."
+        ) from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,6 +22,8 @@ def ask(lab: Lab, operation: str, node: str = "") -> dict[str, Any]:
     """The supervisor's answer; raises KadeployError when there is none or it refuses."""
     try:
         answer = chassis.ask(str(lab.control), operation, node, by="kadeploy-lab")
+    except PermissionError as error:
+        raise KadeployError(f"The supervisor of {lab.name} answers root alone: kanodes3 shows the nodes.") from error
     except (OSError, ValueError) as error:
         raise KadeployError(
             f"The lab {lab.name} does not answer ({error}): `kadeploy-lab up` starts it again."

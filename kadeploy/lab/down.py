@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from kadeploy.lab import control, network
+from kadeploy.lab import control, daemon, network
 from kadeploy.lab.lab import MARKER, STATE_ROOT, Lab, saved
 from kadeploy.lab.virtual import Say
 
@@ -17,7 +17,10 @@ def down(name: str, folder: str, say: Say, *, keep_disks: bool = False) -> bool:
     """
     lab = saved(name, folder) or Lab(name=name, folder=folder)
     found = halt(lab, say)
-    if remove_files(lab, keep_disks=keep_disks):
+    removed = remove_files(lab, keep_disks=keep_disks)
+    if daemon.remove_account():
+        say(f"account {daemon.ACCOUNT} removed")
+    if removed:
         say("files removed, disks kept" if keep_disks else "files removed")
         found = True
     return found

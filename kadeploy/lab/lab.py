@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +103,8 @@ class Lab(Struct, frozen=True, kw_only=True):
     """Environments to build, so that they can be deployed."""
     folder: str = ""
     """Empty: a folder named after the lab under `STATE_ROOT`."""
+    service: bool = True
+    """Whether `kadeploy3d` serves it."""
 
     @property
     def root(self) -> Path:
@@ -178,6 +182,17 @@ class Lab(Struct, frozen=True, kw_only=True):
         return self.run / "control.sock"
 
     @property
+    def socket(self) -> Path:
+        """Socket of the service, in a folder of its own."""
+        return self.run / "service" / "kadeploy3d.sock"
+
+    def lend(self, path: Path) -> None:
+        """Let the service use *path*, a socket that was made for root."""
+        with contextlib.suppress(FileNotFoundError):  # what made it has ended at once
+            owner = self.state.stat()
+            os.chown(path, owner.st_uid, owner.st_gid)
+
+    @property
     def pid_file(self) -> Path:
         """Process file of the supervisor."""
         return self.run / "supervisor.pid"
@@ -185,6 +200,10 @@ class Lab(Struct, frozen=True, kw_only=True):
     def serial(self, node: str) -> Path:
         """Socket of a node's serial line."""
         return self.run / f"{node}.serial"
+
+    def serial_lock(self, node: str) -> Path:
+        """File that whoever is on a node's serial line has locked."""
+        return self.run / f"{node}.console"
 
     def serial_log(self, node: str) -> Path:
         """Everything a node wrote to its serial line, all boots one after the other."""

@@ -92,6 +92,7 @@ class VirtualMachine:
             )
         self._process = process
         self._monitor = await self._answering(process)
+        self._lab.lend(self._lab.serial(self._node.name))
         self._watcher = asyncio.create_task(self._watch(process, self._monitor))
 
     async def _answering(self, process: asyncio.subprocess.Process) -> Monitor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from kadeploy import process
 from kadeploy.errors import KadeployError
 from kadeploy.lab.lab import CONTROLLER, PREFIX, Lab
+from kadeploy.remote import namespace
 
 BRIDGE = "br0"
 _NAMED = Path("/run/netns")
@@ -55,7 +56,9 @@ def commands(lab: Lab) -> list[str]:
 
 
 def inside(name: str, command: Sequence[str]) -> list[str]:
-    """*command* as it runs in the namespace."""
+    """*command* as it runs in the namespace, from wherever it is started."""
+    if exists(name) and namespace.is_here(name):
+        return list(command)
     return ["ip", "netns", "exec", name, *command]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,19 @@ class Service:
     command: Sequence[str]
     ports: tuple[Port, ...] = ()
     """It answers once all of them are bound."""
+    socket: Path | None = None
+    """It answers once somebody can connect to this one."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers, asked in its network namespace."""
+        return bound(self.ports) and (self.socket is None or _listens(self.socket))
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(str(path)) == 0
 
 
 def bound(ports: Iterable[Port]) -> bool:

@@ -55,6 +55,7 @@ def site(lab: Lab, payload: Payload) -> str:
         "site.yml",
         name=lab.name,
         state=lab.state,
+        socket=lab.socket,
         controller=lab.controller,
         private_key=lab.private_key,
         host_key=payload.host_key,

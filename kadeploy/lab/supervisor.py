@@ -20,10 +20,11 @@ import msgspec
 
 from kadeploy import process
 from kadeploy.errors import MachineError
+from kadeploy.lab import daemon
 from kadeploy.lab.kinds import KINDS, Kind
 from kadeploy.lab.lab import Lab, saved
 from kadeploy.lab.machine import DIE_WITH_PARENT, Machine
-from kadeploy.lab.service import Service, bound
+from kadeploy.lab.service import Service
 
 _PAUSE = 1.0
 """Seconds before a service that ended is started again."""
@@ -57,7 +58,7 @@ class Supervisor:
 
     def __init__(self, lab: Lab, kind: Kind) -> None:
         self._lab = lab
-        self._services = kind.services(lab)
+        self._services = [*kind.services(lab), *daemon.services(lab)]
         self._machines = {name: kind.machine(lab, node) for name, node in lab.members.items()}
         self._locks = {name: asyncio.Lock() for name in self._machines}
         self._running: dict[str, asyncio.subprocess.Process] = {}
@@ -70,6 +71,7 @@ class Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
         self._lab.control.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._serve, self._lab.control)
+        self._lab.lend(self._lab.control)
         keepers = [asyncio.create_task(self._keep(service)) for service in self._services]
         say(f"lab {self._lab.name} is up")
         await self._stopped.wait()
@@ -149,7 +151,7 @@ class Supervisor:
         running = self._running.get(service.name)
         if running is None or running.returncode is not None:
             return "stopped"
-        return "ready" if bound(service.ports) else "starting"
+        return "ready" if service.ready else "starting"
 
 
 def say(text: str) -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from kadeploy.errors import KadeployError
-from kadeploy.lab import control, environments, network, site
+from kadeploy.lab import console, control, daemon, environments, network, site
 from kadeploy.lab.down import down, halt, remove_files
 from kadeploy.lab.kinds import KINDS
 from kadeploy.lab.lab import CACHE, MARKER, Lab, saved
@@ -51,8 +51,8 @@ def up(lab: Lab, say: Say, cache: Path = CACHE) -> bool:
 
 def _build(lab: Lab, say: Say, cache: Path) -> None:
     lab.save()
-    for folder in (lab.keys, lab.state):
-        folder.mkdir(exist_ok=True, mode=0o700)
+    lab.state.mkdir(exist_ok=True, mode=0o700)
+    lab.keys.mkdir(exist_ok=True, mode=0o711)  # everybody may have the public key
     lab.logs.mkdir(exist_ok=True, mode=0o755)
     make_keys(lab, cache)
     payload = KINDS[lab.kind].prepare(lab, cache, say)
@@ -60,6 +60,10 @@ def _build(lab: Lab, say: Say, cache: Path) -> None:
     say(f"environments ready: {', '.join(lab.environments) or 'none'}")
     site.write(lab, payload)
     say(f"configuration written to {lab.config}")
+    if lab.service:
+        say(daemon.prepare(lab))
+    if lab.kind == "vm":
+        console.make_locks(lab)
     network.create(lab)
     say(f"network namespace {lab.name} ready")
     supervisor = start(lab)
@@ -75,6 +79,8 @@ def check_requirements(lab: Lab) -> None:
     missing = sorted({package for what, package in needs.items() if not _present(what)})
     if missing:
         raise KadeployError(f"This machine lacks {', '.join(missing)}: `apt-get install {' '.join(missing)}`.")
+    if lab.service:
+        daemon.require_library()
     if lab.kvm and not os.access("/dev/kvm", os.W_OK):
         raise KadeployError("--kvm: /dev/kvm cannot be opened; leave the option out, emulation works everywhere.")
 

@@ -20,12 +20,13 @@ _CLONE_NEWNET = 0x40000000
 def inside(name: str) -> Iterator[None]:
     """Put the calling thread into the network namespace *name* (empty: leave it where it is), and back at the end.
 
-    Threads and processes started inside are born there and stay; other threads do not move.
+    Threads and processes started inside are born there and stay; other threads do not move. A thread that is there
+    already needs no privilege.
 
     Raises:
         ConfigError: there is no such namespace, or this user may not enter it.
     """
-    if not name:
+    if not name or is_here(name):
         yield
         return
     with _opened(Path("/proc/thread-self/ns/net")) as outside:
@@ -35,6 +36,15 @@ def inside(name: str) -> Iterator[None]:
             yield
         finally:
             _set(outside)
+
+
+def is_here(name: str) -> bool:
+    """Whether the calling thread is in the network namespace *name*.
+
+    Raises:
+        ConfigError: there is no such namespace.
+    """
+    return _path(name).samefile("/proc/thread-self/ns/net")
 
 
 def _path(name: str) -> Path:

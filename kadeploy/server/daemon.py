@@ -32,6 +32,8 @@ from kadeploy.state import watch
 
 _LOG = logging.getLogger("kadeploy.server")
 _BACKLOG = 1024
+AGE = 1.0
+"""Seconds after which a change of the configuration counts."""
 
 
 class Watched:
@@ -40,7 +42,7 @@ class Watched:
     It is at most *age* seconds old.
     """
 
-    def __init__(self, folder: Path, age: float = 1.0) -> None:
+    def __init__(self, folder: Path, age: float = AGE) -> None:
         self.folder = folder
         self._age = age
         self._lock = threading.Lock()

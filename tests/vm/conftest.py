@@ -1,5 +1,7 @@
 """One virtual cluster for all tests of this folder: healthy machines, one with an NVMe disk, and one with each fault.
 
+Its service runs under an account of its own, and an ordinary account uses it: what needs root is asked of `admin`.
+
 It is started once, and powered on node by node as tests need; what the machines wrote to their serial lines is part of
 the report of a failed test. These tests share it: run them in one process (no ``-n``).
 """
@@ -10,15 +12,19 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from kadeploy.lab import control, network
+from kadeploy.caller import Account
+from kadeploy.lab import control, daemon, network
 from kadeploy.lab.lab import Lab, saved
+from tests.accounts import Installation
 
 LIMIT = 7200
 """Seconds for one test of this folder; the first one builds images and starts the cluster."""
@@ -31,6 +37,7 @@ BIG_SECTORS = "node-10"
 STARTS = 3
 """How often the start is tried: the machine may be busy with something else."""
 
+ROOT = Account("root", 0, 0, Path("/root"))
 _TOOLS = Path(sys.executable).parent
 _LINES_SHOWN = 60
 
@@ -57,9 +64,10 @@ def tool(name: str, *arguments: str, timeout: float = 600, **environment: str) -
 
 @dataclass(frozen=True)
 class Cluster:
-    """The running lab."""
+    """The running lab, and who uses it."""
 
     lab: Lab
+    installation: Installation
 
     @property
     def config_dir(self) -> Path:
@@ -75,9 +83,25 @@ class Cluster:
         """The node with this fault (see `kadeploy.lab.lab.FAULTS`)."""
         return FAULTY[fault]
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """What points the tools at this cluster."""
+        return {"KADEPLOY_CONFIG_DIR": str(self.config_dir)}
+
+    @property
+    def user(self) -> Account:
+        """Who deploys: an ordinary account."""
+        return self.installation.alice
+
     def run(self, name: str, *arguments: str, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
-        """Run one of the tools (``kadeploy3`` …) on this cluster."""
-        return tool(name, *arguments, timeout=timeout, KADEPLOY_CONFIG_DIR=str(self.config_dir))
+        """Run one of the tools (``kadeploy3`` …) on this cluster, as its user."""
+        return self.installation.tool(name, *arguments, account=self.user, env=self.variables, timeout=timeout)
+
+    def admin(self, name: str, *arguments: str) -> str:
+        """Output of one of the tools, run as root, which succeeds."""
+        done = self.installation.tool(name, *arguments, account=ROOT, env=self.variables)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def inside(self, *command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command in the cluster's network."""
@@ -145,32 +169,49 @@ class Cluster:
         return path.read_text(errors="replace") if path.exists() else ""
 
 
-def _started() -> Lab:
-    faults = [word for fault, node in FAULTY.items() for word in (f"--{fault}", node)]
-    disks = ["--nvme", NVME, "--big-sectors", BIG_SECTORS]
+@contextmanager
+def started(installation: Installation, name: str, *options: str) -> Iterator[Cluster]:
+    """A cluster of that name, whose user may deploy everywhere."""
+
+    def lab_command(verb: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return installation.tool("kadeploy-lab", verb, "--name", name, *words, account=ROOT, timeout=1800)
+
     for _ in range(STARTS):
-        tool("kadeploy-lab", "down", "--name", NAME)
-        done = tool("kadeploy-lab", "up", "--name", NAME, "--nodes", "10", *faults, *disks, timeout=1800)
-        lab = saved(NAME)
+        lab_command("down")
+        done = lab_command("up", *options)
+        lab = saved(name)
         if done.returncode == 0 and lab is not None:
-            return lab
-    raise AssertionError(f"The lab did not start:\n{done.stdout}{done.stderr}")
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """The cluster, all machines off at first; root may deploy everywhere."""
-    lab = _started()
+            break
+    else:
+        raise AssertionError(f"The lab did not start:\n{done.stdout}{done.stderr}")
     try:
-        found = Cluster(lab)
-        done = found.run("karights3", "-a", "-m", "node-[1-10]", "-p", "*", "-u", "root")
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield found
+        assert f"the service runs as {daemon.ACCOUNT}" in done.stdout
+        made = Cluster(lab, installation)
+        made.admin("karights3", "-a", "-m", f"node-[1-{lab.nodes}]", "-p", "*", "-u", made.user.name)
+        yield made
     finally:
         logs = os.environ.get("KADEPLOY_TEST_LOGS")
         if logs:  # kept for a continuous integration server
-            shutil.copytree(lab.logs, logs, dirs_exist_ok=True)
-        tool("kadeploy-lab", "down", "--name", NAME)
+            shutil.copytree(lab.logs, Path(logs) / name, dirs_exist_ok=True)
+        lab_command("down")
+
+
+@pytest.fixture(scope="session")
+def cluster(installation: Installation) -> Iterator[Cluster]:
+    """The cluster, all machines off at first."""
+    faults = [word for fault, node in FAULTY.items() for word in (f"--{fault}", node)]
+    disks = ["--nvme", NVME, "--big-sectors", BIG_SECTORS]
+    with started(installation, NAME, "--nodes", "10", *faults, *disks) as found:
+        yield found
+
+
+@pytest.fixture
+def own_path(cluster: Cluster) -> Iterator[Path]:
+    """A new folder of the user's."""
+    path = Path(tempfile.mkdtemp(dir=cluster.user.home))
+    os.chown(path, cluster.user.uid, cluster.user.gid)
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

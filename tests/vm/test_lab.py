@@ -17,6 +17,7 @@ import pytest
 
 from kadeploy.lab import control, network
 from kadeploy.lab.lab import RUN_ROOT, STATE_ROOT, Lab, saved
+from tests.accounts import Installation
 from tests.vm.conftest import Cluster, tool
 
 PROFILE = """\
@@ -267,16 +268,16 @@ class TestLifecycle:
         lab_command("down", "--folder", str(tmp_path))
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
-    def test_secrets_are_for_root(self) -> None:
+    def test_secrets_are_for_root_and_the_service(self) -> None:
         lab = up()
         secret = [lab.private_key, lab.bmc_password, *lab.run.glob("*.bmc/lan.conf"), *lab.disks.iterdir()]
         assert {path.name: path.stat().st_mode & 0o077 for path in secret if path.stat().st_mode & 0o077} == {}
         password = lab.bmc_password.read_text().strip().encode()
         assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if password in _read(path)]
 
-    def test_a_uefi_machine_boots_its_profile_through_grub(self) -> None:
+    def test_a_uefi_machine_boots_its_profile_through_grub(self, installation: Installation) -> None:
         lab = up("--nodes", "1", "--firmware", "uefi")
         (lab.tftp / "grub" / "grub.cfg-0AB10101").write_text(GRUB_PROFILE)
         control.ask(lab, "on", "node-1")
-        other = Cluster(lab)
+        other = Cluster(lab, installation)
         assert "efivars" in other.wait_ssh("node-1", command="ls /sys/firmware/efi", pinned=True)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
-from kadeploy.lab.lab import saved
+from kadeploy.server import daemon
 from tests import fsarchiver
-from tests.vm.conftest import Cluster, tool
+from tests.accounts import Installation
+from tests.vm.conftest import Cluster, started
 from tests.vm.test_deployment import PATIENCE, request
 
 UNTRUSTED = "SetDeploymentEnv|SetDeploymentEnvUntrusted:0:900"
@@ -54,15 +57,13 @@ def described(cluster: Cluster, path: Path, **changed: str) -> Path:
     return path
 
 
-def deploy_at_once(cluster: Cluster, environments: dict[str, Path], config_dir: Path | None = None) -> None:
+def deploy_at_once(cluster: Cluster, environments: dict[str, Path]) -> None:
     """Deploy each node's own environment, one request for each."""
 
     def deploy(node: str, environment: Path) -> None:
         words = request(cluster)
         words[words.index("-a") + 1] = str(environment)
-        folder = str(config_dir or cluster.config_dir)
-        done = tool("kadeploy3", "-m", node, *words, timeout=1800, KADEPLOY_CONFIG_DIR=folder)
-        assert done.returncode == 0, done.stdout + done.stderr
+        succeeds(cluster, "kadeploy3", "-m", node, *words)
 
     with ThreadPoolExecutor() as requests:
         list(requests.map(deploy, environments, environments.values()))
@@ -93,15 +94,15 @@ def file_system(tree: Path, path: Path, size: str) -> Path:
     return path
 
 
-def test_kexec_both_ways_with_images_for_two_partitions(cluster: Cluster, tmp_path: Path) -> None:
+def test_kexec_both_ways_with_images_for_two_partitions(cluster: Cluster, own_path: Path) -> None:
     """From the deployment system into itself, and from there into the new system: the firmware is never passed.
 
     The system is an archive of fsarchiver, and beside it goes a copy of a partition.
     """
-    root = file_system(unpacked(cluster, tmp_path / "tree"), tmp_path / "tiny.raw", "256M")
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "note").write_text("at home")
-    home = file_system(tmp_path / "home", tmp_path / "home.raw", "16M")
+    root = file_system(unpacked(cluster, own_path / "tree"), own_path / "tiny.raw", "256M")
+    (own_path / "home").mkdir()
+    (own_path / "home" / "note").write_text("at home")
+    home = file_system(own_path / "home", own_path / "home.raw", "16M")
     subprocess.run(["gzip", "-1", str(home)], check=True)
     fields = description(cluster)
     places = [
@@ -111,18 +112,18 @@ def test_kexec_both_ways_with_images_for_two_partitions(cluster: Cluster, tmp_pa
     parted = {
         "name": "parted",
         "os": "linux",
-        "image": {"file": str(fsarchiver.save(tmp_path / "tiny.fsa", root)), "kind": "fsa", "compression": 1},
+        "image": {"file": str(fsarchiver.save(own_path / "tiny.fsa", root)), "kind": "fsa", "compression": 1},
         "boot": {key: fields[key] for key in ("kernel", "initrd", "kernel_params") if key in fields}
         | {"block_device": "/dev/sda", "partition": 3},
         "filesystem": "ext4",
         "multipart": True,
         "options": {"partitions": places},
     }
-    (tmp_path / "parted.yml").write_text(yaml.safe_dump(parted))
+    (own_path / "parted.yml").write_text(yaml.safe_dump(parted))
     loads = cluster.serial("node-3").count("PXELINUX")
     kexec = "SetDeploymentEnv|SetDeploymentEnvKexec:0:900"
     succeeds(
-        cluster, "kadeploy3", "-m", "node-3", "-a", str(tmp_path / "parted.yml"), "-k", str(cluster.public_key),
+        cluster, "kadeploy3", "-m", "node-3", "-a", str(own_path / "parted.yml"), "-k", str(cluster.public_key),
         *steps("BootNewEnvKexec", kexec),
     )  # fmt: skip
     look = "mount -r /dev/sda2 /mnt; cat /mnt/note; umount /mnt"
@@ -154,25 +155,35 @@ def test_hard_reboot_from_another_partition(cluster: Cluster) -> None:
 # --- pure PXE ---------------------------------------------------------------------------------------------------------
 
 
-def pure_pxe(cluster: Cluster, folder: Path) -> Path:
-    """A configuration folder in which nodes boot the deployed system over the network."""
-    shutil.copytree(cluster.config_dir, folder)
-    path = folder / "clusters" / "lab.yml"
-    settings = yaml.safe_load(path.read_text())
+@contextmanager
+def pure_pxe(cluster: Cluster) -> Iterator[None]:
+    """Meanwhile, nodes boot the deployed system over the network."""
+    path = cluster.config_dir / "clusters" / "lab.yml"
+    before = path.read_text()
+    settings = yaml.safe_load(before)
     settings["loader"]["method"] = "pure_pxe"
-    path.write_text(yaml.safe_dump(settings))
-    return folder
+    try:
+        change(path, yaml.safe_dump(settings))
+        yield
+    finally:
+        change(path, before)
+
+
+def change(path: Path, text: str) -> None:
+    """Write a file of the configuration, and wait for as long as the service may need to see it."""
+    path.write_text(text)
+    time.sleep(2 * daemon.AGE)
 
 
 def test_pure_pxe_takes_kernel_and_initrd_out_of_the_image_whatever_the_file_system(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, own_path: Path
 ) -> None:
     filesystems = {"node-3": "btrfs", "node-4": "xfs"}
-    deploy_at_once(
-        cluster,
-        {node: described(cluster, tmp_path / f"{kind}.env", filesystem=kind) for node, kind in filesystems.items()},
-        pure_pxe(cluster, tmp_path / "config"),
-    )
+    environments = {
+        node: described(cluster, own_path / f"{kind}.env", filesystem=kind) for node, kind in filesystems.items()
+    }
+    with pure_pxe(cluster):
+        deploy_at_once(cluster, environments)
     for node, filesystem in filesystems.items():
         said = cluster.wait_ssh(node, command=f"{CMDLINE}; mount | grep ' on / '")
         assert "initrd=http://10.177.0.1/kernels/env-" in said  # the network loader's words
@@ -186,24 +197,24 @@ def test_pure_pxe_takes_kernel_and_initrd_out_of_the_image_whatever_the_file_sys
 PROFILE = """\
 DEFAULT mine
 LABEL mine
-KERNEL http://10.177.0.1/kernels/pxe-root--mykernel
-APPEND initrd=http://10.177.0.1/kernels/pxe-root--myinitrd root=/dev/sda3 mark=NODE_SINGULARITY
+KERNEL http://10.177.0.1/kernels/pxe-USER--mykernel
+APPEND initrd=http://10.177.0.1/kernels/pxe-USER--myinitrd root=/dev/sda3 mark=NODE_SINGULARITY
 """
 
 
-def test_set_pxe_with_the_users_kernel_and_a_value_for_each_node(cluster: Cluster, tmp_path: Path) -> None:
+def test_set_pxe_with_the_users_kernel_and_a_value_for_each_node(cluster: Cluster, own_path: Path) -> None:
     """Kareboot with ``set_pxe``, and use case 6 of Kadeploy: ``-w``, ``-x`` and ``--set-pxe-pattern``."""
     words = [word for node in ("node-3", "node-4") for word in ("-m", node)]
     succeeds(cluster, "kadeploy3", *words, *request(cluster))
-    tree = unpacked(cluster, tmp_path / "tree")
+    tree = unpacked(cluster, own_path / "tree")
     fields = description(cluster)
     for path, name in ((fields["kernel"], "mykernel"), (fields["initrd"], "myinitrd")):
-        shutil.copyfile(tree / path.lstrip("/"), tmp_path / name)
-    (tmp_path / "profile").write_text(PROFILE)
-    (tmp_path / "pattern").write_text("node-3,alpha\nnode-4,beta gamma=1\n")
+        shutil.copyfile(tree / path.lstrip("/"), own_path / name)
+    (own_path / "profile").write_text(PROFILE.replace("USER", cluster.user.name))
+    (own_path / "pattern").write_text("node-3,alpha\nnode-4,beta gamma=1\n")
     succeeds(
-        cluster, "kareboot3", *words, "-r", "set_pxe", "-w", str(tmp_path / "profile"),
-        "-x", f"{tmp_path / 'mykernel'},{tmp_path / 'myinitrd'}", "--set-pxe-pattern", str(tmp_path / "pattern"),
+        cluster, "kareboot3", *words, "-r", "set_pxe", "-w", str(own_path / "profile"),
+        "-x", f"{own_path / 'mykernel'},{own_path / 'myinitrd'}", "--set-pxe-pattern", str(own_path / "pattern"),
         *SECONDS[:2],
     )  # fmt: skip
     assert "mark=alpha" in cluster.wait_ssh("node-3", command=CMDLINE)
@@ -218,18 +229,12 @@ SECTORS = {"node-1": "512", "node-2": "4096"}
 
 
 @pytest.fixture(scope="module")
-def uefi(cluster: Cluster) -> Iterator[Cluster]:
+def uefi(cluster: Cluster, installation: Installation) -> Iterator[Cluster]:
     """A lab of two UEFI machines with different disks; those of the other lab are off meanwhile."""
     cluster.power_off_all()
-    tool("kadeploy-lab", "down", "--name", UEFI)
     disks = ["--nodes", "2", "--big-sectors", "node-2"]
-    done = tool("kadeploy-lab", "up", "--name", UEFI, *disks, "--firmware", "uefi", "--environments", "tiny")
-    lab = saved(UEFI)
-    assert lab is not None, done.stderr
-    found = Cluster(lab)
-    succeeds(found, "karights3", "-a", "-m", "node-[1-2]", "-p", "*", "-u", "root")
-    yield found
-    tool("kadeploy-lab", "down", "--name", UEFI)
+    with started(installation, UEFI, *disks, "--firmware", "uefi", "--environments", "tiny") as found:
+        yield found
 
 
 def test_uefi_machines_are_deployed_from_gpt_disks_whatever_their_sectors(uefi: Cluster) -> None:
@@ -250,13 +255,13 @@ def test_grub_fetches_no_modules_in_small_blocks_but_brings_them(uefi: Cluster) 
 
 
 def test_a_uefi_machine_boots_from_xfs_and_btrfs_with_the_parameters_of_the_description(
-    uefi: Cluster, tmp_path: Path
+    uefi: Cluster, own_path: Path
 ) -> None:
     """GRUB, from the network, reads both; BIOS has no place for a boot sector there."""
     filesystems = {"node-1": "xfs", "node-2": "btrfs"}
     params = 'probe="a b" plain="c" x={$y;}'
     environments = {
-        node: described(uefi, tmp_path / f"{kind}.env", filesystem=kind, kernel_params=params)
+        node: described(uefi, own_path / f"{kind}.env", filesystem=kind, kernel_params=params)
         for node, kind in filesystems.items()
     }
     deploy_at_once(uefi, environments)
@@ -266,13 +271,13 @@ def test_a_uefi_machine_boots_from_xfs_and_btrfs_with_the_parameters_of_the_desc
         assert said.splitlines()[0].endswith('"probe=a b" plain=c x={$y;}')
 
 
-def test_uefi_machines_boot_xfs_and_btrfs_by_pure_pxe(uefi: Cluster, tmp_path: Path) -> None:
+def test_uefi_machines_boot_xfs_and_btrfs_by_pure_pxe(uefi: Cluster, own_path: Path) -> None:
     filesystems = {"node-1": "btrfs", "node-2": "xfs"}
-    deploy_at_once(
-        uefi,
-        {node: described(uefi, tmp_path / f"{kind}.env", filesystem=kind) for node, kind in filesystems.items()},
-        pure_pxe(uefi, tmp_path / "config"),
-    )
+    environments = {
+        node: described(uefi, own_path / f"{kind}.env", filesystem=kind) for node, kind in filesystems.items()
+    }
+    with pure_pxe(uefi):
+        deploy_at_once(uefi, environments)
     for node, filesystem in filesystems.items():
         said = uefi.wait_ssh(node, command=f"{CMDLINE}; mount | grep ' on / '")
         assert "/kernels/env-" in said.splitlines()[0]  # the file that GRUB took from the boot server

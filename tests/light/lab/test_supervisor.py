@@ -59,7 +59,7 @@ def kind(services: list[Service]) -> Kind:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(name="light-supervisor", nodes=2, folder=str(tmp_path))
+    made = Lab(name="light-supervisor", nodes=2, folder=str(tmp_path), service=False)
     made.save()
     made.logs.mkdir()
     yield made

@@ -106,3 +106,14 @@ def test_who_may_not_enter_is_told_to_become_root(names: tuple[str, str]) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code, names[0]], capture_output=True, text=True, check=True)
     assert "Run the command as root (sudo)" in done.stdout
+
+
+def test_whoever_is_there_already_needs_no_privilege(names: tuple[str, str]) -> None:
+    code = (
+        "import sys; from kadeploy.remote import namespace\n"
+        "with namespace.inside(sys.argv[1]): print('inside', namespace.is_here(sys.argv[2]))"
+    )
+    as_nobody = ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, "-c", code, *names]
+    inside = subprocess.run(["ip", "netns", "exec", names[0], *as_nobody], capture_output=True, text=True, check=False)
+    outside = subprocess.run(as_nobody, capture_output=True, text=True, check=False)
+    assert (inside.stdout, "cannot be entered" in outside.stderr) == ("inside False\n", True), outside.stderr
