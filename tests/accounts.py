@@ -1,7 +1,7 @@
 """Two people and a service on this machine, and the tools where all of them can run them.
 
 `installation` is made once a session: the package as a wheel installs it, in an environment of Debian's Python below a
-folder that all may read, and three accounts, which are removed at its end.
+folder that all may read, and four accounts, which are removed at its end.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Installation:
     alice: Account
     bob: Account
     service: Account
+    consoles: Account
+    """As whom the programs of consoles run."""
 
     @property
     def tools(self) -> Path:
@@ -103,15 +105,15 @@ class Installation:
 
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installation]:
-    """The tools for all, and three accounts. Only root can make any."""
+    """The tools for all, and four accounts. Only root can make any."""
     if os.geteuid() != 0:
         pytest.skip("only root can make accounts")
     folder = Path(tempfile.mkdtemp(prefix=FOLDER))
     try:
         folder.chmod(0o755)
         _install(folder)
-        with _accounts(folder) as (alice, bob, service):
-            yield Installation(folder, alice, bob, service)
+        with _accounts(folder) as (alice, bob, service, consoles):
+            yield Installation(folder, alice, bob, service, consoles)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -179,11 +181,11 @@ _numbers = itertools.count()
 
 @contextmanager
 def _accounts(folder: Path) -> Iterator[list[Account]]:
-    """Three accounts whose names no other session has, and no process of theirs when it ends."""
+    """Four accounts whose names no other session has, and no process of theirs when it ends."""
     me = process.find(os.getpid())
     assert me is not None
     made = next(_numbers)
-    names = [f"{PREFIX}{letter}-{me.pid}{f'-{made}' if made else ''}" for letter in "abd"]
+    names = [f"{PREFIX}{letter}-{me.pid}{f'-{made}' if made else ''}" for letter in "abdc"]
     with _locked():
         _remove_leftovers()
     try:

@@ -131,7 +131,7 @@ def tell(end: End, user: str, opened: Opened) -> None:
     if end.reason == "unchecked":
         raise KadeployError("Console closed: the rights to it cannot be looked up. Tell the site's administrators.")
     if end.reason == "lost":
-        raise KadeployError("Console closed: the connection to the service is lost. Open the console again.")
+        raise KadeployError("Console closed: the connection to it is lost. Open the console again.")
     if end.status:
         raise KadeployError(
             f"{opened.program} ended with status {end.status}: see above, and `console` in the cluster file."

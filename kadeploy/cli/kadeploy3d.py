@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import pwd
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -59,6 +61,20 @@ def run() -> int:
     folder = configuration_folder().resolve()
     served: int = _of_the_service("daemon").run(folder, sites.socket_of(load_site(folder), folder))
     return served
+
+
+@app.command()
+def consoles() -> int:
+    """Run the programs of consoles for the service, under this account, which is not its own; systemd starts it."""
+    from kadeploy.remote import console_account  # noqa: PLC0415 - for this command alone
+    from kadeploy.server.notify import listen_fds  # noqa: PLC0415
+
+    if os.geteuid() == 0:
+        raise OptionError("Consoles are not root's: let their unit run as kadeploy-console.")
+    given = [socket.socket(fileno=number) for number in listen_fds()]
+    if [each.type for each in given] != [console_account.KIND]:
+        raise OptionError("systemd starts this: systemctl enable --now kadeploy3d-consoles.socket.")
+    console_account.serve(given[0])
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import msgspec
 from kadeploy.config.file import Struct
 
 SOCKET = "/run/kadeploy/kadeploy3d.sock"
+CONSOLE_SOCKET = "/run/kadeploy/consoles.sock"
 PORT = 25300
 """Where the original's server listens."""
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -59,5 +60,9 @@ class Service(Struct, frozen=True, kw_only=True):
     folders: tuple[str, ...] = ()
     """Folders below which files may be named as ``server:///path``."""
     quota: Quota = Quota()
+    console_socket: str = CONSOLE_SOCKET
+    """Where the service has the programs of consoles started, under another account than its own."""
+    consoles_as_service: bool = False
+    """Let them run under its own account after all: whoever comes from one to a shell reads the site's secrets."""
     record_consoles: bool = False
     """Keep what consoles show, for `kaconsole3 --replay`."""

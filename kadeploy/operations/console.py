@@ -1,25 +1,20 @@
 """A node's console: who may open it, and the program of the site that shows it, in a terminal of its own.
 
 The program has a pseudo terminal as its controlling terminal. It runs as an account that the user may be: whatever a
-program lets people do who know its escapes, they do it as that account. Whoever joins a user to it, the tool or the
-service, asks every `CHECK` seconds whether the user may stay, and ends it if not.
+program lets people do who know its escapes, they do it as that account. In a tool that is the user's own; the service
+has it started under another account than its own (`kadeploy.remote.console_account`). Whoever joins a user to it, the
+tool or the service, asks every `CHECK` seconds whether the user may stay, and ends it if not.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import pty
 import pwd
 import re
-import struct
-import subprocess
-import termios
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
@@ -29,23 +24,19 @@ from kadeploy.config.cluster import Cluster
 from kadeploy.config.folder import Configuration
 from kadeploy.config.partition import partition_device
 from kadeploy.config.site import Site
-from kadeploy.errors import ConfigError, KadeployError, NodeListError, OptionError
+from kadeploy.errors import ConfigError, NodeListError, OptionError
 from kadeploy.nodeset import expand
 from kadeploy.operations.recording import Recording
-from kadeploy.process import end_group
-from kadeploy.remote import namespace
+from kadeploy.remote import console_account, namespace, terminal
+from kadeploy.remote.terminal import Cells
 from kadeploy.state import rights
 
 CHECK = 2.0
 """Seconds between two looks at the user's rights."""
-GRACE = 1.0
-"""Seconds that the program has to end by itself once its terminal is gone."""
 PENDING = 64 << 10
 """Bytes that may wait in one direction; whoever sends more has to wait as well."""
 PIECE = 1 << 14
 """Bytes that are read at a time: a whole record of TLS, whose rest would not make its connection readable again."""
-_SETSID = "/usr/bin/setsid"
-_TICK = 0.02
 _SERVICE_VARIABLES = re.compile(r"PATH|LANG|LANGUAGE|LC_[A-Z]+|TZ")
 _SERVICE_TERM = "xterm"
 
@@ -60,6 +51,11 @@ class Size(msgspec.Struct, frozen=True, tag_field="type", tag="size", forbid_unk
 
     rows: _Cells = 24
     columns: _Cells = 80
+
+    @property
+    def cells(self) -> Cells:
+        """The same for a terminal."""
+        return Cells(self.rows, self.columns)
 
 
 class Opened(msgspec.Struct, frozen=True, tag_field="type", tag="opened"):
@@ -83,8 +79,8 @@ class End(msgspec.Struct, frozen=True, tag_field="type", tag="ended"):
     """Why a console was closed."""
 
     reason: Literal["left", "ended", "revoked", "unchecked", "lost"]
-    """The user left, the program ended, the user may not stay, nobody can tell whether they may, or the connection to
-    the service is gone."""
+    """The user left, the program ended, the user may not stay, nobody can tell whether they may, or a connection is
+    gone: the one to the service, or the service's own to whoever has started the program."""
     status: int = 0
     """Exit status of a program that ended; 128 and the signal's number when one ended it."""
 
@@ -102,9 +98,8 @@ class Console:
     part: str
     """Partition that the user has to have a right on."""
     command: Sequence[str]
-    account: Account
-    """As whom the command runs."""
-    environment: Mapping[str, str]
+    starter: Here | Apart
+    """Who starts it."""
 
     def may_stay(self) -> bool:
         """Whether the user still has the right to it."""
@@ -128,8 +123,7 @@ class Console:
             else None
         )
         try:
-            with namespace.inside(site.network_namespace):
-                return Session(self.command, self.environment, self.account, size, recording)
+            return Session(self.starter.start(self.command, size), recording)
         except BaseException:
             if recording:
                 recording.end()
@@ -153,8 +147,7 @@ def admit(configuration: Configuration, user: str, node: str, own: Account | Non
     if not cluster.console:
         raise ConfigError(f"clusters/{cluster.name}.yml: console is not set: the command that opens a node's console.")
     argv = commands.argv(cluster.console, commands.node_values(name), f"console in clusters/{cluster.name}.yml")
-    runs_as = _account(cluster, own)
-    return Console(configuration.site, user, name, part, argv, runs_as, _environment(runs_as, own))
+    return Console(configuration.site, user, name, part, argv, _starter(configuration.site, cluster, own))
 
 
 def _one(configuration: Configuration, node: str) -> str:
@@ -168,8 +161,60 @@ def _one(configuration: Configuration, node: str) -> str:
     return name
 
 
+# --- as whom its program runs ----------------------------------------------------------------------------------------
+
+
+class Program(Protocol):
+    """A program in a terminal."""
+
+    @property
+    def line(self) -> int:
+        """The terminal's other side; whoever has it closes it."""
+
+    def end(self) -> int | None:
+        """Its exit status, once its terminal has been taken away; None when nobody can tell."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """The program is this process's child."""
+
+    account: Account
+    """As whom it runs."""
+    environment: Mapping[str, str]
+    network_namespace: str = ""
+
+    def start(self, command: Sequence[str], size: Size) -> Program:
+        """Start it; raises KadeployError when that fails."""
+        with namespace.inside(self.network_namespace):
+            return terminal.Program(command, self.environment, size.cells, self.account)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The program is started under an account that has no secrets, by a process of that account."""
+
+    socket: Path
+    account: str
+    """The one that the cluster wants; empty: whichever that process has."""
+    environment: Mapping[str, str]
+
+    def start(self, command: Sequence[str], size: Size) -> Program:
+        """Have it started; raises KadeployError when that fails."""
+        return console_account.Hosted(self.socket, command, self.environment, size.cells, self.account)
+
+
+def _starter(site: Site, cluster: Cluster, own: Account | None) -> Here | Apart:
+    """Who starts the program: a service that is not root's has no account for it but its own, which has all secrets."""
+    service = site.service
+    if own is None and os.geteuid() != 0 and not service.consoles_as_service:
+        return Apart(Path(service.console_socket), cluster.console_account, _of_the_service())
+    runs_as = _account(cluster, own)
+    return Here(runs_as, _environment(runs_as, own), site.network_namespace)
+
+
 def _account(cluster: Cluster, own: Account | None) -> Account:
-    """As whom the console's program runs: the one that the cluster names for it, else *own*, else this process's.
+    """As whom this process starts it: the one that the cluster names for it, else *own*, else this process's.
 
     Raises:
         ConfigError: no such account, one that this process cannot become, or root's for somebody else: people would be
@@ -195,56 +240,37 @@ def _account(cluster: Cluster, own: Account | None) -> Account:
 
 
 def _environment(runs_as: Account, own: Account | None) -> Mapping[str, str]:
-    """That of the user who calls; the service keeps its own to itself, in which the secrets of BMCs may be."""
+    """That of the user who calls, or what the service gives."""
     if own is not None:
         return environment_of(runs_as) if os.geteuid() == 0 else os.environ
+    return {**_of_the_service(), "HOME": str(runs_as.home), "USER": runs_as.name, "LOGNAME": runs_as.name}
+
+
+def _of_the_service() -> Mapping[str, str]:
+    """The service keeps its own to itself, in which the secrets of BMCs may be."""
     kept = {name: value for name, value in os.environ.items() if _SERVICE_VARIABLES.fullmatch(name)}
-    mine = {"HOME": str(runs_as.home), "USER": runs_as.name, "LOGNAME": runs_as.name, "TERM": _SERVICE_TERM}
-    return kept | mine
+    return kept | {"TERM": _SERVICE_TERM}
 
 
 # --- the program ----------------------------------------------------------------------------------------------------
 
 
 class Session:
-    """A program in a pseudo terminal of its own. It never waits, but for `end`.
+    """A program in a terminal, and what is recorded of it. It never waits, but for `end`.
 
     Args:
-        command: program and arguments.
-        environment: all of its variables.
-        account: as whom it runs, where this process is root and may choose.
-        size: of its terminal, at first.
+        program: it has been started.
         recording: takes down what it shows.
-
-    Raises:
-        KadeployError: the machine has no terminal or no process left.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        account: Account | None = None,
-        size: Size = Size(),  # noqa: B008 - frozen
-        recording: Recording | None = None,
-    ) -> None:
+    def __init__(self, program: Program, recording: Recording | None = None) -> None:
         self.over = False
         """Whether nothing more comes."""
         self.waiting = False
         """Nothing is written later than `write` says."""
+        self._program = program
+        self._line = program.line
         self._recording = recording
-        try:
-            self._line, other = pty.openpty()
-        except OSError as error:
-            raise KadeployError(f"The console cannot be opened: no terminal is left ({error.strerror}).") from error
-        try:
-            _set_size(self._line, size)
-            self._program = _start(command, environment, account, other)
-        except OSError as error:
-            os.close(self._line)
-            raise KadeployError(f"The console cannot be opened: {error}.") from error
-        finally:
-            os.close(other)
         os.set_blocking(self._line, False)
 
     def fileno(self) -> int:
@@ -275,57 +301,16 @@ class Session:
 
     def resize(self, size: Size) -> None:
         """The terminal has another size."""
-        _set_size(self._line, size)
+        terminal.resize(self._line, size.cells)
         if self._recording:
             self._recording.resized(size.rows, size.columns)
 
     def end(self, reason: Literal["left", "ended", "revoked", "unchecked"]) -> End:
         """Take the program's terminal away, and wait until it has ended; it is killed if that does not end it."""
         os.close(self._line)  # hangs up
-        status = _end(self._program)
+        status = self._program.end()
         if self._recording:
             self._recording.end()
-        return End(reason, status if reason == "ended" else 0)
-
-
-def _start(
-    command: Sequence[str], environment: Mapping[str, str], account: Account | None, line: int
-) -> subprocess.Popen[bytes]:
-    """Start the program with *line* as its controlling terminal; between fork and exec no code of Python runs.
-
-    Raises:
-        OSError: it cannot be started. That there is no such program is what its terminal shows.
-    """
-    argv = [_SETSID, "--ctty", "--", *command]
-    if account is None or os.geteuid() != 0:
-        return subprocess.Popen(argv, stdin=line, stdout=line, stderr=line, env=environment)
-    os.fchown(line, account.uid, -1)
-    return subprocess.Popen(
-        argv,
-        stdin=line,
-        stdout=line,
-        stderr=line,
-        env=environment,
-        user=account.uid,
-        group=account.gid,
-        extra_groups=os.getgrouplist(account.name, account.gid),
-    )
-
-
-def _set_size(line: int, size: Size) -> None:
-    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("4H", size.rows, size.columns, 0, 0))
-
-
-def _end(program: subprocess.Popen[bytes]) -> int:
-    """Exit status of a program that has lost its terminal."""
-    deadline = time.monotonic() + GRACE
-    while program.poll() is None:
-        if time.monotonic() >= deadline:
-            end_group(program.pid)  # it leads its session, and so its group
-            program.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # in the kernel, waiting for a device
-                program.wait(GRACE)
-            break
-        time.sleep(_TICK)
-    code = program.returncode
-    return 128 + 9 if code is None else code if code >= 0 else 128 - code
+        if reason != "ended":
+            return End(reason)
+        return End("lost") if status is None else End("ended", status)

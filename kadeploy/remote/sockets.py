@@ -1,12 +1,14 @@
-"""Unix sockets in a workflow's folder: for its owner alone, and however long the folder's path is."""
+"""Unix sockets: in a folder whose path may be of any length, for its owner alone; and who is at the other end."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 
 @contextlib.contextmanager
@@ -40,3 +42,20 @@ def listening(folder: Path, name: str) -> Iterator[socket.socket]:
         listener.setblocking(False)
         yield listener
     path.unlink(missing_ok=True)
+
+
+class Credentials(NamedTuple):
+    """The process at the other end of a unix socket, as the kernel saw it connect (unix(7), SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+_CREDENTIALS = struct.Struct("3i")
+
+
+def credentials(connection: socket.socket) -> Credentials:
+    """Who has connected."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return Credentials._make(_CREDENTIALS.unpack(found))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections import Counter
 from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-_CREDENTIALS = struct.Struct("3i")
-"""Process, user and group (unix(7), SO_PEERCRED)."""
+from kadeploy.remote import sockets
+
 SCOPE = "kadeploy_peer"
 """Key of `Peer` in the state of a request's scope."""
 
@@ -105,7 +104,7 @@ class Protocol(HttpToolsProtocol):
 def _peer(transport: asyncio.Transport) -> Peer:
     end = transport.get_extra_info("socket")
     if end is not None and end.family == socket.AF_UNIX:
-        pid, uid, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        return Peer(uid, pid)
+        found = sockets.credentials(end)
+        return Peer(found.uid, found.pid)
     address = transport.get_extra_info("peername") or ("",)
     return Peer(address=str(address[0]), certificate=transport.get_extra_info("peercert") or None)

@@ -61,13 +61,13 @@ def test_accounts_of_a_session_that_was_killed_are_removed_by_the_next_and_those
     with subprocess.Popen(["sleep", "77"], user=name) as left:
         script = (
             "from pathlib import Path; from tests import accounts\n"
-            f"with accounts._accounts(Path({str(tmp_path)!r})) as three: print(*(each.name for each in three))"
+            f"with accounts._accounts(Path({str(tmp_path)!r})) as made: print(*(each.name for each in made))"
         )
         command = [sys.executable, "-c", script]
         done = subprocess.run(command, cwd=accounts.ROOT, capture_output=True, text=True, check=True)
         assert left.wait(5) != 0
     names = {entry.pw_name for entry in pwd.getpwall()}
-    assert len(done.stdout.split()) == 3, done.stderr
+    assert len(done.stdout.split()) == 4, done.stderr
     assert not names & {name, *done.stdout.split()}
     assert not folder.exists()
     assert {installation.alice.name, installation.bob.name, installation.service.name} <= names

@@ -19,16 +19,18 @@ import sys
 from pathlib import Path
 from kadeploy.cli.console import attach, size_of
 from kadeploy.operations import console
+from kadeploy.remote import terminal
 
 def may_stay():
     if Path("broken").exists():
         raise RuntimeError("the database is gone")
     return not Path("revoked").exists()
 
-console.CHECK, console.GRACE = 0.2, 0.5
+console.CHECK, terminal.GRACE = 0.2, 0.5
 print("start", flush=True)
 try:
-    print("END", attach(console.Session(sys.argv[1:], os.environ, size=size_of(0)), may_stay), flush=True)
+    program = terminal.Program(sys.argv[1:], os.environ, size_of(0).cells)
+    print("END", attach(console.Session(program), may_stay), flush=True)
 except Exception as error:
     print("RAISED", type(error).__name__, error, flush=True)
 print("LFLAG", flush=True)

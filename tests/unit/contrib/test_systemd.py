@@ -17,7 +17,8 @@ from tests.accounts import Installation
 UNITS = Path(__file__).parents[3] / "contrib" / "systemd"
 PREFIX = "/opt/kadeploy"
 """Where docs/service.md installs the package."""
-TOLERATED = 21
+SERVICE, CONSOLES = "kadeploy3d.service", "kadeploy3d-consoles.service"
+TOLERATED = {SERVICE: 21, CONSOLES: 15}
 """Tenths of the exposure that systemd-analyze finds; each that is left has its reason in the unit."""
 
 SERVER = """\
@@ -67,20 +68,21 @@ def settings(unit: str) -> dict[str, list[str]]:
 
 
 def test_systemd_finds_no_fault_in_the_units(installation: Installation, tmp_path: Path) -> None:
-    for unit in UNITS.glob("kadeploy3d.*"):
+    for unit in (*UNITS.glob("*.service"), *UNITS.glob("*.socket")):
         (tmp_path / unit.name).write_text(unit.read_text().replace(f"{PREFIX}/bin", str(installation.tools)))
     done = _analyze("verify", "--man=no", *tmp_path.iterdir())
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_sandbox_leaves_no_more_open_than_the_service_needs() -> None:
-    done = _analyze("security", "--offline=true", f"--threshold={TOLERATED}", UNITS / "kadeploy3d.service")
+@pytest.mark.parametrize("unit", TOLERATED)
+def test_the_sandbox_leaves_no_more_open_than_the_service_needs(unit: str) -> None:
+    done = _analyze("security", "--offline=true", f"--threshold={TOLERATED[unit]}", UNITS / unit)
     assert done.returncode == 0, done.stdout
 
 
 def test_units_account_and_folders_agree() -> None:
     unit = settings("kadeploy3d.service")
-    account = (UNITS / "kadeploy.sysusers").read_text().splitlines()[-1].split()
+    account, consoles = map(str.split, (UNITS / "kadeploy.sysusers").read_text().splitlines()[-2:])
     folders = [line.split() for line in (UNITS / "kadeploy.tmpfiles").read_text().splitlines() if line[0] == "d"]
     owned = {path: mode for _, path, mode, user, *_ in folders if user == account[1]}
     assert unit["User"] == [account[1]]
@@ -89,6 +91,13 @@ def test_units_account_and_folders_agree() -> None:
     state = f"/var/lib/{unit['StateDirectory'][0]}"
     assert (account[-2], owned[state]) == (state, unit["StateDirectoryMode"][0])
     assert {path.removeprefix("-") for path in unit["ReadWritePaths"][0].split()} <= set(owned)
+    apart = settings("kadeploy3d-consoles.socket")
+    assert apart["ListenSequentialPacket"] == [service.CONSOLE_SOCKET]
+    assert (apart["SocketUser"], apart["SocketMode"]) == (unit["User"], ["0600"])
+    assert settings(CONSOLES)["User"] == [consoles[1]]
+    assert [words for words in folders if words[1] == consoles[-2]] == [
+        ["d", "/var/lib/kadeploy-console", "0750", "root", consoles[1], "-"]
+    ]
 
 
 def test_systemd_can_make_the_account_and_the_folders(tmp_path: Path) -> None:
@@ -136,6 +145,30 @@ def test_the_filter_of_that_test_does_hold_back(installation: Installation, allo
     assert "Operation not permitted" in done.stderr
 
 
+CONSOLE = """\
+import os, socket
+from pathlib import Path
+from kadeploy.remote.console_account import KIND, Hosted, serve
+path = Path.home() / "consoles.sock"
+listener = socket.socket(socket.AF_UNIX, KIND)
+listener.bind(str(path))
+listener.listen()
+helper = os.fork()
+if helper == 0:
+    serve(listener)
+listener.close()
+program = Hosted(path, ["sh", "-c", "stty size; ssh -V; exit 7"], dict(os.environ), (24, 80))
+print(os.read(program.line, 5), program.end())
+os.kill(helper, 15)
+"""
+
+
+def test_a_console_finds_its_system_calls_allowed(installation: Installation) -> None:
+    command = ["/usr/bin/python3", "-c", FILTER, str(installation.tools / "python"), "-c", CONSOLE]
+    done = installation.tool(*command, account=installation.consoles, stdin=_allowed_by(CONSOLES))
+    assert (done.stdout, done.stderr) == ("b'24 80' 7\n", "")
+
+
 PLAY = """\
 - hosts: all
   gather_facts: true
@@ -148,17 +181,24 @@ PLAY = """\
 
 @pytest.fixture(scope="module")
 def allowed() -> str:
-    """The system calls that the unit allows, by name."""
+    """The system calls that the service's unit allows, by name."""
+    return _allowed_by(SERVICE)
+
+
+def _allowed_by(unit: str) -> str:
     if shutil.which("systemd-analyze") is None:
         pytest.fail("no systemd-analyze: install Debian's systemd")
     names: set[str] = set()
-    for setting in settings("kadeploy3d.service")["SystemCallFilter"]:
-        group = set(_members(setting.lstrip("~")))
+    for setting in settings(unit)["SystemCallFilter"]:
+        group = {name for word in setting.lstrip("~").split() for name in _members(word)}
         names = names - group if setting.startswith("~") else names | group
     return "\n".join(names)
 
 
 def _members(group: str) -> Iterator[str]:
+    if not group.startswith("@"):
+        yield group
+        return
     for word in _analyze("syscall-filter", group).stdout.split("\n")[1:]:
         name = word.strip()
         if name.startswith("@"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -12,10 +14,12 @@ import pytest
 
 from kadeploy.caller import Account, account
 from kadeploy.config.folder import Configuration, load_configuration
+from kadeploy.config.service import CONSOLE_SOCKET
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, FileError, NodeListError, RightsError
 from kadeploy.operations import console, recording
-from kadeploy.operations.console import End, Session, Size, admit
+from kadeploy.operations.console import Apart, End, Here, Session, Size, admit
+from kadeploy.remote import terminal
 from kadeploy.state import rights
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can work for others")
@@ -45,9 +49,18 @@ def shown(session: Session, wanted: bytes = b"\0", seconds: float = 10.0) -> byt
     return said
 
 
+def begun(*command: str, size: Size | None = None, recording: recording.Recording | None = None) -> Session:
+    return Session(terminal.Program(command, os.environ, (size or Size()).cells), recording)
+
+
 def told(*command: str, size: Size | None = None) -> tuple[bytes, End]:
-    session = Session(command, os.environ, size=size or Size())
+    session = begun(*command, size=size)
     return shown(session), session.end("ended")
+
+
+def runs_as(admitted: console.Console) -> str:
+    assert isinstance(admitted.starter, Here)
+    return admitted.starter.account.name
 
 
 # --- who may ----------------------------------------------------------------------------------------------------------
@@ -92,20 +105,47 @@ def test_a_service_of_roots_needs_an_account_for_consoles(site: Site, site_folde
     configuration = configured(site_folder, "console: id\n")
     with pytest.raises(ConfigError, match=r"console_account: root is refused.*name an account"):
         admit(configuration, "alice", "gdx-1")
-    assert admit(configuration, "alice", "gdx-1", account("root")).account.uid == 0
-    assert admit(configuration, "alice", "gdx-1", account("nobody")).account.name == "nobody"
+    assert runs_as(admit(configuration, "alice", "gdx-1", account("root"))) == "root"
+    assert runs_as(admit(configuration, "alice", "gdx-1", account("nobody"))) == "nobody"
 
 
 @as_root
-def test_a_service_that_is_not_roots_runs_programs_as_itself_and_as_nobody_else(site: Site, site_folder: Path) -> None:
+@pytest.mark.parametrize("settings", ["console_account: games\n", ""])
+def test_a_service_that_is_not_roots_has_programs_started_by_another_account(
+    settings: str, site: Site, site_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BMC_PASSWORD", "sesame")
+    cluster = configured(site_folder, f"console: id\n{settings}").clusters["gdx"]
+    with unprivileged(site):
+        starter = console._starter(site, cluster, None)
+    assert isinstance(starter, Apart)
+    assert (starter.socket, starter.account) == (Path(CONSOLE_SOCKET), cluster.console_account)
+    assert set(starter.environment) <= {"PATH", "LANG", "LANGUAGE", "TZ", "TERM"} | {
+        name for name in os.environ if name.startswith("LC_")
+    }
+
+
+@as_root
+def test_where_the_site_says_so_they_run_as_the_service_and_as_nobody_else(site: Site, site_folder: Path) -> None:
+    with (site_folder / "site.yml").open("a", encoding="utf-8") as file:
+        file.write("service: {consoles_as_service: true}\n")
     configuration = configured(site_folder, "console: id\n")
     others = configured(site_folder, "console_account: games\n")
+    with unprivileged(site):
+        starter = console._starter(configuration.site, configuration.clusters["gdx"], None)
+        assert isinstance(starter, Here)
+        assert starter.account.name == "nobody"
+        with pytest.raises(ConfigError, match="nobody, who works here, cannot become games"):
+            console._starter(configuration.site, others.clusters["gdx"], None)
+
+
+@contextmanager
+def unprivileged(site: Site) -> Iterator[None]:
+    """This process is nobody's."""
     site.state.chmod(0o777)
     os.seteuid(account("nobody").uid)
     try:
-        assert console._account(configuration.clusters["gdx"], None).name == "nobody"
-        with pytest.raises(ConfigError, match="nobody, who works here, cannot become games"):
-            console._account(others.clusters["gdx"], None)
+        yield
     finally:
         os.seteuid(0)
 
@@ -115,7 +155,7 @@ def test_the_service_keeps_its_own_environment_to_itself(
 ) -> None:
     monkeypatch.setenv("BMC_PASSWORD", "sesame")
     configuration = configured(site_folder, "console: env\nconsole_account: nobody\n")
-    service, tool = (admit(configuration, "alice", "gdx-1", own) for own in (None, account("nobody")))
+    service, tool = (admit(configuration, "alice", "gdx-1", own).starter for own in (None, account("nobody")))
     assert "BMC_PASSWORD" not in service.environment
     assert service.environment["USER"] == "nobody"
     assert tool.environment["BMC_PASSWORD"] == "sesame"  # the caller's own
@@ -154,8 +194,8 @@ def test_the_program_runs_as_the_account_with_its_groups_and_terminal(site: Site
 
 
 def test_a_program_that_ignores_the_hangup_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "GRACE", 0.3)
-    session = Session(("sh", "-c", "trap '' HUP; echo pid $$; while :; do sleep 0.1; done"), os.environ)
+    monkeypatch.setattr(terminal, "GRACE", 0.3)
+    session = begun("sh", "-c", "trap '' HUP; echo pid $$; while :; do sleep 0.1; done")
     pid = int(shown(session, b"\n").split()[1])
     assert session.end("revoked") == End("revoked")
     assert not Path(f"/proc/{pid}").exists()
@@ -165,18 +205,18 @@ def test_a_session_that_ends_at_once_leaves_nothing() -> None:
     """Its program has hardly begun."""
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(10):
-        session = Session(("sleep", "99"), os.environ)
-        session.end("left")
+        program = terminal.Program(("sleep", "99"), os.environ, Size().cells)
+        Session(program).end("left")
         with pytest.raises(ChildProcessError):
-            os.waitpid(session._program.pid, os.WNOHANG)
+            os.waitpid(program.pid, os.WNOHANG)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_writing_never_waits_for_a_program_that_does_not_read() -> None:
-    session = Session(("sleep", "99"), os.environ)
-    begun = time.monotonic()
+    session = begun("sleep", "99")
+    start = time.monotonic()
     taken = sum(session.write(b"x" * 4096) for _ in range(50))
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - start < 2
     assert taken < 50 * 4096
     session.end("left")
 
@@ -244,7 +284,7 @@ def test_a_recording_is_whole_though_its_writer_is_killed(site: Site) -> None:
 def test_a_full_disk_ends_the_recording_and_not_the_console(site: Site, site_folder: Path) -> None:
     header = recording.Header(2, 80, 24)
     full = recording.Recording(FileIO("/dev/full", "w"), header, recording.LIMIT)
-    session = Session(("echo", "hello"), os.environ, recording=full)
+    session = begun("echo", "hello", recording=full)
     assert shown(session) == b"hello\r\n"
     assert session.end("ended") == End("ended", 0)
 

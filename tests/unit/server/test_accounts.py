@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 from kadeploy.caller import Account, account
+from kadeploy.process import end_group
+from kadeploy.remote import console_account
 from tests.accounts import Installation
 from tests.unit import build
 
@@ -27,7 +30,7 @@ state_dir: {home}/state
 server_address: 127.0.0.1
 ssh: {{private_key: {home}/key, host_key: ssh-ed25519 AAAA}}
 boot: {{tftp_root: {home}/tftp, http_root: {home}/http, http_url: "http://127.0.0.1/"}}
-service: {{socket: {run}/kadeploy3d.sock}}
+service: {{socket: {run}/kadeploy3d.sock, console_socket: {run}/consoles.sock}}
 """
 CLUSTER = """\
 nodes: [{name: "gdx-[1-4].site", address: "127.0.1.[1-4]"}]
@@ -35,6 +38,7 @@ disk:
   table: gpt
   partitions: [{number: 1, role: swap}, {number: 2, role: prod}, {number: 3, role: deploy}]
 power: {driver: command, commands: {soft_on: "true", status: "true"}}
+console: sh
 macro_steps:
   SetDeploymentEnv: [{implementation: SetDeploymentEnvDummy}]
   BroadcastEnv: [{implementation: BroadcastEnvDummy}]
@@ -339,3 +343,113 @@ def test_while_the_service_is_down_root_leaves_nothing_that_is_closed_to_it(serv
     served.grant(root, "gdx-1.site")
     others = [path for path in (served.home / "state").rglob("*") if path.stat().st_uid != service.uid]
     assert others == []
+
+
+# --- consoles -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def consoles(served: Served) -> Iterator[subprocess.Popen[str]]:
+    """What starts the programs of consoles, under its own account; its socket is made as systemd makes it."""
+    path, owner = served.run / "consoles.sock", served.installation.service
+    with socket.socket(socket.AF_UNIX, console_account.KIND) as listener:
+        listener.bind(str(path))
+        os.chown(path, owner.uid, owner.gid)
+        path.chmod(0o600)
+        listener.listen()
+        begin = "LISTEN_PID=$$ LISTEN_FDS=1 exec kadeploy3d consoles 3<&0 </dev/null"
+        helper = served.installation.start("sh", "-c", begin, account=served.installation.consoles, stdin=listener)
+    with helper:
+        yield helper
+        end_group(helper.pid)
+
+
+PROMPT = r"\$ "
+
+
+def console_of(served: Served, who: Account, node: str) -> pexpect.spawn:
+    """A terminal on which *who* has opened the console of a node."""
+    tool = str(served.installation.tools / "kaconsole3")
+    words = ["--reuid", str(who.uid), "--regid", str(who.gid), "--clear-groups", tool, "-m", node]
+    env = served.installation.environment(who) | served.variables | {"NO_COLOR": "1"}
+    return pexpect.spawn(
+        "setpriv", words, env=env, cwd=str(who.home), timeout=60, encoding="utf-8", dimensions=(31, 97)
+    )
+
+
+def test_a_shell_that_a_console_leads_to_is_not_the_services(served: Served, consoles: subprocess.Popen[str]) -> None:
+    alice, apart = served.installation.alice, served.installation.consoles
+    (served.home / "key").write_text("the key of the site")
+    served.grant(alice, "gdx-1.site")
+    console = console_of(served, alice, "gdx-1")
+    console.expect(PROMPT)
+    for typed, told in (
+        (
+            "id",
+            rf"uid={apart.uid}\({apart.name}\) gid={apart.gid}\({apart.name}\) groups={apart.gid}\({apart.name}\)\r",
+        ),
+        (f"cat {served.home}/key", "Permission denied"),
+        (f"ls {served.home}/state", "Permission denied"),
+        (f"cat /proc/{served.daemon.pid if served.daemon else ''}/environ", "Permission denied"),
+        (f"kill {served.daemon.pid if served.daemon else ''}", "(Operation not permitted|No such process)"),
+        ("env | sort | tr '\\n' ' '", rf"HOME={apart.home} LANG=C.UTF-8 LOGNAME={apart.name} .*USER={apart.name} "),
+        ("stty size", "31 97"),
+    ):
+        console.sendline(typed)
+        console.expect(told)
+        console.expect(PROMPT)
+    console.setwinsize(40, 100)
+    console.sendline("until stty size | grep '40 100'; do sleep 0.1; done; exit 7")
+    console.expect("\r\n40 100")
+    console.expect("ERROR: sh ended with status 7")
+    console.close()
+
+
+def test_nobody_but_the_service_has_programs_started(served: Served, consoles: subprocess.Popen[str]) -> None:
+    path = served.run / "consoles.sock"
+    ask = f"""\
+import json, socket
+helper = socket.socket(socket.AF_UNIX, {console_account.KIND:d})
+helper.connect("{path}")
+try:
+    helper.send(json.dumps({{"command": ["sh"], "environment": {{}}, "cells": [24, 80], "account": ""}}).encode())
+except BrokenPipeError:
+    pass
+print(socket.recv_fds(helper, 1000, 9)[:2])
+"""
+    tool, alice, service = served.installation.tool, served.installation.alice, served.installation.service
+    assert "PermissionError" in tool("python", "-c", ask, account=alice).stderr
+    path.chmod(0o666)
+    for stranger in (alice, account("root"), served.installation.consoles):
+        told = tool("python", "-c", ask, account=stranger)
+        assert f"serves the account that owns it, number {service.uid}" in told.stdout, told.stderr
+        assert told.stdout.endswith("[])\n")
+    assert "started" in tool("python", "-c", ask, account=service).stdout
+
+
+def test_the_end_of_a_console_whose_service_or_starter_is_killed(
+    served: Served, consoles: subprocess.Popen[str]
+) -> None:
+    alice = served.installation.alice
+    served.grant(alice, "gdx-1.site")
+    console = console_of(served, alice, "gdx-1")
+    console.expect(PROMPT)
+    console.sendline("trap '' HUP; echo this is $$.")
+    console.expect(r"this is (\d+)\.")
+    served.stop(signal.SIGKILL)
+    limit = time.monotonic() + 30
+    while Path(f"/proc/{console.match[1]}").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+    console.expect("ERROR: ")
+    served.start()
+    console = console_of(served, alice, "gdx-1")
+    console.expect(PROMPT)
+    console.sendline("echo this is $$.")
+    console.expect(r"this is (\d+)\.")
+    end_group(consoles.pid)
+    console.expect("ERROR: Console closed: the connection to it is lost")
+    assert served.ask("GET", "/v1/")[0] == 200
+    console = console_of(served, alice, "gdx-1")
+    console.expect("ERROR: The console cannot be opened")
+    console.expect("systemctl enable --now kadeploy3d-consoles.socket")

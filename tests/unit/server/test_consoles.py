@@ -51,8 +51,8 @@ PROGRAM = """\
 #!/bin/sh
 echo $$ >>{folder}/pids
 stty -echo
-printf 'console of %s, %s\\r\\n' "$1" "$(stty size)"
 trap 'stty size' WINCH
+printf 'console of %s, %s\\r\\n' "$1" "$(stty size)"
 while :; do
     read -r word || continue
     case $word in
@@ -130,7 +130,7 @@ def service(site: Site, site_folder: Path, open_folder: Path, monkeypatch: pytes
     with (site_folder / "clusters" / "gdx.yml").open("a", encoding="utf-8") as file:
         file.write(CONSOLE.format(account=account, folder=folder))
     with (site_folder / "site.yml").open("a", encoding="utf-8") as file:
-        file.write("service: {quota: {consoles: 8}, record_consoles: true}\n")
+        file.write("service: {quota: {consoles: 8}, record_consoles: true, consoles_as_service: true}\n")
     database.connect(site)
     for user in ("alice", "bob"):
         rights.add(site, user, ["gdx-1.site"], ["*"])
