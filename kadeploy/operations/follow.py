@@ -18,6 +18,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import BrokenOffError, UnknownWorkflowError
 from kadeploy.events import Began, Ended, Event, Listener, Report, decode
 from kadeploy.operations.work import run_folder
+from kadeploy.process import is_alive, is_here
 from kadeploy.state import controllers
 
 PERIOD = 0.2
@@ -133,10 +134,12 @@ def begun_by(site: Site, wid: str) -> str:
 
 
 def goes_on(site: Site, wid: str, path: Path) -> bool:
-    """Whether more events will come."""
-    if controllers.of(site, wid) is None:
+    """Whether more events will come: its controller still tells the last ones once the journal has the end."""
+    found = controllers.of(site, wid)
+    if found is None:
         return path.exists() and time.time() - path.stat().st_mtime < _LOOKS
-    return controllers.goes_on(site, wid)
+    who, ended = found
+    return is_here(who) and is_alive(who) if ended else controllers.goes_on(site, wid)
 
 
 def broken_off(site: Site, wid: str) -> BrokenOffError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from kadeploy.config.folder import Configuration
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import KadeployError, LimitError, NodeListError
 from kadeploy.events import Ended, Event
-from kadeploy.operations import background
+from kadeploy.operations import background, follow
 from kadeploy.operations.requests import PowerRequest
 from kadeploy.operations.work import run_folder
 from kadeploy.runner import player
@@ -87,6 +88,20 @@ def test_when_nobody_can_take_part_the_reasons_are_told(
     nodes.claim(configuration.site, list(build.NAMES), "D-other", "bob")
     with pytest.raises(KadeployError, match=r"gdx-1\.site: already used by bob"):
         background.start(build.deploy_request(), configuration.folder, root)
+
+
+def test_who_follows_it_waits_for_the_hook_at_its_end(
+    configuration: Configuration, environment: Environment, root: Account, site_folder: Path
+) -> None:
+    """The journal tells the end before the hook is run, and the events after it."""
+    word = site_folder / "done"
+    with (site_folder / "site.yml").open("a", encoding="utf-8") as file:
+        file.write(f"hooks: {{end_of_deployment: sh -c 'sleep 3; touch {word}'}}\n")
+    wid = background.start(build.deploy_request(), configuration.folder, root)
+    report = follow.attach(configuration.site, wid, lambda _: None, threading.Event())
+    assert report is not None
+    assert sorted(report.ok) == sorted(build.NAMES)
+    assert word.exists()
 
 
 def test_sigterm_ends_it_cleanly(
