@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from math import prod
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
@@ -119,6 +120,7 @@ def told(names: Iterable[str]) -> str:
     return _short(fold(names))
 
 
+@lru_cache(maxsize=1 << 15)
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that puts ``gdx-2`` before ``gdx-10``."""
     return tuple(map(_part_key, filter(None, re.split(r"(\d+)", name))))

@@ -577,7 +577,28 @@ def _readable(database: Any, query: Any, rows: Rows) -> Iterator[tuple[Any, ...]
 
 def _executed(database: Any, query: Any) -> Rows:
     with database.refusals():
-        yield from database.execute(query)
+        yield from _read(database, database.execute(query))
+
+
+_BATCH = 1000
+_reading = threading.Lock()
+
+
+def _read(database: Any, cursor: Any) -> Rows:
+    """The rows of *cursor*; of SQLite's many at a time, while other threads wait here.
+
+    Python's driver lets go of the interpreter at each row: several threads that read would hand it to each other a
+    thousand times for a list, which takes five times as long.
+    """
+    if not isinstance(database, peewee.SqliteDatabase):
+        yield from cursor
+        return
+    while True:
+        with _reading:
+            rows = cursor.fetchmany(_BATCH)
+        if not rows:
+            return
+        yield from rows
 
 
 def with_numbers(query: Any, *columns: Any) -> Any:
@@ -600,7 +621,7 @@ def _rows(database: Any, sql: str, parameters: Sequence[Any]) -> Rows:
             return
         cursor = connection.cursor(*_unbuffered(database))
         cursor.execute(sql, parameters)
-        yield from cursor
+        yield from _read(database, cursor)
 
 
 def _unbuffered(database: Any) -> tuple[Any, ...]:

@@ -22,9 +22,9 @@ from kadeploy.errors import DatabaseError, EnvironmentRefusedError, OptionError,
 from kadeploy.files import MEGA, LocalFile
 from kadeploy.hints import did_you_mean
 from kadeploy.state import damage, fingerprints
-from kadeploy.state.database import connect, records, transaction
+from kadeploy.state.database import connect, fetch, transaction
 from kadeploy.state.fingerprints import RemoteUser
-from kadeploy.state.tables import EnvironmentRow, environment_columns
+from kadeploy.state.tables import EnvironmentRow, environment_columns, environment_of
 
 EVERYBODY = "*"
 Part = Literal["tarball", "preinstall", "postinstalls"]
@@ -138,9 +138,9 @@ def _select(*where: Any) -> list[Environment]:
     """In the order in which they were recorded."""
     rows = EnvironmentRow.select().order_by(EnvironmentRow.id)
     found = []
-    for row in records(rows.where(*where) if where else rows):
+    for row in fetch(rows.where(*where) if where else rows):
         try:
-            found.append(row.environment)
+            found.append(environment_of(row))
         except DatabaseError as error:
             damage.leave_out(error)
     return found
