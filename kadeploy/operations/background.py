@@ -188,8 +188,13 @@ class _Announcer:
         return True
 
 
+_LATER = 5
+"""How much lower its priority is than that of who answers questions meanwhile (nice(2))."""
+
+
 def main() -> int:
     """What the process does; started by `start` alone."""
+    os.nice(_LATER)
     order: _Order = record.decode(sys.stdin.buffer.read(), _Order)
     announcer = _Announcer(os.dup(1))
     _leave_standard_streams()
