@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import msgspec
 
@@ -29,26 +30,78 @@ async def of(served: Served, wid: str, after: int) -> AsyncIterator[bytes]:
 
 
 async def _messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
-    spoke = looked = time.monotonic()
-    goes_on = True
-    while True:
-        now = time.monotonic()
-        if now - looked > _LOOK:
-            looked = now
-            with suppress(DatabaseError):  # it may be back at the next look
-                goes_on = await asyncio.to_thread(follow.goes_on, site, wid, tail.path)
-        for offset, line in tail.lines():
-            spoke = now
-            yield b"id: %d\ndata: %b\n\n" % (offset, line)
-            if is_last(line):
-                return
-        if not goes_on:
-            if tail.is_complete():
-                return
-            error = await asyncio.to_thread(follow.broken_off, site, wid)
-            yield b"event: gone\ndata: %b\n\n" % msgspec.json.encode(Refusal.of(error))
-            return
-        if now - spoke > _SIGN:
-            spoke = now
-            yield b":\n\n"
-        await asyncio.sleep(PERIOD)
+    with _watched(site, wid, tail.path) as watch:
+        while True:
+            change, goes_on = watch.change, watch.goes_on  # as they were before the look: no last word is lost
+            for offset, line in tail.lines():
+                yield b"id: %d\ndata: %b\n\n" % (offset, line)
+                if is_last(line):
+                    return
+            if not goes_on:
+                break
+            if not (await asyncio.wait([change], timeout=_SIGN))[0]:
+                yield b":\n\n"
+    if not tail.is_complete():
+        error = await asyncio.to_thread(follow.broken_off, site, wid)
+        yield b"event: gone\ndata: %b\n\n" % msgspec.json.encode(Refusal.of(error))
+
+
+class _Watch:
+    """Looks at a workflow for all who follow it: what costs anything is done once, however many they are."""
+
+    def __init__(self, site: Site, wid: str, path: Path) -> None:
+        self.change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Is done when there is more to read, or no more will come; another one takes its place then."""
+        self.goes_on = True
+        self.followers = 0
+        self._workflow = site, wid, path
+        self._size = _size(path)
+        self._task = asyncio.create_task(self._look())
+
+    def end(self) -> None:
+        """Nobody follows any more."""
+        self._task.cancel()
+
+    async def _look(self) -> None:
+        site, wid, path = self._workflow
+        looked = time.monotonic()
+        while self.goes_on:
+            await asyncio.sleep(PERIOD)
+            if time.monotonic() - looked > _LOOK:
+                looked = time.monotonic()
+                with suppress(DatabaseError):  # it may be back at the next look
+                    self.goes_on = await asyncio.to_thread(follow.goes_on, site, wid, path)
+            before, self._size = self._size, _size(path)
+            if self._size != before or not self.goes_on:
+                self._tell()
+
+    def _tell(self) -> None:
+        done, self.change = self.change, asyncio.get_running_loop().create_future()
+        done.set_result(None)
+
+
+_watches: dict[tuple[asyncio.AbstractEventLoop, Path], _Watch] = {}
+"""Of the workflows that somebody follows."""
+
+
+@contextmanager
+def _watched(site: Site, wid: str, path: Path) -> Iterator[_Watch]:
+    """The watch over a workflow, which lasts as long as it has followers."""
+    key = asyncio.get_running_loop(), path
+    watch = _watches.get(key)
+    if watch is None:
+        watch = _watches[key] = _Watch(site, wid, path)
+    watch.followers += 1
+    try:
+        yield watch
+    finally:
+        watch.followers -= 1
+        if not watch.followers:
+            del _watches[key]
+            watch.end()
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
