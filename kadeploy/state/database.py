@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import select
 import shlex
 import threading
 import zlib
@@ -98,6 +99,15 @@ class _Refusing:
 
     def connect(self, *args: Any, **kwargs: Any) -> Any:
         return self._guard(super().connect, *args, **kwargs)  # type: ignore[misc]
+
+    def leave_lost(self) -> None:
+        """Close this thread's connection where the server has ended it: a restart is no reason to fail for ever."""
+        if not self.is_closed() and not self.in_transaction() and self.is_lost():  # type: ignore[attr-defined]
+            self.close()  # type: ignore[attr-defined]
+
+    def is_lost(self) -> bool:
+        """Whether the server has ended the connection of this thread."""
+        return False
 
     def begin(self, *args: Any, **kwargs: Any) -> Any:
         return self._guard(super().begin, *args, **kwargs)  # type: ignore[misc]
@@ -218,9 +228,23 @@ def _advice_on(path: Path) -> str:
 class _PostgreSQL(_Refusing, peewee.PostgresqlDatabase):
     extra = "postgresql"
 
+    def is_lost(self) -> bool:
+        connection = self.connection()  # type: ignore[no-untyped-call]
+        return bool(connection.closed) or _has_something_to_say(connection.fileno())
+
 
 class _MySQL(_Refusing, peewee.MySQLDatabase):
     extra = "mysql"
+
+    def is_lost(self) -> bool:
+        return not self.connection().open  # type: ignore[no-untyped-call]
+
+
+def _has_something_to_say(descriptor: int) -> bool:
+    """Whether the server does, unasked: only its end is a reason."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _text(content: bytes) -> str | bytes:
@@ -331,6 +355,7 @@ def connect(site: Site) -> Any:
     """
     database = _database(site.database or f"sqlite://{site.state / 'kadeploy.db'}")
     before = _chosen.set(database)
+    database.leave_lost()
     if database.is_closed():
         try:
             _prepare(site)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.state import database
+from tests import postgresql as postgresql_server
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
@@ -75,17 +75,6 @@ disk:
 # --- databases --------------------------------------------------------------------------------------------------
 
 
-def _server_program(name: str) -> str:
-    """Path of a PostgreSQL server program; Debian keeps them out of ``$PATH``."""
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    return str(found[-1]) if found else shutil.which(name) or pytest.fail(f"no {name}: install Debian's postgresql")
-
-
-def _as_server_user() -> list[str]:
-    """PostgreSQL refuses to run as root."""
-    return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-
-
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """URL of a PostgreSQL database: ``$KADEPLOY_TEST_POSTGRESQL``, or a server of our own on a unix socket."""
@@ -93,20 +82,8 @@ def postgresql() -> Iterator[str]:
     if given:
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="kadeploy-pg-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        if os.geteuid() == 0:
-            shutil.chown(folder, "postgres")
-        data, user = folder / "data", _as_server_user()
-        options = ["--auth=trust", "--username=kadeploy", "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8"]
-        subprocess.run([*user, _server_program("initdb"), *options, "-D", data], check=True, capture_output=True)
-        control = [*user, _server_program("pg_ctl"), "-D", data, "-w", "-s"]
-        settings = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=50"
-        subprocess.run([*control, "-l", folder / "log", "-o", settings, "start"], check=True)
-        try:
-            yield f"postgresql:///postgres?host={quote(str(folder), safe='')}&user=kadeploy"
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True)
+    with postgresql_server.running() as server:
+        yield server.url
 
 
 @contextmanager
