@@ -30,7 +30,7 @@ from kadeploy.operations.console import Opened
 from kadeploy.operations.recording import Recorded
 from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequest, Wish
 from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
-from kadeploy.server import bodies, published, stream
+from kadeploy.server import bodies, feed, published, stream
 from kadeploy.server.auth import Caller
 from kadeploy.server.served import Served
 from kadeploy.state import sent
@@ -236,6 +236,15 @@ class WorkflowController(Controller):
         after = request.headers.get("last-event-id", "0")
         lines = await stream.of(served, wid, int(after) if after.isascii() and after.isdecimal() else 0)
         return Stream(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    @get("/events", media_type="text/event-stream")
+    async def all_events(self, served: Here, request: Asked, user: FromQuery[str | None] = None) -> Stream:
+        """Events of all your workflows that run or begin (server-sent), for administrators of everybody's or *user*'s.
+
+        Each is ``{wid, event}``; behind ``Last-Event-ID``, or from the beginning of those that run.
+        """
+        lines = await feed.of(served, user, request.headers.get("last-event-id", ""))
+        return Stream(lines, headers={"Cache-Control": "no-store"})
 
     @post("/deployments", sync_to_thread=True)
     def deploy(self, served: Here, data: JSONBody[DeployRequest], dry_run: DryRun = False) -> Response[Begun | Plan]:

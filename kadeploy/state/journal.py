@@ -155,6 +155,24 @@ def ended(site: Site) -> dict[str, bool]:
     return {wid: end is not None for wid, end in fetch(Workflow.select(Workflow.wid, Workflow.ended))}
 
 
+def running(site: Site, user: str | None, most: int) -> list[str]:
+    """Ids of the *most* workflows that began first among those of *user* (None: of all) that have not ended."""
+    connect(site)
+    query = Workflow.select(Workflow.wid).where(Workflow.ended.is_null(), *_of(user))
+    return [wid for (wid,) in fetch(query.order_by(Workflow.started, Workflow.wid).limit(most))]
+
+
+def ended_since(site: Site, since: int, user: str | None, most: int) -> dict[str, int]:
+    """When the *most* workflows ended that ended first since then, of *user* (None: of all), by id; Unix seconds."""
+    connect(site)
+    query = Workflow.select(Workflow.wid, Workflow.ended).where(Workflow.ended >= since, *_of(user))
+    return dict(fetch(query.order_by(Workflow.ended, Workflow.wid).limit(most)))
+
+
+def _of(user: str | None) -> list[Any]:
+    return [] if user is None else [Workflow.user == user]
+
+
 def newest(site: Site, most: int = 50) -> list[str]:
     """Ids of the workflows that began last, whether they run or not."""
     connect(site)
