@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -140,15 +141,21 @@ def serving(folder: Path, scale: Scale) -> Iterator[Service]:
     words = [Path(sys.executable).parent / "kadeploy3d", "run"]
     environment = os.environ | {"KADEPLOY_CONFIG_DIR": str(folder)}
     with (folder / "log").open("wb") as log, subprocess.Popen(words, env=environment, stderr=log) as process:
-        socket = folder / "state" / "kadeploy3d.sock"
+        path = folder / "state" / "kadeploy3d.sock"
         try:
-            while not socket.exists():
+            while not listens(path):
                 time.sleep(0.1)
                 if process.poll() is not None:
                     raise SystemExit((folder / "log").read_text())
-            yield Service(folder, socket, process.pid)
+            yield Service(folder, path, process.pid)
         finally:
             process.terminate()
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def prepare(folder: Path, scale: Scale) -> None:
@@ -202,18 +209,18 @@ async def rates(service: Service, scale: Scale) -> dict[str, Any]:
     found = {}
     async with stranger(service) as (answers, other):
         for target in LISTS:
-            ours, theirs = [await saturated(socket, target, scale.requests) for socket in (service.socket, other)]
+            ours, theirs = [await saturated(path, target, scale.requests) for path in (service.socket, other)]
             found[target] = {"bytes": len(answers[target]), "ours": ours, "nginx": theirs}
             share = f"{100 * ours / theirs:.1f} %" if theirs else "-"
             print(f"{target:<40} {len(answers[target]):>8} {ours:>8.0f} {theirs:>8.0f}  {share}", flush=True)
     return found
 
 
-async def saturated(socket: Path | None, target: str, requests: int) -> float:
+async def saturated(path: Path | None, target: str, requests: int) -> float:
     """Answers per second, as h2load counts them; 0 where it, or who would answer, is not installed."""
-    if socket is None or shutil.which("h2load") is None:
+    if path is None or shutil.which("h2load") is None:
         return 0.0
-    words = ["h2load", "--h1", "-n", str(requests), "-c", str(_AT_ONCE), "-B", f"unix:{socket}"]
+    words = ["h2load", "--h1", "-n", str(requests), "-c", str(_AT_ONCE), "-B", f"unix:{path}"]
     words += ["-H", "X-Kadeploy-User: user0"]
     done = await asyncio.create_subprocess_exec(*words, f"http://localhost{target}", stdout=subprocess.PIPE)
     said = (await done.communicate())[0].decode()
@@ -381,8 +388,8 @@ async def stranger(service: Service) -> AsyncIterator[tuple[dict[str, bytes], Pa
         print("nginx is not installed (Debian's nginx-light): ours are measured alone")
         yield answers, None
         return
-    with nginx.serving(service.folder / "nginx", answers) as socket:
-        yield answers, socket
+    with nginx.serving(service.folder / "nginx", answers) as path:
+        yield answers, path
 
 
 class Memory(threading.Thread):

@@ -24,6 +24,9 @@ from kadeploy.state import controllers
 PERIOD = 0.2
 """Seconds between two looks at the file, which cost a system call each while nothing happens."""
 _BLOCK = 1 << 20
+"""Bytes at the end of the file in which its last line is looked for."""
+_PIECE = 1 << 16
+"""Bytes that are read at a time: a follower who does not go on holds as much."""
 _FORM = re.compile(r"[A-Z]-[0-9a-z]{1,32}")
 """What a workflow id looks like; it becomes the name of a folder."""
 _LOOKS = 300.0
@@ -64,7 +67,7 @@ class Tail:
 
     def _lines(self, descriptor: int) -> Iterator[tuple[int, bytes]]:
         begun, position = b"", self.offset
-        while block := os.pread(descriptor, _BLOCK, position):
+        while block := os.pread(descriptor, _PIECE, position):
             position += len(block)
             *lines, begun = (begun + block).split(b"\n")
             for line in lines:
