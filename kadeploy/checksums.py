@@ -52,7 +52,7 @@ class Checksums:
         self._block = SMALLEST
         self._proofs: list[bytes] = []
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | bytearray) -> None:
         """Take the next bytes of the file."""
         self._md5.update(data)
         left = memoryview(data)

@@ -45,6 +45,8 @@ class Quota(Struct, frozen=True, kw_only=True):
     """Nodes in all of them."""
     files_mb: _Positive = 50_000
     """Room for the files that the user has sent; the ones that were used least recently make room."""
+    uploads: _Positive = 8
+    """Files that the user sends at a time."""
     consoles: _Positive = 20
 
 

@@ -5,9 +5,7 @@ The types of bodies and answers are the structs that the tools use; OpenAPI is m
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 import msgspec
@@ -452,9 +450,9 @@ class FileController(Controller):
     @patch("/{sha256:str}", request_max_body_size=None)
     async def receive(self, served: Here, request: Asked, sha256: FromPath[str], offset: FromQuery[int]) -> Received:
         """Send what follows the first *offset* bytes, or a part of it: how many are here then."""
-        body = bodies.pieces(request.stream(), asyncio.get_running_loop())
-        here = await bodies.in_thread(partial(sent.append, served.site, served.user, sha256, offset, body))
-        return Received(here)
+        arrival = sent.Arrival(served.site, served.user, sha256, offset)
+        most = served.site.service.quota.uploads
+        return Received(await bodies.receive(request.stream(), arrival, served.user, most))
 
 
 class ConsoleController(Controller):

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
@@ -23,6 +22,7 @@ from kadeploy.config.folder import Configuration
 from kadeploy.errors import KadeployError, LimitError, RightsError, UnsoundMessageError
 from kadeploy.operations import console
 from kadeploy.operations.console import Console, Refused, Session, Size, admit
+from kadeploy.server.places import Places
 
 FIRST_WORD = 10.0
 """Seconds in which a client has to say how large its terminal is."""
@@ -46,7 +46,7 @@ class Consoles:
     """The open consoles of this process, counted by user."""
 
     def __init__(self) -> None:
-        self._open: Counter[str] = Counter()
+        self._open = Places()
 
     async def serve(
         self, socket: WebSocket[Any, Any, Any], user: str, node: str, configuration: Configuration, noted: Noted
@@ -60,7 +60,8 @@ class Consoles:
             await socket.accept()
             try:
                 _require_own_page(socket)
-                with self._counted(user, configuration.site.service.quota.consoles):
+                most = configuration.site.service.quota.consoles
+                with self._open.one(user, most, _all_open(user, most)):
                     await _serve(socket, await asyncio.to_thread(admit, configuration, user, node), noted)
             except KadeployError as error:
                 await noted(error)
@@ -70,19 +71,12 @@ class Consoles:
             except TimeoutError:
                 await _close(socket, _POLICY, "nothing was said")
 
-    @contextmanager
-    def _counted(self, user: str, most: int) -> Iterator[None]:
-        if self._open[user] >= most:
-            raise LimitError(
-                f"{user} has {most} consoles open, which is all that the site allows (service.quota.consoles): leave "
-                "one of them first."
-            )
-        self._open[user] += 1
-        try:
-            yield
-        finally:
-            self._open[user] -= 1
-            self._open += Counter()  # forgets those at zero
+
+def _all_open(user: str, most: int) -> LimitError:
+    return LimitError(
+        f"{user} has {most} consoles open, which is all that the site allows (service.quota.consoles): leave one of "
+        "them first."
+    )
 
 
 def _require_own_page(socket: WebSocket[Any, Any, Any]) -> None:

@@ -21,7 +21,7 @@ import re
 import time
 import urllib.parse
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -84,22 +84,51 @@ def append(site: Site, user: str, sha256: str, offset: int, chunks: Iterable[byt
         FileError: it was not announced, *offset* is not what is here, or the disk is full (all of them: ask `begin`
             again); more than was announced came, or something else than that (what came is removed).
     """
-    _require_sha256(sha256)
-    folder = _folder(site, user)
-    with _opened_part(folder, sha256) as (stream, part):
-        announced = _announced(part)
-        if os.fstat(stream.fileno()).st_size != offset:
-            raise FileError(f"{part.stat().st_size} bytes of the file are here, not {offset}. Go on from there.")
-        found = checksums.of(stream)
+    arrival = Arrival(site, user, sha256, offset)
+    try:
+        arrival.open()
         for chunk in chunks:
-            if found.size + len(chunk) > announced:
-                part.unlink()
-                raise FileError(f"The file is longer than announced, {announced} bytes. Send it again.")
-            _write(stream, chunk, site)
-            found.update(chunk)
-        if found.size == announced:
-            _finish(part, sha256, found, site)
-        return found.size
+            arrival.take(chunk)
+        return arrival.complete()
+    finally:
+        arrival.close()
+
+
+class Arrival:
+    """More of a file, while it comes; see `append`. It is not for two threads at a time."""
+
+    def __init__(self, site: Site, user: str, sha256: str, offset: int) -> None:
+        _require_sha256(sha256)
+        self._site, self._user, self._sha256, self._offset = site, user, sha256, offset
+        self._opened = ExitStack()
+
+    def open(self) -> None:
+        """Have the partial file for this sender alone, and read what is here of it."""
+        stream, self._part = _opened_part(_folder(self._site, self._user), self._sha256)
+        self._stream = self._opened.enter_context(stream)
+        self._announced = _announced(self._part)
+        here = os.fstat(self._stream.fileno()).st_size
+        if here != self._offset:
+            raise FileError(f"{here} bytes of the file are here, not {self._offset}. Go on from there.")
+        self._found = checksums.of(self._stream)
+
+    def take(self, chunk: bytes | bytearray) -> None:
+        """Write what has come."""
+        if self._found.size + len(chunk) > self._announced:
+            self._part.unlink()
+            raise FileError(f"The file is longer than announced, {self._announced} bytes. Send it again.")
+        _write(self._stream, chunk, self._site)
+        self._found.update(chunk)
+
+    def complete(self) -> int:
+        """How many bytes are here; with the last one, the file is checked and complete."""
+        if self._found.size == self._announced:
+            _finish(self._part, self._sha256, self._found, self._site)
+        return self._found.size
+
+    def close(self) -> None:
+        """Leave the file to others."""
+        self._opened.close()
 
 
 def _finish(part: Path, sha256: str, found: Checksums, site: Site) -> None:
@@ -113,7 +142,7 @@ def _finish(part: Path, sha256: str, found: Checksums, site: Site) -> None:
     part.rename(part.with_name(f"{sha256}-{found.md5}"))
 
 
-def _write(stream: BinaryIO, chunk: bytes, site: Site) -> None:
+def _write(stream: BinaryIO, chunk: bytes | bytearray, site: Site) -> None:
     left = memoryview(chunk)
     try:
         while left:
@@ -127,8 +156,7 @@ def _write(stream: BinaryIO, chunk: bytes, site: Site) -> None:
         ) from error
 
 
-@contextmanager
-def _opened_part(folder: Path, sha256: str) -> Iterator[tuple[BinaryIO, Path]]:
+def _opened_part(folder: Path, sha256: str) -> tuple[BinaryIO, Path]:
     """The partial file, for this sender alone."""
     part = next(folder.glob(f"{sha256}-*.part"), None)
     if part is None:
@@ -137,10 +165,10 @@ def _opened_part(folder: Path, sha256: str) -> Iterator[tuple[BinaryIO, Path]]:
         stream = part.open("r+b", buffering=0)
     except FileNotFoundError as error:
         raise FileBusyError(f"The file {sha256} has just been completed or removed. Ask again what is here.") from error
-    with stream:
-        if not _lock(stream.fileno(), fcntl.LOCK_EX) or not _is_at(stream.fileno(), part):
-            raise FileBusyError(f"The file {sha256} is being sent already. Try again when that has ended.")
-        yield stream, part
+    if not _lock(stream.fileno(), fcntl.LOCK_EX) or not _is_at(stream.fileno(), part):
+        stream.close()
+        raise FileBusyError(f"The file {sha256} is being sent already. Try again when that has ended.")
+    return stream, part
 
 
 def _lock(descriptor: int, kind: int) -> bool:
