@@ -66,14 +66,15 @@ def until(happens: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def busy(site: Site, site_folder: Path, tmp_path: Path) -> Path:
+def busy(site: Site, site_folder: Path, tmp_path: Path) -> Iterator[Path]:
     """A file for which power operations wait, on a site with a hundred nodes."""
     database.connect(site)
     rights.add(site, caller().name, ["*"], ["*"])
     nodes.set_state([f"gdx-{rank}.site" for rank in range(1, 101)], "deployed", build.environment(), "alice")
     task = f"  tasks:\n    - ansible.builtin.shell: until test -e {tmp_path}/go; do sleep 0.1; done\n"
     write_play(site_folder, "PowerOn", task)
-    return tmp_path / "go"
+    yield tmp_path / "go"
+    (tmp_path / "go").touch()
 
 
 @pytest.fixture
