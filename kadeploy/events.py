@@ -147,7 +147,7 @@ class Ended(_Event, frozen=True, kw_only=True):
     report: Report
 
 
-Event = (
+Told = (
     Began
     | LeftOut
     | AttemptStarted
@@ -161,11 +161,22 @@ Event = (
     | Note
     | Ended
 )
+"""What an operation tells."""
+
+
+class Heard(_Event, frozen=True, kw_only=True):
+    """What an operation tells that is one of several, each at a server of its own; in no file."""
+
+    server: str
+    told: Event
+
+
+Event = Told | Heard
 Listener = Callable[[Event], None]
 """Who wants to know; called by the thread that launched the operation, one call at a time."""
 
 _ENCODER = msgspec.json.Encoder()
-_DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_DECODER: msgspec.json.Decoder[Told] = msgspec.json.Decoder(Told)
 
 
 class EventFile:
@@ -191,7 +202,7 @@ class EventFile:
         os.close(self._descriptor)
 
 
-def read(path: Path) -> Iterator[Event]:
+def read(path: Path) -> Iterator[Told]:
     """The events of a run's file, in order; a line that its writer did not finish is passed over."""
     with path.open("rb") as lines:
         for line in lines:
@@ -199,7 +210,7 @@ def read(path: Path) -> Iterator[Event]:
                 yield event
 
 
-def decode(line: bytes) -> Event | None:
+def decode(line: bytes) -> Told | None:
     """The event of a line; None: its writer did not finish it."""
     try:
         return _DECODER.decode(line)

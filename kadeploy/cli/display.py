@@ -26,6 +26,7 @@ from kadeploy.events import (
     Ended,
     Event,
     Finished,
+    Heard,
     LeftOut,
     Note,
     Progress,
@@ -59,6 +60,8 @@ class _Set:
     attempt: Attempt
     nodes: tuple[str, ...]
     begun: float
+    server: str = ""
+    """Whose attempt it is, of several."""
     step: str = ""
     step_begun: float = 0.0
     transfer: Transfer | None = None
@@ -77,7 +80,7 @@ class Display:
 
     *stream* gets plain lines; on a terminal they scroll above a live view while the display is entered as a context.
     *verbosity* None is `ON_TERMINAL` or `IN_LINES`. The last lines of what has ended are made by *final*, and on a
-    terminal by *final_for_people*.
+    terminal by *final_for_people*. Of several servers, lines begin with the name of the one that they are about.
     """
 
     def __init__(
@@ -92,10 +95,12 @@ class Display:
         self.stream = sys.stdout if stream is None else stream
         self.plain = is_plain(self.stream)
         self.verbosity = (IN_LINES if self.plain else ON_TERMINAL) if verbosity is None else verbosity
-        self.forecast: Forecast | None = None
-        """Tells how long it will still take, where that can be told."""
+        self._forecasts: dict[str, Forecast | None] = {}
+        """They tell how long it will still take, where that can be told; by server."""
         self._final = final if self.plain else final_for_people or final
-        self._sets: dict[int, _Set] = {}
+        self._server = ""
+        """Whose event is being shown, of several."""
+        self._sets: dict[tuple[str, int], _Set] = {}
         self._finals: dict[str, Final] = {}
         self._begun = time.time()
         self._now = self._begun
@@ -113,6 +118,9 @@ class Display:
 
     def _show(self, event: Event) -> None:
         match event:
+            case Heard():
+                with self._speaking(event.server):
+                    self._show(event.told)
             case Began():
                 self._began(event)
             case LeftOut() | Taken():
@@ -126,7 +134,7 @@ class Display:
             case StepResult():
                 self._step_result(event)
             case Progress():
-                if group := self._sets.get(event.attempt.number):
+                if group := self._set_of(event.attempt):
                     group.transfer = event.transfer
             case Finished():
                 self._finals |= event.finals
@@ -134,6 +142,17 @@ class Display:
                 self.say(0, event.text)
             case Ended():
                 self._ended(event)
+
+    @contextmanager
+    def _speaking(self, server: str) -> Iterator[None]:
+        self._server = server
+        try:
+            yield
+        finally:
+            self._server = ""
+
+    def _set_of(self, attempt: Attempt) -> _Set | None:
+        return self._sets.get((self._server, attempt.number))
 
     def _without(self, event: LeftOut | Taken) -> None:
         """Nodes take no part, or none any more; those that are at their end already are nobody's worry."""
@@ -145,10 +164,11 @@ class Display:
             self.say(0, f"{title}{fold(names)}: {reason}", style=style)
 
     def _began(self, event: Began) -> None:
-        self._begun = event.at
-        self.forecast = forecast.of(event)
+        if not self._forecasts:
+            self._begun = event.at
+        self._forecasts[self._server] = forecast.of(event)
         names = [name for group in event.groups.values() for name in group]
-        self._nodes = len(names)
+        self._nodes += len(names)
         self.say(0, f"{TITLES[event.operation]} {event.wid} started on {_count(names)}: {fold(names)}")
         for note in event.notes:
             self.say(0, note)
@@ -157,13 +177,13 @@ class Display:
 
     def _attempt_started(self, event: AttemptStarted) -> None:
         attempt = event.attempt
-        self._sets[attempt.number] = _Set(attempt, event.nodes, event.at)
+        self._sets[self._server, attempt.number] = _Set(attempt, event.nodes, event.at, self._server)
         self.say(1, f"{_title(attempt)} {'continues' if attempt.goes_on else 'begins'} on {fold(event.nodes)}")
 
     def _attempt_ended(self, event: AttemptEnded) -> None:
         attempt, outcomes = event.attempt, event.outcomes
         self._end_step(attempt)
-        group = self._sets.pop(attempt.number, None)
+        group = self._sets.pop((self._server, attempt.number), None)
         told = group.told if group else {}
         ok = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.OK]
         if ok:
@@ -179,13 +199,13 @@ class Display:
 
     def _step_started(self, event: StepStarted) -> None:
         self._end_step(event.attempt)
-        if group := self._sets.get(event.attempt.number):
+        if group := self._set_of(event.attempt):
             group.step, group.step_begun, group.transfer = event.micro_step, event.at, None
         self.say(3, f"{event.attempt.implementation}: {event.micro_step} on {fold(event.nodes)}")
 
     def _step_result(self, event: StepResult) -> None:
         bad = {name: outcome for name, outcome in event.outcomes.items() if outcome.verdict is not Verdict.OK}
-        if group := self._sets.get(event.attempt.number):
+        if group := self._set_of(event.attempt):
             group.gone |= bad.keys()
         reasons = {name: outcome.message for name, outcome in bad.items() if outcome.verdict is not Verdict.LATE}
         for reason, names in summary.kinds(reasons).items():
@@ -200,7 +220,7 @@ class Display:
         counts = f"{len(ended.ok)} OK, {len(ended.ko)} KO"
         took = duration(event.at - self._begun)
         self.say(0, f"{TITLES[event.operation]} {ended.wid} ended after {took}: {counts}")
-        for line in self._final(event):
+        for line in () if self._server else self._final(event):
             self.print(line, style=_BAD if line.startswith("KO ") else "")
 
     # --- words ------------------------------------------------------------------------------------------------------
@@ -209,7 +229,7 @@ class Display:
         """Print *lines* with the time in front, when the display is that talkative."""
         if level > self.verbosity or not lines:
             return
-        stamp = time.strftime("%H:%M:%S", time.localtime(self._now))
+        stamp = f"{_speaker(self._server)}{time.strftime('%H:%M:%S', time.localtime(self._now))}"
         self.print(*(f"{stamp} {line}" for line in lines), style=style)
 
     def print(self, *lines: str, style: str = "") -> None:
@@ -257,7 +277,7 @@ class Display:
         return lines + [f"{word}: {fold(names)}" for word, names in _by_word(ended).items()]
 
     def _end_step(self, attempt: Attempt) -> None:
-        group = self._sets.get(attempt.number)
+        group = self._set_of(attempt)
         if group and group.step:
             seconds = self._now - group.step_begun
             self.say(4, f"{attempt.implementation}: {group.step} took {seconds:.1f} s")
@@ -267,7 +287,8 @@ class Display:
         for group in self._sets.values():
             if names := group.still():
                 step = f"-{group.step}" if group.step else ""
-                yield f"{_title(group.attempt)}{step}", now - (group.step_begun or group.begun), names, group
+                what = f"{_speaker(group.server)}{_title(group.attempt)}{step}"
+                yield what, now - (group.step_begun or group.begun), names, group
 
     # --- the live view ----------------------------------------------------------------------------------------------
 
@@ -326,11 +347,15 @@ class Display:
     def _time_left(self, now: float) -> list[str]:
         """Until the last set of nodes is done; empty where one of them cannot be told of."""
         sets = [(group, names) for group in self._sets.values() if (names := group.still())]
-        if self.forecast is None or not sets:
+        if not sets:
             return []
-        times = [self.forecast.left(group.attempt, names, now - group.begun) for group, names in sets]
+        times = [self._left(group, names, now) for group, names in sets]
         known = [seconds for seconds in times if seconds is not None]
         return [forecast.told(max(known))] if len(known) == len(times) else []
+
+    def _left(self, group: _Set, names: Sequence[str], now: float) -> float | None:
+        found = self._forecasts.get(group.server)
+        return None if found is None else found.left(group.attempt, names, now - group.begun)
 
 
 def debug_lines(micro_step: str, outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -356,6 +381,10 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _speaker(server: str) -> str:
+    return f"[{server}] " if server else ""
 
 
 def _title(attempt: Attempt) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import completion, console, replay, shell, sites, usage
+from kadeploy.cli import completion, console, replay, shell, together, usage
 from kadeploy.errors import KadeployError, NodeListError, OptionError, RightsError
 from kadeploy.files import open_as_user
 from kadeploy.operations import recording
@@ -77,14 +77,14 @@ def kaconsole3(
     _version: shell.Version = False,
     _completion: shell.Completion = None,
     server: shell.Server = None,
-    _multi_server: shell.MultiServer = False,
+    multi_server: shell.MultiServer = False,
 ) -> int:
     """Open the console of a node; ESC typed four times leaves it."""
     if machine and first:
         raise NodeListError(f"-m {machine} and {first}: a console is of one node.")
     node = machine or first
     _check(node, played, speed, listing)
-    service = sites.service(server)
+    service = together.asked(server, multi_server)
     if listing:
         _list(service, node)
     elif played is not None:

@@ -8,7 +8,7 @@ import typer
 
 from kadeploy import files
 from kadeploy.caller import Account, caller
-from kadeploy.cli import completion, operation, shell, sites, usage
+from kadeploy.cli import completion, operation, shell, together, usage
 from kadeploy.environments import description
 from kadeploy.errors import OptionError
 from kadeploy.operations import custom, plan
@@ -80,7 +80,8 @@ def kadeploy3(
         ),
     ] = None,
     debug: operation.Debug = False,
-    _multi_server: shell.MultiServer = False,
+    multi_server: shell.MultiServer = False,
+    all_or_nothing: shell.AllOrNothing = False,
     ok_file: shell.OkFile = None,
     ko_file: shell.KoFile = None,
     reformat_tmp: Annotated[
@@ -176,7 +177,7 @@ def kadeploy3(
     outputs = operation.Outputs(ok_file, ko_file, wid_file, known_hosts)
     if not dry_run:
         outputs.create()
-    service = sites.service(server)
+    service = together.asked(server, multi_server, all_or_nothing)
     operation.require_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)
@@ -218,7 +219,7 @@ def kadeploy3(
     if dry_run:
         return operation.show(service, request)
     if not wait:
-        return operation.in_background(service, request, NAME, outputs, script, server)
+        return operation.in_background(service, request, NAME, outputs, script, together.words(server, multi_server))
     output = operation.apart(form)
     display = operation.display_of(NAME, service, verbosity, debug)
     report = operation.carry_out(service, request, display, outputs)

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Annotated, cast, get_args
 
 import msgspec
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import completion, shell, sites, usage
+from kadeploy.cli import completion, shell, together, usage
 from kadeploy.environments.environment import Environment
 from kadeploy.environments.reference import Reference
 from kadeploy.errors import OptionError
@@ -161,7 +162,8 @@ def kaenv3(
         ),
     ] = None,
     form: shell.Format = "text",
-    _multi_server: shell.MultiServer = False,
+    multi_server: shell.MultiServer = False,
+    all_or_nothing: shell.AllOrNothing = False,
     server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
@@ -201,7 +203,10 @@ def kaenv3(
         moves=[move for text in files_to_move or () for move in _moves(text)],
         form=form,
     )
-    return _OPERATIONS[operation][0](sites.service(server), wish)
+    service, operate = together.asked(server, multi_server, all_or_nothing), _OPERATIONS[operation][0]
+    if operation == "-p" or form != "text":
+        return together.status(service, operate(service, wish))
+    return together.apart(service, lambda one, _: operate(one, wish))
 
 
 # --- options ----------------------------------------------------------------------------------------------------
@@ -264,20 +269,21 @@ _COLUMNS: dict[str, tuple[int, Callable[[Environment], str]]] = {
 
 def _list(service: Service, wish: Wish) -> int:
     with sparing():
-        return _show_list(service.environments(wish.wanted.owner, wish.all_versions), wish)
-
-
-def _show_list(found: Sequence[Environment], wish: Wish) -> int:
-    if wish.wanted.name:
-        pattern = wish.wanted.name.replace("[", "[[]").replace("%", "*")
-        found = [each for each in found if fnmatchcase(each.name, pattern)]
-    if wish.form != "text":
-        shell.emit(msgspec.to_builtins(found), wish.form)
-    elif found:
-        _print_table(found)
-    else:
-        print("No environment has been found")
+        if wish.form != "text":
+            shell.emit(together.answers(service, lambda one: msgspec.to_builtins(_found(one, wish))), wish.form)
+        elif found := _found(service, wish):
+            _print_table(found)
+        else:
+            print("No environment has been found")
     return 0
+
+
+def _found(service: Service, wish: Wish) -> list[Environment]:
+    found = service.environments(wish.wanted.owner, wish.all_versions)
+    if not wish.wanted.name:
+        return found
+    pattern = wish.wanted.name.replace("[", "[[]").replace("%", "*")
+    return [each for each in found if fnmatchcase(each.name, pattern)]
 
 
 def _print_table(found: Sequence[Environment]) -> None:
@@ -305,11 +311,17 @@ def _print(service: Service, wish: Wish) -> int:
 
 
 def _add(service: Service, wish: Wish) -> int:
-    from kadeploy.environments import description  # noqa: PLC0415 - slow, and -l does without
-
-    for added in service.add_environments(description.load(wish.wanted.name, caller(), shell.warn)):
+    for added in service.add_environments(_described(wish.wanted.name)):
         print(f"Added: {_told(added)}, {added.visibility}")
     return 0
+
+
+@cache
+def _described(file: str) -> list[Environment]:
+    """What is in *file*, which may be readable once only."""
+    from kadeploy.environments import description  # noqa: PLC0415 - slow, and -l does without
+
+    return description.load(file, caller(), shell.warn)
 
 
 def _delete(service: Service, wish: Wish) -> int:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from kadeploy.cli import completion, shell, sites, usage
+from kadeploy.cli import completion, shell, together, usage
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
 from kadeploy.operations.service import Service
@@ -83,7 +83,8 @@ def kanodes3(
         typer.Option("--watch", help="Refresh the output every 2 seconds until Ctrl-C.", rich_help_panel=usage.OUTPUT),
     ] = False,
     form: shell.Format = "text",
-    _multi_server: shell.MultiServer = False,
+    multi_server: shell.MultiServer = False,
+    all_or_nothing: shell.AllOrNothing = False,
     server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
@@ -93,14 +94,14 @@ def kanodes3(
         raise OptionError("Choose one of -d (state of the nodes), -y (workflows) and -l (all nodes of the site).")
     if wid is not None and not dump:
         raise OptionError("-w goes with -y: kanodes3 -y -w WID.")
-    service = sites.service(server)
+    service = together.asked(server, multi_server, all_or_nothing)
     names = _known(service, shell.node_names(machines, files, service.site.limits.nodes))
     show = _show_list if listing else _show_states if state else _show_workflows(wid)
     with sparing():
         if watch:
             return _watch(lambda: show(service, names, form))
         show(service, names, form)
-    return 0
+    return together.status(service)
 
 
 def _known(service: Service, names: list[str]) -> list[str] | None:

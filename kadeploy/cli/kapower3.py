@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import completion, operation, shell, sites, usage
+from kadeploy.cli import completion, operation, shell, together, usage
 from kadeploy.cli.display import Display
 from kadeploy.errors import OptionError
 from kadeploy.events import Ended, Report
@@ -53,7 +53,8 @@ def kapower3(
         typer.Option("-l", "--level", metavar="VALUE", help="Level: soft (default), hard, very_hard."),
     ] = None,
     debug: operation.Debug = False,
-    _multi_server: shell.MultiServer = False,
+    multi_server: shell.MultiServer = False,
+    all_or_nothing: shell.AllOrNothing = False,
     ok_file: shell.OkFile = None,
     ko_file: shell.KoFile = None,
     script: operation.Script = None,
@@ -83,9 +84,10 @@ def kapower3(
         operation.check_script(script, who)
     other = operation.Other(cancel, attach, wait_for)
     if wid := other.wid(machines or node_files):
-        return operation.of_another(other, wid, sites.service(server), NAME, outputs, script, form, verbosity, debug)
+        service = together.asked(server, multi_server, all_or_nothing)
+        return operation.of_another(other, wid, service, NAME, outputs, script, form, verbosity, debug)
     chosen = _operation({"on": on, "off": off, "status": status}, first)
-    service = sites.service(server)
+    service = together.asked(server, multi_server, all_or_nothing)
     names = operation.nodes(machines, node_files, service.site)
     if chosen == "status" and level is not None:
         raise OptionError("-l goes with --on and --off: there is one way to ask for the status.")
@@ -104,7 +106,7 @@ def kapower3(
     if dry_run:
         return operation.show(service, request)
     if not wait and not (ok_file or ko_file):
-        return operation.in_background(service, request, NAME, outputs, script, server)
+        return operation.in_background(service, request, NAME, outputs, script, together.words(server, multi_server))
     output = operation.apart(form)
     if chosen == "status":  # how it was found out is of interest only when asked for
         display = Display(verbosity or 0, debug, final=status_lines)

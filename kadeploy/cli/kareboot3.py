@@ -8,7 +8,7 @@ import typer
 
 from kadeploy import files
 from kadeploy.caller import caller
-from kadeploy.cli import completion, operation, shell, sites, usage
+from kadeploy.cli import completion, operation, shell, together, usage
 from kadeploy.errors import DestructiveEnvironmentError, OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.operations.requests import RebootKind, RebootRequest, Recorded
@@ -99,7 +99,8 @@ def kareboot3(
             rich_help_panel=usage.ENVIRONMENT,
         ),
     ] = None,
-    _multi_server: shell.MultiServer = False,
+    multi_server: shell.MultiServer = False,
+    all_or_nothing: shell.AllOrNothing = False,
     ok_file: shell.OkFile = None,
     ko_file: shell.KoFile = None,
     script: operation.Script = None,
@@ -132,7 +133,7 @@ def kareboot3(
     outputs = operation.Outputs(ok_file, ko_file, wid_file)
     if not dry_run:
         outputs.create()
-    service = sites.service(server)
+    service = together.asked(server, multi_server, all_or_nothing)
     operation.require_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)

@@ -7,13 +7,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import msgspec
 import typer
 
-from kadeploy.cli import completion, shell, sites
+from kadeploy.cli import completion, shell, together
 from kadeploy.config.cluster import Disk
 from kadeploy.config.folder import Configuration
 from kadeploy.config.partition import split_partition
@@ -94,7 +94,8 @@ def karights3(
         typer.Option("--until", metavar="DATE", help="With -a: last day, or 'YYYY-MM-DD HH:MM'."),
     ] = None,
     form: shell.Format = "text",
-    _multi_server: shell.MultiServer = False,
+    multi_server: shell.MultiServer = False,
+    all_or_nothing: shell.AllOrNothing = False,
     server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
@@ -108,9 +109,12 @@ def karights3(
     if (overwrite or until is not None) and not add:
         raise OptionError("-o and --until go with -a.")
     end = None if until is None else _end(until)
-    name, service = "" if user is None else _user(user), sites.service(server)
+    name, service = "" if user is None else _user(user), together.asked(server, multi_server, all_or_nothing)
     wish = Wish(name, _nodes(service, machines, files), list(parts or ()), end, overwrite, form)
-    return _OPERATIONS[chosen[0]](service, wish)
+    operate = _OPERATIONS[chosen[0]]
+    if show:
+        return together.status(service, operate(service, wish))
+    return together.apart(service, lambda one, nodes: operate(one, replace(wish, nodes=list(nodes))), wish.nodes)
 
 
 def _user(name: str) -> str:

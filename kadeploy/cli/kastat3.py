@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from kadeploy.cli import completion, plot, shell, sites, usage
+from kadeploy.cli import completion, plot, shell, together, usage
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import require_few
@@ -185,7 +185,8 @@ def kastat3(
         ),
     ] = None,
     form: shell.Format = "text",
-    _multi_server: shell.MultiServer = False,
+    multi_server: shell.MultiServer = False,
+    all_or_nothing: shell.AllOrNothing = False,
     server: shell.Server = None,
     _version: shell.Version = False,
     _completion: shell.Completion = None,
@@ -207,7 +208,7 @@ def kastat3(
             raise OptionError(f"{option} goes with {' and '.join(_USES[option])}.")
     if form != "text" and chosen == "--plot":
         raise OptionError("--format goes with -a, -b, -c and -d; the name of the --plot file tells png or svg.")
-    service = sites.service(server)
+    service = together.asked(server, multi_server, all_or_nothing)
     question = Question(
         selection=Selection(
             (None if wid else "deploy") if operation is None else None if operation == "all" else operation,
@@ -228,7 +229,7 @@ def kastat3(
     if wid is not None:
         service.require_workflow(wid)
     with sparing():
-        return _OPERATIONS[chosen](service, question)
+        return together.status(service, _OPERATIONS[chosen](service, question))
 
 
 def _nodes(service: Service, machines: Sequence[str] | None, lists: Sequence[str]) -> list[str] | None:

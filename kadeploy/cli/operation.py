@@ -22,8 +22,9 @@ import typer
 from kadeploy import files
 from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Account, as_user, caller, environment_of
-from kadeploy.cli import completion, hangup, shell, summary, usage
+from kadeploy.cli import completion, hangup, shell, summary, together, usage
 from kadeploy.cli.display import Display
+from kadeploy.client.joint import JointReport
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
 from kadeploy.events import Began, Ended, Event, Listener, Report
@@ -379,17 +380,32 @@ def carry_out(service: Service, request: Wish, display: Display, outputs: Output
     def admitted(wid: str) -> None:
         wids.append(wid)
         if outputs.wid:
-            shell.write_names(outputs.wid, [wid])
+            write_wids(outputs.wid, wids, service)
 
     def interrupt() -> None:
         for wid in wids:
             (service.abandon if stop.is_set() else service.interrupted)(wid)
 
     stop = threading.Event()
+    if outputs.wid:
+        write_wids(outputs.wid, [], service)
     with _signals(stop, display, interrupt), display.live():
         report = service.carry_out(request, display, stop, admitted)
     outputs.fill(report)
     return report
+
+
+def write_wids(path: str, wids: Sequence[str], service: Service) -> None:
+    """Write workflow ids to the caller's file *path*; of several servers also to ``PATH_SERVER``, as Kadeploy 3.1 did.
+
+    Raises:
+        FileError: the caller may not write there.
+    """
+    shell.write_names(path, wids)
+    if os.path.isfile(path):  # noqa: PTH113 - beside a device none is made
+        for server, own in together.begun(service).items():
+            with told():
+                shell.write_names(f"{os.path.realpath(path)}_{server}", own)
 
 
 @dataclass(frozen=True)
@@ -500,22 +516,24 @@ def answer(output: int | None, report: Report) -> None:
 
 
 def in_background(
-    service: Service, request: Wish, tool: str, outputs: Outputs, script: str | None, server: str | None
+    service: Service, request: Wish, tool: str, outputs: Outputs, script: str | None, asked: Sequence[str]
 ) -> int:
-    """``--no-wait``: print the workflow id as soon as the operation has begun.
+    """``--no-wait``: print the workflow id as soon as the operation has begun; of several servers, each behind its own.
 
     What its end is needed for, files and *script*, is left to another process of *tool*, which waits for it at the
-    same *server*.
+    server that it is *asked* by these words.
     """
+    if outputs.wid:
+        write_wids(outputs.wid, [], service)
     wid = service.start(request)
     if outputs.wid:
-        shell.write_names(outputs.wid, [wid])
-    print(wid, flush=True)
+        write_wids(outputs.wid, wid.split(","), service)
+    print(*together.told(service, wid), sep="\n", flush=True)
     at_the_end = {"-o": outputs.ok, "-n": outputs.ko, "--known-hosts": outputs.known_hosts, "-s": script}
     if words := [word for option, value in at_the_end.items() if value for word in (option, value)]:
         code = f"import sys; from kadeploy.cli.{tool} import main; sys.exit(main())"
         subprocess.Popen(
-            [sys.executable, "-P", "-c", code, "--wait-for", wid, *words, *(["--server", server] if server else [])],
+            [sys.executable, "-P", "-c", code, "--wait-for", wid, *words, *asked],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -526,6 +544,8 @@ def in_background(
 
 def status(report: Report, site: Site) -> int:
     """Exit status of an operation that has ended."""
+    if isinstance(report, JointReport):
+        return report.exit_status
     if report.aborted:
         return UserInterruptError.exit_code
     return site.partial_failure_status if report.ko else 0

@@ -246,9 +246,9 @@ def _ended(command: Any, name: str, arguments: list[str]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except KadeployError as error:
-        return _refuse(str(error), error.exit_code)
+        return refuse(str(error), error.exit_code)
     except typer.TyperException as error:
-        return _refuse(f"{_usage_error(error)} See {_asked(error, name)} --help", KadeployError.exit_code)
+        return refuse(f"{_usage_error(error)} See {_asked(error, name)} --help", KadeployError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return UserInterruptError.exit_code
     except OSError as error:
@@ -321,7 +321,8 @@ _LARGEST = 2**53
 """Whole numbers up to here mean the same to databases, to JSON and to us."""
 
 
-def _refuse(text: str, status: int) -> int:
+def refuse(text: str, status: int) -> int:
+    """Tell why something is not done; the exit status of that."""
     print(coloured("ERROR:", "red", sys.stderr), text, file=sys.stderr)
     return status
 
@@ -346,7 +347,7 @@ def _machine_refuses(error: OSError) -> int:
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
     what = f"{error.filename}:" if error.filename else "The output cannot be written:"
-    return _refuse(f"{what} {error.strerror or error}.", KadeployError.exit_code)
+    return refuse(f"{what} {error.strerror or error}.", KadeployError.exit_code)
 
 
 # --- options ----------------------------------------------------------------------------------------------------
@@ -432,7 +433,11 @@ Server = Annotated[
 ]
 MultiServer = Annotated[
     bool,
-    typer.Option("-M", "--multi-server", help="Accepted; one server is asked.", rich_help_panel=usage.GENERAL),
+    typer.Option("-M", "--multi-server", help="Ask all servers of client.yml.", rich_help_panel=usage.GENERAL),
+]
+AllOrNothing = Annotated[
+    bool,
+    typer.Option("--all-or-nothing", help="With -M: all servers, or none.", rich_help_panel=usage.GENERAL),
 ]
 Version = Annotated[
     bool,

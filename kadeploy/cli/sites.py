@@ -11,6 +11,8 @@ import os
 import pwd
 import socket
 import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from kadeploy.caller import Account, caller
@@ -40,7 +42,7 @@ def service(server: str | None = None) -> Service:
     known = servers.known(who)
     word = word or known.default
     if word in known.named:
-        return _remote(servers.address_of(known.named[word], who, word, known.path), who)
+        return _named_in(known, word, who)
     if word and word != (here := _name_here()):
         raise OptionError(_unknown(f"{said} {word}", word, [*known.named, *([here] if here else [])], known.path))
     if (found := _listening()) is not None:
@@ -49,6 +51,28 @@ def service(server: str | None = None) -> Service:
     from kadeploy.operations.local import Local  # noqa: PLC0415 - not where a service answers
 
     return Local(who)
+
+
+def every(all_or_nothing: bool, warn: Callable[[str], None]) -> Service:
+    """All servers of ``client.yml`` as one; where it names none, who answers without a name.
+
+    *warn* is told of those who cannot be asked.
+
+    Raises:
+        KadeployError: none can be asked; or not all of them, and it is *all_or_nothing*.
+    """
+    who = caller()
+    known = servers.known(who)
+    makers = {name: partial(_named_in, known, name, who) for name in known.named}
+    if len(makers) < 2:
+        return next(iter(makers.values()), service)()
+    from kadeploy.client import several  # noqa: PLC0415 - rarely wanted
+
+    return several.reach(makers, all_or_nothing, warn)
+
+
+def _named_in(known: servers.Servers, name: str, who: Account) -> Service:
+    return _remote(servers.address_of(known.named[name], who, name, known.path), who)
 
 
 def require_own_state() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from kadeploy.client.joint import JointReport
 from kadeploy.config.site import Messages
 from kadeploy.events import Ended
 from kadeploy.nodeset import fold, natural_key
@@ -81,12 +82,13 @@ def _what_next(event: Ended, command: str, consoles: bool) -> list[str]:
     bad = list(event.report.ko)
     if not bad:
         return []
-    ways = {
-        "once more, these alone": f"{command} -m '{fold(bad)}' and the same options",
-        "what each of them did": f"kastat3 -d -w {event.report.wid} -F hostname,step1,step2,step3,error",
-    }
+    ways = {"once more, these alone": f"{command} -m '{fold(bad)}' and the same options"}
+    several = event.report.wids if isinstance(event.report, JointReport) else {}
+    for server, wid in several.items() or {"": event.report.wid}.items():
+        what, asked = (f"what they did at {server}", f" -S {server}") if server else ("what each of them did", "")
+        ways[what] = f"kastat3{asked} -d -w {wid} -F hostname,step1,step2,step3,error"
     if consoles:
-        ways["a console"] = f"kaconsole3 -m {min(bad, key=natural_key)}"
+        ways["a console"] = f"kaconsole3{' -M' if several else ''} -m {min(bad, key=natural_key)}"
     width = max(map(len, ways))
     return [f"{what:{width}}  {way}" for what, way in ways.items()]
 

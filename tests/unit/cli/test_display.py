@@ -25,6 +25,7 @@ from kadeploy.events import (
     Ended,
     Event,
     Finished,
+    Heard,
     LeftOut,
     Note,
     Progress,
@@ -126,6 +127,29 @@ def test_level_4_tells_how_long_micro_steps_took() -> None:
         "SetDeploymentEnvUntrusted: reboot took 3.0 s",
         "SetDeploymentEnvUntrusted: wait_reboot took 8.0 s",
     ]
+
+
+def test_of_several_servers_each_line_and_each_set_of_nodes_says_whose_it_is() -> None:
+    """Attempts of two servers have the same numbers."""
+    stream = io.StringIO()
+    display = Display(1, stream=stream)
+    for event in STORY[:4]:
+        for server in ("paris", "lyon"):
+            display(Heard(server=server, told=event))
+    lines = stream.getvalue().splitlines()
+    assert {line.partition(" ")[0] for line in lines} == {"[paris]", "[lyon]"}
+    first, *status = display.status_lines()
+    assert first.endswith(": 6 on their way")
+    assert [line.partition(" ~")[0] for line in status] == [
+        f"[{server}] SetDeploymentEnvUntrusted-reboot" for server in ("paris", "lyon")
+    ]
+    display(Heard(server="lyon", told=STORY[6]))
+    assert [line.partition(" ")[0] for line in display.status_lines()[1:]] == ["[paris]"]
+    ended = Ended(operation="deploy", groups={"gdx": NAMES}, report=Report("D-1", ok=NAMES))
+    display(Heard(server="lyon", told=ended))
+    display(ended)
+    assert stream.getvalue().splitlines()[-4:] == ["Nodes correctly deployed on cluster gdx", *NAMES]
+    assert stream.getvalue().count("Nodes correctly deployed") == 1
 
 
 def test_debug_output_is_folded_where_nodes_agree() -> None:
