@@ -252,7 +252,8 @@ def detailed(run: Run, flow: Mapping[str, Any], names: Iterable[str] | None = No
         node: [*told, *_more(states.get(node) or Stand(), now)] for node, told in {**flow["nodes"], **left_out}.items()
     }
     counts = {how: len(parts.get(how, ())) for how in ("ok", "ko", "processing")}
-    return {**flow, "counts": counts, "nodes": nodes}
+    above = {key: value for key, value in flow.items() if key != "nodes"}
+    return {**above, "counts": counts, "nodes": nodes}
 
 
 def _more(stand: Stand, now: float) -> Iterator[dict[str, Any]]:

@@ -70,6 +70,7 @@ def test_of_an_ended_workflow_the_user_sees_reasons_times_and_counts(
         "ended",
         {"ok": 1, "ko": 2, "processing": 0},
     )
+    assert list(flow)[-2:] == ["counts", "nodes"]
     assert begun <= flow["began"] <= flow["ended"] <= time.time()
     assert flow["seconds"] == flow["ended"] - flow["began"]
     failed, held, well = (joined(flow, node) for node in NAMES)
