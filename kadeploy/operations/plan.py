@@ -136,6 +136,17 @@ def parse_force_steps(text: str, known: Register) -> dict[str, tuple[Implementat
     return found
 
 
+def checked(forced: Steps, known: Register) -> dict[str, Ways]:
+    """*forced* steps that no option was read into, checked as if one had been: somebody has sent them as they are.
+
+    Raises:
+        OptionError: as `parse_force_steps`.
+    """
+    ordered = {step: forced[step] for step in MACRO_STEPS if step in forced} | dict(forced)
+    ways = {step: ",".join(f"{way.name}:{way.retries}:{way.timeout}" for way in each) for step, each in ordered.items()}
+    return parse_force_steps("&".join(f"{step}|{each}" for step, each in ways.items()), known)
+
+
 def _forced(way: str, step: str, known: Register) -> Implementation:
     match = _FORCED.match(way)
     if not match:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from kadeploy.config.cluster import Implementation
-from kadeploy.environments.environment import Environment
+from kadeploy.environments.environment import MAX_VERSION, Environment
 from kadeploy.runner.request import Options
 
 RebootKind = Literal["simple_reboot", "set_pxe", "deploy_env", "env_recorded"]
@@ -24,7 +24,7 @@ class Recorded(_Struct, frozen=True, kw_only=True, tag="recorded"):
 
     name: str
     """Or ``name@user:version%arch``, or an alias."""
-    version: int | None = None
+    version: Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)] | None = None
     owner: str | None = None
     arch: str | None = None
 

@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn, Protocol
 
 import msgspec
 
 from kadeploy import errors
 from kadeploy.errors import KadeployError
-from kadeploy.state.history import Selection
-from kadeploy.state.rights import Given
+from kadeploy.state.history import STEPS, Selection
+from kadeploy.state.rights import End, Given
 
 if TYPE_CHECKING:
     import threading
@@ -34,15 +34,20 @@ if TYPE_CHECKING:
     from kadeploy.state.rights import Holder
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
+"""What a database takes for a number."""
+_Step = Annotated[int, msgspec.Meta(ge=STEPS[0], le=STEPS[-1])]
+
+
 class Rows(msgspec.Struct, frozen=True, kw_only=True):
     """Which columns of the log are wanted, of which rows, in which order (see `kadeploy.state.history.rows`)."""
 
     selection: Selection
     fields: tuple[str, ...]
-    min_retries: int = 0
-    steps: tuple[int, ...] = ()
+    min_retries: _Count = 0
+    steps: tuple[_Step, ...] = ()
     order: tuple[str, ...] = ()
-    limit: int | None = None
+    limit: _Count | None = None
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,8 +56,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     user: str
     nodes: tuple[str, ...]
     parts: tuple[str, ...]
-    until: int | None = None
-    """Unix seconds."""
+    until: End | None = None
     overwrite: bool = False
     """Take the nodes from whoever has rights on a partition of them."""
 

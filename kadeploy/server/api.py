@@ -5,13 +5,16 @@ The types of bodies and answers are the structs that the tools use; OpenAPI is m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
@@ -207,6 +210,10 @@ class ClaimController(Controller):
         return served.free(node)
 
 
+_PLANNED = {200: ResponseSpec(Plan, generate_examples=False, description="With *dry_run*: what would be done.")}
+_OFFSET = re.compile("[0-9]{1,18}")
+
+
 class WorkflowController(Controller):
     """Operations, running and ended."""
 
@@ -228,12 +235,12 @@ class WorkflowController(Controller):
         """Have it end within seconds, its nodes aborted and free."""
         return Cancelled(served.cancel(wid))
 
-    @get("/workflows/{wid:str}/events")
+    @get("/workflows/{wid:str}/events", media_type="text/event-stream")
     async def events(self, served: Here, request: Asked, wid: FromPath[str]) -> Stream:
         """Its events from the beginning (server-sent), or behind ``Last-Event-ID``, until its end."""
         after = request.headers.get("last-event-id", "0")
-        lines = await stream.of(served, wid, int(after) if after.isascii() and after.isdecimal() else 0)
-        return Stream(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        lines = await stream.of(served, wid, int(after) if _OFFSET.fullmatch(after) else 0)
+        return Stream(lines, headers={"Cache-Control": "no-store"})
 
     @get("/events", media_type="text/event-stream")
     async def all_events(self, served: Here, request: Asked, user: FromQuery[str | None] = None) -> Stream:
@@ -244,17 +251,17 @@ class WorkflowController(Controller):
         lines = await feed.of(served, user, request.headers.get("last-event-id", ""))
         return Stream(lines, headers={"Cache-Control": "no-store"})
 
-    @post("/deployments", sync_to_thread=True)
+    @post("/deployments", sync_to_thread=True, responses=_PLANNED)
     def deploy(self, served: Here, data: JSONBody[DeployRequest], dry_run: DryRun = False) -> Response[Begun | Plan]:
         """Deploy an environment on nodes; with *dry_run*, tell what would be done."""
         return _operation(served, data, dry_run)
 
-    @post("/reboots", sync_to_thread=True)
+    @post("/reboots", sync_to_thread=True, responses=_PLANNED)
     def reboot(self, served: Here, data: JSONBody[RebootRequest], dry_run: DryRun = False) -> Response[Begun | Plan]:
         """Reboot nodes."""
         return _operation(served, data, dry_run)
 
-    @post("/power", sync_to_thread=True)
+    @post("/power", sync_to_thread=True, responses=_PLANNED)
     def power(self, served: Here, data: JSONBody[PowerRequest], dry_run: DryRun = False) -> Response[Begun | Plan]:
         """Switch nodes on or off, or ask whether they are on."""
         return _operation(served, data, dry_run)
@@ -399,10 +406,10 @@ class StatisticsController(Controller):
         """Names of which the log knows nothing."""
         return served.strangers(data)
 
-    @post("/rows", sync_to_thread=True, status_code=200)
+    @post("/rows", sync_to_thread=True, status_code=200, media_type="application/x-ndjson")
     def rows(self, served: Here, data: JSONBody[Rows]) -> Stream:
         """Rows of the log, one JSON list a line."""
-        return Stream(_lines(served.rows(data)), media_type="application/x-ndjson")
+        return Stream(_lines(served.rows(data)))
 
     @post("/rates", sync_to_thread=True, status_code=200)
     def rates(self, served: Here, data: JSONBody[Selection]) -> Response[list[Rate]]:
@@ -431,6 +438,17 @@ def _lines(rows: Iterator[Sequence[Any]]) -> Iterator[bytes]:
     yield b"".join(line + b"\n" for line in batch)
 
 
+_BUSY = {409: ResponseSpec(Refusal, generate_examples=False, description="It is being sent from elsewhere.")}
+
+
+@dataclass
+class _Sending(Operation):
+    """What the schema says of a request whose body is a piece of a file."""
+
+    def __post_init__(self) -> None:
+        self.request_body = RequestBody(content={"application/octet-stream": OpenAPIMediaType()}, required=True)
+
+
 class FileController(Controller):
     """Files that users send, known by their SHA-256; each user's are their own."""
 
@@ -442,12 +460,12 @@ class FileController(Controller):
         """Names of files that have to be sent before a request can be carried out; it is good but for them."""
         return served.needed(data)
 
-    @put("/{sha256:str}", sync_to_thread=True)
+    @put("/{sha256:str}", sync_to_thread=True, responses=_BUSY)
     def announce(self, served: Here, sha256: FromPath[str], size: Annotated[int, QueryParameter(ge=0)]) -> Received:
         """Say that a file of so many bytes will be sent: how many of them are here already."""
         return Received(sent.begin(served.site, served.user, sha256, size))
 
-    @patch("/{sha256:str}", request_max_body_size=None)
+    @patch("/{sha256:str}", request_max_body_size=None, operation_class=_Sending, responses=_BUSY)
     async def receive(self, served: Here, request: Asked, sha256: FromPath[str], offset: FromQuery[int]) -> Received:
         """Send what follows the first *offset* bytes, or a part of it: how many are here then."""
         arrival = sent.Arrival(served.site, served.user, sha256, offset)
@@ -471,11 +489,11 @@ class ConsoleController(Controller):
         """Recordings of your own consoles, and of nodes on which you have rights."""
         return served.recordings(node)
 
-    @get("/recording", sync_to_thread=True)
+    @get("/recording", sync_to_thread=True, media_type="application/x-asciicast")
     def recording(self, served: Here, name: FromQuery[str]) -> Stream:
         """A recording in asciicast format; for who opened the console, and administrators. No bytes: there is none."""
         file = served.recording(name)
-        return Stream(_pieces(file), media_type="application/x-asciicast")
+        return Stream(_pieces(file))
 
 
 def _pieces(file: BinaryIO | None) -> Iterator[bytes]:

@@ -124,20 +124,22 @@ def application(configuration: Callable[[], Configuration]) -> Litestar:
         exception_handlers={
             KadeployError: refused,
             HTTPException: _not_understood,
-            RecursionError: _nested,
+            RecursionError: _unreadable,
+            UnicodeDecodeError: _unreadable,
             Exception: _failed,
         },
-        middleware=[lambda app: Audited(app, audit)],
         request_max_body_size=MEGA,
         logging_config=None,
         openapi_config=openapi.CONFIG,
+        middleware=[lambda app: Audited(app, audit)],
+        plugins=[openapi.Refusals()],
         signature_types=[Served, Caller],
     )
 
 
 def _is_ours(request: Request[Any, Any, Any]) -> bool:
     """Whether what is asked for is below ``/v1``, rather than one of the original's resources."""
-    return request.url.path.startswith("/v1")
+    return request.url.path.startswith(openapi.OURS)
 
 
 def _status(error: KadeployError) -> int:
@@ -164,9 +166,10 @@ def _not_understood(request: Request[Any, Any, Any], error: HTTPException) -> Re
     return Response(refusal, status_code=error.status_code)
 
 
-def _nested(request: Request[Any, Any, Any], _: RecursionError) -> Response[Any]:
-    """A body of brackets within brackets without end."""
-    return _not_understood(request, HTTPException(detail="it is nested too deeply", status_code=400))
+def _unreadable(request: Request[Any, Any, Any], error: RecursionError | UnicodeDecodeError) -> Response[Any]:
+    """A body of brackets within brackets without end, or with bytes that are no text."""
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else "it is not UTF-8"
+    return _not_understood(request, HTTPException(detail=why, status_code=400))
 
 
 def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[Refusal]:

@@ -1,4 +1,4 @@
-"""The table of ``/v1`` on the page for programmers, made from what the service's schema is made of.
+"""The schema of the service, and the table of ``/v1`` on the page for programmers, which is made from it.
 
 ``python -m kadeploy.server.openapi docs/api.md`` writes the table anew.
 """
@@ -10,19 +10,65 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, MediaType
 from litestar.di import Provide
-from litestar.openapi import OpenAPIConfig
+from litestar.openapi import OpenAPIConfig, ResponseSpec
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.plugins import ReceiveRoutePlugin
+from litestar.routes import BaseRoute, HTTPRoute
 
 from kadeploy import __version__
+from kadeploy.operations.service import Refusal
 from kadeploy.server.api import CONTROLLERS
 from kadeploy.server.auth import Caller
 from kadeploy.server.original.controllers import CONTROLLERS as ORIGINALS
 from kadeploy.server.served import Served
 
-CONFIG = OpenAPIConfig(title="Kadeploy", version=__version__, path="/v1/schema", use_handler_docstrings=True)
+OURS = "/v1"
+"""How the paths of our own resources begin; others are the original's."""
+CONFIG = OpenAPIConfig(
+    title="Kadeploy",
+    version=__version__,
+    path=f"{OURS}/schema",
+    use_handler_docstrings=True,
+    render_plugins=[JsonRenderPlugin()],  # the pages that show it would run scripts of strangers, in our name
+)
 HEAD = "| request | parameters | body | meaning |\n|---------|------------|------|---------|\n"
 """Of the table on the page."""
+
+
+_REFUSED = {
+    400: "It is refused, and nothing was done.",
+    401: "Who asks has not shown who they are.",
+    403: "It is for others.",
+    429: "Who asks has failed to show who they are too often, and has to wait.",
+}
+"""Statuses with which any resource may refuse."""
+
+
+class Refusals(ReceiveRoutePlugin):
+    """Has the schema say how each resource refuses."""
+
+    def receive_route(self, route: BaseRoute) -> None:
+        """Tell it of the resource of *route*."""
+        if isinstance(route, HTTPRoute):
+            statuses = _statuses(route)
+            for handler, _ in route.route_handler_map.values():
+                handler.responses = {**statuses, **(handler.responses or {})}
+
+
+def _statuses(route: HTTPRoute) -> dict[int, ResponseSpec]:
+    """How the resource of *route* refuses: ours in JSON, the original's in a line of text."""
+    is_ours = route.path.startswith(OURS)
+    told = dict(_REFUSED)
+    if route.path_parameters:
+        told[404] = "There is nothing of this name."
+    if {"POST", "PUT", "PATCH"} & set(route.methods):
+        told[413] = "The body is too large."
+    if is_ours:
+        told[503] = "The configuration or the database of the site cannot be used."
+    kind, form = (Refusal, MediaType.JSON) if is_ours else (str, MediaType.TEXT)
+    return {status: ResponseSpec(kind, False, text, form) for status, text in sorted(told.items())}
 
 
 def schema() -> dict[str, Any]:
@@ -35,6 +81,7 @@ def schema() -> dict[str, Any]:
         },
         signature_types=[Served, Caller],
         openapi_config=CONFIG,
+        plugins=[Refusals()],
     )
     return app.openapi_schema.to_schema()
 
@@ -51,7 +98,7 @@ def table() -> str:
     """The resources below ``/v1``, a row each."""
     found: Mapping[str, Mapping[str, Any]] = schema()["paths"]
     return HEAD + "".join(
-        row for path, methods in sorted(found.items()) if path.startswith("/v1") for row in _rows(path, methods)
+        row for path, methods in sorted(found.items()) if path.startswith(OURS) for row in _rows(path, methods)
     )
 
 

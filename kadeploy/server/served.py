@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kadeploy.caller import Account
 from kadeploy.checksums import Fingerprint
 from kadeploy.config.folder import Configuration
-from kadeploy.operations import admission, claims, custom
+from kadeploy.environments import rules
+from kadeploy.environments.environment import Environment
+from kadeploy.operations import admission, claims, custom, plan
 from kadeploy.operations.local import Local
 from kadeploy.operations.named_files import named
-from kadeploy.operations.requests import PowerRequest, Wish
+from kadeploy.operations.requests import DeployRequest, Described, PowerRequest, Wish
 from kadeploy.operations.sources import OfSent
 from kadeploy.server.auth import Caller
 from kadeploy.state import environments, nodes, rights
@@ -46,7 +50,19 @@ class Served(Local):
         """*request* in the user's name, checked as a tool would have checked it."""
         if not isinstance(request, PowerRequest) and request.options.custom_operations:
             custom.require_complete(request.options.custom_operations, self.register)
-        return super().mine(request)
+        return super().mine(self._checked(request) if isinstance(request, DeployRequest) else request)
+
+    def _checked(self, request: DeployRequest) -> DeployRequest:
+        if isinstance(request.environment, Described):
+            described = Described(environment=_sound(request.environment.environment))
+            request = msgspec.structs.replace(request, environment=described)
+        if request.force_steps is not None:
+            request = msgspec.structs.replace(request, force_steps=plan.checked(request.force_steps, self.register))
+        return request
+
+    def add_environments(self, described: Sequence[Environment]) -> list[Environment]:
+        """See `kadeploy.state.environments.add_all`; they are checked as a tool would have checked them."""
+        return super().add_environments([_sound(each) for each in described])
 
     def needed(self, request: Wish) -> list[str]:
         """Files that the user's client has to send before the request can be carried out; it is good but for them.
@@ -76,6 +92,10 @@ class Served(Local):
     def note(self, thing: str) -> None:
         """Say for the audit log what the request is about."""
         self._noted[THING] = thing
+
+
+def _sound(described: Environment) -> Environment:
+    return rules.check(described, "environment")
 
 
 THING = "kadeploy_thing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from operator import and_, or_
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from peewee import Case, fn
@@ -14,7 +14,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
 from kadeploy.state.database import chunked, connect, fetch, stream, with_numbers
-from kadeploy.state.tables import Log
+from kadeploy.state.tables import Log, Moment
 from kadeploy.workflow import ABORTED
 
 FIELDS = (
@@ -48,13 +48,16 @@ STEPS = (1, 2, 3)
 _TRUTHS = ("success", "anonymous_env")
 
 
+_Second = Annotated[int, msgspec.Meta(gt=-Moment.END, lt=Moment.END)]
+
+
 class Selection(msgspec.Struct, frozen=True):
     """Which rows of the log count; None does not restrict. Dates are Unix seconds, inclusive."""
 
     operation: str | None = "deploy"
     nodes: Sequence[str] | None = None
-    since: int | None = None
-    until: int | None = None
+    since: _Second | None = None
+    until: _Second | None = None
     wid: str | None = None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,10 +17,12 @@ from kadeploy.config.site import Site
 from kadeploy.errors import RightsError
 from kadeploy.nodeset import fold, natural_key
 from kadeploy.state.database import chunked, connect, fetch, insert, transaction
-from kadeploy.state.tables import Right
+from kadeploy.state.tables import Moment, Right
 
 ANY = "*"
 _NAMES = 5000
+End = Annotated[int, msgspec.Meta(ge=0, lt=Moment.END)]
+"""When a right ends, in Unix seconds."""
 
 
 class Given(msgspec.Struct, frozen=True):

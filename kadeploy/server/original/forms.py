@@ -14,6 +14,7 @@ from litestar import Request, Response
 from litestar.response import Stream
 
 _ValueT = TypeVar("_ValueT")
+CSV = "text/csv"
 _YAML = ("application/x-yaml", "application/yaml", "text/yaml", "text/x-yaml")
 _BATCH = 1000
 """Lines of a table that are packed at a time."""
@@ -36,7 +37,7 @@ def table(request: Request[Any, Any, Any], fields: Sequence[str], rows: Iterable
     if "gzip" in request.headers.get("accept-encoding", ""):
         headers["Content-Encoding"] = "gzip"
         pieces = map(gzip.compress, pieces)  # several members are one file (RFC 1952, section 2.2)
-    return Stream(pieces, media_type="text/csv", headers=headers)
+    return Stream(pieces, headers=headers)
 
 
 def _lines(fields: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post, put
+from litestar import Controller, MediaType, Request, Response, delete, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
@@ -80,31 +80,31 @@ class _Workflows(Controller):
             raise error
         return rendered(request, None)
 
-    @get("/{wid:str}/logs", sync_to_thread=True)
+    @get("/{wid:str}/logs", sync_to_thread=True, media_type=MediaType.TEXT)
     def logs(self, served: Here, wid: Wid) -> Stream:
         """What happened so far: lines of text, which may be read again."""
-        return _text(run.log(self._events(served, wid)))
+        return Stream(run.log(self._events(served, wid)))
 
-    @get("/{wid:str}/logs/{cluster:str}", sync_to_thread=True)
+    @get("/{wid:str}/logs/{cluster:str}", sync_to_thread=True, media_type=MediaType.TEXT)
     def logs_of_cluster(self, served: Here, wid: Wid, cluster: FromPath[str]) -> Stream:
         """The same of the nodes of one cluster."""
         path, clusters = self._events(served, wid), self._run(served, wid).clusters
         if cluster not in clusters:
             raise NodeListError(f"{wid} has no nodes of a cluster {cluster!r}; it has {', '.join(clusters)}.")
-        return _text(run.log(path, clusters[cluster]))
+        return Stream(run.log(path, clusters[cluster]))
 
-    @get("/{wid:str}/debugs", sync_to_thread=True)
+    @get("/{wid:str}/debugs", sync_to_thread=True, media_type=MediaType.TEXT)
     def debugs(self, served: Here, wid: Wid) -> Stream:
         """What commands said on its nodes: lines of text."""
-        return _text(run.debugged(self._events(served, wid)))
+        return Stream(run.debugged(self._events(served, wid)))
 
-    @get("/{wid:str}/debugs/{node:str}", sync_to_thread=True)
+    @get("/{wid:str}/debugs/{node:str}", sync_to_thread=True, media_type=MediaType.TEXT)
     def debugs_of_node(self, served: Here, wid: Wid, node: FromPath[str]) -> Stream:
         """The same of one node."""
         path, nodes = self._events(served, wid), self._run(served, wid).nodes
         if node not in nodes:
             raise NodeListError(f"{node} is not among the nodes of {wid}: {fold(nodes)}.")
-        return _text(run.debugged(path, node))
+        return Stream(run.debugged(path, node))
 
     def _events(self, served: Served, wid: str) -> Path:
         self._own(served, wid)
@@ -125,10 +125,6 @@ class _Workflows(Controller):
     def _listed(self, served: Served) -> list[dict[str, Any]]:
         folders = sorted(served.site.run_folders.glob(f"{self.letter}*"), key=lambda each: -each.stat().st_mtime)
         return list(islice((each for folder in folders for each in _each(served, folder.name)), _MOST))
-
-
-def _text(lines: Iterator[str]) -> Stream:
-    return Stream(lines, media_type="text/plain")
 
 
 def _each(served: Served, wid: str) -> Sequence[dict[str, Any]]:

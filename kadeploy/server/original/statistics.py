@@ -16,7 +16,7 @@ from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.operations.service import Rows
 from kadeploy.server.original import asked
-from kadeploy.server.original.forms import table
+from kadeploy.server.original.forms import CSV, table
 from kadeploy.server.original.operations import TAG, Asked, Here
 from kadeploy.server.served import Served
 from kadeploy.state.history import FIELDS, Selection
@@ -78,12 +78,12 @@ class StatisticsController(Controller):
     tags = (TAG,)
     dependencies = {"wanted": Provide(_wanted, sync_to_thread=False)}
 
-    @get("/", sync_to_thread=True)
+    @get("/", sync_to_thread=True, media_type=CSV)
     def all_rows(self, served: Here, request: Asked, wanted: NamedDependency[Wanted]) -> Stream:
         """Rows of the log, or how often nodes failed, below a line with the names of the columns."""
         return _table(served, request, None, wanted)
 
-    @get("/{operation:str}", sync_to_thread=True)
+    @get("/{operation:str}", sync_to_thread=True, media_type=CSV)
     def rows(self, served: Here, request: Asked, operation: FromPath[str], wanted: NamedDependency[Wanted]) -> Stream:
         """The same of deployments (``deploy``), reboots or power operations alone."""
         if operation not in _OPERATIONS:

@@ -31,3 +31,12 @@ def test_each_resource_says_what_it_is_for() -> None:
     for path, methods in paths.items():
         for method, operation in methods.items():
             assert operation.get("description"), f"{method} {path}"
+
+
+def test_each_resource_tells_how_it_refuses_in_its_own_form() -> None:
+    for path, methods in openapi.schema()["paths"].items():
+        form = "application/json" if path.startswith("/v1") else "text/plain"
+        for operation in methods.values():
+            refusals = {status: each for status, each in operation["responses"].items() if status >= "400"}
+            assert {"400", "401", "403", "429"} <= set(refusals), path
+            assert {kind for each in refusals.values() for kind in each["content"]} == {form}, path

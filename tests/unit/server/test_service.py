@@ -33,6 +33,7 @@ from kadeploy.operations.console import Size
 from kadeploy.operations.local import Local
 from kadeploy.operations.requests import PowerRequest
 from kadeploy.operations.service import Grant, Refusal, Rows, Service
+from kadeploy.runner.playbooks import MACRO_STEPS
 from kadeploy.runner.request import Options
 from kadeploy.server import peers
 from kadeploy.server.app import STATUSES
@@ -213,7 +214,25 @@ def test_what_is_not_administrators_business_is_refused_to_others(used: Site, se
 
 # --- what strangers send ----------------------------------------------------------------------------------------------
 
-NONSENSE = {
+
+def described(**changes: object) -> dict[str, object]:
+    """An environment, as a request has it."""
+    image = {"file": "/image.tgz", "kind": "tgz"}
+    return {"name": "tiny", "image": image, "kernel": "/vmlinuz", "filesystem": "ext4"} | changes
+
+
+def environment(**changes: object) -> bytes:
+    """A request to record one."""
+    return json.dumps({"environments": [described(**changes)]}).encode()
+
+
+def deployment(environment: dict[str, Any] | None = None, **changes: Any) -> bytes:
+    """A request to deploy one on `NODE`."""
+    wanted = {"type": "recorded", "name": "tiny"} | (environment or {})
+    return json.dumps({"type": "deploy", "nodes": [NODE], "environment": wanted} | changes).encode()
+
+
+NONSENSE: dict[str, tuple[Any, ...]] = {
     "no body": ("POST", "/v1/deployments", b""),
     "no JSON": ("POST", "/v1/deployments", b"{"),
     "a list": ("POST", "/v1/power", b"[]"),
@@ -237,6 +256,43 @@ NONSENSE = {
     ),
     "unknown path": ("GET", "/v1/nowhere", b""),
     "unknown method": ("PUT", "/v1/nodes", b""),
+    "a right until a year that no calendar has": (
+        "POST",
+        "/v1/rights",
+        b'{"user":"a","nodes":["*"],"parts":["*"],"until":1000000000000}',
+    ),
+    "a time that no database takes": ("POST", "/v1/statistics/rates", b'{"since":-121351862850709186674688}'),
+    "a step that there is not": (
+        "POST",
+        "/v1/statistics/rows",
+        b'{"selection": {}, "fields": ["user"], "min_retries": 1, "steps": [9]}',
+    ),
+    "a version that no database takes": ("POST", "/v1/deployments", deployment(environment={"version": 10**30})),
+    "half of the steps": ("POST", "/v1/deployments", deployment(force_steps={"BootNewEnv": []})),
+    "a step in the place of another": (
+        "POST",
+        "/v1/deployments",
+        deployment(force_steps={name: [{"implementation": "PowerOff"}] for name in MACRO_STEPS}),
+    ),
+    "tries without end": (
+        "POST",
+        "/v1/deployments",
+        deployment(force_steps={name: [{"implementation": f"{name}Dummy", "retries": 10**30}] for name in MACRO_STEPS}),
+    ),
+    "an environment whose name clears the screen": ("POST", "/v1/environments", environment(name="\x1b[2J")),
+    "an environment with a variable of ours": (
+        "POST",
+        "/v1/environments",
+        environment(custom_variables={"SECRET": ""}),
+    ),
+    "an environment with a kernel beside its image": ("POST", "/v1/environments", environment(kernel="/../vmlinuz")),
+    "a description that is none, to be deployed at once": (
+        "POST",
+        "/v1/deployments",
+        deployment(environment={"type": "described", "environment": described(filesystem="ext4 -F")}),
+    ),
+    "a body that is not UTF-8": ("POST", "/v1/power", b'{"nodes": ["\xff"], "operation": "on"}'),
+    "an event of 5,000 digits": ("GET", "/v1/workflows/D-nothing123/events", b"", {"Last-Event-ID": "9" * 5000}),
     "right with a strange date": ("POST", "/v1/rights", b'{"user":"a","nodes":["*"],"parts":["*"],"until":1e400}'),
 }
 
