@@ -12,6 +12,7 @@ from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.params import FromPath
+from litestar.types import ASGIApp
 
 from kadeploy.config.folder import Configuration
 from kadeploy.errors import (
@@ -26,7 +27,7 @@ from kadeploy.errors import (
 )
 from kadeploy.files import MEGA
 from kadeploy.operations.service import Refusal
-from kadeploy.server import openapi
+from kadeploy.server import openapi, pages
 from kadeploy.server.api import CONTROLLERS
 from kadeploy.server.audit import Audit
 from kadeploy.server.audited import CALLER, REASON, Audited, note
@@ -78,10 +79,11 @@ class Site:
         headers = grouped(connection.scope["headers"])
         found = self.authenticator.authenticate(Connection(peer.uid, peer.pid, peer.address, peer.certificate, headers))
         state[CALLER] = found
+        pages.require_own(found, headers)
         return found
 
 
-def application(configuration: Callable[[], Configuration]) -> Litestar:
+def application(configuration: Callable[[], Configuration]) -> ASGIApp:
     """Serve the site that *configuration* tells at any time."""
     site = Site(configuration)
 
@@ -115,7 +117,7 @@ def application(configuration: Callable[[], Configuration]) -> Litestar:
         else:
             await consoles.serve(socket, found.user, node, site.configuration, noted)
 
-    return Litestar(
+    app = Litestar(
         route_handlers=[*CONTROLLERS, *ORIGINALS, console],
         dependencies={
             "caller": Provide(caller, sync_to_thread=True),
@@ -131,10 +133,10 @@ def application(configuration: Callable[[], Configuration]) -> Litestar:
         request_max_body_size=MEGA,
         logging_config=None,
         openapi_config=openapi.CONFIG,
-        middleware=[lambda app: Audited(app, audit)],
         plugins=[openapi.Refusals()],
         signature_types=[Served, Caller],
     )
+    return Audited(app, audit)
 
 
 def _is_ours(request: Request[Any, Any, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""The audit log's lines, made where every answer passes."""
+"""The audit log's lines, made where every answer passes, those to what is asked for nowhere too."""
 
 from __future__ import annotations
 

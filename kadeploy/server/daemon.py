@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from litestar import Litestar
+from litestar.types import ASGIApp
 
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.service import Https, Service
@@ -138,7 +138,7 @@ def _until_signal(stop: Callable[[], None]) -> None:
         loop.add_signal_handler(number, stop)
 
 
-def _config(app: Litestar, https: Https | None) -> uvicorn.Config:
+def _config(app: ASGIApp, https: Https | None) -> uvicorn.Config:
     tls: dict[str, Any] = {}
     if https:
         tls = {"ssl_certfile": https.certificate, "ssl_keyfile": https.private_key}

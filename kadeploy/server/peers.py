@@ -34,6 +34,8 @@ class Peer(NamedTuple):
 
 PATIENCE = 60.0
 """Seconds in which a request has to be there as a whole, once the connection is, or its first byte."""
+HEAD = 64 << 10
+"""Bytes that may come without being a part of a body: the request's line and headers, and what goes with pieces."""
 CONNECTIONS = 500
 """That one local account other than root, or one address, may hold at a time."""
 _open: Counter[str] = Counter()
@@ -45,6 +47,8 @@ class Protocol(HttpToolsProtocol):
 
     _limit: asyncio.TimerHandle | None = None
     _whose = ""
+    _head = 0
+    """Bytes that have come since the last headers or piece of a body were whole."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Look at the new connection."""
@@ -67,6 +71,13 @@ class Protocol(HttpToolsProtocol):
         self._leave()
         super().handle_websocket_upgrade()
 
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request, unless there is no end of its head: all of it is kept in memory."""
+        self._head += len(data)
+        super().data_received(data)
+        if self._head > HEAD and not self.transport.is_closing():
+            self.send_400_response(f"The head of a request has {HEAD} bytes at most.")
+
     def on_message_begin(self) -> None:
         """A request begins."""
         self._wait()
@@ -75,13 +86,26 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Whoever takes a file has a patience of its own."""
         super().on_headers_complete()
+        self._head = 0
         if self.parser.get_method() == b"PATCH" and self.url.startswith(b"/v1/files/"):
             self._stop_waiting()
 
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body is there."""
+        self._head = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The request is there."""
+        self._head = 0
         self._stop_waiting()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """It is answered; nobody takes what may still come of a file."""
+        super().on_response_complete()
+        if self.cycle and self.cycle.more_body:
+            self._wait()
 
     def _wait(self) -> None:
         self._stop_waiting()
