@@ -12,6 +12,8 @@ from kadeploy.errors import KadeployError
 from kadeploy.lab import chassis
 from kadeploy.lab.lab import Lab
 
+_SUPERVISOR = "supervisor"
+
 
 def running(lab: Lab) -> process.Process | None:
     """The supervisor, if it is alive."""
@@ -40,15 +42,25 @@ def wait_ready(lab: Lab, seconds: float = 30.0, alive: Callable[[], bool] = lamb
         KadeployError: names those that do not, and shows the end of their logs; at once when *alive* turns false.
     """
     limit = time.monotonic() + seconds
-    waiting = ["supervisor"]
+    waiting = [_SUPERVISOR]
     while time.monotonic() < limit and alive():
-        if lab.control.exists() and running(lab):
-            waiting = [name for name, state in ask(lab, "status")["services"].items() if state != "ready"]
+        waiting = _not_ready(lab)
         if not waiting:
             return
         time.sleep(0.1)
     ends = "\n".join(f"{name}: {_last_lines(lab.log(name))}" for name in waiting)
     raise KadeployError(f"Services that do not answer: {', '.join(waiting)}. The end of their logs:\n{ends}")
+
+
+def _not_ready(lab: Lab) -> list[str]:
+    """Services that do not answer yet; the supervisor alone while it does not, which is before it listens as well."""
+    if not running(lab):
+        return [_SUPERVISOR]
+    try:
+        services = ask(lab, "status")["services"]
+    except KadeployError:
+        return [_SUPERVISOR]
+    return [name for name, state in services.items() if state != "ready"]
 
 
 def _last_lines(path: Path, count: int = 8) -> str:

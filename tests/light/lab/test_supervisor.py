@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kadeploy.errors import MachineError
+from kadeploy import process
+from kadeploy.errors import KadeployError, MachineError
 from kadeploy.lab import chassis, control
 from kadeploy.lab.kinds import Kind
 from kadeploy.lab.lab import Lab, LabNode
@@ -151,6 +153,17 @@ def test_a_malformed_request_does_not_disturb_the_next(lab: Lab) -> None:
         assert await bmc(lab, "get", "power") == (0, "power:0")
 
     supervised(lab, [], job)
+
+
+def test_a_supervisor_that_does_not_listen_yet_is_waited_for(lab: Lab) -> None:
+    """Its socket is there a moment before it answers."""
+    ourselves = process.find(os.getpid())
+    assert ourselves is not None
+    process.write(lab.pid_file, ourselves)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(lab.control))
+        with pytest.raises(KadeployError, match="do not answer: supervisor"):
+            control.wait_ready(lab, 0.5)
 
 
 def test_a_service_that_ends_is_started_again(lab: Lab) -> None:

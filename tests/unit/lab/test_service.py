@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kadeploy.lab import dhcp
 from kadeploy.lab.lab import Lab
-from kadeploy.lab.service import bound
+from kadeploy.lab.service import Service, bound
 
 
 def test_a_port_is_ready_once_it_is_bound() -> None:
@@ -34,6 +34,17 @@ def test_all_ports_are_wanted() -> None:
     with socket.create_server(("127.0.0.7", 0)) as server:
         number = server.getsockname()[1]
         assert not bound([("tcp", "127.0.0.7", number), ("tcp", "127.0.0.8", number)])
+
+
+def test_a_service_with_a_socket_answers_once_it_listens(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    service = Service("socket", ["true"], socket=path)
+    assert not service.ready
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        assert not service.ready
+        server.listen()
+        assert service.ready
 
 
 def test_dnsmasq_accepts_the_configuration(tmp_path: Path) -> None:
