@@ -19,6 +19,8 @@ from kadeploy.state import database, journal, sent
 _LOG = logging.getLogger("kadeploy.server")
 _OFTEN = 2.0
 """Seconds between two looks for workflows that have to go on."""
+_AGAIN = 10.0
+"""Seconds after which one that could not go on is tried again: the database may have been down."""
 _RARELY = 300.0
 _KEPT = 600.0
 """Seconds for which one can still read how an operation went that only looked at nodes."""
@@ -31,7 +33,8 @@ class Keeper:
         self._configuration = configuration
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
-        self._refused: set[str] = set()
+        self._refused: dict[str, tuple[str, float]] = {}
+        """Workflows that could not go on: why, and when they are tried again."""
 
     def start(self) -> None:
         """Begin."""
@@ -57,17 +60,28 @@ class Keeper:
         database.disconnect()
 
     def _go_on(self) -> None:
-        """Each refusal is told once."""
+        """No workflow is given up; what is the same as before is not told again."""
         configuration = self._configuration()
         for wid in resume.resumable(configuration.site):
-            if wid in self._refused:
+            told, due = self._refused.get(wid, ("", 0.0))
+            if time.monotonic() < due:
                 continue
+            if why := self._resumed(wid, configuration, told):
+                self._refused[wid] = why, time.monotonic() + _AGAIN
+            else:
+                self._refused.pop(wid, None)
+
+    def _resumed(self, wid: str, configuration: Configuration, told: str) -> str:
+        """Why it does not go on, or nothing; *told* is what was said last time."""
+        if not told:
             _LOG.warning("workflow %s goes on: its controller died", wid)
-            try:
-                background.resume(wid, configuration.folder)
-            except KadeployError as error:
-                self._refused.add(wid)
+        try:
+            background.resume(wid, configuration.folder)
+        except KadeployError as error:
+            if str(error) != told:
                 _LOG.error("workflow %s does not go on: %s", wid, error)
+            return str(error)
+        return ""
 
     def _clean(self) -> None:
         site = self._configuration().site

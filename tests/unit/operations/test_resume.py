@@ -32,6 +32,7 @@ from kadeploy.operations.resume import Told
 from kadeploy.operations.work import run_folder
 from kadeploy.runner import player
 from kadeploy.runner.request import LocalImage
+from kadeploy.server import keeper
 from kadeploy.state import controllers, nodes, watch
 from kadeploy.state.database import fetch
 from kadeploy.state.tables import Claim, Log, Workflow
@@ -260,6 +261,34 @@ def test_a_killed_deployment_goes_on_to_its_end(
     assert sorted(name for name, *_ in rows) == sorted(build.NAMES)
     assert {row[1:4] for row in rows} == {(True, "BroadcastEnvSleep", 0)}
     assert all(row[4] > 0 for row in rows)
+
+
+@sqlite_alone
+def test_the_service_tries_again_what_could_not_go_on_at_first(
+    configuration: Configuration,
+    dead: str,
+    gate: Path,
+    site_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A database that is down, a configuration that is wrong for a while: no reason to give it up."""
+    for pause in ("_OFTEN", "_AGAIN"):
+        monkeypatch.setattr(keeper, pause, 0.1)
+    gate.touch()
+    file = site_folder / "site.yml"
+    right = file.read_text()
+    file.write_text("name: [")
+    service = keeper.Keeper(lambda: configuration)
+    service.start()
+    try:
+        while "does not go on" not in caplog.text:
+            time.sleep(0.05)
+        file.write_text(right)
+        assert sorted(last(configuration, dead).report.ok) == sorted(build.NAMES)
+    finally:
+        service.stop()
+    assert len([line for line in caplog.messages if "does not go on" in line]) == 1, "and it is told once"
 
 
 @sqlite_alone
