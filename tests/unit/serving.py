@@ -46,7 +46,7 @@ def served_ways(folder: Path, path: Path, *others: socket.socket) -> Iterator[li
     with daemon.ways_in(load_site(folder).service, path) as ways:
         thread = threading.Thread(target=run, name="service", daemon=True)
         thread.start()
-        assert begun.wait(30)
+        assert begun.wait(120)
         try:
             yield ways
         finally:
