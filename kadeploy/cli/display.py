@@ -104,7 +104,8 @@ class Display:
         self._finals: dict[str, Final] = {}
         self._begun = time.time()
         self._now = self._begun
-        self._nodes = 0
+        self._nodes: dict[str, int] = {}
+        """How many nodes take part; by server."""
         self._lock = threading.RLock()
         self._view: View | None = None
 
@@ -168,7 +169,7 @@ class Display:
             self._begun = event.at
         self._forecasts[self._server] = forecast.of(event)
         names = [name for group in event.groups.values() for name in group]
-        self._nodes += len(names)
+        self._nodes[self._server] = len(names)
         self.say(0, f"{TITLES[event.operation]} {event.wid} started on {_count(names)}: {fold(names)}")
         for note in event.notes:
             self.say(0, note)
@@ -339,7 +340,7 @@ class Display:
     def _counts(self) -> str:
         """How many nodes are where: ``94 on their way, 3 OK, 3 KO``."""
         by_verdict = Counter(final.verdict for final in self._finals.values())
-        left = self._nodes - len(self._finals)
+        left = sum(self._nodes.values()) - len(self._finals)
         good = by_verdict[Verdict.OK] + by_verdict[Verdict.BRK]
         ways = {"on their way": left, "OK": good, "KO": by_verdict[Verdict.KO]}
         return ", ".join(f"{count} {word}" for word, count in ways.items() if count)
