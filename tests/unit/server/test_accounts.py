@@ -231,7 +231,12 @@ def test_the_service_opens_no_path_that_a_client_names(served: Served) -> None:
     key.write_text("secret")
     served.ask("POST", "/v1/rights", {"user": "root", "nodes": ["*"], "parts": ["*"]})
     sums = {"size": 6, "md5": "0" * 32, "sha256": "0" * 64}
-    environment = {"name": "theft", "image": {"file": str(key), "kind": "tgz"}, "filesystem": "ext4"}
+    environment = {
+        "name": "theft",
+        "image": {"file": str(key), "kind": "tgz"},
+        "kernel": "/vmlinuz",
+        "filesystem": "ext4",
+    }
     status, told = served.ask(
         "POST", "/v1/environments", {"environments": [environment], "fingerprints": {str(key): sums}}
     )
