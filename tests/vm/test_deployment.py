@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from collections import ChainMap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,9 @@ def test_everybody_can_read_afterwards_what_happened(cluster: Cluster, mixed: En
     rows = cluster.run("kastat3", "-d", "-f", "hostname", "-f", "success").stdout.split()
     assert {"node-1,true", f"{cluster.faulty('dead')},false"} <= set(rows)
     nodes = yaml.safe_load(cluster.run("kanodes3", "-y", "-w", mixed.wid).stdout)[mixed.wid]["nodes"]
-    assert {name: entry[-1]["state"] for name, entry in nodes.items()}["node-2"] == "ok"
+    told = {name: ChainMap(*entry) for name, entry in nodes.items()}
+    assert told["node-2"]["state"] == "ok"
+    assert (told[cluster.faulty("dead")]["state"], "BMC" in told[cluster.faulty("dead")]["out"]) == ("ko", True)
 
 
 def test_the_console_logs_in_on_the_serial_line_and_four_escapes_leave(cluster: Cluster, mixed: Ended) -> None:
