@@ -29,7 +29,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from kadeploy.errors import ConfigError
-from kadeploy.process import end_group
+from kadeploy.process import end_group, spawn
 
 Values = Mapping[str, str | Sequence[str]]
 """What placeholders stand for."""
@@ -130,7 +130,7 @@ async def run(arguments: Sequence[str], limit: float | None = None) -> Ended:
         OSError: it cannot be started.
     """
     begun, pipe = time.monotonic(), asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
+    process = await spawn(
         *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
     )
     stdout, stderr, rc = Capture(), Capture(), None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _TICK = 0.05
 _LOOKS = 10
@@ -236,6 +236,25 @@ def _values(pid: int, start: bytes) -> list[str]:
     except OSError:
         return []
     return [os.fsdecode(each.removeprefix(start)) for each in variables if each.startswith(start)]
+
+
+async def spawn(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
+    """Start a program as `asyncio.create_subprocess_exec` does; where that is cancelled, the program is ended.
+
+    asyncio loses a program whose start is cancelled, or waits for ever for its end.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    starting = asyncio.ensure_future(asyncio.create_subprocess_exec(*arguments, **options))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            started = await starting
+            (end_group if options.get("start_new_session") else kill)(started.pid)
+            await started.wait()
+        raise
 
 
 async def reap(process: asyncio.subprocess.Process, patience: float) -> None:

@@ -36,6 +36,7 @@ from kadeploy import checksums
 from kadeploy.broadcast import relay
 from kadeploy.broadcast.pace import Best, Complaint, Complaints
 from kadeploy.checksums import Beginnings
+from kadeploy.process import spawn
 from kadeploy.workflow import Verdict
 
 PORT = 25310
@@ -214,7 +215,7 @@ class LocalRelay:
 
 async def start_local(_: Member, program: bytes, *prefix: str, keep: Sequence[int] = ()) -> LocalRelay:
     """Run a relay here, behind a command prefix if any (`ip netns exec …`); it has the descriptors of *keep*."""
-    process = await asyncio.create_subprocess_exec(
+    process = await spawn(
         *prefix,
         sys.executable,
         "-IS",

@@ -24,7 +24,7 @@ import msgspec
 
 from kadeploy.config.cluster import Power
 from kadeploy.errors import NotEnteredError
-from kadeploy.process import kill, reap
+from kadeploy.process import kill, reap, spawn
 
 Order = Literal["status", "on", "off", "reset", "shutdown"]
 """``off`` and ``on`` are sent whatever the BMC says of the machine, and end when it says that it is so. ``reset``
@@ -80,7 +80,7 @@ async def connect(module: str, credentials: Credentials, hidden: tuple[str, ...]
 
     For instance ``async with connect("kadeploy.power.ipmi", credentials) as bmcs: await bmcs.order(…)``.
     """
-    process = await asyncio.create_subprocess_exec(
+    process = await spawn(
         *(sys.executable, "-P", "-m", module),  # -P: no module of the working folder is ours
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -140,6 +140,24 @@ def test_one_that_is_no_longer_wanted_is_killed_with_its_children(tmp_path: Path
     assert child is None or child.wait(5)
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_one_that_is_no_longer_wanted_while_it_is_started_is_killed(turns: int) -> None:
+    """asyncio waits for ever for some of these."""
+    mark = f"KADEPLOY_TEST_MARK={time.monotonic_ns()}"
+
+    async def main() -> None:
+        task = asyncio.create_task(commands.run(["env", mark, "sh", "-c", "sleep 1000 & wait"]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    name, _, value = mark.partition("=")
+    assert process.marked(name, lambda found: found == value) == []
+
+
 def test_a_long_output_keeps_its_head_and_its_tail() -> None:
     ended = run("seq 1 200000")
     assert len(ended.stdout) < OUTPUT_LIMIT + 100
