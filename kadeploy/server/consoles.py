@@ -22,6 +22,8 @@ from kadeploy.config.folder import Configuration
 from kadeploy.errors import KadeployError, LimitError, RightsError, UnsoundMessageError
 from kadeploy.operations import console
 from kadeploy.operations.console import Console, Refused, Session, Size, admit
+from kadeploy.server import pages
+from kadeploy.server.auth import grouped
 from kadeploy.server.places import Places
 
 FIRST_WORD = 10.0
@@ -80,14 +82,13 @@ def _all_open(user: str, most: int) -> LimitError:
 
 
 def _require_own_page(socket: WebSocket[Any, Any, Any]) -> None:
-    """Browsers let any page open a WebSocket, with the password or certificate that they have for us (RFC 6455, 10.2).
+    """Browsers let any page open a WebSocket, whoever it is that asks (RFC 6455, section 10.2).
 
     Raises:
         RightsError: a page of somebody else's asks.
     """
-    origin = socket.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != socket.headers.get("host"):
-        raise RightsError(f"The page of {origin} may not open consoles here.")
+    if page := pages.foreign(grouped(socket.scope["headers"])):
+        raise RightsError(f"The page of {page} may not open consoles here.")
 
 
 # --- one console ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ _BY_ITSELF = {"password", "certificate"}
 """What a browser shows without being asked to; a page that has a token shows that on purpose."""
 _OURS = {"same-origin", "none"}
 """Where browsers say a request comes from: a page of ours, or the user's own hand (Fetch Metadata, section 2.3)."""
+_UNNAMED = "another server"
 
 
 def require_own(caller: Caller, headers: Headers) -> None:
@@ -33,5 +34,5 @@ def foreign(headers: Headers) -> str:
     host = "".join(headers.get("host", ()))
     for origin in headers.get("origin", ()):
         if origin.partition("://")[2] != host:
-            return origin
-    return "another server" if set(headers.get("sec-fetch-site", ())) - _OURS else ""
+            return origin or _UNNAMED
+    return _UNNAMED if set(headers.get("sec-fetch-site", ())) - _OURS else ""

@@ -23,6 +23,7 @@ def asked(**headers: str) -> Headers:
     [
         asked(Origin=ELSEWHERE),
         asked(Origin="null"),
+        asked(Origin=""),
         asked(Origin="https://kadeploy.site"),
         asked(Sec_Fetch_Site="cross-site"),
         asked(Sec_Fetch_Site="same-site"),
