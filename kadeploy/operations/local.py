@@ -93,18 +93,10 @@ class Local:
         return rights.holders(self.site, shown, None if self.is_administrator else self.user)
 
     def workflows(self, wid: str | None = None, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """See `kadeploy.state.journal.workflows` and, of one's own, `kadeploy.operations.stand.detailed`."""
-        from kadeploy.operations import stand  # noqa: PLC0415
+        """See `kadeploy.operations.stand.workflows`; the whole of one's own, and for administrators of all."""
+        from kadeploy.operations import stand  # noqa: PLC0415 - most questions are about something else
 
-        found = stand.workflows(self.site, wid, names)
-        return {name: self._detailed(name, flow, names) for name, flow in found.items()}
-
-    def _detailed(self, wid: str, flow: dict[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
-        """*flow* with what its events tell, which is for its user and administrators."""
-        from kadeploy.operations import stand  # noqa: PLC0415
-
-        found = stand.kept(self.site, wid) if self.user == flow["user"] or self.is_administrator else None
-        return stand.detailed(found, flow, names) if found else flow
+        return stand.workflows(self.site, wid, names, lambda user: user == self.user or self.is_administrator)
 
     def newest(self) -> list[str]:
         """See `kadeploy.state.journal.newest`."""

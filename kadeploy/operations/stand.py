@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -204,8 +204,17 @@ def broken(site: Site, wid: str, run: Run) -> KadeployError | None:
 # --- as ``kanodes3 -y`` shows it -------------------------------------------------------------------------------------
 
 
-def workflows(site: Site, wid: str | None, names: Sequence[str] | None) -> dict[str, Any]:
-    """See `kadeploy.state.journal.workflows`; of one that only looks at nodes its events tell the same."""
+def workflows(
+    site: Site, wid: str | None, names: Sequence[str] | None, may_see: Callable[[str], bool]
+) -> dict[str, Any]:
+    """See `kadeploy.state.journal.workflows`; those of whose user the asker *may_see* everything are `detailed`."""
+    found = _known(site, wid, names)
+    runs = {name: kept(site, name) for name, flow in found.items() if may_see(flow["user"])}
+    return {name: detailed(run, flow, names) if (run := runs.get(name)) else flow for name, flow in found.items()}
+
+
+def _known(site: Site, wid: str | None, names: Sequence[str] | None) -> dict[str, Any]:
+    """What the journal knows; of one that only looks at nodes its events tell the same."""
     try:
         return journal.workflows(site, wid, names)
     except UnknownWorkflowError:

@@ -20,6 +20,20 @@ from kadeploy.server import daemon
 from kadeploy.server.daemon import Watched, Way
 from kadeploy.state import controllers, database, journal
 
+DUMMY_CLUSTER = """\
+nodes: [{name: "gdx-[1-8].site", address: "127.9.1.[1-8]"}]
+disk:
+  device: /dev/sda
+  table: msdos
+  partitions: [{number: 1, size: 1GiB, role: swap}, {number: 2, size: 4GiB, role: prod}, {number: 3, role: deploy}]
+power: {driver: command, commands: {soft_on: "true", soft_off: "true", soft_reboot: "true", status: "echo on"}}
+macro_steps:
+  SetDeploymentEnv: [{implementation: SetDeploymentEnvDummy}]
+  BroadcastEnv: [{implementation: BroadcastEnvDummy}]
+  BootNewEnv: [{implementation: BootNewEnvDummy}]
+"""
+"""Eight nodes on which nothing is done."""
+
 
 @contextmanager
 def served(folder: Path, path: Path, *others: socket.socket) -> Iterator[Path]:

@@ -36,24 +36,11 @@ from tests.unit.plays import write_play
 from tests.unit.server.attempts import ATTEMPTS, CLOSED, HIDDEN, KINDS, NOTHING, Attempt
 from tests.unit.server.test_auth import SLOW
 from tests.unit.server.test_service import as_account, ask
-from tests.unit.serving import served_ways
+from tests.unit.serving import DUMMY_CLUSTER, served_ways
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
-CLUSTER = """\
-nodes: [{name: "gdx-[1-8].site", address: "127.9.1.[1-8]"}]
-disk:
-  device: /dev/sda
-  table: msdos
-  partitions: [{number: 1, size: 1GiB, role: swap}, {number: 2, size: 4GiB, role: prod}, {number: 3, role: deploy}]
-power: {driver: command, commands: {soft_on: "true", soft_off: "true", soft_reboot: "true", status: "echo on"}}
-console: cat
-console_account: nobody
-macro_steps:
-  SetDeploymentEnv: [{implementation: SetDeploymentEnvDummy}]
-  BroadcastEnv: [{implementation: BroadcastEnvDummy}]
-  BootNewEnv: [{implementation: BootNewEnvDummy}]
-"""
+CLUSTER = f"{DUMMY_CLUSTER}console: cat\nconsole_account: nobody\n"
 SERVICE = """\
 service:
   folders: [{folder}/files]

@@ -23,22 +23,9 @@ from kadeploy.server import openapi
 from kadeploy.state import database, rights
 from tests.unit import build
 from tests.unit.conftest import SITE
-from tests.unit.serving import served
+from tests.unit.serving import DUMMY_CLUSTER, served
 
-CLUSTER = """\
-nodes: [{name: "gdx-[1-8].site", address: "127.9.1.[1-8]"}]
-disk:
-  device: /dev/sda
-  table: msdos
-  partitions: [{number: 1, size: 1GiB, role: swap}, {number: 2, size: 4GiB, role: prod}, {number: 3, role: deploy}]
-power: {driver: command, commands: {soft_on: "true", soft_off: "true", soft_reboot: "true", status: "echo on"}}
-console: cat
-console_account: nobody
-macro_steps:
-  SetDeploymentEnv: [{implementation: SetDeploymentEnvDummy}]
-  BroadcastEnv: [{implementation: BroadcastEnvDummy}]
-  BootNewEnv: [{implementation: BootNewEnvDummy}]
-"""
+CLUSTER = f"{DUMMY_CLUSTER}console: cat\nconsole_account: nobody\n"
 SERVICE = """
 service:
   folders: [{folder}/files]

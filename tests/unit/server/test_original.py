@@ -32,20 +32,8 @@ from kadeploy.runner.request import read as read_request
 from kadeploy.server.original import refusals
 from kadeploy.state import database, rights
 from tests.unit import build
-from tests.unit.serving import served
+from tests.unit.serving import DUMMY_CLUSTER, served
 
-CLUSTER = """\
-nodes: [{name: "gdx-[1-8].site", address: "127.9.1.[1-8]"}]
-disk:
-  device: /dev/sda
-  table: msdos
-  partitions: [{number: 1, size: 1GiB, role: swap}, {number: 2, size: 4GiB, role: prod}, {number: 3, role: deploy}]
-power: {driver: command, commands: {soft_on: "true", soft_off: "true", soft_reboot: "true", status: "echo on"}}
-macro_steps:
-  SetDeploymentEnv: [{implementation: SetDeploymentEnvDummy}]
-  BroadcastEnv: [{implementation: BroadcastEnvDummy}]
-  BootNewEnv: [{implementation: BootNewEnvDummy}]
-"""
 SERVICE = """
 service:
   folders: [{files}]
@@ -97,7 +85,7 @@ def address(site_folder: Path, tmp_path: Path) -> Iterator[str]:
     with (site_folder / "site.yml").open("a") as text:
         text.write(SERVICE.format(files=files))
     (site_folder / "clusters" / "nvm.yml").unlink()
-    (site_folder / "clusters" / "gdx.yml").write_text(CLUSTER)
+    (site_folder / "clusters" / "gdx.yml").write_text(DUMMY_CLUSTER)
     site = load_site(site_folder)
     database.connect(site)
     rights.add(site, "ada", ["*"], ["*"])
