@@ -16,7 +16,7 @@ _LINE = 1 << 22
 """Bytes of the longest line that is taken."""
 
 
-class Refused(Exception):  # noqa: N818 - as in HTTP
+class RefusedError(Exception):
     """The answer is another one than 2xx."""
 
     def __init__(self, status: int, content: bytes) -> None:
@@ -37,13 +37,13 @@ class Client:
         """What ``GET`` answers, or ``POST`` with a *body* that becomes JSON.
 
         Raises:
-            Refused: the status is none of 2xx.
+            RefusedError: the status is none of 2xx.
         """
         reader = await self._send(target, body)
         status, headers = await _head(reader)
         content = b"".join([piece async for piece in _pieces(reader, headers)])
         if not 200 <= status < 300:
-            raise Refused(status, content)
+            raise RefusedError(status, content)
         return content
 
     async def events(self, wid: str) -> AsyncIterator[bytes]:
@@ -53,7 +53,7 @@ class Client:
         rest = b""
         async for piece in _pieces(reader, headers):
             if status != 200:
-                raise Refused(status, piece)
+                raise RefusedError(status, piece)
             *messages, rest = (rest + piece).split(b"\n\n")
             for message in messages:
                 _, found, data = message.partition(b"data: ")
@@ -122,7 +122,7 @@ async def poll(path: Path, targets: Sequence[str], users: int, period: float, se
             try:
                 await client.ask(target)
                 told[target].seconds.append(time.perf_counter() - due)
-            except (OSError, EOFError, Refused) as error:
+            except (OSError, EOFError, RefusedError) as error:
                 told[target].failures.append(f"{type(error).__name__} {error}")
                 client.close()
             due, turn = due + period, turn + 1

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cached_property
 from typing import Annotated, cast, get_args
 
 import msgspec
@@ -66,6 +66,13 @@ class Wish:
     visibility: Visibility | None
     moves: Sequence[tuple[str, str]]
     form: shell.Form
+
+    @cached_property
+    def described(self) -> list[Environment]:
+        """What is in the file of ``-a``, which may be readable once only."""
+        from kadeploy.environments import description  # noqa: PLC0415 - slow, and -l does without
+
+        return description.load(self.wanted.name, caller(), shell.warn)
 
 
 def _named(option: str, meaning: str, *others: str, group: str = usage.DAILY) -> typer.models.OptionInfo:
@@ -311,17 +318,9 @@ def _print(service: Service, wish: Wish) -> int:
 
 
 def _add(service: Service, wish: Wish) -> int:
-    for added in service.add_environments(_described(wish.wanted.name)):
+    for added in service.add_environments(wish.described):
         print(f"Added: {_told(added)}, {added.visibility}")
     return 0
-
-
-@cache
-def _described(file: str) -> list[Environment]:
-    """What is in *file*, which may be readable once only."""
-    from kadeploy.environments import description  # noqa: PLC0415 - slow, and -l does without
-
-    return description.load(file, caller(), shell.warn)
 
 
 def _delete(service: Service, wish: Wish) -> int:

@@ -402,10 +402,10 @@ def write_wids(path: str, wids: Sequence[str], service: Service) -> None:
         FileError: the caller may not write there.
     """
     shell.write_names(path, wids)
-    if os.path.isfile(path):  # noqa: PTH113 - beside a device none is made
+    if Path(path).is_file():  # beside a device none is made
         for server, own in together.begun(service).items():
             with told():
-                shell.write_names(f"{os.path.realpath(path)}_{server}", own)
+                shell.write_names(f"{Path(path).resolve()}_{server}", own)
 
 
 @dataclass(frozen=True)

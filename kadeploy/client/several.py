@@ -393,7 +393,8 @@ class Several:
 
     def cancel(self, wid: str) -> bool:
         """Whether any of the workflows of ids with commas was running."""
-        return any([self.services[self._home(each)].cancel(each) for each in wid.split(",")])  # noqa: C419 - all of them
+        cancelled = [self.services[self._home(each)].cancel(each) for each in wid.split(",")]
+        return any(cancelled)
 
     def interrupted(self, wid: str) -> None:
         """`carry_out` hears of it."""
@@ -434,16 +435,10 @@ def _rank(field: str, value: Any) -> Any:
     return _Downwards(rank) if field.startswith("-") else rank
 
 
-class _Downwards:
-    """Sorts the other way round."""
+class _Downwards(tuple[bool, Any]):
+    """A rank that sorts the other way round."""
 
-    def __init__(self, rank: tuple[bool, Any]) -> None:
-        self.rank = rank
+    __slots__ = ()
 
-    def __lt__(self, other: _Downwards) -> bool:
-        return other.rank < self.rank
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Downwards) and self.rank == other.rank
-
-    __hash__ = None  # type: ignore[assignment]
+    def __lt__(self, other: tuple[Any, ...]) -> bool:
+        return super().__gt__(other)
