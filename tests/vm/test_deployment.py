@@ -114,7 +114,8 @@ def test_everybody_can_read_afterwards_what_happened(cluster: Cluster, mixed: En
 
 def test_the_console_logs_in_on_the_serial_line_and_four_escapes_leave(cluster: Cluster, mixed: Ended) -> None:
     assert "node-2" in mixed.ok, mixed.output
-    words = ["--reuid", cluster.user.name, "--init-groups", str(cluster.installation.tools / "kaconsole3")]
+    who = ["--reuid", str(cluster.user.uid), "--regid", str(cluster.user.gid), "--init-groups"]
+    words = [*who, str(cluster.installation.tools / "kaconsole3")]
     variables = cluster.installation.environment(cluster.user) | cluster.variables | {"TERM": "xterm"}
     console = pexpect.spawn("setpriv", [*words, "-m", "node-2"], env=variables, encoding="utf-8", timeout=120)
     console.expect("Ctrl-] leaves")
