@@ -28,7 +28,11 @@ _PIECE = 256  # a terminal that select calls writable takes that much without bl
 
 
 class Stream(Protocol):
-    """What a terminal is joined to. Nothing of it waits, but for `end`."""
+    """What a terminal is joined to. Nothing of it waits, but for `end`.
+
+    It is read once before anybody waits for its descriptor: what it shows first may have come with the word that it is
+    open.
+    """
 
     @property
     def over(self) -> bool:
@@ -185,7 +189,7 @@ class _Copy:
     def __init__(self, terminal: int, screen: int, stream: Stream, may_stay: Callable[[], bool]) -> None:
         self.terminal, self.screen, self.stream = terminal, screen, stream
         self.may_stay = may_stay
-        self.typed, self.said = bytearray(), bytearray()
+        self.typed, self.said = bytearray(), bytearray(stream.read())
         self.escapes = 0
 
     def run(self) -> Literal["left", "ended", "revoked"]:

@@ -59,7 +59,10 @@ def connect(
 
 
 class RemoteConsole:
-    """A console that a service shows; nothing of it waits, but for `open` and `end`."""
+    """A console that a service shows; nothing of it waits, but for `open` and `end`.
+
+    It has to be read before its descriptor is waited for: the service's first words may all have come together.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection

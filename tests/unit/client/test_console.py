@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pty
 import random
 import select
 import socket
@@ -18,6 +20,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Message, Ping, Pong
 
 from kadeploy.cli import TOOLS
+from kadeploy.cli.console import ESCAPE, attach
 from kadeploy.client import console
 from kadeploy.client.console import RemoteConsole, connect
 from kadeploy.errors import KadeployError, RightsError
@@ -79,7 +82,7 @@ def opened(then: Callable[[Peer], None]) -> RemoteConsole:
 
 
 def shown(stream: RemoteConsole, seconds: float = 10.0) -> bytes:
-    said, limit = b"", time.monotonic() + seconds
+    said, limit = stream.read(), time.monotonic() + seconds
     while not stream.over:
         assert select.select([stream], [stream] if stream.waiting else [], [], limit - time.monotonic()) != ([], [], [])
         stream.write(b"")
@@ -114,6 +117,38 @@ def test_bytes_in_fragments_and_pings_among_them_are_taken() -> None:
     stream = opened(then)
     assert shown(stream) == b"one two three"
     assert stream.end("ended") == End("ended", 3)
+
+
+def test_what_comes_together_with_the_word_that_it_is_open_is_shown() -> None:
+    """As a quick program's first words do, on a busy machine; and its last ones, when that was all it had to say."""
+
+    def together(*messages: Event) -> Callable[[Peer], None]:
+        def says(peer: Peer) -> None:
+            peer.accept()
+            peer.listen(Message)
+            peer.connection.sendall(b"".join(peer.protocol.send(each) for each in (Message(data=OPENED), *messages)))
+            peer.listen(CloseConnection)
+
+        return says
+
+    ended: Event = Message(data='{"type":"ended","reason":"ended","status":3}')
+    for more, keys, end in [([], ESCAPE, End("left")), ([ended], b"", End("ended", 3))]:
+        stream = against(together(Message(data=b"login: "), *more))
+        ours, users = pty.openpty()
+        typist = threading.Thread(target=lambda ours=ours, keys=keys: _answer(ours, b"login: ", keys))
+        typist.start()
+        assert attach(stream, terminal=users, screen=users) == end
+        typist.join(10)
+        assert not typist.is_alive(), "nothing was shown"
+        os.close(users)
+        os.close(ours)
+
+
+def _answer(line: int, prompt: bytes, keys: bytes) -> None:
+    said = b""
+    while prompt not in said:
+        said += os.read(line, 1 << 10)
+    os.write(line, keys)
 
 
 def test_leaving_is_said_and_never_waited_for() -> None:

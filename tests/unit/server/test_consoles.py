@@ -175,7 +175,7 @@ def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
 
 def read_until(stream: RemoteConsole, wanted: bytes, seconds: float = 15.0) -> bytes:
     """What a console shows, up to *wanted*."""
-    said, limit = b"", time.monotonic() + seconds
+    said, limit = stream.read(), time.monotonic() + seconds
     while wanted not in said:
         assert not stream.over, said
         assert select.select([stream], [], [], limit - time.monotonic())[0], said
@@ -185,6 +185,7 @@ def read_until(stream: RemoteConsole, wanted: bytes, seconds: float = 15.0) -> b
 
 def read_to_the_end(stream: RemoteConsole, seconds: float = 15.0) -> End:
     limit = time.monotonic() + seconds
+    stream.read()
     while not stream.over:
         assert select.select([stream], [], [], limit - time.monotonic())[0]
         stream.read()
