@@ -11,6 +11,7 @@ TOOLS = (
     "karights3",
     "kaenv2to3",
     "kadeploy3d",
+    "kadeploy-site",
     "kadeploy-lab",
 )
 """Their names; the module is named alike, with ``_`` for ``-``."""

@@ -1,0 +1,1 @@
+"""The commands of ``kadeploy-site``, one file each."""
