@@ -1,0 +1,225 @@
+"""What a node would be answered: by DHCP servers, by TFTP, by HTTP; nothing is leased, nothing is changed."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import secrets
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from http import HTTPStatus
+from http import client as web
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from kadeploy.admin.dhcp import packet
+from kadeploy.admin.dhcp.packet import CLIENT_PORT, SERVER_PORT, Offer
+from kadeploy.boot import tftp_client
+from kadeploy.errors import FileError, OptionError
+from kadeploy.hints import did_you_mean
+
+__all__ = ["Fetched", "Offer", "dhcp", "http", "tftp"]
+
+
+class Fetched(NamedTuple):
+    """A file that came."""
+
+    size: int
+    """Bytes of the whole file."""
+    content: bytes
+    """Its bytes, or the first of them."""
+
+
+# --- DHCP -------------------------------------------------------------------------------------------------------
+
+
+def dhcp(
+    interface: str,
+    mac: str,
+    architecture: int,
+    user_class: str = "",
+    http: bool = False,
+    timeout: float = 4.0,
+) -> list[Offer]:
+    """What all DHCP servers behind *interface* offer a node that boots, in the order in which they answer.
+
+    A DISCOVER goes out, as the node's firmware would send it but from this machine's own Ethernet address, so that no
+    switch learns the node in a wrong place. No REQUEST follows. More than one server with an address or a boot file is
+    something to look at.
+
+    Args:
+        interface: of this machine, such as ``eth0``.
+        mac: the node's MAC address.
+        architecture: what the firmware is (RFC 4578): `packet.BIOS`, `packet.UEFI` and so on.
+        user_class: ``iPXE`` once that has been loaded.
+        http: the firmware wants a URL (UEFI HTTP boot).
+        timeout: seconds in which answers count; all of them are waited for, as another server may come later.
+
+    Raises:
+        OptionError: there is no such interface, MAC address or architecture, or this user may not do it.
+    """
+    transaction = secrets.randbits(32)
+    question = packet.discover(transaction, mac, architecture, user_class, http=http)
+    with ExitStack() as stack:
+        ear = stack.enter_context(_listening(interface))
+        mouth = stack.enter_context(_speaking(interface))
+        return list(_answers(ear, mouth, question, transaction, timeout))
+
+
+def _answers(
+    ear: socket.socket, mouth: socket.socket, question: bytes, transaction: int, timeout: float
+) -> Iterator[Offer]:
+    """Each different offer once; the question is put again halfway when nobody has answered."""
+    begun = time.monotonic()
+    known: set[tuple[str, str, str]] = set()
+    asked = 0
+    while (passed := time.monotonic() - begun) < timeout:
+        if asked == 0 or (asked == 1 and not known and passed > timeout / 2):
+            _ask(mouth, question)
+            asked += 1
+        if not select.select([ear], [], [], min(0.1, timeout - passed))[0]:
+            continue
+        content, (_, protocol, *_) = ear.recvfrom(65536)
+        offer = _offer(content, transaction) if protocol == _IPV4 else None
+        if offer and (mark := (offer.server, offer.address, offer.file)) not in known:
+            known.add(mark)
+            yield offer
+
+
+def _ask(mouth: socket.socket, question: bytes) -> None:
+    try:
+        mouth.sendto(question, ("255.255.255.255", SERVER_PORT))
+    except OSError as error:
+        raise OptionError(f"No DHCP request can be sent: {error.strerror}. Is the interface up?") from error
+
+
+def _offer(content: bytes, transaction: int) -> Offer | None:
+    """The offer in an IPv4 packet."""
+    header = (content[0] & 0x0F) * 4 if content else 0
+    if len(content) < header + 8:
+        return None
+    return packet.parsed(content[header + 8 :], transaction, socket.inet_ntoa(content[12:16]))
+
+
+_ALL, _IPV4, _SO_ATTACH_FILTER = 0x0003, 0x0800, 26
+_TO_CLIENTS = (
+    (0x30, 0, 0, 9),  # the protocol
+    (0x15, 0, 6, socket.IPPROTO_UDP),
+    (0x28, 0, 0, 6),  # is no later fragment
+    (0x45, 4, 0, 0x1FFF),
+    (0xB1, 0, 0, 0),  # the port behind the header
+    (0x48, 0, 0, 2),
+    (0x15, 0, 1, CLIENT_PORT),
+    (0x06, 0, 0, 0x40000),
+    (0x06, 0, 0, 0),
+)
+"""UDP to the port of DHCP clients, as a program for the kernel (classic BPF), from the IPv4 header on."""
+
+
+@contextmanager
+def _listening(interface: str) -> Iterator[socket.socket]:
+    """A socket that gets all DHCP answers on *interface*, those of this machine's own server too."""
+    with ExitStack() as stack:
+        try:
+            ear = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
+            _attach(ear)
+            ear.bind((interface, _ALL))
+        except OSError as error:
+            raise _refused(interface, error) from error
+        yield ear
+
+
+def _attach(ear: socket.socket) -> None:
+    """Have the kernel pass on nothing but answers: a busy network would drown them."""
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in _TO_CLIENTS)
+    kept = ctypes.create_string_buffer(program)
+    ear.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(_TO_CLIENTS), ctypes.addressof(kept)))
+
+
+@contextmanager
+def _speaking(interface: str) -> Iterator[socket.socket]:
+    """A socket whose broadcasts leave by *interface*, and reach this machine's own server as well."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
+        try:
+            mouth.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            mouth.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            mouth.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+            mouth.bind(("", CLIENT_PORT))
+        except OSError as error:
+            raise _refused(interface, error) from error
+        yield mouth
+
+
+def _refused(interface: str, error: OSError) -> OptionError:
+    if error.errno in {errno.EPERM, errno.EACCES}:
+        return OptionError("A DHCP probe needs root: run the command by sudo.")
+    if error.errno == errno.ENODEV:
+        names = [name for _, name in socket.if_nameindex()]
+        meant = did_you_mean(interface, names)
+        return OptionError(f"There is no network interface {interface!r}; there are {', '.join(names)}.{meant}")
+    if error.errno == errno.EADDRINUSE:
+        return OptionError(f"UDP port {CLIENT_PORT} is taken by another DHCP client: stop it for the probe.")
+    return OptionError(f"{interface}: {error.strerror or error}.")
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+def tftp(server: str, name: str, timeout: float = 5.0) -> Fetched:
+    """The file *name* of the TFTP server, whole.
+
+    Raises:
+        FileError: it does not come; the text says why.
+    """
+    content = tftp_client.fetch(server, name, timeout)
+    return Fetched(len(content), content)
+
+
+def http(url: str, timeout: float = 5.0, most: int = 1 << 16) -> Fetched:
+    """The file at *url* as a boot loader asks for it: directly, without a proxy, and not where a redirect points.
+
+    Of a file that says how long it is the first *most* bytes are read, of another one all.
+
+    Raises:
+        FileError: it does not come; the text says why.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise FileError(f"{url}: not an address that loaders can fetch: expected http://HOST/PATH.")
+    try:
+        with closing(web.HTTPConnection(parts.hostname, parts.port, timeout=timeout)) as connection:
+            connection.request("GET", f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}")
+            answer = connection.getresponse()
+            if answer.status != HTTPStatus.OK:
+                raise FileError(f"{url}: {_told(answer)}")
+            return _fetched(answer, most, time.monotonic() + 10 * timeout)
+    except TimeoutError as error:
+        raise FileError(f"{url}: nothing came within {timeout:g} s. Is a firewall in between?") from error
+    except (OSError, ValueError, web.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise FileError(f"{url}: {reason}. Does a web server run there?") from error
+
+
+def _told(answer: web.HTTPResponse) -> str:
+    """What a web server says in place of the file, and what to do."""
+    where = answer.getheader("Location", "")
+    if where:
+        return f"the web server points to {where}, and loaders do not follow: let it serve the file itself."
+    return f"the web server says {answer.status} {answer.reason}. Is the file below the folder that it serves?"
+
+
+def _fetched(answer: web.HTTPResponse, most: int, deadline: float) -> Fetched:
+    length = answer.length  # None where the server does not tell
+    content, size = b"", 0
+    while (length is None or size < min(most, length)) and (piece := answer.read(min(1 << 16, most))):
+        size += len(piece)
+        content += piece[: most - len(content)]
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    if length is not None and size < min(most, length):
+        raise web.IncompleteRead(content, length - size)
+    return Fetched(size if length is None else length, content)
