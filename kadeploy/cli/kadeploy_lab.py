@@ -7,13 +7,12 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kadeploy.cli import completion, shell, usage
+from kadeploy.cli import completion, shell, steps, usage
 from kadeploy.errors import KadeployError
 from kadeploy.hints import did_you_mean
 from kadeploy.images import build_deployment_system
@@ -233,7 +232,7 @@ def up(
             service=service,
         )
     )
-    say = _progress()
+    say = steps.telling()
     with lock.locked(lab.name):
         new = bring_up(lab, say)
     if not new:
@@ -254,7 +253,7 @@ def down(
     checked(Lab(name=name, folder=folder))
     _require_root()
     with lock.locked(name):
-        found = take_down(name, folder, _progress(), keep_disks=keep_disks)
+        found = take_down(name, folder, steps.telling(), keep_disks=keep_disks)
     print(f"{name} is down." if found else f"There is no lab {name}: nothing to do.")
 
 
@@ -355,7 +354,7 @@ def build(
 ) -> None:
     """Build the deployment system and the environments into the cache, without a lab."""
     _require_root()
-    say = _progress()
+    say = steps.telling()
     public_key = deployment_key(CACHE).with_suffix(".pub").read_text()
     system = build_deployment_system(CACHE, public_key, say=say)
     built = build_environments(chosen(environments), CACHE, say)
@@ -379,19 +378,6 @@ def _existing(name: str, folder: str) -> Lab:
 def _command(lab: Lab, verb: str) -> str:
     option = "" if lab.name == _DEFAULT.name else f" --name {lab.name}"
     return f"kadeploy-lab {verb}{option}"
-
-
-def _progress() -> Callable[[str], None]:
-    """A function that shows a step that ended, and how long it took."""
-    last = time.monotonic()
-
-    def say(text: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        print(f"  {now - last:5.1f} s  {text}", flush=True)
-        last = now
-
-    return say
 
 
 def _show(lab: Lab) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 
 from kadeploy.cli import shell
+from kadeploy.cli.site import build
 
 NAME = "kadeploy-site"
 
 app = shell.Tool(
     "Set up a site, find out what is wrong with it before a node is lost, and look after it.",
-    examples={},
+    examples={
+        "kadeploy-site build --package firmware-bnx2x": "Build the deployment system for the hardware of the nodes.",
+    },
     about="It is for administrators: most of it needs root, on the controller.",
 )
 
@@ -18,6 +21,9 @@ app = shell.Tool(
 @app.callback()
 def kadeploy_site(_version: shell.Version = False, _completion: shell.Completion = None) -> None:
     """Options of the command itself."""
+
+
+app.add_typer(build.build, name="build")
 
 
 def main() -> int:

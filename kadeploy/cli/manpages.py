@@ -72,7 +72,9 @@ def _verbs(command: Any, context: Any) -> Iterator[tuple[Any, Any]]:
     commands: Mapping[str, Any] = getattr(command, "commands", {})
     for verb, each in commands.items():
         inner = typer.Context(each, info_name=verb, parent=context, **each.context_settings)
-        yield from _verbs(each, inner) if hasattr(each, "commands") else ((each, inner),)
+        if not hasattr(each, "commands") or each.invoke_without_command:
+            yield each, inner
+        yield from _verbs(each, inner)
 
 
 def records(command: Any, context: Any) -> list[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import struct
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -49,6 +51,7 @@ def build_deployment_system(
     extra_modules: Sequence[str] = (),
     extra_packages: Sequence[str] = (),
     extra_commands: Sequence[str] = (),
+    keyboard: str = "",
     host_key: Path | None = None,
     say: Say = print,
 ) -> DeploymentSystem:
@@ -57,8 +60,10 @@ def build_deployment_system(
     `authorized_key` is the public part of the site's deployment key. The cloud kernel boots quickest and knows virtual
     hardware only: a site takes ``linux-image-amd64``. `extra_modules` (names, or patterns under /lib/modules/VERSION)
     are added to files/deployment/drivers, `extra_packages` to the packages (firmware, for instance) and
-    `extra_commands` to the commands that stay. `host_key` is an ed25519 private key with its .pub beside it; by default
-    ``cache/deployment_host_ed25519``, made once. Raises ConfigError for an argument that cannot work or a failed build.
+    `extra_commands` to the commands that stay. `keyboard` is a layout of XKB such as ``fr`` or ``de(nodeadkeys)``, for
+    the console; empty: that of the kernel, ``us``. `host_key` is an ed25519 private key with its .pub beside it; by
+    default ``cache/deployment_host_ed25519``, made once. Raises ConfigError for an argument that cannot work or a build
+    that fails.
     """
     require_programs()
     authorized_key = _one_public_key(authorized_key)
@@ -67,24 +72,44 @@ def build_deployment_system(
     packages = (*words("deployment/packages"), kernel_package, *extra_packages)
     commands = frozenset((*words("deployment/commands"), *extra_commands))
     recipe = ("deployment.py", "modules.py", "archive.py", "bootstrap.py", "files/deployment", "files/shared")
-    key = fingerprint(recipe, packages, sorted(commands), sorted(extra_modules), authorized_key, public)
+    keymap = keymap_of(keyboard) if keyboard else b""
+    key = fingerprint(recipe, packages, sorted(commands), sorted(extra_modules), authorized_key, public, keymap)
 
     def build(work: Path) -> None:
         tree = work / "tree"
         say(f"deployment system: installing {kernel_package} and {len(packages) - 1} other packages")
         bootstrap(cache, tree, packages, variant="extract", say=say)
         say("deployment system: choosing drivers, commands and libraries")
+        _require_commands(tree, extra_commands)
         modules.prune(tree, words("deployment/drivers"), extra_modules)
         next((tree / "boot").glob("vmlinuz-*")).rename(work / "kernel")
         (work / "kernel").chmod(0o644)
         _trim(tree, commands)
         _configure(tree, authorized_key, host_key)
+        if keymap:
+            (tree / "etc/keymap").write_bytes(keymap)
         say("deployment system: packing the initrd")
         pack_initrd(tree, work / "initrd")
         say(f"deployment system: initrd of {(work / 'initrd').stat().st_size >> 20} MiB")
 
     folder = built(cache, f"deployment-system-{key}", build)
     return DeploymentSystem(folder / "kernel", folder / "initrd", folder / "tree", public, key)
+
+
+def keymap_of(layout: str) -> bytes:
+    """The keyboard *layout* as busybox's ``loadkmap`` reads it; raises ConfigError where there is none such."""
+    name, _, variant = layout.partition("(")
+    if not re.fullmatch(r"[a-z]{2,}", name) or not re.fullmatch(r"(?:[\w-]+\))?", variant):
+        raise ConfigError(f"keyboard {layout!r}: expected a layout of XKB such as fr, or fr(oss) with its variant")
+    if missing := [program for program in ("ckbcomp", "loadkeys") if shutil.which(program) is None]:
+        raise ConfigError(f"a keyboard layout needs {', '.join(missing)}: apt-get install console-setup kbd")
+    command = ["ckbcomp", "-compact", "-model", "pc105", name, *filter(None, [variant.rstrip(")")])]
+    made = subprocess.run(command, capture_output=True, check=False)
+    convert = ["loadkeys", "--bkeymap", "--unicode"]
+    keymap = subprocess.run(convert, input=made.stdout, capture_output=True, check=False).stdout
+    if b"Can not find" in made.stderr or not made.stdout or not keymap.startswith(b"bkeymap"):
+        raise ConfigError(f"there is no keyboard layout {layout!r}: /usr/share/X11/xkb/rules/base.lst lists them")
+    return keymap
 
 
 def make_key(path: Path, comment: str) -> Path:
@@ -97,6 +122,12 @@ def make_key(path: Path, comment: str) -> Path:
             if done.returncode:
                 raise ConfigError(f"cannot make the key {path}: {done.stderr.strip()}")
     return path
+
+
+def _require_commands(tree: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if not any((tree / folder / name).exists() for folder in ("usr/bin", "usr/sbin")):
+            raise ConfigError(f"no command {name!r} in these packages: `apt-file search bin/{name}` tells which has it")
 
 
 def _one_public_key(text: str) -> str:

@@ -1,0 +1,149 @@
+"""The deployment system of a site: what can be proved without building one. tests/vm builds and boots it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kadeploy.admin import deployment_system
+from kadeploy.admin.deployment_system import Recipe, build, edits, install, memory, public_half, with_console
+from kadeploy.admin.edit import apply
+from kadeploy.config.folder import Configuration, load_configuration
+from kadeploy.errors import ConfigError
+from kadeploy.images import DeploymentSystem
+from kadeploy.images.deployment import keymap_of, make_key
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """Of no interest here."""
+    return f"sqlite://{tmp_path}/site/state/kadeploy.db"
+
+
+@pytest.fixture
+def configuration(site_folder: Path, tmp_path: Path) -> Configuration:
+    """A site whose keys and boot folders are really there."""
+    key = make_key(tmp_path / "keys" / "site_ed25519", "site")
+    make_key(tmp_path / "keys" / deployment_system.HOST_KEY, "host")
+    (tmp_path / "http").mkdir()
+    path = site_folder / "site.yml"
+    lines = path.read_text().splitlines()
+    values = {"private_key": key, "http_root": tmp_path / "http", "http_url": "http://10.0.0.1/boot/"}
+    for name, value in values.items():
+        assert any(line.strip().startswith(f"{name}:") for line in lines), name
+        lines = [f"  {name}: {value}" if line.strip().startswith(f"{name}:") else line for line in lines]
+    path.write_text("\n".join(lines) + "\n")
+    return load_configuration(site_folder)
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> DeploymentSystem:
+    tree = tmp_path / "tree"
+    (tree / "usr/lib/modules/6.1.0-9-amd64").mkdir(parents=True)
+    (tree / "init").write_bytes(b"x" * 5000)
+    os.link(tree / "init", tree / "same")
+    for name in ("kernel", "initrd"):
+        (tmp_path / name).write_text(f"the {name}")
+    public = make_key(tmp_path / "keys" / deployment_system.HOST_KEY, "host").with_suffix(".pub").read_text()
+    words = " ".join(public.split()[:2])
+    return DeploymentSystem(tmp_path / "kernel", tmp_path / "initrd", tree, words, "key")
+
+
+def test_kernel_and_initrd_are_put_where_the_clusters_look_for_them(
+    configuration: Configuration, system: DeploymentSystem, tmp_path: Path
+) -> None:
+    root = tmp_path / "http"
+    os.chown(root, 1234, 1234)
+    before = root / "deploy-vmlinuz"
+    before.write_text("the former")
+    kept = tmp_path / "kept"
+    os.link(before, kept)
+    found = install(system, configuration.site, list(configuration.clusters.values()))
+    assert found.files == {str(root / "deploy-initrd"): 10, str(root / "deploy-vmlinuz"): 10}
+    assert before.read_text() == "the kernel"
+    assert kept.read_text() == "the former", "who reads the former file goes on reading it"
+    assert {(path.stat().st_uid, path.stat().st_mode & 0o777) for path in root.iterdir()} == {(1234, 0o644)}
+    assert (found.linux, found.memory) == ("6.1.0-9-amd64", 8192)
+
+
+def test_a_cluster_that_fetches_it_elsewhere_is_told(
+    configuration: Configuration, system: DeploymentSystem, tmp_path: Path
+) -> None:
+    path = configuration.folder / "clusters" / "gdx.yml"
+    path.write_text(
+        f"{path.read_text()}loader: {{kernel: 'http://10.0.0.1/boot/new/k', initrd: 'http://cdn.site/i'}}\n"
+    )
+    clusters = [load_configuration(configuration.folder).clusters["gdx"]]
+    found = install(system, configuration.site, clusters)
+    assert list(found.files) == [str(tmp_path / "http" / "new" / "k")]
+    assert found.notes == (
+        f"clusters/gdx.yml names http://cdn.site/i, which is elsewhere: copy {system.initrd} there.",
+    )
+
+
+def test_the_host_key_and_the_serial_line_get_into_the_configuration(
+    configuration: Configuration, system: DeploymentSystem
+) -> None:
+    found = edits(configuration, system, {"gdx": "ttyS1,115200"})
+    assert [each.path.name for each in found] == ["site.yml", "gdx.yml"]
+    apply(configuration.folder, found)
+    after = load_configuration(configuration.folder)
+    assert after.site.ssh.host_key == system.host_key_public
+    assert after.clusters["gdx"].loader.params.endswith("console=tty0 console=ttyS1,115200")
+    assert edits(after, system, {"gdx": "ttyS1,115200"}) == []
+
+
+def test_consoles_of_before_are_replaced() -> None:
+    assert with_console("a console=ttyS0 b", "ttyS1") == "a b console=tty0 console=ttyS1"
+
+
+def test_the_public_half_is_that_of_the_key(tmp_path: Path) -> None:
+    key = make_key(tmp_path / "key", "comment")
+    assert public_half(key).split()[:2] == (tmp_path / "key.pub").read_text().split()[:2]
+
+
+def test_a_key_that_is_none_or_is_not_there_is_told(tmp_path: Path) -> None:
+    (tmp_path / "none").write_text("nonsense\n")
+    (tmp_path / "none").chmod(0o600)
+    locked = make_key(tmp_path / "locked", "")
+    change = ["ssh-keygen", "-q", "-p", "-N", "secret", "-f", str(locked)]
+    subprocess.run(change, check=True, capture_output=True)
+    for name in ("none", "absent", "locked"):
+        with pytest.raises(ConfigError, match=rf"/{name} \(ssh\.private_key in site\.yml\): .*kadeploy-site init"):
+            public_half(tmp_path / name)
+
+
+def test_memory_is_counted_in_pages_and_a_file_once(system: DeploymentSystem) -> None:
+    assert memory(system.tree) == 8192
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (Recipe(kernel="linux image"), r"--kernel linux image: this is no name of a kernel\."),
+        (Recipe(packages=("firmware-x", "--foo")), r"--package --foo: this is no name of a package\."),
+        (Recipe(packages=("a,b",)), r"--package a,b"),
+        (Recipe(commands=("../sh",)), r"--command \.\./sh"),
+        (Recipe(keyboard="zz"), r"there is no keyboard layout 'zz'"),
+        (Recipe(keyboard="fr(nonsense)"), r"there is no keyboard layout 'fr\(nonsense\)'"),
+        (Recipe(keyboard="$(id)"), r"keyboard '\$\(id\)': expected a layout"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused_before_anything_is_built(
+    recipe: Recipe, said: str, configuration: Configuration, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(configuration, recipe, tmp_path / "cache", None, print)
+
+
+def test_without_a_host_key_nothing_is_built(configuration: Configuration, tmp_path: Path) -> None:
+    (tmp_path / "keys" / deployment_system.HOST_KEY).unlink()
+    with pytest.raises(ConfigError, match=r"deployment_host_ed25519, the deployment system's host key, is not there"):
+        build(configuration, Recipe(), tmp_path / "cache", None, print)
+
+
+def test_keyboard_layouts_differ() -> None:
+    assert len({keymap_of(layout) for layout in ("us", "fr", "de(nodeadkeys)")}) == 3
