@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from kadeploy.cli import shell
-from kadeploy.cli.site import build
+from kadeploy.cli.site import backup, build
 
 NAME = "kadeploy-site"
 
@@ -13,6 +13,8 @@ app = shell.Tool(
     "Set up a site, find out what is wrong with it before a node is lost, and look after it.",
     examples={
         "kadeploy-site build --package firmware-bnx2x": "Build the deployment system for the hardware of the nodes.",
+        "kadeploy-site backup /var/backups/kadeploy --keep 30": "Back up the site while it runs, from a timer for "
+        "instance.",
     },
     about="It is for administrators: most of it needs root, on the controller.",
 )
@@ -24,6 +26,7 @@ def kadeploy_site(_version: shell.Version = False, _completion: shell.Completion
 
 
 app.add_typer(build.build, name="build")
+app.command("backup")(backup.backup)
 
 
 def main() -> int:

@@ -33,6 +33,13 @@ def dead(site: Site) -> dict[str, Controller]:
     return {wid: who for wid, (who, _) in _dead(site).items()}
 
 
+def alive(site: Site) -> dict[str, Controller]:
+    """Controllers that are not `dead`, by workflow."""
+    connect(site)
+    gone = dead(site)
+    return {wid: who for wid, (who, _) in _all().items() if wid not in gone}
+
+
 def left(site: Site) -> dict[str, Controller]:
     """Those of `dead` whose workflows nobody will go on with."""
     found = _dead(site)

@@ -353,7 +353,7 @@ def connect(site: Site) -> Any:
         DatabaseError: it cannot be opened, or a later Kadeploy made it; the text says what to do. The thread stays
             with the site it had.
     """
-    database = _database(site.database or f"sqlite://{site.state / 'kadeploy.db'}")
+    database = _database(url_of(site))
     before = _chosen.set(database)
     database.leave_lost()
     if database.is_closed():
@@ -364,6 +364,51 @@ def connect(site: Site) -> Any:
             _chosen.reset(before)
             raise
     return database
+
+
+def url_of(site: Site) -> str:
+    """Where the database of *site* is: as the configuration says, or else in a file of its state folder."""
+    return site.database or f"sqlite://{site.state / 'kadeploy.db'}"
+
+
+def file_of(site: Site) -> Path | None:
+    """The file of SQLite's database; None where the site has another kind."""
+    database = _database(url_of(site))
+    return Path(database.database) if isinstance(database, _SQLite) else None
+
+
+def marker_of(path: Path) -> Path:
+    """The file beside SQLite's database *path* that tells that it was made once."""
+    return _sqlite(path).marker
+
+
+@contextmanager
+def as_it_is(site: Site) -> Iterator[int | None]:
+    """Within, this thread works for the database of *site* as it is: neither made nor migrated.
+
+    Tells its schema version; None where it has none, because nothing was made there yet for instance. At its end the
+    thread works for no site.
+
+    Raises:
+        DatabaseError: it cannot be opened.
+    """
+    disconnect()
+    database = _database(url_of(site))
+    path = file_of(site)
+    if path is not None and _is_missing(path):
+        yield None
+        return
+    _chosen.set(database)
+    try:
+        database.connect()
+        yield _version_if_any()
+    finally:
+        disconnect()
+
+
+def has_tables() -> bool:
+    """Whether the database that this thread works for has any table of ours."""
+    return _chosen.get() is not None and any(DB.table_exists(table._meta.table_name) for table in TABLES)
 
 
 def _database(url: str) -> Any:

@@ -1,0 +1,96 @@
+"""``kadeploy-site backup``: what cannot be made anew of a site, in one file."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from kadeploy.admin import archive
+from kadeploy.admin import backup as backups
+from kadeploy.cli import shell, usage
+from kadeploy.config.folder import configuration_folder
+from kadeploy.errors import OptionError
+
+
+def backup(
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="FILE|FOLDER", help="File to write, or folder to put it into.", show_default=False),
+    ],
+    *,
+    runs: Annotated[
+        bool, typer.Option("--runs", help="Also what is kept of operations that have ended (state_dir/runs).")
+    ] = False,
+    keep: Annotated[
+        int,
+        typer.Option(
+            "--keep", metavar="N", help="Remove this site's oldest backups in FOLDER until N are left.", min=0
+        ),
+    ] = 0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Say nothing when all goes well.", rich_help_panel=usage.OUTPUT)
+    ] = False,
+    form: shell.Format = "text",
+) -> None:
+    """Back up the site while it runs: configuration, database, keys, password files and audit log."""
+    if quiet and form != "text":
+        raise OptionError(f"--quiet and --format {form} contradict each other: choose one.")
+    end_tidily()
+    made = backups.make(configuration_folder(), target, runs, keep)
+    if form != "text":
+        shell.emit(as_data(made), form)
+        return
+    for why in made.manifest.left_out:
+        shell.warn(f"left out: {why}.")
+    if not quiet:
+        print("\n".join(lines(made)))
+
+
+def end_tidily() -> None:
+    """Have SIGTERM and SIGHUP, as systemd and a closed terminal send them, end this process as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
+def as_data(made: backups.Made) -> dict[str, Any]:
+    """What programs read of a backup; paths, sizes in bytes, times in Unix seconds."""
+    found: dict[str, Any] = msgspec.to_builtins(made)
+    return found
+
+
+def lines(made: backups.Made) -> list[str]:
+    """The same for people."""
+    found = [f"{made.path}: {size(made.size)}", *contents(made.manifest)]
+    return found + [f"removed: {path}" for path in made.removed]
+
+
+def contents(manifest: archive.Manifest) -> list[str]:
+    """What is in a backup, a line for each kind."""
+    what = {"configuration": manifest.configuration, "database": f"{manifest.database}, schema {manifest.schema}"}
+    found = []
+    for kind, words in archive.KINDS.items():
+        members = manifest.of_kind(kind)
+        if members:
+            number = f"{len(members)} file{'s' if len(members) != 1 else ''}"
+            more = f" ({what[kind]})" if kind in what else ""
+            found.append(f"  {number:>9}  {size(sum(each.size for each in members)):>9}  {words}{more}")
+    return found
+
+
+def size(number: int) -> str:
+    """Bytes for people.
+
+    >>> size(999), size(1_500_000)
+    ('999 B', '1.5 MB')
+    """
+    amount, unit = float(number), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
