@@ -73,8 +73,8 @@ def build(
     Raises:
         ConfigError: the recipe cannot work, a key is not there, or the build fails.
     """
-    _require_names("--kernel", _PACKAGE, [recipe.kernel])
-    _require_names("--package", _PACKAGE, recipe.packages)
+    require_packages("--kernel", [recipe.kernel])
+    require_packages("--package", recipe.packages)
     _require_names("--command", _COMMAND, recipe.commands)
     key = Path(configuration.site.ssh.private_key)
     return build_deployment_system(
@@ -179,6 +179,15 @@ def _there(host_key: Path) -> Path:
         if not path.exists():
             raise ConfigError(f"{path}, the deployment system's host key, is not there: kadeploy-site init makes it.")
     return host_key
+
+
+def require_packages(option: str, names: Iterable[str]) -> None:
+    """Refuse what cannot be the name of a Debian package.
+
+    Raises:
+        ConfigError: names it, and the *option* that it was given to.
+    """
+    _require_names(option, _PACKAGE, names)
 
 
 def _require_names(option: str, pattern: re.Pattern[str], words: Iterable[str]) -> None:

@@ -5,16 +5,28 @@ from __future__ import annotations
 import sys
 
 from kadeploy.cli import shell
-from kadeploy.cli.site import backup, build
+from kadeploy.cli.site import backup, build, capture, check, dhcp, init, loaders, restore
 
 NAME = "kadeploy-site"
 
 app = shell.Tool(
     "Set up a site, find out what is wrong with it before a node is lost, and look after it.",
     examples={
+        "kadeploy-site init --name paris --address 10.0.0.1 --cluster gdx --from dhcpd:/etc/dhcp/dhcpd.conf": "Begin a "
+        "site, with its keys, and a cluster of the nodes that the DHCP server knows.",
+        "kadeploy-site check": "Find out what is wrong before a node is lost; each line says what to do.",
+        "kadeploy-site check --topic bmc --topic names -m 'gdx-[1-97]'": "Some topics, and some nodes, alone.",
         "kadeploy-site build --package firmware-bnx2x": "Build the deployment system for the hardware of the nodes.",
+        "kadeploy-site build env debian12-hpc --package openmpi-bin": "Build an environment for the users.",
+        "kadeploy-site build env team --from oci://registry.example/team/debian:12": "The same from a container image.",
+        "kadeploy-site capture gdx-1.paris.example mine": "Make an environment of the system that runs on a node.",
+        "kadeploy-site dhcp --server isc --output /etc/dhcp/kadeploy.conf": "What the DHCP server has to answer.",
+        "kadeploy-site dhcp --server dnsmasq --proxy": "The same beside a DHCP server that stays as it is.",
+        "kadeploy-site loaders": "The boot loaders that DHCP names, where the boot servers find them.",
         "kadeploy-site backup /var/backups/kadeploy --keep 30": "Back up the site while it runs, from a timer for "
         "instance.",
+        "kadeploy-site restore /var/backups/kadeploy/paris-20270131-020000.tar.zst --dry-run": "Show what would be put "
+        "back, here or on a new machine.",
     },
     about="It is for administrators: most of it needs root, on the controller.",
 )
@@ -26,7 +38,13 @@ def kadeploy_site(_version: shell.Version = False, _completion: shell.Completion
 
 
 app.add_typer(build.build, name="build")
+app.command("capture")(capture.capture)
 app.command("backup")(backup.backup)
+app.command("restore")(restore.restore)
+app.command("check")(check.check)
+app.command("dhcp")(dhcp.dhcp)
+app.command("init")(init.init)
+app.command("loaders")(loaders.loaders)
 
 
 def main() -> int:

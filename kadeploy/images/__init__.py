@@ -1,4 +1,4 @@
-"""The images of a lab or a site: the deployment system and two environments, built from Debian packages.
+"""The images of a lab or a site: the deployment system, and environments from Debian packages or container images.
 
 Each is built once and found again in a cache folder by the sha256 of everything that went into it; builds need root.
 """

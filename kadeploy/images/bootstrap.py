@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,33 @@ Say = Callable[[str], object]
 # A one-line source (`deb [options] URI bookworm main`) or the Suites field of a deb822 source.
 _SERVES_RELEASE = re.compile(rf"^(?:deb\s|Suites:)(?:.*\s)?{RELEASE}(?:\s|$)", re.MULTILINE)
 _ACQUIRE = ("Acquire::http", "Acquire::https", "Acquire::Check-", "Acquire::Retries")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where packages come from."""
+
+    release: str = RELEASE
+    """Its code name."""
+    sources: tuple[str, ...] = ()
+    """Lines of apt, or mirrors' URLs; empty: this machine's own for Debian 12, else Debian's default mirror."""
+    keyring: str = ""
+    """File of the keys that sign it; empty: those that apt trusts."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The sources as mmdebstrap takes them."""
+        own = apt_sources() if self.release == RELEASE else ()
+        return self.sources or tuple(map(str, own))
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What mmdebstrap needs besides."""
+        return (f"--keyring={self.keyring}",) if self.keyring else ()
+
+
+DEBIAN12 = Origin()
+"""Debian 12, from where this machine gets it."""
 
 
 def require_programs() -> None:
@@ -41,6 +69,7 @@ def bootstrap(
     packages: Sequence[str],
     *,
     variant: Literal["extract", "minbase"],
+    origin: Origin = DEBIAN12,
     say: Say,
 ) -> None:
     """Fill `tree` with `packages` and what they depend on.
@@ -52,7 +81,7 @@ def bootstrap(
     archives = cache / "archives"
     archives.mkdir(exist_ok=True)
     options = tree.with_suffix(".apt.conf")
-    options.write_text(_acquire_settings())
+    options.write_text(acquire_settings())
     # Hooks are run by sh with the tree as last argument. Hard links cost nothing: the tree is beside the archives.
     # Saved twice: unpacked trees never reach the customize hook, installed ones download more after the extract hook.
     inside, outside = '"$1"/var/cache/apt/archives', _quoted(archives)
@@ -63,15 +92,15 @@ def bootstrap(
         *("unshare", "--mount", "--propagation", "private"),
         *("mmdebstrap", "--mode=root", "--format=directory", f"--variant={variant}", f"--include={','.join(packages)}"),
         *("--skip=download/empty", "--skip=essential/unlink", f"--hook-dir={HOOKS}", f"--aptopt={options}"),
-        *(f"--setup-hook={bring}", f"--extract-hook={keep}", f"--customize-hook={keep}", RELEASE, str(tree)),
-        *map(str, apt_sources()),
+        *(f"--setup-hook={bring}", f"--extract-hook={keep}", f"--customize-hook={keep}", *origin.options),
+        *(origin.release, str(tree), *origin.words),
     ]
     _run_telling(command, say)
     (tree / "etc/apt/apt.conf.d/99mmdebstrap").unlink(missing_ok=True)
     options.unlink()
 
 
-def _acquire_settings() -> str:
+def acquire_settings() -> str:
     """How this machine reaches its mirrors (proxy, retries, checks), as an apt.conf for the tree being built."""
     done = subprocess.run(["apt-config", "dump", "--no-empty", "Acquire"], check=True, capture_output=True, text=True)
     return "".join(f"{line}\n" for line in done.stdout.splitlines() if line.startswith(_ACQUIRE))

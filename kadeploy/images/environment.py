@@ -36,6 +36,8 @@ class Recipe:
     initrd: str
     kernel_params: str = CONSOLE
     filesystem: str = "ext4"
+    version: int = 1
+    author: str = "kadeploy-lab"
 
 
 def finish(recipe: Recipe, tree: Path, work: Path, final: Path, kind: str) -> None:
@@ -49,9 +51,9 @@ def describe(recipe: Recipe, image: Path, kind: str) -> str:
     """The description, one ``key : value`` a line."""
     fields = {
         "name": recipe.name,
-        "version": "1",
+        "version": str(recipe.version),
         "description": recipe.description,
-        "author": "kadeploy-lab",
+        "author": recipe.author,
         "tarball": f"{image}|{kind}",
         "kernel": recipe.kernel,
         "kernel_params": recipe.kernel_params,

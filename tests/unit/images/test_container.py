@@ -1,0 +1,150 @@
+"""Images of a registry become environments; the registry and what asks it are Debian's. tests/vm boots one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kadeploy.errors import ConfigError
+from kadeploy.images.container import build_container
+from kadeploy.images.debian import Wanted
+from tests.oci import Layer, layout
+
+MACHINE: Layer = {
+    "boot/vmlinuz-6.1.0-1-amd64": "kernel",
+    "boot/initrd.img-6.1.0-1-amd64": "initrd",
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+    "etc/shadow": "root:*:19000:0:99999:7:::\n",
+    "etc/ssh/ssh_host_rsa_key": "secret",
+    "etc/machine-id": "0123\n",
+    "etc/ssh/sshd_config.d/": "",
+    "etc/systemd/system/": "",
+    "usr/share/old/file": "old",
+}
+WANTED = Wanted(name="team", description="Of a team", version=4, author="ada")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a registry without TLS."""
+    folder = tmp_path_factory.mktemp("registry")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = {"version": 0.1, "storage": {"filesystem": {"rootdirectory": str(folder)}}, "http": {"addr": address}}
+    (folder / "config.yml").write_text(json.dumps(settings))
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log)
+    try:
+        _await(address, server)
+        yield address
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _await(address: str, server: subprocess.Popen[bytes]) -> None:
+    limit = time.monotonic() + 60
+    while True:
+        assert server.poll() is None, "the registry did not start"
+        try:
+            socket.create_connection(tuple(address.split(":")), 1).close()  # type: ignore[arg-type]
+        except OSError:
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        else:
+            return
+
+
+def push(folder: Path, registry: str, name: str, *layers: Layer, architecture: str = "amd64") -> str:
+    """Put an image into the registry: its reference."""
+    layout(folder, layers, architecture)
+    target = f"docker://{registry}/{name}"
+    command = ["skopeo", "copy", "--dest-tls-verify=false", f"oci:{folder}:1", target]
+    subprocess.run(command, check=True, capture_output=True)
+    return f"oci://{registry}/{name}"
+
+
+def content(image: Path) -> dict[str, str]:
+    """Text of the files of an image that was built."""
+    plain = subprocess.run(["zstd", "-dcq", str(image)], check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
+        streams = ((member.name, archive.extractfile(member)) for member in archive if member.isreg())
+        return {name.removeprefix("./"): stream.read().decode() for name, stream in streams if stream}
+
+
+def test_an_image_of_a_machine_becomes_an_environment_without_an_identity(registry: str, tmp_path: Path) -> None:
+    upper: Layer = {"etc/motd": "hello", "usr/share/.wh.old": ""}
+    reference = push(tmp_path / "image", registry, "team/machine:1", MACHINE, upper)
+    made = build_container(tmp_path / "cache", reference, WANTED, insecure=True, say=lambda _: None)
+    found = content(made.image)
+    assert (found["etc/motd"], found["etc/machine-id"]) == ("hello", "")
+    assert not {"usr/share/old/file", "etc/ssh/ssh_host_rsa_key"} & set(found)
+    assert found["etc/shadow"].startswith("root:!:"), "nobody enters with a password"
+    digest = subprocess.run(
+        ["skopeo", "inspect", "--tls-verify=false", "--format={{.Digest}}", reference.replace("oci:", "docker:")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    lines = made.description_file.read_text().splitlines()
+    assert f"description : Of a team, from oci://{registry}/team/machine@{digest}" in lines
+    assert {"name : team", "version : 4", "author : ada", "kernel : /boot/vmlinuz-6.1.0-1-amd64"} <= set(lines)
+
+
+def test_the_same_digest_is_found_in_the_cache_and_another_is_built(registry: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    reference = push(tmp_path / "one", registry, "team/again:1", MACHINE)
+    first = build_container(tmp_path / "cache", reference, WANTED, insecure=True, say=said.append)
+    count = len(said)
+    assert build_container(tmp_path / "cache", reference, WANTED, insecure=True, say=said.append) == first
+    assert len(said) == count, "nothing was fetched"
+    push(tmp_path / "two", registry, "team/again:1", MACHINE, {"etc/motd": "new"})
+    second = build_container(tmp_path / "cache", reference, WANTED, insecure=True, say=said.append)
+    assert content(second.image)["etc/motd"] == "new"
+
+
+def test_an_image_without_kernel_and_apt_is_refused(registry: str, tmp_path: Path) -> None:
+    reference = push(tmp_path / "image", registry, "team/scratch:1", {"bin/app": "x"})
+    with pytest.raises(ConfigError, match="team: the image has no kernel in /boot, and no apt to install one"):
+        build_container(tmp_path / "cache", reference, WANTED, insecure=True, say=lambda _: None)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
+
+
+def test_an_image_for_other_machines_is_refused(registry: str, tmp_path: Path) -> None:
+    reference = push(tmp_path / "image", registry, "team/arm:1", MACHINE, architecture="arm64")
+    with pytest.raises(ConfigError, match=rf"{registry}/team/arm is for arm64, and not for amd64"):
+        build_container(tmp_path / "cache", reference, WANTED, insecure=True, say=lambda _: None)
+
+
+def test_what_is_not_there_is_told_in_a_line(registry: str, tmp_path: Path) -> None:
+    for reference, insecure, said in [
+        (f"oci://{registry}/team/nothing:1", True, "nothing:1: .*manifest unknown|nothing:1: .*name unknown"),
+        ("oci://127.0.0.1:1/team/x:1", True, "x:1: .*connection refused"),
+        (f"oci://{registry}/team/nothing:1", False, "Say --insecure if its registry speaks HTTP"),
+        ("docker://debian:12", False, "expected oci://REGISTRY/NAME:TAG"),
+        ("oci://--help/x", False, "expected oci://REGISTRY/NAME:TAG"),
+        ("oci://host/../x", False, "expected oci://REGISTRY/NAME:TAG"),
+        ("oci://host/x\n", False, "expected oci://REGISTRY/NAME:TAG"),
+    ]:
+        with pytest.raises(ConfigError, match=said) as refused:
+            build_container(tmp_path / "cache", reference, WANTED, insecure=insecure)
+        assert "\\" not in str(refused.value)
+
+
+def test_layers_that_are_not_what_the_image_says_are_refused(registry: str, tmp_path: Path) -> None:
+    """A registry can lie within the digests that it gives: the sums of the unpacked layers are checked as well."""
+    folder = tmp_path / "image"
+    layout(folder, [MACHINE], diff_ids=["sha256:" + hashlib.sha256(b"other").hexdigest()])
+    command = ["skopeo", "copy", "--dest-tls-verify=false", f"oci:{folder}:1", f"docker://{registry}/team/lie:1"]
+    subprocess.run(command, check=True, capture_output=True)
+    with pytest.raises(ConfigError, match="a layer of the image is damaged: it has not the SHA-256"):
+        build_container(tmp_path / "cache", f"oci://{registry}/team/lie:1", WANTED, insecure=True, say=lambda _: None)
