@@ -134,6 +134,12 @@ def recorded(site: Site, exact: Reference) -> Environment | None:
     return next(iter(_select(named)), None)
 
 
+def every(site: Site) -> list[Environment]:
+    """All that are recorded, of whoever, in the order in which they were: for the administrator's own checks."""
+    connect(site)
+    return _select()
+
+
 def _select(*where: Any) -> list[Environment]:
     """In the order in which they were recorded."""
     rows = EnvironmentRow.select().order_by(EnvironmentRow.id)

@@ -1,0 +1,313 @@
+"""What nodes fetch while they boot: there, for their architecture, and served as they ask for it."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from kadeploy.admin import probe
+from kadeploy.admin.check.files import can_write_in
+from kadeploy.admin.check.subject import Subject, is_local
+from kadeploy.admin.findings import Finding, Look
+from kadeploy.boot import profile
+from kadeploy.config.cluster import Cluster
+from kadeploy.environments.image import COMPRESSIONS
+from kadeploy.errors import KadeployError
+from kadeploy.remote import namespace
+
+LOADER = Look("boot", "loader")
+MODULES = Look("boot", "modules")
+MACHINE = Look("boot", "architecture")
+KERNEL = Look("boot", "kernel")
+INITRD = Look("boot", "initrd")
+URL = Look("boot", "http-url")
+HTTP = Look("boot", "http")
+TFTP = Look("boot", "tftp")
+PROFILES = Look("boot", "profiles")
+
+_LIMIT = 3.0
+"""Seconds in which something of a file has to come."""
+
+
+# --- what each loader needs ---------------------------------------------------------------------------------------
+
+
+class Needed(NamedTuple):
+    """Files of a loader, by their names below ``tftp_root``."""
+
+    loader: str
+    """What the firmware or iPXE fetches."""
+    modules: tuple[str, ...] = ()
+    """What the loader fetches then."""
+    package: str = ""
+    """Debian's package with them."""
+
+
+_PXELINUX = Needed(
+    "pxelinux.0",
+    ("ldlinux.c32", "libcom32.c32", "libutil.c32", "chain.c32", "mboot.c32"),
+    "pxelinux and syslinux-common",
+)
+_GRUB_EFI = Needed("grub/x86_64-efi/core.efi", (), "grub-efi-amd64-bin (grub-mknetdir makes it)")
+NEEDED: dict[tuple[str, str], tuple[Needed, ...]] = {
+    ("bios", "pxelinux"): (_PXELINUX,),
+    ("bios", "ipxe"): (_PXELINUX,),
+    ("bios", "grub"): (Needed("grub/i386-pc/core.0", (), "grub-pc-bin (grub-mknetdir makes it)"),),
+    ("uefi", "pxelinux"): (Needed("syslinux.efi", ("ldlinux.e64",), "syslinux-efi"),),
+    ("uefi", "ipxe"): (_GRUB_EFI,),
+    ("uefi", "grub"): (_GRUB_EFI,),
+}
+"""By ``loader.firmware`` and ``loader.profiles``: iPXE itself may be the card's, and what it chains to is here."""
+
+_ARM = {"aarch64", "arm64"}
+
+
+def needed(cluster: Cluster) -> list[Needed]:
+    """Files that the loaders of a cluster need."""
+    found = NEEDED[cluster.loader.firmware, cluster.loader.profiles]
+    if cluster.arch in _ARM:
+        return [each._replace(loader=each.loader.replace("x86_64-efi", "arm64-efi")) for each in found]
+    return list(found)
+
+
+# --- headers ------------------------------------------------------------------------------------------------------
+
+_PE = {0x8664: "x86_64", 0xAA64: "aarch64", 0x014C: "i386"}
+"""Machines of UEFI programs (PE/COFF specification, "Machine Types")."""
+_ELF = {62: "x86_64", 183: "aarch64", 3: "i386"}
+"""Machines of ELF files (elf.h)."""
+
+
+def machine(head: bytes) -> str:
+    """For which machine a program or kernel is, by its first bytes; empty: nobody can tell."""
+    if head[:4] == b"\x7fELF":
+        return _ELF.get(struct.unpack_from("<H", head, 18)[0], "")
+    if head[:2] == b"MZ" and len(head) > 64:
+        (at,) = struct.unpack_from("<I", head, 60)
+        if head[at : at + 4] == b"PE\0\0" and len(head) >= at + 6:
+            return _PE.get(struct.unpack_from("<H", head, at + 4)[0], "")
+    if head[0x38:0x3C] == b"ARM\x64":
+        return "aarch64"
+    return "x86_64" if head[0x202:0x206] == b"HdrS" else ""
+
+
+def _is_kernel(head: bytes) -> bool:
+    return head[0x202:0x206] == b"HdrS" or head[0x38:0x3C] == b"ARM\x64" or head[:2] == b"MZ" or head[:2] == b"\x1f\x8b"
+
+
+_PACKED = (b"07070", b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18", b"\x89LZO")
+"""How initrds begin, besides the kinds of images: cpio, lz4 and lzo (Linux, lib/decompress.c)."""
+
+
+def _is_initrd(head: bytes) -> bool:
+    return head.startswith(_PACKED) or any(head.startswith(each.magic) for each in COMPRESSIONS)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(1 << 16)
+
+
+# --- the check ----------------------------------------------------------------------------------------------------
+
+
+def check(subject: Subject) -> Iterator[Finding]:
+    """What of it is missing, wrong or not served."""
+    site = subject.site
+    with namespace.inside(site.network_namespace):
+        yield from _once(_files(subject))
+        yield from _profiles(subject)
+        yield from _url(site.boot.http_url)
+        yield from _fetched(subject)
+
+
+def _once(found: Iterator[Finding]) -> Iterator[Finding]:
+    """The same for several clusters is told once."""
+    yield from dict.fromkeys(found)
+
+
+def _files(subject: Subject) -> Iterator[Finding]:
+    for cluster, _ in subject.members:
+        yield from _loaders(cluster, Path(subject.site.boot.tftp_root))
+        root = Path(subject.site.boot.http_root)
+        yield from _system_file(KERNEL, "loader.kernel", cluster.loader.kernel, root, cluster)
+        yield from _system_file(INITRD, "loader.initrd", cluster.loader.initrd, root, cluster)
+        if cluster.loader.nfsroot_kernel:
+            yield from _system_file(KERNEL, "loader.nfsroot_kernel", cluster.loader.nfsroot_kernel, root, cluster)
+        if cluster.loader.nfsroot_initrd:
+            yield from _system_file(INITRD, "loader.nfsroot_initrd", cluster.loader.nfsroot_initrd, root, cluster)
+
+
+def _loaders(cluster: Cluster, root: Path) -> Iterator[Finding]:
+    firmware, profiles = cluster.loader.firmware, cluster.loader.profiles
+    for each in needed(cluster):
+        loader = root / each.loader
+        if not loader.is_file():
+            yield LOADER.fail(
+                f"{loader} is not there, which {firmware} nodes with {profiles} profiles boot",
+                f"kadeploy-site dhcp tells what to put there; the package is {each.package}",
+            )
+            continue
+        yield from _machines(loader, cluster)
+        missing = [name for name in each.modules if not (root / name).is_file()]
+        if missing:
+            yield MODULES.fail(
+                f"{root}: {', '.join(missing)} is missing, which {each.loader} loads", f"copy them from {each.package}"
+            )
+        wrong = [finding for name in each.modules if name not in missing for finding in _machines(root / name, cluster)]
+        yield from wrong
+        if not missing and not wrong:
+            more = f" and its modules ({', '.join(each.modules)})" if each.modules else ""
+            yield LOADER.ok(f"{loader}{more} for {firmware} nodes")
+
+
+def _machines(path: Path, cluster: Cluster) -> Iterator[Finding]:
+    """Whether a loader or module is for the firmware of the cluster."""
+    try:
+        found = machine(_head(path))
+    except OSError as error:
+        yield LOADER.warn(f"{path}: {error.strerror}", "let the account of the boot server read it (chmod 644)")
+        return
+    wanted = "i386" if cluster.loader.firmware == "bios" else cluster.arch or "x86_64"
+    wanted = "aarch64" if wanted in _ARM else wanted
+    if found and found != wanted:
+        yield MACHINE.fail(
+            f"{path} is for {found}, and {cluster.loader.firmware} nodes of {cluster.name} run {wanted} at that stage",
+            "take the file of the other folder of the package (bios, efi64), or correct loader.firmware or arch",
+        )
+
+
+def _system_file(look: Look, setting: str, name: str, root: Path, cluster: Cluster) -> Iterator[Finding]:
+    if "://" in name or not name:
+        return
+    path = root / name.lstrip("/")
+    try:
+        head = _head(path)
+    except FileNotFoundError:
+        yield look.fail(
+            f"{setting}: there is no file {path}", "kadeploy-site build makes it, or correct the cluster file"
+        )
+        return
+    except OSError as error:
+        yield look.fail(f"{setting}: {path}: {error.strerror}", f"chmod 644 {path}")
+        return
+    is_it = _is_kernel if look is KERNEL else _is_initrd
+    if not is_it(head):
+        kind = "kernel of Linux" if look is KERNEL else "initrd"
+        yield look.fail(f"{setting}: {path} does not begin as a {kind} does", "kadeploy-site build makes it anew")
+        return
+    found = machine(head) if look is KERNEL else ""
+    wanted = "aarch64" if cluster.arch in _ARM else cluster.arch
+    if found and wanted and found != wanted:
+        yield MACHINE.fail(
+            f"{setting}: {path} is for {found}, and {cluster.name} is {wanted}", "name a kernel for it, or correct arch"
+        )
+    else:
+        yield look.ok(f"{setting}: {path}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+# --- profiles -----------------------------------------------------------------------------------------------------
+
+
+def _profiles(subject: Subject) -> Iterator[Finding]:
+    """Folders in which a deployment writes the profiles of its nodes."""
+    owner, root = subject.owner, Path(subject.site.boot.tftp_root)
+    if owner is None or not root.is_dir():
+        return
+    names = {profile.file_name(cluster.loader.profiles, "10.0.0.1") for cluster, _ in subject.members}
+    folders = {root / Path(name).parent for name in names}
+    shut = [folder for folder in sorted(folders) if folder.is_dir() and not can_write_in(owner, folder)]
+    for folder in shut:
+        yield PROFILES.fail(f"{owner.name} cannot write profiles in {folder}", f"chown -R {owner.name}: {folder}")
+    if not shut:
+        yield PROFILES.ok(
+            f"profiles can be written by {owner.name}: {', '.join(str(each) for each in sorted(folders))}"
+        )
+
+
+# --- as a node would ----------------------------------------------------------------------------------------------
+
+
+def _url(url: str) -> Iterator[Finding]:
+    host = urlsplit(url).hostname or ""
+    try:
+        address = socket.gethostbyname(host)
+    except OSError:
+        yield URL.fail(f"boot.http_url: {host or url!r} does not resolve", "write the boot server's address")
+        return
+    where = "this machine's" if is_local(address) else "another machine's"
+    yield URL.ok(f"boot.http_url: {address} is {where} address")
+
+
+def _fetched(subject: Subject) -> Iterator[Finding]:
+    site, loaders = subject.site, [cluster.loader for cluster, _ in subject.members]
+    names = dict.fromkeys(name for each in loaders for name in (each.kernel, each.initrd) if name)
+    failed = False
+    for name in names:
+        url = name if "://" in name else f"{site.boot.http_url}{name.lstrip('/')}"
+        path = None if "://" in name else Path(site.boot.http_root) / name.lstrip("/")
+        if (path and not path.is_file()) or failed:
+            continue  # told already
+        finding = _by_http(url, path)
+        failed = finding.level == "fail" and "answer" not in finding.text and "says" not in finding.text
+        yield finding
+    yield from _by_tftp(subject)
+
+
+def _by_http(url: str, path: Path | None) -> Finding:
+    try:
+        fetched = probe.http(url, _LIMIT)
+    except KadeployError as error:
+        return HTTP.fail(str(error), "start the boot server, or correct boot.http_url and boot.http_root")
+    if path is not None:
+        head = _head(path)
+        length = min(len(head), len(fetched.content))
+        if fetched.size != path.stat().st_size or fetched.content[:length] != head[:length]:
+            return HTTP.fail(
+                f"{url} has {fetched.size} bytes, and {path} has {path.stat().st_size}: another file is served",
+                "have the web server serve boot.http_root",
+            )
+    return HTTP.ok(f"{url}: fetched, {fetched.size / 1e6:.1f} MB")
+
+
+def _by_tftp(subject: Subject) -> Iterator[Finding]:
+    root, server = Path(subject.site.boot.tftp_root), subject.site.server_address
+    for name in [*_loader_names(subject), *_one_profile(subject)]:
+        finding = _one_by_tftp(server, name, root / name)
+        yield finding
+        if finding.level != "ok":
+            return
+
+
+def _loader_names(subject: Subject) -> list[str]:
+    root = Path(subject.site.boot.tftp_root)
+    found = dict.fromkeys(each.loader for cluster, _ in subject.members for each in needed(cluster))
+    return [name for name in found if (root / name).is_file()]
+
+
+def _one_profile(subject: Subject) -> Sequence[str]:
+    """The profile of a node, if any was ever written."""
+    root = Path(subject.site.boot.tftp_root)
+    for cluster, nodes in subject.members:
+        name_of = partial(profile.file_name, cluster.loader.profiles)
+        for node in nodes:
+            if node.address and "." in node.address and (root / (name := name_of(node.address))).is_file():
+                return [name]
+    return []
+
+
+def _one_by_tftp(server: str, name: str, path: Path) -> Finding:
+    try:
+        fetched = probe.tftp(server, name, _LIMIT)
+    except KadeployError as error:
+        return TFTP.fail(str(error), "start the boot server; see the firewall, and that it serves boot.tftp_root")
+    if fetched.content != path.read_bytes():
+        return TFTP.fail(
+            f"tftp://{server}/{name} is another file than {path}", "have the TFTP server serve boot.tftp_root"
+        )
+    return TFTP.ok(f"tftp://{server}/{name}: fetched, {fetched.size / 1e3:.0f} KB")

@@ -1,0 +1,260 @@
+"""Settings that are legal, and odd; whether the configuration can be read at all is told by `checking`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import pwd
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from kadeploy import commands
+from kadeploy.admin.check.subject import Subject
+from kadeploy.admin.findings import Finding, Look
+from kadeploy.config.cluster import Cluster
+from kadeploy.config.site import Site
+from kadeploy.errors import KadeployError
+from kadeploy.hints import did_you_mean
+from kadeploy.nodeset import told
+
+LOADS = Look("configuration", "loads")
+IGNORED = Look("configuration", "ignored-files")
+RIGHTS = Look("configuration", "rights")
+TLS = Look("configuration", "verify-tls")
+TRIES = Look("configuration", "tries")
+TIME = Look("configuration", "timeouts")
+FIRST_REBOOT = Look("configuration", "first-reboot")
+REBOOTS = Look("configuration", "reboot-commands")
+ADDRESSES = Look("configuration", "addresses")
+BMC = Look("configuration", "bmc-addresses")
+LOGIN = Look("configuration", "bmc-login")
+BOOT_LOG = Look("configuration", "boot-log")
+PROGRAMS = Look("configuration", "commands")
+ARCHIVES = Look("configuration", "archives")
+SERVER = Look("configuration", "server-address")
+URL = Look("configuration", "http-url")
+ADMINISTRATORS = Look("configuration", "administrators")
+
+_LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
+
+
+def check(subject: Subject) -> Iterator[Finding]:
+    """What is odd about the settings."""
+    site, clusters = subject.site, subject.configuration.clusters
+    nodes = len(subject.configuration.cluster_of)
+    yield LOADS.ok(f"{subject.configuration.folder}: {_count(len(clusters), 'cluster')}, {_count(nodes, 'node')}")
+    yield from _ignored(subject.configuration.folder)
+    yield from _of_site(site, clusters)
+    for cluster in clusters.values():
+        yield from _of_cluster(cluster, site)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _ignored(folder: Path) -> Iterator[Finding]:
+    """Files that somebody takes for clusters, and no tool reads."""
+    for path in sorted((folder / "clusters").glob("*")):
+        if path.suffix == ".yaml":
+            yield IGNORED.warn(f"{path} is not read", f"rename it {path.stem}.yml, or move it away")
+    for name in ("site.yaml", "cluster", "client.yaml"):
+        if (folder / name).exists():
+            meant = {"site.yaml": "site.yml", "cluster": "clusters", "client.yaml": "client.yml"}[name]
+            yield IGNORED.warn(f"{folder / name} is not read", f"call it {meant}, or move it away")
+
+
+# --- the site ---------------------------------------------------------------------------------------------------
+
+
+def _of_site(site: Site, clusters: dict[str, Cluster]) -> Iterator[Finding]:
+    if site.rights == "dummy":
+        yield RIGHTS.warn(
+            "rights: dummy lets every user deploy on every node",
+            "set rights: db in site.yml and give rights (karights3)",
+        )
+    yield from _boot_log(site)
+    yield from _server_address(site, clusters)
+    yield from _http_url(site)
+    unknown = [name for name in site.almighty_users if not _has_account(name)]
+    if unknown:
+        yield ADMINISTRATORS.warn(
+            f"almighty_users: {', '.join(unknown)} has no account on this machine",
+            f"correct almighty_users in site.yml, unless they call over HTTPS.{_meant(unknown[0])}",
+        )
+    hooks = {f"hooks.{name}": text for name, text in msgspec.structs.asdict(site.hooks).items()}
+    hooks["vlan.set_command"] = site.vlan.set_command if site.vlan else ""
+    yield from _commands("site.yml", hooks)
+
+
+def _meant(name: str) -> str:
+    return did_you_mean(name, [each.pw_name for each in pwd.getpwall()])
+
+
+def _has_account(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _boot_log(site: Site) -> Iterator[Finding]:
+    log = site.boot.log
+    if not log:
+        yield BOOT_LOG.warn(
+            "boot.log is not set: when a node does not come back, what it asked the boot server for is not told",
+            "name the log of the boot server as boot.log in site.yml",
+        )
+    elif not os.path.exists(log):  # noqa: PTH110 - a text of the configuration
+        yield BOOT_LOG.warn(
+            f"boot.log: there is no file {log}", "start the boot server, or name its log as boot.log in site.yml"
+        )
+    elif not os.access(log, os.R_OK):
+        yield BOOT_LOG.warn(f"boot.log: {log} cannot be read", "let the account of the service read it")
+    else:
+        yield BOOT_LOG.ok(f"boot.log: {log}")
+
+
+def _server_address(site: Site, clusters: dict[str, Cluster]) -> Iterator[Finding]:
+    try:
+        where = ipaddress.ip_address(site.server_address)
+    except ValueError:
+        return  # a name: `names` resolves it
+    ours = [node.address for cluster in clusters.values() for node in cluster.members.values() if node.address]
+    if where in _LOOPBACK and not all(address.startswith("127.") for address in ours):
+        yield SERVER.fail(
+            f"server_address: {where} is this machine for itself alone: nodes would look for the site on themselves",
+            "give the address that the controller has in the nodes' network",
+        )
+    if where.is_unspecified:
+        yield SERVER.fail(
+            f"server_address: {where} is no address that nodes can reach", "give the controller's own one"
+        )
+
+
+def _http_url(site: Site) -> Iterator[Finding]:
+    parts = urlsplit(site.boot.http_url)
+    if parts.scheme == "https":
+        yield URL.warn(
+            f"boot.http_url: {site.boot.http_url} is https, which PXELINUX and GRUB cannot fetch",
+            "serve the files by http, unless all nodes boot by an iPXE that trusts the certificate",
+        )
+    try:
+        ipaddress.ip_address(parts.hostname or "")
+    except ValueError:
+        yield URL.warn(
+            f"boot.http_url names the server as {parts.hostname or 'nothing'}, and loaders resolve names only where "
+            "DHCP tells them a DNS server",
+            "write its address",
+        )
+
+
+# --- clusters ---------------------------------------------------------------------------------------------------
+
+
+def _of_cluster(cluster: Cluster, site: Site) -> Iterator[Finding]:
+    where = f"clusters/{cluster.name}.yml"
+    yield from _macro_steps(cluster, where)
+    yield from _addresses(cluster, site, where)
+    yield from _power(cluster, site, where)
+    texts = {f"power.commands.{name}": text for name, text in msgspec.structs.asdict(cluster.power.commands).items()}
+    texts |= {"console": cluster.console, "broadcast_command": cluster.broadcast_command}
+    if cluster.power.driver != "command":
+        texts = {name: text for name, text in texts.items() if not name.startswith("power.")}
+    yield from _commands(where, texts)
+    for archive in (*cluster.pre_installs, *cluster.post_installs):
+        if "://" not in archive.file and not Path(archive.file).is_file():
+            yield ARCHIVES.fail(
+                f"{where}: there is no file {archive.file}", "correct the path, or put the archive there"
+            )
+
+
+def _macro_steps(cluster: Cluster, where: str) -> Iterator[Finding]:
+    ways = [way for tried in cluster.macro_steps.values() for way in tried]
+    if all(len(tried) == 1 and not tried[0].retries for tried in cluster.macro_steps.values()):
+        yield TRIES.warn(
+            f"{where}: no macro-step has a second try, by retries or by another implementation: one lost packet at the "
+            "wrong moment fails a node",
+            "set retries: 1 in macro_steps",
+        )
+    for way in ways:
+        if way.timeout == 0:
+            yield TIME.warn(
+                f"{where}: {way.name} has no time limit: a node that hangs in it is waited for, for ever",
+                f"give {way.name} a timeout in macro_steps",
+            )
+    for name, seconds in cluster.micro_timeouts.items():
+        if seconds == 0:
+            yield TIME.warn(
+                f"{where}: micro_timeouts.{name} is 0: a node that hangs in it is waited for until its macro-step ends",
+                "leave the line out, or give seconds",
+            )
+
+
+def _addresses(cluster: Cluster, site: Site, where: str) -> Iterator[Finding]:
+    without = [node.name for node in cluster.members.values() if not node.address]
+    if without and site.use_address:
+        yield ADDRESSES.warn(
+            f"{where}: {told(without)} has no address, though use_address is set: its name is resolved each time",
+            "give nodes their address, from which their boot profile gets its name as well",
+        )
+
+
+def _power(cluster: Cluster, site: Site, where: str) -> Iterator[Finding]:
+    power = cluster.power
+    if power.driver == "command":
+        yield from _power_commands(cluster, site, where)
+        return
+    without = [node.name for node in cluster.members.values() if not node.bmc]
+    if without:
+        yield BMC.fail(
+            f"{where}: {told(without)} has no BMC: it cannot be reset when its system hangs",
+            "give nodes a bmc, or set power.address",
+        )
+    if not power.user:
+        yield LOGIN.warn(f"{where}: power.user is not set: few BMCs let anybody in without", "set power.user")
+    if power.driver == "redfish" and not power.verify_tls:
+        yield TLS.warn(
+            f"{where}: power.verify_tls is false: whoever stands between can read the BMCs' password",
+            "have the certificates of the BMCs signed by an authority that this machine trusts, and take the line out",
+        )
+
+
+def _power_commands(cluster: Cluster, site: Site, where: str) -> Iterator[Finding]:
+    given = cluster.power.commands
+    if site.first_reboot == "soft" and not given.soft_reboot and (given.hard_reboot or given.very_hard_reboot):
+        yield FIRST_REBOOT.warn(
+            f"{where}: first_reboot is soft, and power.commands.soft_reboot is not set: each deployment begins hard",
+            "set power.commands.soft_reboot, or first_reboot: hard in site.yml to say that it is meant",
+        )
+    if not given.hard_reboot and not given.very_hard_reboot:
+        yield REBOOTS.fail(
+            f"{where}: neither power.commands.hard_reboot nor very_hard_reboot is set: a node that hangs stays so",
+            "set power.commands.hard_reboot",
+        )
+
+
+# --- commands ---------------------------------------------------------------------------------------------------
+
+
+def _commands(where: str, texts: dict[str, str]) -> Iterator[Finding]:
+    """Programs of the site that are not there; *texts* by setting."""
+    for name, text in texts.items():
+        if not text:
+            continue
+        try:
+            program = commands.argv(text, {}, f"{where}: {name}")[0]
+        except KadeployError as error:
+            yield PROGRAMS.fail(str(error), "write it as a shell would split it")
+            continue
+        if shutil.which(program) is None:
+            yield PROGRAMS.fail(
+                f"{where}: {name}: {shlex.quote(program)} is no program of this machine",
+                "correct it, install it, or make it executable (chmod +x)",
+            )

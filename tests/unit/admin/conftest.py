@@ -1,0 +1,7 @@
+"""What all tests of the administrator's work share."""
+
+from __future__ import annotations
+
+from tests.unit.admin.sound_site import served, sound
+
+__all__ = ["served", "sound"]

@@ -1,0 +1,119 @@
+"""What nodes fetch while they boot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+
+from kadeploy.admin.check import boot
+from kadeploy.admin.check.boot import machine
+from tests.unit.admin.sound_site import ADDRESS, KERNEL, PXELINUX, SoundSite
+
+EFI64 = Path("/usr/lib/syslinux/modules/efi64")
+NAMES = ("loader", "kernel", "initrd", "profiles", "http-url", "http", "tftp")
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="TFTP has a port of root's")
+
+
+def test_what_is_there_is_fetched_by_http_and_tftp_as_a_node_would(served: SoundSite) -> None:
+    assert served.levels(boot.check) == dict.fromkeys(NAMES, "ok")
+
+
+@pytest.mark.parametrize(
+    ("name", "look"),
+    [
+        ("tftp/pxelinux.0", "loader"),
+        ("tftp/libutil.c32", "modules"),
+        ("tftp/chain.c32", "modules"),
+        ("http/deploy-vmlinuz", "kernel"),
+        ("http/deploy-initrd", "initrd"),
+    ],
+)
+def test_a_file_that_is_missing_is_told(served: SoundSite, name: str, look: str) -> None:
+    (served.folder / name).unlink()
+    assert Path(name).name in served.one(boot.check, look, "fail").text
+
+
+def test_modules_of_another_firmware_are_told_by_their_header(served: SoundSite) -> None:
+    shutil.copyfile(EFI64 / "libutil.c32", served.folder / "tftp/libutil.c32")
+    assert "libutil.c32 is for x86_64, and bios" in served.one(boot.check, "architecture", "fail").text
+
+
+def test_a_kernel_of_another_architecture_is_told(served: SoundSite) -> None:
+    served.change("gdx", arch="aarch64")
+    assert "deploy-vmlinuz is for x86_64, and gdx is aarch64" in served.one(boot.check, "architecture", "fail").text
+
+
+@pytest.mark.parametrize(("name", "look"), [("deploy-vmlinuz", "kernel"), ("deploy-initrd", "initrd")])
+def test_a_web_page_in_place_of_a_system_is_told(served: SoundSite, name: str, look: str) -> None:
+    (served.folder / "http" / name).write_text("<html>404</html>" * 100)
+    assert "does not begin as" in served.one(boot.check, look, "fail").text
+
+
+def test_uefi_nodes_need_grub_and_one_that_is_for_uefi(served: SoundSite) -> None:
+    served.change("gdx", loader={"firmware": "uefi", "profiles": "grub"})
+    assert "core.efi is not there" in served.one(boot.check, "loader", "fail").text
+    (served.folder / "tftp/grub/x86_64-efi").mkdir(parents=True)
+    core = served.folder / "tftp/grub/x86_64-efi/core.efi"
+    core.write_bytes(pe(0x8664))
+    assert set(served.levels(boot.check).values()) == {"ok"}
+    core.write_bytes(pe(0xAA64))
+    assert "core.efi is for aarch64" in served.one(boot.check, "architecture", "fail").text
+
+
+def pe(number: int) -> bytes:
+    return b"MZ" + bytes(58) + struct.pack("<I", 64) + b"PE\0\0" + struct.pack("<H", number) + bytes(100)
+
+
+def test_headers_tell_machines() -> None:
+    assert machine((PXELINUX.parent.parent / "syslinux/modules/bios/ldlinux.c32").read_bytes()) == "i386"
+    assert machine((EFI64 / "ldlinux.e64").read_bytes()) == "x86_64"
+    assert (machine(pe(0x8664)), machine(pe(0xAA64)), machine(pe(0x14C))) == ("x86_64", "aarch64", "i386")
+    assert (machine(KERNEL), machine(bytes(0x38) + b"ARM\x64")) == ("x86_64", "aarch64")
+    assert (machine(b""), machine(b"MZ"), machine(b"\x7fELF" + bytes(99)), machine(PXELINUX.read_bytes())) == ("",) * 4
+
+
+def test_a_boot_server_of_other_folders_is_told(served: SoundSite, tmp_path: Path) -> None:
+    for name in ("tftp", "http"):
+        shutil.copytree(served.folder / name, tmp_path / name)
+    served.change("site", boot__tftp_root=f"{tmp_path}/tftp", boot__http_root=f"{tmp_path}/http")
+    assert set(served.levels(boot.check).values()) == {"ok"}
+    (tmp_path / "tftp/pxelinux.0").write_bytes(b"another one")
+    (tmp_path / "http/deploy-vmlinuz").write_bytes(KERNEL + b"longer")
+    levels = served.levels(boot.check)
+    assert (levels["http"], levels["tftp"]) == ("fail", "fail")
+
+
+def test_a_boot_server_that_does_not_run_is_told_once(sound: SoundSite) -> None:
+    assert f"http://{ADDRESS}:1/" in sound.one(boot.check, "http", "fail").text
+    assert f"tftp://{ADDRESS}/pxelinux.0" in sound.one(boot.check, "tftp", "fail").text
+
+
+def test_the_profile_of_a_node_is_fetched_where_there_is_one(served: SoundSite) -> None:
+    (served.folder / "tftp/pxelinux.cfg").mkdir()
+    (served.folder / "tftp/pxelinux.cfg/7F090103").write_text("DEFAULT disk\n")
+    found = [each.text for each in served.found(boot.check) if each.name == "tftp"]
+    assert [text.split(": ")[0] for text in found] == [
+        f"tftp://{ADDRESS}/pxelinux.0",
+        f"tftp://{ADDRESS}/pxelinux.cfg/7F090103",
+    ]
+
+
+def test_a_folder_of_profiles_that_the_account_cannot_write_is_told(served: SoundSite, open_folder: Path) -> None:
+    (open_folder / "state").mkdir(mode=0o700)
+    os.chown(open_folder / "state", 65534, 65534)
+    shutil.copytree(served.folder / "tftp", open_folder / "tftp")
+    (open_folder / "tftp/pxelinux.cfg").mkdir()
+    served.change("site", state_dir=f"{open_folder}/state", boot__tftp_root=f"{open_folder}/tftp")
+    assert "nobody cannot write profiles" in served.one(boot.check, "profiles", "fail").text
+    os.chown(open_folder / "tftp/pxelinux.cfg", 65534, 65534)
+    assert served.levels(boot.check)["profiles"] == "ok"
+
+
+def test_a_name_in_the_url_that_does_not_resolve_is_told(sound: SoundSite) -> None:
+    sound.change("site", boot__http_url="http://no-such-host.invalid/")
+    assert "no-such-host.invalid" in sound.one(boot.check, "http-url", "fail").text

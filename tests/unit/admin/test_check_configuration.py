@@ -1,0 +1,80 @@
+"""Settings that are legal, and odd."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kadeploy.admin.check import configuration
+from tests.unit.admin.sound_site import SoundSite
+
+ENDLESS = [{"implementation": "BroadcastEnvDummy"}]
+DUMMY = {
+    "SetDeploymentEnv": [{"implementation": "SetDeploymentEnvDummy", "timeout": 9}],
+    "BroadcastEnv": [{"implementation": "BroadcastEnvDummy", "timeout": 9}],
+    "BootNewEnv": [{"implementation": "BootNewEnvDummy", "timeout": 9}],
+}
+
+
+def test_a_sound_site_has_nothing_odd(sound: SoundSite) -> None:
+    assert set(sound.levels(configuration.check).values()) == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "what", "values", "said"),
+    [
+        ("rights", "warn", "site", {"rights": "dummy"}, "every user"),
+        ("boot-log", "warn", "site", {"boot__log": None}, "is not set"),
+        ("boot-log", "warn", "site", {"boot__log": "/nowhere/boot.log"}, "no file /nowhere/boot.log"),
+        ("server-address", "fail", "site", {"server_address": "0.0.0.0"}, "0.0.0.0 is no address"),
+        ("http-url", "warn", "site", {"boot__http_url": "http://boot.site/"}, "boot.site"),
+        ("http-url", "warn", "site", {"boot__http_url": "https://10.0.0.1/"}, "PXELINUX and GRUB cannot fetch"),
+        ("administrators", "warn", "site", {"almighty_users": ["rooot"]}, "rooot has no account"),
+        ("commands", "fail", "site", {"hooks__end_of_power": "/no/such WORKFLOW_ID"}, "hooks.end_of_power: /no/such"),
+        ("commands", "fail", "gdx", {"console": "/no/such -E HOSTNAME_FQDN"}, "console: /no/such"),
+        ("archives", "fail", "gdx", {"pre_installs": [{"file": "/no/such.tgz"}]}, "no file /no/such.tgz"),
+        ("addresses", "warn", "gdx", {"nodes": [{"name": "n-1", "bmc": "127.9.8.1"}]}, "n-1 has no address"),
+        ("bmc-addresses", "fail", "gdx", {"nodes": [{"name": "n-[1-3]", "address": "127.9.1.[1-3]"}]}, "n-[1-3]"),
+        ("bmc-login", "warn", "gdx", {"power__user": ""}, "power.user is not set"),
+        ("tries", "warn", "gdx", {"macro_steps": DUMMY}, "no macro-step has a second try"),
+        ("timeouts", "warn", "gdx", {"macro_steps": DUMMY | {"BroadcastEnv": ENDLESS}},
+         "BroadcastEnvDummy has no time limit"),
+        ("timeouts", "warn", "gdx", {"micro_timeouts": {"format_tmp_part": 0}}, "micro_timeouts.format_tmp_part is 0"),
+    ],
+)  # fmt: skip
+def test_what_is_odd_is_told_with_its_value(
+    sound: SoundSite, name: str, level: str, what: str, values: dict[str, Any], said: str
+) -> None:
+    sound.change(what, **values)
+    assert said in sound.one(configuration.check, name, level).text
+
+
+def test_a_redfish_bmc_whose_certificate_nobody_checks_is_told(sound: SoundSite) -> None:
+    nodes = [{"name": "gdx-1.site", "address": "127.9.1.1", "bmc": "https://127.9.8.1"}]
+    sound.change("gdx", nodes=nodes, power__driver="redfish", power__verify_tls=False)
+    assert "password" in sound.one(configuration.check, "verify-tls", "warn").text
+    sound.change("gdx", power__verify_tls=True)
+    assert "verify-tls" not in sound.levels(configuration.check)
+
+
+def test_a_soft_first_reboot_needs_a_command_for_it_and_a_hard_one_in_the_end(sound: SoundSite) -> None:
+    power = {"driver": "command", "commands": {"hard_reboot": "true HOSTNAME_FQDN", "status": "true"}}
+    sound.change("gdx", power=power)
+    assert "soft_reboot is not set" in sound.one(configuration.check, "first-reboot", "warn").text
+    sound.change("site", first_reboot="hard")
+    assert set(sound.levels(configuration.check).values()) == {"ok"}
+    sound.change("gdx", power={"driver": "command", "commands": {"soft_reboot": "true"}})
+    assert sound.levels(configuration.check)["reboot-commands"] == "fail"
+
+
+def test_a_controller_that_calls_itself_localhost_is_nobody_to_real_nodes(sound: SoundSite) -> None:
+    nodes = [{"name": "gdx-1.site", "address": "10.0.0.1", "bmc": "10.0.1.1"}]
+    sound.change("gdx", nodes=nodes)
+    assert "for itself alone" in sound.one(configuration.check, "server-address", "fail").text
+
+
+@pytest.mark.parametrize(("name", "meant"), [("clusters/old.yaml", "old.yml"), ("site.yaml", "site.yml")])
+def test_a_file_that_no_tool_reads_is_told(sound: SoundSite, name: str, meant: str) -> None:
+    (sound.folder / name).write_text("{}")
+    assert meant in sound.one(configuration.check, "ignored-files", "warn").advice
