@@ -9,7 +9,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from http import HTTPStatus
 from http import client as web
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from kadeploy.admin.dhcp import packet
-from kadeploy.admin.dhcp.packet import CLIENT_PORT, SERVER_PORT, Offer
+from kadeploy.admin.dhcp.packet import CLIENT_PORT, PROXY_PORT, SERVER_PORT, Offer
 from kadeploy.boot import tftp_client
 from kadeploy.errors import FileError, OptionError
 from kadeploy.hints import did_you_mean
@@ -48,8 +48,8 @@ def dhcp(
     """What all DHCP servers behind *interface* offer a node that boots, in the order in which they answer.
 
     A DISCOVER goes out, as the node's firmware would send it but from this machine's own Ethernet address, so that no
-    switch learns the node in a wrong place. No REQUEST follows. More than one server with an address or a boot file is
-    something to look at.
+    switch learns the node in a wrong place. No REQUEST for an address follows. More than one server with an address or
+    a boot file is something to look at.
 
     Args:
         interface: of this machine, such as ``eth0``.
@@ -62,39 +62,67 @@ def dhcp(
     Raises:
         OptionError: there is no such interface, MAC address or architecture, or this user may not do it.
     """
-    transaction = secrets.randbits(32)
-    question = packet.discover(transaction, mac, architecture, user_class, http=http)
+    number = secrets.randbits(32)
+    question = packet.discover(number, mac, architecture, user_class, http=http)
     with ExitStack() as stack:
         ear = stack.enter_context(_listening(interface))
         mouth = stack.enter_context(_speaking(interface))
-        return list(_answers(ear, mouth, question, transaction, timeout))
+
+        def ask_proxy(server: str) -> None:
+            """Ask a ProxyDHCP server at its other port, as UEFI does (PXE 2.1, section 2.2.3)."""
+            where = _own_address(interface, server)
+            if where:
+                asked = packet.ask_proxy(number, mac, architecture, user_class, where)
+                _send(mouth, asked, (server, PROXY_PORT))
+
+        return _answers(ear, number, timeout, lambda: _send(mouth, question, _EVERYBODY), ask_proxy)
 
 
 def _answers(
-    ear: socket.socket, mouth: socket.socket, question: bytes, transaction: int, timeout: float
-) -> Iterator[Offer]:
-    """Each different offer once; the question is put again halfway when nobody has answered."""
+    ear: socket.socket, number: int, timeout: float, ask: Callable[[], None], ask_proxy: Callable[[str], None]
+) -> list[Offer]:
+    """One offer of each server and address; the question is put again halfway when nobody has answered."""
     begun = time.monotonic()
-    known: set[tuple[str, str, str]] = set()
+    found: dict[tuple[str, str], Offer] = {}
     asked = 0
     while (passed := time.monotonic() - begun) < timeout:
-        if asked == 0 or (asked == 1 and not known and passed > timeout / 2):
-            _ask(mouth, question)
+        if asked == 0 or (asked == 1 and not found and passed > timeout / 2):
+            ask()
             asked += 1
         if not select.select([ear], [], [], min(0.1, timeout - passed))[0]:
             continue
         content, (_, protocol, *_) = ear.recvfrom(65536)
-        offer = _offer(content, transaction) if protocol == _IPV4 else None
-        if offer and (mark := (offer.server, offer.address, offer.file)) not in known:
-            known.add(mark)
-            yield offer
+        offer = _offer(content, number) if protocol == _IPV4 else None
+        if offer is None:
+            continue
+        mark = (offer.server, offer.address)
+        if mark not in found and offer.is_proxy and not offer.file:
+            ask_proxy(offer.server)
+        if mark not in found or offer.file:
+            found[mark] = offer
+    return list(found.values())
 
 
-def _ask(mouth: socket.socket, question: bytes) -> None:
+_EVERYBODY = ("255.255.255.255", SERVER_PORT)
+
+
+def _send(mouth: socket.socket, content: bytes, where: tuple[str, int]) -> None:
     try:
-        mouth.sendto(question, ("255.255.255.255", SERVER_PORT))
+        mouth.sendto(content, where)
     except OSError as error:
-        raise OptionError(f"No DHCP request can be sent: {error.strerror}. Is the interface up?") from error
+        raise OptionError(f"No DHCP request can be sent to {where[0]}: {error.strerror}. Is the link up?") from error
+
+
+def _own_address(interface: str, server: str) -> str:
+    """The address by which this machine speaks to *server* on *interface*; empty where it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        try:
+            line.connect((server, PROXY_PORT))
+        except OSError:
+            return ""
+        found = str(line.getsockname()[0])
+        return "" if found == "0.0.0.0" else found  # noqa: S104 - no address is there
 
 
 def _offer(content: bytes, transaction: int) -> Offer | None:

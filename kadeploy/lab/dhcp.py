@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from kadeploy.boot.loader_files import GRUB_UEFI, PXELINUX
 from kadeploy.lab.lab import CONTROLLER, Lab
 from kadeploy.lab.network import BRIDGE
 from kadeploy.lab.service import Service
-
-BIOS_LOADER = "pxelinux.0"
-UEFI_LOADER = "grub/x86_64-efi/core.efi"
 
 _OPTIONS = f"""\
 # No DNS, no TFTP, no lease file: addresses are fixed.
@@ -25,8 +23,8 @@ dhcp-range=10.177.1.0,static,255.255.0.0,infinite
 # RFC 4578: architectures 7 and 9 are UEFI on x86-64.
 dhcp-match=set:uefi,option:client-arch,7
 dhcp-match=set:uefi,option:client-arch,9
-dhcp-boot=tag:uefi,{UEFI_LOADER},,{CONTROLLER}
-dhcp-boot=tag:!uefi,{BIOS_LOADER},,{CONTROLLER}
+dhcp-boot=tag:uefi,{GRUB_UEFI},,{CONTROLLER}
+dhcp-boot=tag:!uefi,{PXELINUX},,{CONTROLLER}
 """
 
 

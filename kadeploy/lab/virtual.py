@@ -22,11 +22,8 @@ Say = Callable[[str], None]
 REQUIREMENTS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "/usr/lib/ipxe/qemu/pxe-virtio.rom": "ipxe-qemu",
-    str(loader.PXELINUX): "pxelinux",
-    str(loader.MODULES / "ldlinux.c32"): "syslinux-common",
+    **loader.PACKAGES,
     str(OVMF_CODE): "ovmf",
-    str(loader.GRUB_MODULES / "kernel.img"): "grub-efi-amd64-bin",
-    "grub-mknetdir": "grub2-common",
     "dnsmasq": "dnsmasq-base",
     "ipmi_sim": "openipmi",
     "setpriv": "util-linux",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from kadeploy.errors import OptionError
 
-SERVER_PORT, CLIENT_PORT = 67, 68
+SERVER_PORT, CLIENT_PORT, PROXY_PORT = 67, 68, 4011
 BIOS, UEFI, UEFI_BC, UEFI_ARM64, UEFI_HTTP, UEFI_HTTP_ARM64 = 0, 7, 9, 11, 16, 19
 """Architectures of clients (RFC 4578, and IANA's list "Processor Architecture Types")."""
 IPXE = "iPXE"
@@ -23,8 +23,9 @@ _HEAD = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s")
 _BROADCAST = 0x8000
 _PAD, _END = 0, 255
 _REQUEST, _REPLY = 1, 2
-_DISCOVER, _OFFER, _ACK = 1, 2, 5
+_DISCOVER, _OFFER, _ASK, _ACK = 1, 2, 3, 5
 _MOST_BYTES = 1260
+_NOWHERE = "0.0.0.0"  # noqa: S104 - who has no address yet
 _ASKED_FOR = (1, 2, 3, 4, 5, 6, 12, 13, 15, 17, 18, 22, 23, 28, *range(40, 44), 50, 51, 54, 58, 59, 60, 66, 67, 97)
 """Options that ROMs want; servers leave out the others."""
 _INTERFACES = {BIOS: (1, 2, 1)}
@@ -45,6 +46,11 @@ class Offer:
     """Name or URL of the boot file: option 67, or else the field of the header."""
     options: Mapping[int, bytes] = field(default_factory=dict)
     """All options by number, as they came: 43 is the vendor's own, 60 the class that it answers to."""
+
+    @property
+    def is_proxy(self) -> bool:
+        """Whether it comes from a ProxyDHCP server: boot files, and no address."""
+        return not self.address and self.vendor_class.startswith(("PXEClient", "HTTPClient"))
 
     @property
     def vendor_class(self) -> str:
@@ -79,14 +85,21 @@ def discover(transaction: int, mac: str, architecture: int, user_class: str = ""
     return _packet(_DISCOVER, transaction, mac, architecture, user_class, http=http)
 
 
-def _packet(kind: int, transaction: int, mac: str, architecture: int, user_class: str, *, http: bool) -> bytes:
+def ask_proxy(transaction: int, mac: str, architecture: int, user_class: str, address: str) -> bytes:
+    """What a ROM asks the boot service at the other port of a ProxyDHCP server; *address* is answered."""
+    return _packet(_ASK, transaction, mac, architecture, user_class, http=False, address=address)
+
+
+def _packet(
+    kind: int, transaction: int, mac: str, architecture: int, user_class: str, *, http: bool, address: str = _NOWHERE
+) -> bytes:
     hardware = mac_bytes(mac)
     if not 0 <= architecture <= 0xFFFF:
         raise OptionError(f"{architecture} is not an architecture of clients: 0 is BIOS, 7 UEFI, 16 UEFI HTTP boot.")
     none = b"\0" * 4
     head = _HEAD.pack(
-        *(_REQUEST, 1, 6, 0, transaction, 0, _BROADCAST),
-        *(none, none, none, none, hardware, b"", b""),
+        *(_REQUEST, 1, 6, 0, transaction, 0, _BROADCAST if kind == _DISCOVER else 0),
+        *(ipaddress.IPv4Address(address).packed, none, none, none, hardware, b"", b""),
     )
     interface = _INTERFACES.get(architecture, (1, 3, 16))
     firmware = "HTTPClient" if http else "PXEClient"
