@@ -17,7 +17,7 @@ from kadeploy.caller import Account, account, as_user
 from kadeploy.config import server_files
 from kadeploy.environments import soundness
 from kadeploy.environments.environment import Archive, Environment, Image
-from kadeploy.errors import KadeployError
+from kadeploy.errors import DatabaseError, KadeployError
 from kadeploy.state import database, environments
 
 FILES = Look("environments", "files")
@@ -30,7 +30,11 @@ _BLOCK = 1 << 20
 
 def check(subject: Subject) -> Iterator[Finding]:
     """What is wrong with files of environments."""
-    found = known(subject)
+    try:
+        found = known(subject)
+    except (KadeployError, OSError) as error:
+        yield RECORDED.warn(f"environments cannot be looked at: {error}", "see what the topic database says")
+        return
     good = 0
     for environment in found:
         bad = [finding for file in _files(environment) for finding in _file(subject, environment, file)]
@@ -44,14 +48,18 @@ def check(subject: Subject) -> Iterator[Finding]:
 
 
 def known(subject: Subject) -> list[Environment]:
-    """All recorded environments, of whoever; none where the database is not ready, which `database` tells."""
+    """All recorded environments, of whoever; none where there are no tables yet.
+
+    Raises:
+        KadeployError: the database cannot be read, or is of another version.
+        OSError: this user may not.
+    """
     site = subject.site
-    try:
-        mine = as_user(subject.owner) if subject.owner and database.file_of(site) else nullcontext()
-        with mine, database.as_it_is(site) as version:
-            return environments.every(site) if version == database.SCHEMA_VERSION else []
-    except (KadeployError, OSError):
-        return []
+    mine = as_user(subject.owner) if subject.owner and database.file_of(site) else nullcontext()
+    with mine, database.as_it_is(site) as version:
+        if version not in (None, database.SCHEMA_VERSION):
+            raise DatabaseError(f"the database has schema version {version}, not {database.SCHEMA_VERSION}")
+        return environments.every(site) if version else []
 
 
 def local_file(environment: Environment) -> Path | None:

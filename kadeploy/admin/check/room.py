@@ -10,6 +10,7 @@ from pathlib import Path
 from kadeploy.admin.check.environments import known, local_file
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
+from kadeploy.errors import KadeployError
 from kadeploy.files import MEGA
 
 STATE = Look("room", "state")
@@ -73,13 +74,21 @@ def _state(subject: Subject) -> Iterator[Finding]:
             f"{state}: one user may send files of {_told(site.service.quota.files_mb)}, and {_told(free)} are free",
             "make room, or set service.quota.files_mb lower in site.yml",
         )
-    sizes = {path: path.stat().st_size // MEGA for path in map(local_file, known(subject)) if path and path.is_file()}
+    sizes = {path: path.stat().st_size // MEGA for path in _images(subject) if path.is_file()}
     if sizes and (largest := max(sizes, key=lambda path: sizes[path])) and sizes[largest] > free:
         yield IMAGE.warn(
             f"{state}: the largest image, {largest}, has {_told(sizes[largest])}, and {_told(free)} are free: users "
             "cannot send it, nor can it be fetched by http",
             "make room, or name images by path",
         )
+
+
+def _images(subject: Subject) -> list[Path]:
+    """Images that are files here; none where the database does not tell, which `environments` says."""
+    try:
+        return [path for path in map(local_file, known(subject)) if path]
+    except (KadeployError, OSError):
+        return []
 
 
 def _used(folder: Path) -> int:

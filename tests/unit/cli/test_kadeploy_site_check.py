@@ -114,7 +114,8 @@ def test_an_ordinary_account_is_told_what_it_cannot_see(sound: SoundSite, open_f
     text = (open_folder / "site/site.yml").read_text().replace(str(sound.folder), f"{open_folder}/site")
     (open_folder / "site/site.yml").write_text(text)
     script = (
-        "import encodings.idna, os, sys; from kadeploy.cli import kadeploy_site; from kadeploy.admin.check import topics;"
+        "import encodings.ascii, encodings.idna, os, sys; import kadeploy.admin.check.topics;"
+        "from kadeploy.cli import kadeploy_site;"
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534);"
         "sys.exit(kadeploy_site.main())"
     )
