@@ -36,8 +36,10 @@ def main(arguments: list[str]) -> int:
     if (verb, what) == ("get", "boot"):
         print("boot:none")
         return 0
+    if (verb, what) == ("set", "boot"):  # these machines try the network first in any case
+        return 0
     operation = OPERATIONS.get((verb, what, value[0] if value else ""))
-    if operation is None:  # identify, boot device…: not what this machine has
+    if operation is None:  # identify…: not what this machine has
         return 1
     answer = ask(path, operation, node)
     if not answer["ok"]:

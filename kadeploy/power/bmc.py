@@ -26,9 +26,10 @@ from kadeploy.config.cluster import Power
 from kadeploy.errors import NotEnteredError
 from kadeploy.process import kill, reap, spawn
 
-Order = Literal["status", "on", "off", "reset", "shutdown"]
+Order = Literal["status", "on", "off", "reset", "shutdown", "network"]
 """``off`` and ``on`` are sent whatever the BMC says of the machine, and end when it says that it is so. ``reset``
-switches on a machine that is off, ``shutdown`` asks the system to end and waits until it has."""
+switches on a machine that is off, ``shutdown`` asks the system to end and waits until it has. ``network`` has the
+machine's next start, and no later one, boot from the network."""
 State = Literal["on", "off"]
 WANTED: Mapping[Order, State] = {"on": "on", "off": "off", "shutdown": "off"}
 """Orders that are done when the machine is in a state."""
@@ -55,6 +56,8 @@ class Job(msgspec.Struct, frozen=True):
     port: int
     order: Order
     limit: float
+    uefi: bool = False
+    """Whether the machine's firmware is UEFI, which BMCs want to know of ``network``."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -67,8 +70,8 @@ class Answer(msgspec.Struct, frozen=True):
     """Whether the BMC could be logged in to; if not, another order would fare the same."""
 
 
-Act = Callable[[Credentials, Job], State]
-"""Carries out an order and returns the machine's state; raises when it could not."""
+Act = Callable[[Credentials, Job], State | None]
+"""Carries out an order and returns the machine's state, if it has asked for it; raises when it could not."""
 
 
 # --- who asks ---------------------------------------------------------------------------------------------------
@@ -108,9 +111,9 @@ class Bmcs:
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._ended = False
 
-    async def order(self, address: str, port: int, order: Order, limit: float) -> Answer:
+    async def order(self, address: str, port: int, order: Order, limit: float, uefi: bool = False) -> Answer:
         """Carry out one order; the answer comes within *limit* seconds and some grace, whatever the BMC does."""
-        job = Job(next(self._numbers), address, port, order, limit)
+        job = Job(next(self._numbers), address, port, order, limit, uefi)
         if self._ended:
             return Answer(job.number, reason=_ENDED)
         self._waiting[job.number] = asyncio.get_running_loop().create_future()

@@ -6,6 +6,7 @@ the order is always sent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -18,13 +19,18 @@ from kadeploy.power.bmc import Credentials, Job, State, advice, follow, seconds_
 _CHASSIS, _CHASSIS_CONTROL = 0x00, 0x02
 _CONTROLS: dict[Literal["off", "on", "reset", "shutdown"], int] = {"off": 0, "on": 1, "reset": 3, "shutdown": 5}
 """Chassis Control's argument (IPMI 2.0, table 28-4)."""
+_SET_BOOT_OPTIONS = 0x08
+_KEPT = (0x03, 0x08)
+"""Boot flags stay valid though no chassis command follows within a minute (IPMI 2.0, table 28-14, parameter 3)."""
+_FLAGS, _ONCE, _UEFI, _NETWORK = 0x05, 0x80, 0x20, 0x04
+"""Parameter 5, boot flags: valid for the next start alone, of a UEFI, from the network."""
 _NOT_IN_THIS_STATE = 0xD5
 """Completion code of BMCs that take no "on" for a machine that they call on."""
 _SPARE = 1.0
 """Seconds before the end of a job's time within which there is still time to say why."""
 
 
-def act(credentials: Credentials, job: Job) -> State:
+def act(credentials: Credentials, job: Job) -> State | None:
     """Carry out an order; raises when the BMC does not answer, refuses, or the machine does not follow."""
     bmc = _enter(credentials, job)
     try:
@@ -37,11 +43,14 @@ def act(credentials: Credentials, job: Job) -> State:
             bmc.ipmi_session.logout()
 
 
-def _carry_out(bmc: Command, job: Job) -> State:
+def _carry_out(bmc: Command, job: Job) -> State | None:
     if job.order == "status":
         return _state(bmc)
     if job.order == "reset":
         return _reset(bmc)
+    if job.order == "network":
+        _boot_from_network(bmc, job.uefi)
+        return None
     try:
         _control(bmc, job.order)
     except IpmiException as error:
@@ -63,13 +72,23 @@ def _reset(bmc: Command) -> State:
     return "on"
 
 
+def _boot_from_network(bmc: Command, uefi: bool) -> None:
+    bmc.raw_command(netfn=_CHASSIS, command=_SET_BOOT_OPTIONS, data=_KEPT)  # many BMCs do without
+    flags = (_FLAGS, _ONCE | (_UEFI if uefi else 0), _NETWORK, 0, 0, 0)
+    _require(bmc.raw_command(netfn=_CHASSIS, command=_SET_BOOT_OPTIONS, data=flags))
+
+
 def _state(bmc: Command) -> State:
     state: State = bmc.get_power()["powerstate"]
     return state
 
 
 def _control(bmc: Command, order: Literal["off", "on", "reset", "shutdown"]) -> None:
-    answer = bmc.raw_command(netfn=_CHASSIS, command=_CHASSIS_CONTROL, data=[_CONTROLS[order]])
+    _require(bmc.raw_command(netfn=_CHASSIS, command=_CHASSIS_CONTROL, data=[_CONTROLS[order]]))
+
+
+def _require(answer: Mapping[str, Any]) -> None:
+    """Raise IpmiException where a BMC has refused."""
     if "error" in answer:
         raise IpmiException(answer["error"], answer.get("code", 0))
 

@@ -20,7 +20,7 @@ _ALREADY_SO = {400, 409}
 _FORBIDDEN = 403
 
 
-def act(credentials: Credentials, job: Job) -> State:
+def act(credentials: Credentials, job: Job) -> State | None:
     """Carry out an order; raises when the BMC does not answer, refuses, or the machine does not follow."""
     try:
         import sushy  # noqa: PLC0415 - an extra
@@ -55,7 +55,10 @@ def _system(sushy: Any, credentials: Credentials, job: Job) -> Any:
     return root.get_system()
 
 
-def _carry_out(sushy: Any, system: Any, job: Job) -> State:
+def _carry_out(sushy: Any, system: Any, job: Job) -> State | None:
+    if job.order == "network":
+        system.set_system_boot_options(sushy.BootSource.PXE, sushy.BootSourceOverrideEnabled.ONCE)
+        return None
     claimed = _state(sushy, system)
     if job.order == "status":
         return claimed

@@ -12,9 +12,10 @@ v. hard  BMC off, wait, on            BMC off, wait, on               BMC off
 =======  ===========================  ==============================  ==============================
 
 A BMC may be mistaken about its machine: orders are sent whatever it says, and it is then asked until it says that the
-machine is on or off as ordered. With the driver ``command``, the site has its own command for each, and its status is
-asked in the same way, where it has one. Nodes are switched inside the reboot window, which all workflows of this
-machine share.
+machine is on or off as ordered. Before a reboot it is told that the next start is from the network
+(``power.network_boot``); if it does not take that, the outcome tells, and the reboot goes on. With the driver
+``command``, the site has its own command for each, and its status is asked in the same way, where it has one. Nodes are
+switched inside the reboot window, which all workflows of this machine share.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ LEVELS: tuple[Level, ...] = ("soft", "hard", "very_hard")
 
 SHUTDOWN_TIMES = 3
 """How many times longer than a BMC's order a system may take to shut down."""
+NETWORK_LIMIT = 10.0
+"""Seconds that a BMC may take for the boot order while the node's system goes down."""
+_ORDER_KEPT = "the BMC was not told to boot from the network: "
 SSH_LIMIT = 20.0
 """Seconds that a node may take to accept the order to reboot."""
 
@@ -81,7 +85,7 @@ async def switch(
 
             remote = Connections(Credentials.of(site))
             stack.push_async_callback(remote.close)
-        driver = await stack.enter_async_context(_driver(cluster.power, config_dir, remote, wait))
+        driver = await stack.enter_async_context(_driver(cluster, config_dir, remote, wait))
 
         async def job(target: Target) -> Outcome:
             begun = time.monotonic()
@@ -142,13 +146,14 @@ class Driver(Protocol):
 
 
 @asynccontextmanager
-async def _driver(power: Power, config_dir: Path, remote: Remote, wait: bool) -> AsyncIterator[Driver]:
+async def _driver(cluster: Cluster, config_dir: Path, remote: Remote, wait: bool) -> AsyncIterator[Driver]:
+    power = cluster.power
     if power.driver == "command":
         yield _Commands(power, remote, wait)
         return
     credentials = bmc.credentials(power, password(power, config_dir))
     async with bmc.connect(f"kadeploy.power.{power.driver}", credentials, hidden=(power.password_env,)) as bmcs:
-        yield _Machines(power, bmcs, remote)
+        yield _Machines(power, cluster.loader.firmware == "uefi", bmcs, remote)
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,6 @@ def _denied(order: str, why: str) -> Outcome:
 
 
 _ORDERS: dict[tuple[PowerCommand, Level], Order] = {
-    ("reboot", "hard"): "reset",
     ("on", "soft"): "on",
     ("on", "hard"): "on",
     ("off", "hard"): "off",
@@ -219,6 +223,7 @@ class _Machines:
     """BMCs, and the nodes' own systems for what is soft."""
 
     power: Power
+    uefi: bool
     bmcs: Bmcs
     remote: Remote
     shut: dict[str, bmc.Answer] = field(default_factory=dict)
@@ -226,15 +231,33 @@ class _Machines:
 
     async def do(self, target: Target, node: Node, operation: PowerCommand, level: Level) -> Outcome:
         if (operation, level) == ("reboot", "soft"):
-            return await self._ssh(target, "reboot")
+            outcome, note = await asyncio.gather(self._ssh(target, "reboot"), self._from_network(node, NETWORK_LIMIT))
+            return replace(outcome, stderr=outcome.stderr + note)
         if not node.bmc:
             return Outcome(Verdict.KO, f"{node.name} has no BMC address in the cluster file", 1)
         if operation == "status":
             return await self._status(node)
         if (operation, level) == ("off", "soft"):
             return await self._soft_off(target, node)
+        if operation == "reboot":
+            return await self._reboot(node, level)
         order = _ORDERS.get((operation, level))
         return await self._bmc(node, order) if order else await self._cycle(node)
+
+    async def _reboot(self, node: Node, level: Level) -> Outcome:
+        if level == "very_hard":
+            return await self._cycle(node, from_network=True)
+        note = await self._from_network(node, self.power.timeout)
+        return replace(await self._bmc(node, "reset"), stderr=note)
+
+    async def _from_network(self, node: Node, limit: float) -> str:
+        """Have the next start boot from the network; what to tell when the BMC does not: the node may do so anyhow."""
+        if self.power.network_boot == "leave" or not node.bmc:
+            return ""
+        answer = await self._order(node, "network", min(limit, self.power.timeout))
+        if limit < self.power.timeout:
+            self.shut.pop(node.bmc, None)  # it had less time than it has otherwise
+        return f"{_ORDER_KEPT}{answer.reason}\n" if answer.reason else ""
 
     async def _status(self, node: Node) -> Outcome:
         answer = await self._order(node, "status")
@@ -256,13 +279,13 @@ class _Machines:
             if taken:
                 answer = bmc.Answer(0, reason=taken[node.name], entered=False)
             else:
-                answer = await self.bmcs.order(address, port, order, limit or self.power.timeout)
+                answer = await self.bmcs.order(address, port, order, limit or self.power.timeout, self.uefi)
         if not answer.entered:
             self.shut[node.bmc] = answer
         return answer
 
-    async def _cycle(self, node: Node) -> Outcome:
-        """Switch it off, wait for a moment without current, switch it on.
+    async def _cycle(self, node: Node, from_network: bool = False) -> Outcome:
+        """Switch it off, wait for a moment without current, switch it on; BMCs may forget the boot order meanwhile.
 
         It is switched on even if the BMC denies that it went off: it may have, and would stay dark.
         """
@@ -270,8 +293,9 @@ class _Machines:
         if node.bmc in self.shut:
             return off
         await asyncio.sleep(self.power.off_delay)
+        note = await self._from_network(node, self.power.timeout) if from_network else ""
         on = await self._bmc(node, "on")
-        return on if off.verdict is Verdict.OK else off
+        return replace(on if off.verdict is Verdict.OK else off, stderr=note)
 
     async def _soft_off(self, target: Target, node: Node) -> Outcome:
         """Let the system shut itself down, told over ssh or by its power button; the BMC sees when it is off."""

@@ -56,6 +56,7 @@ case "$*" in
     "set power "*) [ -e "$folder/stuck" ] || echo "$3" >"$folder/power" ;;
     "set shutdown "*) [ -e "$folder/deaf" ] || echo 0 >"$folder/power" ;;
     "set reset "*) [ ! -e "$folder/refusing" ] ;;
+    "set boot "*) [ ! -e "$folder/stubborn" ] ;;
     *) exit 1 ;;
 esac
 """
@@ -75,12 +76,13 @@ class Bmc:
 
     def turn(self, on: bool) -> None:
         """Put the machine into a state and forget what was done to it."""
-        for fault in ("log", "stuck", "deaf", "refusing", "claims"):
+        for fault in ("log", "stuck", "deaf", "refusing", "stubborn", "claims"):
             (self.folder / fault).unlink(missing_ok=True)
         (self.folder / "power").write_text(f"{int(on)}\n")
 
     def break_(self, fault: str) -> None:
-        """``stuck``: does not follow its power lines; ``deaf``: its system ignores the button; ``refusing``: reset."""
+        """``stuck``: does not follow its power lines; ``deaf``: its system ignores the button; ``refusing``: reset;
+        ``stubborn``: boots as it always does."""
         (self.folder / fault).touch()
 
     def claim(self, on: bool) -> None:
@@ -241,6 +243,8 @@ class Redfish:
     refuses: tuple[int, str] | None = None
     """HTTP status and words with which orders are refused."""
     done: list[str] = field(default_factory=list)
+    boot: dict[str, object] = field(default_factory=dict)
+    """What it was told of its boot order."""
 
     def answer(self, path: str) -> dict[str, object]:
         """The resource at *path*."""
@@ -253,6 +257,11 @@ class Redfish:
                 "Id": "1",
                 "Name": "1",
                 "PowerState": self.claims or ("On" if self.on else "Off"),
+                "Boot": {
+                    "BootSourceOverrideTarget": "None",
+                    "BootSourceOverrideTarget@Redfish.AllowableValues": ["None", "Pxe", "Hdd"],
+                    "BootSourceOverrideEnabled": "Disabled",
+                },
                 "Actions": {"#ComputerSystem.Reset": reset},
             },
         }
@@ -284,6 +293,10 @@ def redfish_liar() -> Iterator[Redfish]:
             else:
                 machine.order(asked["ResetType"])
                 self._send(200, {})
+
+        def do_PATCH(self) -> None:
+            machine.boot.update(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["Boot"])
+            self._send(200, {})
 
         def _send(self, status: int, answer: dict[str, object]) -> None:
             body = json.dumps(answer).encode()

@@ -37,6 +37,7 @@ pytest_plugins = ["tests.unit.bmc", "tests.unit.sshd"]
 
 USER, PASSWORD, ADDRESS = "kadeploy", "s3cret-words", "127.9.8.1"
 """What the BMCs of the tests take."""
+FROM_NETWORK = "set boot pxe"
 OK, KO = Verdict.OK, Verdict.KO
 
 
@@ -97,15 +98,35 @@ def test_a_hard_reboot_resets_a_machine_that_is_on_and_starts_one_that_is_off(
 ) -> None:
     bmcs[1].turn(on=False)
     assert verdicts(switched(site, ipmi, addresses(*bmcs[:2]), "reboot")) == [OK, OK]
-    assert bmcs[0].done == ["set reset 1"]
-    assert bmcs[1].done == ["set reset 1", "set power 1"]
+    assert bmcs[0].done == [FROM_NETWORK, "set reset 1"]
+    assert bmcs[1].done == [FROM_NETWORK, "set reset 1", "set power 1"]
 
 
 def test_a_very_hard_reboot_is_off_then_on(site: Site, ipmi: Power, bmcs: list[Bmc]) -> None:
     bmcs[1].turn(on=False)
     assert verdicts(switched(site, ipmi, addresses(*bmcs[:2]), "reboot", "very_hard")) == [OK, OK]
-    assert bmcs[0].done == ["set power 0", "set power 1"]
-    assert bmcs[1].done == ["set power 0", "set power 1"]
+    assert bmcs[0].done == ["set power 0", FROM_NETWORK, "set power 1"]
+    assert bmcs[1].done == ["set power 0", FROM_NETWORK, "set power 1"]
+
+
+def test_the_boot_order_is_told_as_the_firmware_has_it_or_left_alone(site: Site, ipmi: Power, bmcs: list[Bmc]) -> None:
+    """Only before reboots: whoever switches a node on may want what its disk has."""
+    left = msgspec.structs.replace(ipmi, network_boot="leave")
+    assert verdicts(switched(site, left, addresses(bmcs[0]), "reboot")) == [OK]
+    assert verdicts(switched(site, ipmi, addresses(bmcs[0]), "off")) == [OK]
+    assert verdicts(switched(site, ipmi, addresses(bmcs[0]), "on")) == [OK]
+    assert bmcs[0].done == ["set reset 1", "set power 0", "set power 1"]
+
+
+def test_a_bmc_that_keeps_its_boot_order_is_told_and_the_node_is_rebooted_all_the_same(
+    site: Site, ipmi: Power, bmcs: list[Bmc]
+) -> None:
+    bmcs[0].break_("stubborn")
+    for level in ("hard", "very_hard"):
+        outcome = switched(site, ipmi, addresses(bmcs[0]), "reboot", level)["n-1"]
+        assert outcome.verdict is OK
+        assert outcome.stdout == level
+        assert outcome.stderr.startswith(f"the BMC was not told to boot from the network: the BMC at {ADDRESS} says: ")
 
 
 def test_off_and_on_are_sent_to_all_and_end_when_the_machine_is_so(site: Site, ipmi: Power, bmcs: list[Bmc]) -> None:
@@ -131,7 +152,7 @@ def test_a_bmc_that_takes_its_machine_for_off_switches_it_off_and_resets_it_all_
 ) -> None:
     bmcs[0].claim(on=False)
     assert verdicts(switched(site, ipmi, addresses(bmcs[0]), "reboot")) == [OK]
-    assert bmcs[0].done == ["set reset 1", "set power 1"]
+    assert bmcs[0].done == [FROM_NETWORK, "set reset 1", "set power 1"]
     assert verdicts(switched(site, ipmi, addresses(bmcs[0]), "off")) == [OK]
     assert not bmcs[0].on
 
@@ -147,7 +168,7 @@ def test_a_bmc_that_never_sees_its_machine_go_off_still_switches_it_on_again(
         f"very_hard: the BMC at {ADDRESS} was told to switch the machine off, and still says on after 4 s"
     )
     assert bmcs[0].on
-    assert bmcs[0].done == ["set power 0", "set power 1"]
+    assert bmcs[0].done == ["set power 0", FROM_NETWORK, "set power 1"]
 
 
 def test_escalation_goes_on_to_the_level_that_works_and_tells_why_the_others_did_not(
@@ -157,8 +178,8 @@ def test_escalation_goes_on_to_the_level_that_works_and_tells_why_the_others_did
     bmcs[1].break_("refusing")
     outcomes = switched(site, ipmi, addresses(*bmcs[:2]), "reboot", "soft")
     assert verdicts(outcomes) == [OK, OK]
-    assert bmcs[0].done == ["set reset 1"]
-    assert bmcs[1].done == ["set reset 1", "set power 0", "set power 1"]
+    assert bmcs[0].done == [FROM_NETWORK, FROM_NETWORK, "set reset 1"]
+    assert bmcs[1].done == [FROM_NETWORK, FROM_NETWORK, "set reset 1", "set power 0", FROM_NETWORK, "set power 1"]
     assert outcomes["n-1"].stdout.startswith("hard after soft: ")
     assert outcomes["n-2"].stdout.startswith("very_hard after soft: ")
     assert f"; hard: the BMC at {ADDRESS} says: " in outcomes["n-2"].stdout
@@ -333,7 +354,19 @@ def test_a_soft_reboot_asks_the_system_itself(
     while not log.exists():
         time.sleep(0.05)
     assert log.read_text(encoding="utf-8") == "reboot \n"
-    assert bmcs[0].done == []
+    assert bmcs[0].done == [FROM_NETWORK]
+
+
+def test_a_soft_reboot_is_one_without_a_bmc_too(
+    site: Site, ipmi: Power, black_hole: str, system: tuple[Connections, int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "NETWORK_LIMIT", 1.0)
+    remote, port, _ = system
+    site = msgspec.structs.replace(site, ssh=msgspec.structs.replace(site.ssh, port=port))
+    outcomes = switched(site, ipmi, addresses("", black_hole), "reboot", "soft", remote=remote)
+    assert verdicts(outcomes) == [OK, OK]
+    assert outcomes["n-1"].stderr == ""
+    assert f"the BMC was not told to boot from the network: nobody answers at {ADDRESS}" in outcomes["n-2"].stderr
 
 
 # --- redfish ----------------------------------------------------------------------------------------------------------
@@ -420,6 +453,7 @@ def test_redfish_sends_orders_whatever_the_bmc_says_of_its_machine(
     assert verdicts(switched(site, how, addresses(redfish_liar.url), "reboot")) == [OK]
     assert verdicts(switched(site, how, addresses(redfish_liar.url), "off")) == [OK]
     assert redfish_liar.done == ["On", "ForceRestart", "On", "ForceOff"]
+    assert redfish_liar.boot == {"BootSourceOverrideTarget": "Pxe", "BootSourceOverrideEnabled": "Once"}
 
 
 def test_a_redfish_bmc_that_does_not_follow_is_ko_and_says_what_it_claims(
