@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from kadeploy.cli import shell
-from kadeploy.cli.site import backup, build, capture, check, dhcp, init, loaders, restore
+from kadeploy.cli.site import backup, build, capture, check, dhcp, init, loaders, nodes, restore, rights
 
 NAME = "kadeploy-site"
 
@@ -16,6 +16,8 @@ app = shell.Tool(
         "site, with its keys, and a cluster of the nodes that the DHCP server knows.",
         "kadeploy-site check": "Find out what is wrong before a node is lost; each line says what to do.",
         "kadeploy-site check --topic bmc --topic names -m 'gdx-[1-97]'": "Some topics, and some nodes, alone.",
+        "kadeploy-site nodes --held": "All nodes that operations hold, by whom and since when.",
+        "kadeploy-site rights 'gdx-[1-97]'": "Who may use these nodes, and until when.",
         "kadeploy-site build --package firmware-bnx2x": "Build the deployment system for the hardware of the nodes.",
         "kadeploy-site build env debian12-hpc --package openmpi-bin": "Build an environment for the users.",
         "kadeploy-site build env team --from oci://registry.example/team/debian:12": "The same from a container image.",
@@ -42,6 +44,8 @@ app.command("capture")(capture.capture)
 app.command("backup")(backup.backup)
 app.command("restore")(restore.restore)
 app.command("check")(check.check)
+app.command("nodes")(nodes.nodes)
+app.command("rights")(rights.rights)
 app.command("dhcp")(dhcp.dhcp)
 app.command("init")(init.init)
 app.command("loaders")(loaders.loaders)
