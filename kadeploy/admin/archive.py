@@ -188,6 +188,11 @@ def _copy(source: BinaryIO, target: BinaryIO | None, size: int) -> str:
     return digest.hexdigest()
 
 
+def sha256(file: BinaryIO) -> str:
+    """Of all that follows in *file*."""
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
 def _zstd() -> str:
     found = shutil.which("zstd")
     if found is None:

@@ -23,7 +23,7 @@ def of(site: Site) -> Account:
         RightsError: this process is neither root's nor this account's.
     """
     try:
-        found = _account(site.state.stat().st_uid)
+        found = account(site.state.stat().st_uid)
     except OSError:
         found = expected()
     require(found)
@@ -34,8 +34,8 @@ def expected() -> Account:
     """The service's account where there is one, else the one that this process runs as."""
     if os.geteuid() == 0:
         with suppress(KeyError):
-            return _account(pwd.getpwnam(NAME).pw_uid)
-    return _account(os.geteuid())
+            return account(pwd.getpwnam(NAME).pw_uid)
+    return account(os.geteuid())
 
 
 def require(keeper: Account) -> None:
@@ -48,12 +48,32 @@ def require(keeper: Account) -> None:
         raise RightsError(f"This is for root, and for {keeper.name} who keeps the site: run it as root (sudo).")
 
 
-def _account(uid: int) -> Account:
+def account(uid: int) -> Account:
+    """The account with this number, also where it has no entry any more."""
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:  # its account was removed, and what it had is still there
         return Account(str(uid), uid, uid, Path("/"))
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+
+
+def own() -> Account:
+    """The account that this process runs as."""
+    return account(os.geteuid())
+
+
+def named(owner: str) -> Account | None:
+    """The account that is called *owner* here; None: none is."""
+    with suppress(KeyError):
+        return account(pwd.getpwnam(owner).pw_uid)
+    return None
+
+
+def group_named(group: str) -> int | None:
+    """The number of the group that is called so here; None: none is."""
+    with suppress(KeyError):
+        return grp.getgrnam(group).gr_gid
+    return None
 
 
 def names(status: os.stat_result) -> tuple[str, str]:

@@ -66,7 +66,7 @@ def taken(site: Site, keeper: Account, room: Path) -> Iterator[Dump]:
     """
     with as_user(keeper), database.as_it_is(site) as version:
         if version is None:
-            raise DatabaseError(f"The database {_shown(site)} holds no site.")
+            raise DatabaseError(f"The database {shown(site)} holds no site.")
         if version > SCHEMA_VERSION:
             raise DatabaseError(
                 f"The database has schema version {version}, this Kadeploy knows {SCHEMA_VERSION}: upgrade Kadeploy."
@@ -89,7 +89,8 @@ def taken(site: Site, keeper: Account, room: Path) -> Iterator[Dump]:
 _TABLES = [table._meta.table_name for table in TABLES]
 
 
-def _shown(site: Site) -> str:
+def shown(site: Site) -> str:
+    """Where the database of *site* is, without its password."""
     return database._without_password(database.url_of(site))
 
 
@@ -280,7 +281,7 @@ def load(site: Site, dump: Dump, keeper: Account, replace: bool, mark: str, reas
         with DB.atomic():
             if replace:
                 DB.drop_tables(TABLES, safe=True, cascade=True)
-            with DB.obj.refusals():
+            with DB.obj.refusals(), _refused():
                 _feed(dump.file)
             database.migrate()
             ended = nodes.abort_all(site, reason)
@@ -299,6 +300,17 @@ def _safe(mark: str) -> str:
     if not re.fullmatch(r"[\w-]+", mark):
         raise ValueError(mark)
     return mark
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("psycopg"):
+            raise
+        said = " ".join(str(error).partition("\n")[0].split()).rstrip(".")
+        raise DatabaseError(f"PostgreSQL refuses the database in the backup: {said}.") from error
 
 
 _LEFT_OUT = (b"SET ", b"SELECT pg_catalog.set_config(", b"\\restrict ", b"\\unrestrict ", b"--")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -122,6 +125,33 @@ def killed_at(change: int, *words: str | Path) -> subprocess.CompletedProcess[st
     """Run ``kadeploy-site`` with *words*, and kill it in front of its change number *change* to a file system."""
     command = [sys.executable, "-c", KILLED, str(change), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def is_killed_at(change: int, work: Callable[[], object]) -> bool:
+    """Do *work* in a process of its own that is killed in front of that change to a file system; False: it was done."""
+    database.disconnect()
+    pid = os.fork()
+    if pid == 0:
+        seen = itertools.count(1)
+
+        def hook(event: str, _: object) -> None:
+            if event in CHANGES and next(seen) == change:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        status = 1
+        try:
+            sys.addaudithook(hook)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    assert status in (0, signal.SIGKILL)
+    return status != 0
+
+
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.link", "os.chmod", "os.chown", "os.rmdir"}
+"""Events of Python's audit hooks."""
 
 
 def in_full_disk(folder: Path, options: str, *words: str | Path) -> subprocess.CompletedProcess[str]:

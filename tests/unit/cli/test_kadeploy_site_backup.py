@@ -66,7 +66,7 @@ def test_one_that_is_interrupted_leaves_nothing_and_says_nothing(
     folder.mkdir()
     with psycopg.connect(database_url) as connection:
         connection.execute("LOCK TABLE rights IN ACCESS EXCLUSIVE MODE")
-        command = [Path(sys.executable).parent / "kadeploy-site", "backup", folder]
+        command = [str(Path(sys.executable).parent / "kadeploy-site"), "backup", str(folder)]
         running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
         limit = time.monotonic() + 30
