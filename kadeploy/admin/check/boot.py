@@ -5,23 +5,28 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from msgspec import structs
 
 from kadeploy.admin import probe
 from kadeploy.admin.check.files import can_write_in
 from kadeploy.admin.check.subject import Subject, is_local
+from kadeploy.admin.dhcp import wanted
 from kadeploy.admin.findings import Finding, Look
-from kadeploy.boot import profile
-from kadeploy.config.cluster import Cluster
+from kadeploy.boot import loader_files, profile
+from kadeploy.boot.loader_files import SHIM, SNPONLY, UNDIONLY
+from kadeploy.config.cluster import Cluster, NodeRange
 from kadeploy.environments.image import COMPRESSIONS
 from kadeploy.errors import KadeployError
 from kadeploy.remote import namespace
 
 LOADER = Look("boot", "loader")
 MODULES = Look("boot", "modules")
+DEFAULT = Look("boot", "default-profile")
 MACHINE = Look("boot", "architecture")
 KERNEL = Look("boot", "kernel")
 INITRD = Look("boot", "initrd")
@@ -36,43 +41,24 @@ _LIMIT = 3.0
 
 # --- what each loader needs ---------------------------------------------------------------------------------------
 
-
-class Needed(NamedTuple):
-    """Files of a loader, by their names below ``tftp_root``."""
-
-    loader: str
-    """What the firmware or iPXE fetches."""
-    modules: tuple[str, ...] = ()
-    """What the loader fetches then."""
-    package: str = ""
-    """Debian's package with them."""
-
-
-_PXELINUX = Needed(
-    "pxelinux.0",
-    ("ldlinux.c32", "libcom32.c32", "libutil.c32", "chain.c32", "mboot.c32"),
-    "pxelinux and syslinux-common",
-)
-_GRUB_EFI = Needed("grub/x86_64-efi/core.efi", (), "grub-efi-amd64-bin (grub-mknetdir makes it)")
-NEEDED: dict[tuple[str, str], tuple[Needed, ...]] = {
-    ("bios", "pxelinux"): (_PXELINUX,),
-    ("bios", "ipxe"): (_PXELINUX,),
-    ("bios", "grub"): (Needed("grub/i386-pc/core.0", (), "grub-pc-bin (grub-mknetdir makes it)"),),
-    ("uefi", "pxelinux"): (Needed("syslinux.efi", ("ldlinux.e64",), "syslinux-efi"),),
-    ("uefi", "ipxe"): (_GRUB_EFI,),
-    ("uefi", "grub"): (_GRUB_EFI,),
-}
-"""By ``loader.firmware`` and ``loader.profiles``: iPXE itself may be the card's, and what it chains to is here."""
-
 _ARM = {"aarch64", "arm64"}
+_OPTIONAL = {"reboot.c32", "poweroff.c32"}
+"""Modules that none of our profiles needs."""
+_OF_CARDS = {UNDIONLY, SNPONLY}
+"""What is there already where a card's own ROM is iPXE."""
 
 
-def needed(cluster: Cluster) -> list[Needed]:
-    """Files that the loaders of a cluster need."""
-    found = NEEDED[cluster.loader.firmware, cluster.loader.profiles]
-    if cluster.arch in _ARM:
-        return [each._replace(loader=each.loader.replace("x86_64-efi", "arm64-efi")) for each in found]
-    return list(found)
+def loaders_of(subject: Subject, cluster: Cluster) -> Sequence[str]:
+    """Loaders of a cluster, as DHCP names them, in the order in which nodes load them.
+
+    Raises:
+        KadeployError: none boots these nodes with these profiles.
+    """
+    is_secure = cluster.loader.firmware == "uefi" and (Path(subject.site.boot.tftp_root) / SHIM).is_file()
+    is_secure = is_secure and cluster.arch not in _ARM
+    alone = structs.replace(cluster, nodes=(NodeRange(name="node"),))  # whoever they are: no name is resolved for it
+    configuration = structs.replace(subject.configuration, clusters={cluster.name: alone})
+    return wanted.of(configuration, secure_boot=is_secure).tftp_loaders
 
 
 # --- headers ------------------------------------------------------------------------------------------------------
@@ -133,7 +119,7 @@ def _once(found: Iterator[Finding]) -> Iterator[Finding]:
 
 def _files(subject: Subject) -> Iterator[Finding]:
     for cluster, _ in subject.members:
-        yield from _loaders(cluster, Path(subject.site.boot.tftp_root))
+        yield from _loaders(subject, cluster)
         root = Path(subject.site.boot.http_root)
         yield from _system_file(KERNEL, "loader.kernel", cluster.loader.kernel, root, cluster)
         yield from _system_file(INITRD, "loader.initrd", cluster.loader.initrd, root, cluster)
@@ -143,27 +129,47 @@ def _files(subject: Subject) -> Iterator[Finding]:
             yield from _system_file(INITRD, "loader.nfsroot_initrd", cluster.loader.nfsroot_initrd, root, cluster)
 
 
-def _loaders(cluster: Cluster, root: Path) -> Iterator[Finding]:
-    firmware, profiles = cluster.loader.firmware, cluster.loader.profiles
-    for each in needed(cluster):
-        loader = root / each.loader
-        if not loader.is_file():
-            yield LOADER.fail(
-                f"{loader} is not there, which {firmware} nodes with {profiles} profiles boot",
-                f"kadeploy-site dhcp tells what to put there; the package is {each.package}",
-            )
+def _loaders(subject: Subject, cluster: Cluster) -> Iterator[Finding]:
+    """Whether the loaders of a cluster are there, with all that they load."""
+    root, firmware = Path(subject.site.boot.tftp_root), cluster.loader.firmware
+    try:
+        names = loaders_of(subject, cluster)
+    except KadeployError as error:
+        yield LOADER.fail(str(error), "correct what the text names")
+        return
+    for name in names:
+        if not (root / name).is_file():
+            yield _missing(root / name, cluster)
             continue
-        yield from _machines(loader, cluster)
-        missing = [name for name in each.modules if not (root / name).is_file()]
+        there, default = loader_files.LOADERS[name].copied, loader_files.LOADERS[name].profile
+        missing = [each for each in there if each not in _OPTIONAL and not (root / each).is_file()]
         if missing:
             yield MODULES.fail(
-                f"{root}: {', '.join(missing)} is missing, which {each.loader} loads", f"copy them from {each.package}"
+                f"{root}: {', '.join(missing)} is missing, which {name} loads", "kadeploy-site loaders installs it"
             )
-        wrong = [finding for name in each.modules if name not in missing for finding in _machines(root / name, cluster)]
+        files = dict.fromkeys([name, *there])
+        wrong = [finding for each in files if (root / each).is_file() for finding in _machines(root / each, cluster)]
         yield from wrong
         if not missing and not wrong:
-            more = f" and its modules ({', '.join(each.modules)})" if each.modules else ""
-            yield LOADER.ok(f"{loader}{more} for {firmware} nodes")
+            yield LOADER.ok(f"{root / name}{' with its modules' if len(files) > 1 else ''} for {firmware} nodes")
+        if default and not (root / default).is_file():
+            yield DEFAULT.warn(
+                f"{root / default} is not there: a node without a profile of its own stops at its loader",
+                "kadeploy-site loaders writes one that goes on to the disk",
+            )
+
+
+def _missing(loader: Path, cluster: Cluster) -> Finding:
+    firmware, profiles = cluster.loader.firmware, cluster.loader.profiles
+    if loader.name in _OF_CARDS:
+        return LOADER.warn(
+            f"{loader} is not there, which {firmware} nodes of {cluster.name} boot, unless their cards are iPXE",
+            "kadeploy-site loaders installs it",
+        )
+    return LOADER.fail(
+        f"{loader} is not there, which {firmware} nodes with {profiles} profiles boot",
+        "kadeploy-site loaders installs it",
+    )
 
 
 def _machines(path: Path, cluster: Cluster) -> Iterator[Finding]:
@@ -286,7 +292,10 @@ def _by_tftp(subject: Subject) -> Iterator[Finding]:
 
 def _loader_names(subject: Subject) -> list[str]:
     root = Path(subject.site.boot.tftp_root)
-    found = dict.fromkeys(each.loader for cluster, _ in subject.members for each in needed(cluster))
+    found: dict[str, None] = {}
+    for cluster, _ in subject.members:
+        with suppress(KadeployError):  # told already
+            found |= dict.fromkeys(loaders_of(subject, cluster))
     return [name for name in found if (root / name).is_file()]
 
 

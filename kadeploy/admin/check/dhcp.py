@@ -180,7 +180,7 @@ def _on_disk(site: Site, who: str, cluster: Cluster, offer: Offer) -> Finding:
     if path.name == "pxelinux.0" and cluster.loader.firmware == "bios":
         return FILE.warn(
             f"{who}: {offer.file} is offered to ROMs that may have no HTTP, which kernels come by",
-            "unless all cards have iPXE: hand out undionly.kpxe first, with loader.profiles: ipxe (kadeploy-site dhcp)",
+            f"unless all cards have iPXE, hand out undionly.kpxe first: {_LINES}",
         )
     return FILE.ok(f"{who}: {offer.file} is offered, and is there")
 

@@ -17,13 +17,12 @@ import yaml
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.check.topics import Check
 from kadeploy.admin.findings import Finding
+from kadeploy.boot import loader_files
 from kadeploy.boot.server import HttpServer
 from kadeploy.boot.tftp import TftpServer
 from kadeploy.config.folder import load_configuration
 from kadeploy.images.archive import pack_initrd
 
-PXELINUX = Path("/usr/lib/PXELINUX/pxelinux.0")
-MODULES = Path("/usr/lib/syslinux/modules/bios")
 KERNEL = bytes(0x202) + b"HdrS" + bytes(4096)
 """What tells a kernel of x86_64 (Linux, Documentation/arch/x86/boot.rst)."""
 
@@ -114,11 +113,7 @@ def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoundSite:
     (folder / "clusters/gdx.yml").write_text(yaml.safe_dump(_cluster(folder)))
     (folder / "http/deploy-vmlinuz").write_bytes(KERNEL)
     initrd(folder / "http/deploy-initrd", site_key, host_key)
-    for source in (
-        PXELINUX,
-        *(MODULES / f"{name}.c32" for name in ("ldlinux", "libcom32", "libutil", "chain", "mboot")),
-    ):
-        (folder / "tftp" / source.name).write_bytes(source.read_bytes())
+    loader_files.install(folder / "tftp", [loader_files.UNDIONLY, loader_files.PXELINUX], ADDRESS)
     for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o022)
     monkeypatch.setenv("KADEPLOY_CONFIG_DIR", str(folder))

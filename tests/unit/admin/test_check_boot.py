@@ -11,9 +11,11 @@ import pytest
 
 from kadeploy.admin.check import boot
 from kadeploy.admin.check.boot import machine
-from tests.unit.admin.sound_site import ADDRESS, KERNEL, PXELINUX, SoundSite
+from kadeploy.boot import loader_files
+from tests.unit.admin.sound_site import ADDRESS, KERNEL, SoundSite
 
-EFI64 = Path("/usr/lib/syslinux/modules/efi64")
+BIOS, EFI64 = (Path("/usr/lib/syslinux/modules") / name for name in ("bios", "efi64"))
+PXELINUX = Path("/usr/lib/PXELINUX/pxelinux.0")
 NAMES = ("loader", "kernel", "initrd", "profiles", "http-url", "http", "tftp")
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="TFTP has a port of root's")
@@ -57,12 +59,31 @@ def test_a_web_page_in_place_of_a_system_is_told(served: SoundSite, name: str, l
 def test_uefi_nodes_need_grub_and_one_that_is_for_uefi(served: SoundSite) -> None:
     served.change("gdx", loader={"firmware": "uefi", "profiles": "grub"})
     assert "core.efi is not there" in served.one(boot.check, "loader", "fail").text
-    (served.folder / "tftp/grub/x86_64-efi").mkdir(parents=True)
-    core = served.folder / "tftp/grub/x86_64-efi/core.efi"
-    core.write_bytes(pe(0x8664))
+    loader_files.install(served.folder / "tftp", [loader_files.GRUB_UEFI], ADDRESS)
     assert set(served.levels(boot.check).values()) == {"ok"}
-    core.write_bytes(pe(0xAA64))
+    (served.folder / "tftp/grub/x86_64-efi/core.efi").write_bytes(pe(0xAA64))
     assert "core.efi is for aarch64" in served.one(boot.check, "architecture", "fail").text
+
+
+def test_a_loader_that_cards_may_have_themselves_is_odd_when_it_is_missing(served: SoundSite) -> None:
+    (served.folder / "tftp/undionly.kpxe").unlink()
+    assert "undionly.kpxe is not there" in served.one(boot.check, "loader", "warn").text
+
+
+def test_loaders_are_looked_for_whether_names_of_nodes_resolve_or_not(served: SoundSite) -> None:
+    nodes = [{"name": "no-such-node.invalid", "mac": "52:54:00:00:00:01", "bmc": "127.9.8.1"}]
+    served.change("gdx", nodes=nodes)
+    assert served.levels(boot.check)["loader"] == "ok"
+
+
+def test_a_profile_of_nodes_without_one_is_missed(served: SoundSite) -> None:
+    (served.folder / "tftp/pxelinux.cfg/default").unlink()
+    assert "pxelinux.cfg/default" in served.one(boot.check, "default-profile", "warn").text
+
+
+def test_profiles_that_no_loader_of_this_firmware_reads_are_told(served: SoundSite) -> None:
+    served.change("gdx", arch="aarch64", loader={"firmware": "uefi", "profiles": "pxelinux"})
+    assert "Debian has no pxelinux" in served.one(boot.check, "loader", "fail").text
 
 
 def pe(number: int) -> bytes:
@@ -70,7 +91,7 @@ def pe(number: int) -> bytes:
 
 
 def test_headers_tell_machines() -> None:
-    assert machine((PXELINUX.parent.parent / "syslinux/modules/bios/ldlinux.c32").read_bytes()) == "i386"
+    assert machine((BIOS / "ldlinux.c32").read_bytes()) == "i386"
     assert machine((EFI64 / "ldlinux.e64").read_bytes()) == "x86_64"
     assert (machine(pe(0x8664)), machine(pe(0xAA64)), machine(pe(0x14C))) == ("x86_64", "aarch64", "i386")
     assert (machine(KERNEL), machine(bytes(0x38) + b"ARM\x64")) == ("x86_64", "aarch64")
@@ -90,14 +111,14 @@ def test_a_boot_server_of_other_folders_is_told(served: SoundSite, tmp_path: Pat
 
 def test_a_boot_server_that_does_not_run_is_told_once(sound: SoundSite) -> None:
     assert f"http://{ADDRESS}:1/" in sound.one(boot.check, "http", "fail").text
-    assert f"tftp://{ADDRESS}/pxelinux.0" in sound.one(boot.check, "tftp", "fail").text
+    assert f"tftp://{ADDRESS}/undionly.kpxe" in sound.one(boot.check, "tftp", "fail").text
 
 
 def test_the_profile_of_a_node_is_fetched_where_there_is_one(served: SoundSite) -> None:
-    (served.folder / "tftp/pxelinux.cfg").mkdir()
     (served.folder / "tftp/pxelinux.cfg/7F090103").write_text("DEFAULT disk\n")
     found = [each.text for each in served.found(boot.check) if each.name == "tftp"]
     assert [text.split(": ")[0] for text in found] == [
+        f"tftp://{ADDRESS}/undionly.kpxe",
         f"tftp://{ADDRESS}/pxelinux.0",
         f"tftp://{ADDRESS}/pxelinux.cfg/7F090103",
     ]
@@ -107,7 +128,6 @@ def test_a_folder_of_profiles_that_the_account_cannot_write_is_told(served: Soun
     (open_folder / "state").mkdir(mode=0o700)
     os.chown(open_folder / "state", 65534, 65534)
     shutil.copytree(served.folder / "tftp", open_folder / "tftp")
-    (open_folder / "tftp/pxelinux.cfg").mkdir()
     served.change("site", state_dir=f"{open_folder}/state", boot__tftp_root=f"{open_folder}/tftp")
     assert "nobody cannot write profiles" in served.one(boot.check, "profiles", "fail").text
     os.chown(open_folder / "tftp/pxelinux.cfg", 65534, 65534)
