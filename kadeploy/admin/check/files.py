@@ -38,9 +38,7 @@ def check(subject: Subject) -> Iterator[Finding]:
 
 def _configuration(folder: Path) -> Iterator[Finding]:
     """Whoever can change the configuration runs commands as the account of the service, and as root."""
-    paths = (
-        [folder, *sorted(folder.rglob("*"))] if folder == folder.resolve() else [folder, *folder.resolve().rglob("*")]
-    )
+    paths = [folder, *sorted(folder.resolve().rglob("*"))]
     open_ones = [path for path in paths if not path.is_symlink() and _is_writable_by_others(path)]
     owners = {
         path: status.st_uid for path in paths if (status := _status(path)) and status.st_uid not in (0, os.geteuid())

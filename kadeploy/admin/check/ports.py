@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -73,10 +73,15 @@ def listening(kind: Literal["tcp", "udp"]) -> set[int]:
 
 
 def _firewall(subject: Subject) -> Iterator[Finding]:
+    if not any(map(shutil.which, ("nft", "iptables"))):
+        yield FIREWALL.ok("no firewall of this machine: neither nft nor iptables is installed")
+        return
     ended = ask("nft", "-j", "list", "ruleset")
-    if ended is None or os.geteuid() != 0:
-        why = "nft is not installed" if ended is None else "it takes root to see it"
-        yield FIREWALL.ok(f"a firewall of this machine is not looked at: {why}")
+    if ended is None:
+        yield FIREWALL.warn("the firewall of this machine cannot be looked at without nft", "apt install nftables")
+        return
+    if ended.rc != 0:
+        yield FIREWALL.warn(f"nft does not tell the rules of the firewall: {ended.reason}", "run this as root")
         return
     needed = _needed(subject)
     found = shut(ended.stdout, needed)

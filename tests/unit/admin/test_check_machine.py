@@ -140,6 +140,26 @@ def test_a_firewall_that_drops_what_nodes_need_is_seen(text: str, is_shut: bool)
     assert bool(ports.shut(text, [("udp", 69)])) == is_shut
 
 
+@pytest.mark.parametrize(
+    ("programs_there", "level"),
+    [
+        ({}, "ok"),
+        ({"iptables": "exit 0"}, "warn"),
+        ({"nft": "echo Operation not permitted >&2; exit 1"}, "warn"),
+        ({"nft": f"echo '{ruleset(policy='accept')}'"}, "ok"),
+        ({"nft": f"echo '{ruleset()}'"}, "warn"),
+    ],
+)
+def test_a_firewall_that_cannot_be_seen_is_told_as_such(
+    sound: SoundSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs_there: dict[str, str], level: str
+) -> None:
+    for name, text in programs_there.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}")
+    assert sound.levels(ports.check)["firewall"] == level
+
+
 # --- the clock ----------------------------------------------------------------------------------------------------
 
 
