@@ -29,7 +29,9 @@ SITE = """\
 name: bench
 state_dir: {folder}/state
 server_address: 127.0.0.1
-ssh: {{private_key: {folder}/key, host_key: ssh-ed25519 AAAA}}
+ssh:
+  private_key: {folder}/key
+  host_key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHaq7bhOPDK1mHvvcHQ0LvgcVxuPyG2ja9pXQQ8UIwPf
 boot: {{tftp_root: {folder}, http_root: {folder}, http_url: 'http://127.0.0.1/'}}
 """
 CLUSTER = """\

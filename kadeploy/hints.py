@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import inspect
 
@@ -81,18 +81,45 @@ def explained(error: BaseException, kind: Any) -> str:
     >>> explained(ValueError("Object contains unknown field `rebot`"), Windows)
     'unknown key rebot; the keys here are reboot, check, ssh. Did you mean reboot?'
     """
+    if refused := unknown(error, kind):
+        path, said, _ = refused
+        return f"{path.removeprefix('.')}: {said}" if path else said
+    text = " ".join(str(error).split())
+    return f"{text.rstrip('.') or type(error).__name__}."
+
+
+class Unknown(NamedTuple):
+    """A word or a key that is none of those there are."""
+
+    path: str
+    """Where it stands, as msgspec writes it: ``.disk.partitions[0]``."""
+    said: str
+    key: str
+    """The unknown key; empty for a word."""
+
+
+def unknown(error: BaseException, kind: Any) -> Unknown | None:
+    """The unknown word or key that *error*, which arose when data was read as a *kind*, is about; None: neither."""
     text = " ".join(str(error).split())
     if found := _WORD.match(text):
-        word, words = found["word"].strip("'\""), [str(each) for each in _choices(_at(kind, found["path"]))]
+        word, words = found["word"].strip("'\""), choices(type_at(kind, found["path"]))
         if words:
-            expected = f"expected one of {', '.join(words)}.{did_you_mean(word, words)}"
-            return f"{_where(found['path'])}unknown word {_short(word)}; {expected}"
+            return Unknown(found["path"] or "", f"unknown word {_short(word)}; {one_of(word, words)}", "")
     if found := _KEY.match(text):
-        keys = [key for each in _kinds(_at(kind, found["path"])) for key in _fields(each)]
+        keys = [key for each in kinds(type_at(kind, found["path"])) for key in _fields(each)]
         hint = did_you_mean(found["word"], keys)
         known = f"; the keys here are {', '.join(keys)}" if keys and (len(keys) <= _FEW or not hint) else ""
-        return f"{_where(found['path'])}unknown key {_short(found['word'])}{known}.{hint}"
-    return f"{text.rstrip('.') or type(error).__name__}."
+        return Unknown(found["path"] or "", f"unknown key {_short(found['word'])}{known}.{hint}", found["word"])
+    return None
+
+
+def one_of(word: str, words: Collection[str]) -> str:
+    """What is expected in place of *word*.
+
+    >>> one_of("ipmii", ["ipmi", "redfish", "command"])
+    'expected one of ipmi, redfish, command. Did you mean ipmi?'
+    """
+    return f"expected one of {', '.join(words)}.{did_you_mean(word, words)}"
 
 
 def _short(word: str) -> str:
@@ -104,16 +131,11 @@ _FEW = 10
 """Keys that are listed although one of them was probably meant."""
 
 
-def _where(path: str | None) -> str:
-    """``power.driver: `` of ``.power.driver``; empty for the whole."""
-    return f"{path.removeprefix('.')}: " if path else ""
-
-
-def _at(kind: Any, path: str | None) -> inspect.Type | None:
+def type_at(kind: Any, path: str | None) -> inspect.Type | None:
     """What is to be at *path* of a *kind*."""
     found: inspect.Type | None = inspect.type_info(kind)
     for part in _PART.finditer(path or ""):
-        inner = (_inside(each, part[1]) for each in _kinds(found))
+        inner = (_inside(each, part[1]) for each in kinds(found))
         found = next((each for each in inner if each is not None), None)
     return found
 
@@ -131,7 +153,7 @@ def _fields(kind: inspect.Type) -> dict[str, inspect.Type]:
     return {each.encode_name: each.type for each in kind.fields} if isinstance(kind, inspect.StructType) else {}
 
 
-def _kinds(kind: inspect.Type | None) -> Iterator[inspect.Type]:
+def kinds(kind: inspect.Type | None) -> Iterator[inspect.Type]:
     """*kind*, or all that it may be."""
     if isinstance(kind, inspect.UnionType):
         yield from kind.types
@@ -139,6 +161,6 @@ def _kinds(kind: inspect.Type | None) -> Iterator[inspect.Type]:
         yield kind
 
 
-def _choices(kind: inspect.Type | None) -> Iterator[object]:
-    for each in _kinds(kind):
-        yield from each.values if isinstance(each, inspect.LiteralType) else ()
+def choices(kind: inspect.Type | None) -> list[str]:
+    """The words that are allowed for a *kind*; none where it is no word of a few."""
+    return [str(word) for each in kinds(kind) if isinstance(each, inspect.LiteralType) for word in each.values]

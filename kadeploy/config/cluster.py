@@ -2,29 +2,80 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from kadeploy.config.file import Struct
-from kadeploy.config.partition import Partition, partition_device
+from kadeploy.config.pairing import PairingError, extremes, paired
+from kadeploy.config.partition import Partition, layout_wrong, partition_device, split_partition
+from kadeploy.config.rules import (
+    HOST,
+    MAC,
+    OUR_FILE_SYSTEMS,
+    URL,
+    BootFile,
+    BroadcastCommand,
+    Count,
+    FileOrUrl,
+    FileSystem,
+    FolderOnNode,
+    Line,
+    Name,
+    NodeCommand,
+    NodePath,
+    Port,
+    Positive,
+    Rule,
+    SecretVariable,
+    User,
+    Wrong,
+    expects,
+    shown,
+)
 from kadeploy.config.site import Site
+from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.image import ArchiveKind
-from kadeploy.errors import NodeListError
-from kadeploy.nodeset import expand
+from kadeploy.errors import NodeListError, OptionError
+from kadeploy.hints import did_you_mean
+
+_DEVICE = re.compile(r"/dev(?:/[A-Za-z0-9][A-Za-z0-9_.:+@=-]*)+")
+
+
+def _whole_disk(text: str) -> str:
+    """The disk that somebody named a part of, or without its folder."""
+    named = text.strip()
+    named = named if named.startswith("/") else f"/dev/{named.removeprefix('dev/')}"
+    disk, _ = split_partition(named)
+    return f"{disk}n1" if re.fullmatch(r"/dev/nvme\d+", disk) else disk
+
+
+def _is_disk(text: str) -> bool:
+    return bool(_DEVICE.fullmatch(text)) and text == _whole_disk(text)
+
+
+Device = Annotated[str, expects(_is_disk, "a whole disk, such as /dev/sda or /dev/disk/by-id/…", meant=_whole_disk)]
 
 
 class Disk(Struct, frozen=True, kw_only=True):
     """The disk that deployments go to, and how it is cut."""
 
-    device: str = "/dev/sda"
+    device: Device = "/dev/sda"
     """``/dev/sda``, or a link of udev's below ``/dev/disk``, which stays where ``sda`` and ``sdb`` change places."""
-    firmware_number: int | None = None
+    firmware_number: Count | None = None
     """The disk's rank for BIOS and boot loaders, from 0; None: as its name says, ``/dev/sdb`` is 1."""
     table: Literal["gpt", "msdos"] = "msdos"
     partitions: tuple[Partition, ...] = ()
+
+    def contradictions(self) -> Iterable[Wrong]:
+        """Of the layout."""
+        for wrong in layout_wrong(self.table, self.partitions):
+            line_of = ("partitions", *wrong.line_of) if wrong.line_of else ()
+            yield Wrong(("partitions", *wrong.place), wrong.said, line_of)
 
     @property
     def devices(self) -> list[str]:
@@ -44,16 +95,16 @@ class Loader(Struct, frozen=True, kw_only=True):
     method: Literal["chainload", "pure_pxe"] = "chainload"
     header: str = ""
     """Lines put on top of every generated profile."""
-    kernel: str = "deploy-vmlinuz"
+    kernel: BootFile = "deploy-vmlinuz"
     """Deployment kernel, a file under *http_root* or a URL."""
-    initrd: str = "deploy-initrd"
-    params: str = ""
+    initrd: BootFile = "deploy-initrd"
+    params: Line = ""
     """Kernel parameters of the deployment system."""
-    user_params: str = ""
+    user_params: Line = ""
     """Kernel parameters added in front of the environment's own."""
-    nfsroot_kernel: str = ""
-    nfsroot_initrd: str = ""
-    nfsroot_params: str = ""
+    nfsroot_kernel: BootFile = ""
+    nfsroot_initrd: BootFile = ""
+    nfsroot_params: Line = ""
     show_secret: bool = True
     """Whether the deployment system gets, and must show, the secret of its try as a kernel parameter."""
 
@@ -61,16 +112,16 @@ class Loader(Struct, frozen=True, kw_only=True):
 class PowerCommands(Struct, frozen=True, kw_only=True):
     """Site commands; ``HOSTNAME_FQDN`` and ``HOSTNAME_SHORT`` are replaced, no shell is involved."""
 
-    soft_reboot: str = ""
-    hard_reboot: str = ""
-    very_hard_reboot: str = ""
-    soft_on: str = ""
-    hard_on: str = ""
-    very_hard_on: str = ""
-    soft_off: str = ""
-    hard_off: str = ""
-    very_hard_off: str = ""
-    status: str = ""
+    soft_reboot: NodeCommand = ""
+    hard_reboot: NodeCommand = ""
+    very_hard_reboot: NodeCommand = ""
+    soft_on: NodeCommand = ""
+    hard_on: NodeCommand = ""
+    very_hard_on: NodeCommand = ""
+    soft_off: NodeCommand = ""
+    hard_off: NodeCommand = ""
+    very_hard_off: NodeCommand = ""
+    status: NodeCommand = ""
 
 
 IPMI_PORT = 623
@@ -82,16 +133,29 @@ class Power(Struct, frozen=True, kw_only=True):
     driver: Literal["ipmi", "redfish", "command"] = "ipmi"
     address: str = ""
     """BMC addresses: a range as long as the node range (ipmi), or base URLs (redfish)."""
-    port: int = IPMI_PORT
+    port: Port = IPMI_PORT
     user: str = ""
     password_file: str = ""
-    password_env: str = ""
-    timeout: int = 30
+    password_env: SecretVariable = ""
+    timeout: Positive = 30
     """Seconds one BMC may take for one operation."""
-    off_delay: float = 5.0
+    off_delay: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 5.0
     """Seconds between off and on of a very hard reboot."""
     verify_tls: bool = True
     commands: PowerCommands = PowerCommands()
+
+    def contradictions(self) -> Iterable[Wrong]:
+        """Of how to log in."""
+        if self.password_file and self.password_env:
+            yield Wrong(("password_env",), "password_file is given too; leave out one of the two.")
+        if self.driver == "command":
+            if self.commands == PowerCommands():
+                said = "the driver command needs at least one command; expected power.commands.status and others."
+                yield Wrong(("commands",), said)
+        elif self.user and not (self.password_file or self.password_env):
+            yield Wrong(
+                ("user",), f"{shown(self.user)} has no password; expected password_file or password_env as well."
+            )
 
 
 class Timeouts(Struct, frozen=True, kw_only=True):
@@ -104,7 +168,7 @@ class Timeouts(Struct, frozen=True, kw_only=True):
 class AdminArchive(Struct, frozen=True, kw_only=True):
     """An archive of the administrator unpacked in *rambin_dir*, and the script in it that is run."""
 
-    file: str
+    file: FileOrUrl
     kind: ArchiveKind = "tgz"
     script: str = "none"
 
@@ -114,8 +178,8 @@ class Implementation(Struct, frozen=True, kw_only=True, rename={"name": "impleme
 
     name: str
     """Its playbook's; the key in the file is ``implementation``."""
-    retries: int = 0
-    timeout: int = 0
+    retries: Count = 0
+    timeout: Count = 0
 
 
 StepTable = tuple[tuple[str, tuple[Implementation, ...]], ...]
@@ -151,41 +215,69 @@ DEFAULT_MACRO_STEPS: dict[str, tuple[Implementation, ...]] = {
 }
 
 
+Architecture = Annotated[
+    str,
+    expects(lambda text: re.fullmatch(r"[A-Za-z0-9_]+", text) is not None, "one word, such as x86_64 or aarch64"),
+]
+
+
 class Cluster(Struct, frozen=True, kw_only=True):
     """``clusters/NAME.yml``: nodes that are alike."""
 
-    name: str = ""
+    name: Name = ""
     """Empty in the file: the file's own name."""
     nodes: tuple[NodeRange, ...]
-    arch: str = ""
+    arch: Architecture = ""
     """Architecture of the nodes, such as x86_64, in the words of the environments; empty: any environment will do."""
     disk: Disk
     loader: Loader = Loader()
     power: Power = Power()
-    console: str = ""
+    console: NodeCommand = ""
     """Command that opens a node's console (placeholders as in *PowerCommands*)."""
-    console_account: str = ""
+    console_account: User = ""
     """Account of this machine as which it runs; empty means the caller's. Never root for another user."""
-    console_log: str = ""
+    console_log: NodePath = ""
     """File that a node's console is written to (placeholders likewise); read when a node does not come back."""
     timeouts: Timeouts = Timeouts()
     macro_steps: dict[str, tuple[Implementation, ...]] = msgspec.field(
         default_factory=lambda: dict(DEFAULT_MACRO_STEPS)
     )
-    micro_timeouts: dict[str, int] = {}
+    micro_timeouts: dict[str, Count] = {}
     """Seconds per micro-step (by role name) in place of what the role says itself, 0 for no limit."""
-    micro_retries: dict[str, int] = {}
+    micro_retries: dict[str, Count] = {}
     pre_installs: tuple[AdminArchive, ...] = ()
     post_installs: tuple[AdminArchive, ...] = ()
-    supported_filesystems: tuple[str, ...] = ("ext2", "ext3", "ext4", "xfs", "btrfs", "vfat")
-    kexec_dir: str = "/dev/shm/kexec"  # noqa: S108 - a folder on the nodes
-    broadcast_command: str = ""
+    supported_filesystems: tuple[FileSystem, ...] = OUR_FILE_SYSTEMS
+    kexec_dir: FolderOnNode = "/dev/shm/kexec"  # noqa: S108 - a folder on the nodes
+    broadcast_command: BroadcastCommand = ""
     """Site command of BroadcastEnvCustom (``ENVFILE``, ``NODEFILE`` are replaced)."""
+
+    def contradictions(self) -> Iterable[Wrong]:
+        """Of nodes and macro-steps; addresses are looked at when the ranges of nodes are known to be right."""
+        yield from _macro_steps_wrong(self)
+        try:
+            members = self.members
+        except NodeListError as error:
+            yield from _ranges_wrong(self, error)
+            return
+        if not members:
+            yield Wrong(("nodes",), "an empty list is given; expected at least one node.")
+        yield from _addresses_wrong(self, self._of_ranges)
+        yield from _timeouts_wrong(self.timeouts, len(members))
+
+    def place_of(self, node: str) -> tuple[str | int, ...]:
+        """Where the range of *node* is in the file."""
+        named = (rank for rank, part in enumerate(self._of_ranges) if any(each.name == node for each in part))
+        return ("nodes", next(named, 0))
+
+    @cached_property
+    def _of_ranges(self) -> list[list[Node]]:
+        return [_members(part, self.power) for part in self.nodes]
 
     @cached_property
     def members(self) -> dict[str, Node]:
         """Nodes by name; a name that is listed twice is a NodeListError."""
-        found = [node for part in self.nodes for node in _members(part, self.power)]
+        found = [node for members in self._of_ranges for node in members]
         members = {node.name: node for node in found}
         if len(members) < len(found):
             twice = next(name for name, count in Counter(node.name for node in found).items() if count > 1)
@@ -199,29 +291,102 @@ def address(site: Site, node: Node) -> str:
 
 
 def _members(part: NodeRange, power: Power) -> list[Node]:
-    names = expand(part.name)
     columns = {"address": part.address, "bmc": part.bmc or power.address, "mac": part.mac}
-    values: dict[str, list[str]] = {}
-    for key, pattern in columns.items():
-        expanded = _column(pattern, len(names))
-        if len(expanded) != len(names):
-            raise NodeListError(
-                f"{key}: {pattern!r} has {len(expanded)} values for {len(names)} nodes in {part.name!r}."
-            )
-        values[key] = expanded
-    return [Node(name=name, **{key: column[rank] for key, column in values.items()}) for rank, name in enumerate(names)]
+    rows = zip(*paired(part.name, columns).values(), strict=True)
+    return [Node(name=name, address=address, bmc=bmc, mac=mac) for name, address, bmc, mac in rows]
 
 
-def _column(pattern: str, count: int) -> list[str]:
-    if not pattern:
-        return [""] * count
-    prefix, separator, rest = pattern.partition("://")
-    if separator:  # a base URL per node
-        return [f"{prefix}://{value}" for value in _slashed(rest)]
-    return [pattern] if ":" in pattern else expand(pattern)
+# --- what is wrong ----------------------------------------------------------------------------------------------
 
 
-def _slashed(rest: str) -> list[str]:
-    """Expand a URL's host part, keep its port and path."""
-    host = rest.split("/", 1)[0].rsplit(":", 1)[0]
-    return [rest.replace(host, value, 1) for value in expand(host)]
+def _ranges_wrong(cluster: Cluster, error: NodeListError) -> Iterator[Wrong]:
+    """Ranges of nodes that cannot be paired, or a node that is in two."""
+    found = False
+    for rank, part in enumerate(cluster.nodes):
+        try:
+            _members(part, cluster.power)
+        except PairingError as wrong:
+            found = True
+            place = ("power", "address") if wrong.key == "bmc" and not part.bmc else ("nodes", rank, wrong.key)
+            yield Wrong(place, wrong.said)
+    if not found:
+        twice = str(error).partition(" ")[0]
+        ranks = [
+            rank
+            for rank, part in enumerate(cluster.nodes)
+            for each in _members(part, cluster.power)
+            if each.name == twice
+        ]
+        yield Wrong(("nodes", ranks[-1], "name"), str(error))
+
+
+def _addresses_wrong(cluster: Cluster, of_ranges: list[list[Node]]) -> Iterator[Wrong]:
+    """Of each range what its values are like."""
+    of_bmc: Rule | None = {"ipmi": HOST, "redfish": URL}.get(cluster.power.driver)
+    rules = {"name": HOST, "address": HOST, "mac": MAC} | ({"bmc": of_bmc} if of_bmc else {})
+    for rank, (part, nodes) in enumerate(zip(cluster.nodes, of_ranges, strict=True)):
+        for key, rule in rules.items():
+            own: str = getattr(part, key)
+            pattern = own or (cluster.power.address if key == "bmc" else "")
+            ends = extremes(pattern, nodes) if pattern else ()
+            said = next(filter(None, (rule.broken(getattr(node, key)) for node in ends)), "")
+            if said:
+                yield Wrong(("nodes", rank, key) if own else ("power", "address"), said)
+    yield from _bmcs_wrong(cluster.power, any(node.bmc for node in cluster.members.values()))
+
+
+def _bmcs_wrong(power: Power, have_bmcs: bool) -> Iterator[Wrong]:
+    if power.driver == "ipmi" and have_bmcs and not (power.user or power.password_file or power.password_env):
+        said = "the nodes have BMCs and there is nobody to log in as; expected user, and password_file or password_env."
+        yield Wrong(("power",), said)
+    if power.driver == "redfish" and not have_bmcs:
+        said = "no node has a BMC, which the driver redfish needs; expected nodes[].bmc or power.address."
+        yield Wrong(("power", "driver"), said)
+
+
+def _timeouts_wrong(timeouts: Timeouts, count: int) -> Iterator[Wrong]:
+    """Expressions that give no time for one node, or for all."""
+    for key in ("reboot", "kexec"):
+        expression = getattr(timeouts, key)
+        for nodes in (1, count):
+            try:
+                evaluate_timeout(expression, nodes)
+            except OptionError as error:
+                number = re.fullmatch(r"\s*(\d+)\s*(?:s|sec|seconds?)\s*", expression)
+                hint = f" Did you mean {number[1]}?" if number else ""
+                yield Wrong(("timeouts", key), f"{error}{hint}")
+                break
+
+
+_NEEDED: dict[str, tuple[tuple[str, ...], str]] = {
+    "BroadcastEnvCustom": (("broadcast_command",), "the command that sends the image"),
+    "SetDeploymentEnvNfsroot": (("loader", "nfsroot_kernel"), "the kernel of its system, below boot.http_root"),
+}
+"""What implementations need: a key and its meaning."""
+
+
+def _macro_steps_wrong(cluster: Cluster) -> Iterator[Wrong]:
+    known = list(DEFAULT_MACRO_STEPS)
+    for step, ways in cluster.macro_steps.items():
+        if step not in DEFAULT_MACRO_STEPS:
+            said = f"unknown macro-step {shown(step)}; expected {', '.join(known)}.{did_you_mean(step, known)}"
+            yield Wrong(("macro_steps", step), said)
+            continue
+        for rank, way in enumerate(ways):
+            place = ("macro_steps", step, rank, "implementation")
+            if not way.name.startswith(step):
+                yield Wrong(
+                    place, f"{shown(way.name)} is no implementation of {step}; expected a name such as {step}Mine."
+                )
+            key, meaning = _NEEDED.get(way.name, ((), ""))
+            if key and not _value(cluster, key):
+                yield Wrong(place, f"{way.name} needs {'.'.join(key)}, {meaning}.")
+    missing = [step for step in known if not cluster.macro_steps.get(step)]
+    if missing and set(cluster.macro_steps) <= set(known):  # else one of them has a wrong name
+        yield Wrong(("macro_steps",), f"expected at least one implementation of {', '.join(missing)}.")
+
+
+def _value(held: object, key: tuple[str, ...]) -> object:
+    for name in key:
+        held = getattr(held, name)
+    return held

@@ -1,65 +1,180 @@
-"""A YAML file of the administrator's, read as a strict and read-only object."""
+"""A YAML file of the administrator's, read as a strict and read-only object.
+
+What is wrong with one is told by file, line, key, what is allowed and what was probably meant:
+
+    /etc/kadeploy/clusters/gdx.yml:14: power.driver: unknown word ipmii; expected one of ipmi, redfish, command. …
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
-import yaml
 
+from kadeploy.config.lines import Lines, MalformedError, Place, parse
+from kadeploy.config.rules import Rule, Wrong, dotted
+from kadeploy.config.structure import explain
 from kadeploy.errors import ConfigError
-from kadeploy.hints import explained
-
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML built without libyaml
-    from yaml import SafeLoader  # type: ignore[assignment]
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """What every configuration object is: read-only, and strict about unknown keys."""
 
-
-def read_yaml(path: Path) -> Any:
-    """Parse one YAML file safely; raises ConfigError that names the file and the line."""
-    try:
-        with path.open(encoding="utf-8") as stream:
-            return _parsed(path, stream)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}. Set KADEPLOY_CONFIG_DIR to the configuration folder.") from error
-
-
-def _parsed(path: Path, text: str | IO[str]) -> Any:
-    try:
-        return yaml.load(text, Loader=SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}.") from error
+    def contradictions(self) -> Iterable[Wrong]:
+        """What its keys say against each other, at places within it."""
+        return ()
 
 
 StructT = TypeVar("StructT", bound=Struct)
+Further = Callable[[StructT], Iterable[Wrong]]
+"""What is wrong with an object beyond its own rules."""
 
 
-def read_struct(path: Path, kind: type[StructT]) -> StructT:
-    """Read one YAML file as a *kind*.
-
-    Raises:
-        ConfigError: names the file, the key and what was expected.
-    """
-    return _converted(path, read_yaml(path), kind)
+def read_yaml(path: Path) -> Any:
+    """Parse one YAML file safely; raises ConfigError that names the file and the line."""
+    return _parsed(path, _text(path), strict=False)
 
 
-def as_struct(path: Path, text: str, kind: type[StructT]) -> StructT:
-    """Understand *text*, which was read from *path*, as a *kind*.
+def read_struct(path: Path, kind: type[StructT], further: Further[StructT] = lambda _: (), **defaults: Any) -> StructT:
+    """Read one YAML file as a *kind*, for which *further* rules hold, with *defaults* of this file.
 
     Raises:
-        ConfigError: names the file, the key and what was expected.
+        ConfigError: names the file, the line, the key and what was expected.
     """
-    return _converted(path, _parsed(path, text), kind)
+    return as_struct(path, _text(path), kind, further, **defaults)
 
 
-def _converted(path: Path, data: Any, kind: type[StructT]) -> StructT:
+def as_struct(
+    path: Path, text: str, kind: type[StructT], further: Further[StructT] = lambda _: (), **defaults: Any
+) -> StructT:
+    """Understand *text*, which was read from *path*, as a *kind*, for which *further* rules hold, with *defaults*.
+
+    Raises:
+        ConfigError: names the file, the line, the key and what was expected.
+    """
+    data = _parsed(path, text, strict=True)
+    if isinstance(data, dict):
+        data |= {key: value for key, value in defaults.items() if data.get(key, "") == ""}
     try:
-        return msgspec.convert(data, kind)
+        found = msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {explained(error, kind)}") from error
+        lines = Lines(text)
+        raise _refusal(path, lines, [explain(error, kind, data, lines)]) from error
+    if wrong := [*_wrong(found, ()), *further(found)]:
+        raise _refusal(path, Lines(text), wrong)
+    return found
+
+
+def refusal(path: Path, wrong: Iterable[Wrong]) -> ConfigError:
+    """The refusal of the file at *path*, which could be read: a line for all that is *wrong* with it, by its lines."""
+    return _refusal(path, Lines(_text(path)), wrong)
+
+
+def _refusal(path: Path, lines: Lines, wrong: Iterable[Wrong]) -> ConfigError:
+    told = {_at(path, lines.line(each.line_of or each.place), each): each for each in wrong}
+    ranked = sorted(told, key=lambda said: lines.line(told[said].line_of or told[said].place))
+    more = [f"{path}: {len(ranked) - _MOST} more."] if len(ranked) > _MOST else []
+    return ConfigError("\n".join(ranked[:_MOST] + more))
+
+
+_MOST = 20
+"""Lines of one refusal."""
+
+
+def _at(path: Path, line: int, wrong: Wrong) -> str:
+    return f"{path}:{line}: {dotted(wrong.place)}{': ' if wrong.place else ''}{wrong.said}"
+
+
+def _text(path: Path) -> str:
+    content = b""
+    try:
+        content = path.read_bytes()
+        return content.decode()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}. Set KADEPLOY_CONFIG_DIR to the configuration folder.") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8: byte {content[error.start]:#04x}; save it as UTF-8.") from error
+
+
+def _parsed(path: Path, text: str, *, strict: bool) -> Any:
+    try:
+        return parse(text, strict=strict)
+    except MalformedError as error:
+        raise ConfigError(_at(path, error.line, Wrong(error.place, str(error)))) from error
+
+
+# --- rules ------------------------------------------------------------------------------------------------------
+
+_Check = Callable[[Any, Place], Iterator[Wrong]]
+
+
+def _wrong(value: Struct, place: Place) -> Iterator[Wrong]:
+    """What breaks the rules of the keys of *value*, and of what is in it; defaults break none."""
+    for name, key, default, check in _checks(type(value)):
+        held = getattr(value, name)
+        if held is not default and held != default:
+            yield from check(held, (*place, key))
+    for wrong in value.contradictions():
+        line_of = (*place, *wrong.line_of) if wrong.line_of else ()
+        yield Wrong((*place, *wrong.place), wrong.said, line_of)
+
+
+@cache
+def _checks(kind: type[Struct]) -> list[tuple[str, str, Any, _Check]]:
+    """Attribute, key, default and check of what has rules."""
+    fields = msgspec.structs.fields(kind)
+    found = ((each.name, each.encode_name, each.default, _check(each.type)) for each in fields)
+    return [(name, key, default, check) for name, key, default, check in found if check]
+
+
+def _check(kind: Any) -> _Check | None:
+    """The check of all values of a type; None where none can be wrong."""
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return _wrong
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        rule = next((each for each in inner[1:] if isinstance(each, Rule)), None)
+        return _by(rule) if rule else _check(inner[0])
+    checks = [_check(each) for each in inner if each is not Ellipsis]
+    if origin is tuple:
+        return _of_members(checks[0]) if checks and checks[0] else None
+    if origin is dict:
+        return _of_pairs(checks[0], checks[1]) if any(checks) else None
+    ways = [(get_origin(each) or each, check) for each, check in zip(inner, checks, strict=True) if check]
+    return _of_any(ways) if ways else None
+
+
+def _by(rule: Rule) -> _Check:
+    def check(value: Any, place: Place) -> Iterator[Wrong]:
+        if isinstance(value, str) and (said := rule.broken(value)):
+            yield Wrong(place, said)
+
+    return check
+
+
+def _of_any(ways: Sequence[tuple[Any, _Check]]) -> _Check:
+    """The check of a value that may be of several types; only texts and numbers have rules with a type around."""
+
+    def check(value: Any, place: Place) -> Iterator[Wrong]:
+        for kind, of_kind in ways:
+            if kind is Annotated or isinstance(value, kind):
+                yield from of_kind(value, place)
+
+    return check
+
+
+def _of_members(check: _Check) -> _Check:
+    return lambda values, place: (wrong for rank, each in enumerate(values) for wrong in check(each, (*place, rank)))
+
+
+def _of_pairs(of_key: _Check | None, of_value: _Check | None) -> _Check:
+    def check(values: Any, place: Place) -> Iterator[Wrong]:
+        for key, value in values.items():
+            for each, one in ((of_key, key), (of_value, value)):
+                yield from each(one, (*place, key)) if each else ()
+
+    return check

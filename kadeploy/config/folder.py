@@ -13,18 +13,17 @@ import os
 import socket
 import stat
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
 
-import msgspec
-
 from kadeploy.caller import take_back
-from kadeploy.config.cluster import DEFAULT_MACRO_STEPS, IPMI_PORT, Cluster, Node, Power, address
-from kadeploy.config.file import Struct, read_struct
+from kadeploy.config.cluster import IPMI_PORT, Cluster, Node, Power, address
+from kadeploy.config.file import Struct, read_struct, refusal
+from kadeploy.config.rules import Wrong
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, NodeListError
-from kadeploy.hints import of_nodes
+from kadeploy.hints import did_you_mean, of_nodes
 from kadeploy.nodeset import told
 
 DEFAULT_FOLDER = Path("/etc/kadeploy")
@@ -125,7 +124,7 @@ def load_site(where: Path | None = None) -> Site:
     """Read ``site.yml`` alone: what tools that need no node list want.
 
     Raises:
-        ConfigError: names the file, the key and what was expected.
+        ConfigError: names the file, the line, the key and what was expected.
     """
     site = read_struct((where or configuration_folder()) / "site.yml", Site)
     take_back(site.kept_variables)
@@ -136,14 +135,17 @@ def load_configuration(where: Path | None = None) -> Configuration:
     """Read and validate the whole configuration folder.
 
     Raises:
-        ConfigError: names the file, the key and what was expected.
+        ConfigError: names the file, the line, the key and what was expected.
     """
     root = where or configuration_folder()
     site = load_site(root)
     clusters: dict[str, Cluster] = {}
-    machines = _Machines(site)
+    machines, names = _Machines(site), _Names(root)
     for path in sorted((root / "clusters").glob("*.yml")):
-        cluster = _load_cluster(path)
+        cluster = read_struct(path, Cluster, names.wrong, name=path.stem)
+        if cluster.name in clusters:
+            said = f"{cluster.name} is the name of another cluster; expected one of its own, or none for the file's."
+            raise refusal(path, [Wrong(("name",), said)])
         machines.add(cluster, path)
         clusters[cluster.name] = cluster
     take_back(cluster.power.password_env for cluster in clusters.values())
@@ -152,22 +154,30 @@ def load_configuration(where: Path | None = None) -> Configuration:
     return Configuration(folder=root, site=site, clusters=clusters)
 
 
-def _load_cluster(path: Path) -> Cluster:
-    cluster = read_struct(path, Cluster)
-    if not cluster.name:
-        cluster = msgspec.structs.replace(cluster, name=path.stem)
-    try:
-        members = cluster.members
-    except NodeListError as error:
-        raise ConfigError(f"{path}: nodes: {error}") from error
-    if not members:
-        raise ConfigError(f"{path}: nodes: expected at least one node.")
-    if cluster.disk.number("deploy") is None:
-        raise ConfigError(f"{path}: disk.partitions: expected one partition with role 'deploy'.")
-    missing = [step for step in DEFAULT_MACRO_STEPS if not cluster.macro_steps.get(step)]
-    if missing:
-        raise ConfigError(f"{path}: macro_steps: expected at least one implementation of {', '.join(missing)}.")
-    return cluster
+class _Names:
+    """Implementations of macro-steps and micro-steps that there are: ours, and the site's own."""
+
+    def __init__(self, root: Path) -> None:
+        places = (root, collection())
+        self._playbooks = {path.stem for place in places for path in (place / "playbooks").glob("*.yml")}
+        self._roles = {path.name for place in places for path in (place / "roles").glob("*")}
+
+    def wrong(self, cluster: Cluster) -> Iterator[Wrong]:
+        """What a cluster file names and is not there; roles of collections, which have a dot, may be."""
+        for step, ways in cluster.macro_steps.items():
+            known = [name for name in self._playbooks if name.startswith(step) and name != step]
+            for rank, way in enumerate(ways):
+                if known and way.name.startswith(step) and way.name not in known:
+                    place = ("macro_steps", step, rank, "implementation")
+                    yield Wrong(place, _unknown("implementation", way.name, known))
+        for key, named in (("micro_timeouts", cluster.micro_timeouts), ("micro_retries", cluster.micro_retries)):
+            for name in named:
+                if name not in self._roles and "." not in name:
+                    yield Wrong((key, name), _unknown("micro-step", name, self._roles))
+
+
+def _unknown(what: str, name: str, known: Collection[str]) -> str:
+    return f"unknown {what} {name}; expected one of {', '.join(sorted(known))}.{did_you_mean(name, known)}"
 
 
 class _Machines:
@@ -190,11 +200,13 @@ class _Machines:
                 if (other, its_cluster) == (node.name, cluster.name):
                     continue
                 if kind == "name":
-                    raise ConfigError(f"{path}: nodes: {node.name} belongs to cluster {its_cluster} already.")
-                raise ConfigError(
-                    f"{path}: nodes: {node.name} has the {kind} {shown} of {other} (cluster {its_cluster}): "
-                    "correct one of them, or leave one node out if both names mean one machine."
-                )
+                    said = f"{node.name} belongs to cluster {its_cluster} already."
+                else:
+                    said = (
+                        f"{node.name} has the {kind} {shown} of {other} (cluster {its_cluster}): "
+                        "correct one of them, or leave one node out if both names mean one machine."
+                    )
+                raise refusal(path, [Wrong(cluster.place_of(node.name), said)])
 
     def _marks(self, cluster: Cluster, node: Node) -> Iterator[tuple[str, str, str]]:
         """Kind, comparable form, and text of what no other node may have."""

@@ -2,67 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import msgspec
+from collections.abc import Iterable
 
 from kadeploy.config.file import Struct
+from kadeploy.config.rules import File, Folder, Header, IpAddress, Network, OpenPort, Positive, Wrong
 
 SOCKET = "/run/kadeploy/kadeploy3d.sock"
 CONSOLE_SOCKET = "/run/kadeploy/consoles.sock"
 PORT = 25300
 """Where the original's server listens."""
-_Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Https(Struct, frozen=True, kw_only=True):
     """The way in from other machines."""
 
-    certificate: str
+    certificate: File
     """Path of the certificate, with its chain (PEM)."""
-    private_key: str
-    address: str = "0.0.0.0"  # noqa: S104 - other machines are what it is for
-    port: int = PORT
-    client_ca: str = ""
+    private_key: File
+    address: IpAddress = "0.0.0.0"  # noqa: S104 - other machines are what it is for
+    port: OpenPort = PORT
+    client_ca: File = ""
     """Certificates of the authorities whose client certificates are believed; the user is the subject's common name."""
 
 
 class FrontEnd(Struct, frozen=True, kw_only=True):
     """A server in front of this one that has authenticated the user already, and says who it is."""
 
-    sources: tuple[str, ...]
+    sources: tuple[Network, ...]
     """Addresses and networks from which its word is taken: ``10.1.0.4``, ``10.2.0.0/16``."""
-    header: str = "X-Remote-Ident"
+    header: Header = "X-Remote-Ident"
     """Header in which it names the user."""
+
+    def contradictions(self) -> Iterable[Wrong]:
+        """It stands nowhere."""
+        if not self.sources:
+            yield Wrong(("sources",), "an empty list is given; expected a list of at least one address or network.")
 
 
 class Quota(Struct, frozen=True, kw_only=True):
     """How much of one user's the service takes on."""
 
-    workflows: _Positive = 20
+    workflows: Positive = 20
     """Operations that run at a time."""
-    nodes: _Positive = 10_000
+    nodes: Positive = 10_000
     """Nodes in all of them."""
-    files_mb: _Positive = 50_000
+    files_mb: Positive = 50_000
     """Room for the files that the user has sent; the ones that were used least recently make room."""
-    uploads: _Positive = 8
+    uploads: Positive = 8
     """Files that the user sends at a time."""
-    consoles: _Positive = 20
+    consoles: Positive = 20
 
 
 class Service(Struct, frozen=True, kw_only=True):
     """``service``."""
 
-    socket: str = ""
+    socket: File = ""
     """Where local accounts find it, for whom the kernel says who they are; empty: `SOCKET`, for ``/etc/kadeploy``."""
     https: Https | None = None
-    htpasswd: str = ""
+    htpasswd: File = ""
     """File of users and password hashes (bcrypt or argon2) for HTTP basic authentication."""
     front_ends: tuple[FrontEnd, ...] = ()
-    folders: tuple[str, ...] = ()
+    folders: tuple[Folder, ...] = ()
     """Folders below which files may be named as ``server:///path``."""
     quota: Quota = Quota()
-    console_socket: str = CONSOLE_SOCKET
+    console_socket: File = CONSOLE_SOCKET
     """Where the service has the programs of consoles started, under another account than its own."""
     consoles_as_service: bool = False
     """Let them run under its own account after all: whoever comes from one to a shell reads the site's secrets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -217,4 +218,4 @@ def test_a_wrong_key_or_word_of_the_configuration_is_told_with_those_there_are(
     file.write_text(text.replace(before, after, 1), encoding="utf-8")
     with pytest.raises(ConfigError) as refusal:
         load_configuration(site_folder)
-    assert str(refusal.value).startswith(f"{file}: {said}")
+    assert re.match(rf"{re.escape(str(file))}:\d+: {re.escape(said)}", str(refusal.value))

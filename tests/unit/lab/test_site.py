@@ -13,8 +13,9 @@ from kadeploy.lab import disk, site
 from kadeploy.lab.lab import MAX_SIM_NODES, Lab
 from kadeploy.lab.virtual import Payload
 from kadeploy.nodeset import expand
+from tests.unit import build
 
-PAYLOAD = Payload(host_key="ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample")
+PAYLOAD = Payload(host_key=build.HOST_KEY)
 
 
 @pytest.fixture(params=["bios", "uefi"])

@@ -28,7 +28,9 @@ SITE = """\
 name: paris
 state_dir: {home}/state
 server_address: 127.0.0.1
-ssh: {{private_key: {home}/key, host_key: ssh-ed25519 AAAA}}
+ssh:
+  private_key: {home}/key
+  host_key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHaq7bhOPDK1mHvvcHQ0LvgcVxuPyG2ja9pXQQ8UIwPf
 boot: {{tftp_root: {home}/tftp, http_root: {home}/http, http_url: "http://127.0.0.1/"}}
 service: {{socket: {run}/kadeploy3d.sock, console_socket: {run}/consoles.sock}}
 """
@@ -36,7 +38,7 @@ CLUSTER = """\
 nodes: [{name: "gdx-[1-4].site", address: "127.0.1.[1-4]"}]
 disk:
   table: gpt
-  partitions: [{number: 1, role: swap}, {number: 2, role: prod}, {number: 3, role: deploy}]
+  partitions: [{number: 1, size: 1GiB, role: swap}, {number: 2, size: 4GiB, role: prod}, {number: 3, role: deploy}]
 power: {driver: command, commands: {soft_on: "true", status: "true"}}
 console: sh
 macro_steps:
