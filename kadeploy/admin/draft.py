@@ -64,6 +64,8 @@ class Draft:
             FileError: something else has that name.
             OSError: it cannot be made.
         """
+        if path.is_symlink() and path.parent.stat().st_uid != 0:
+            raise FileError(f"{path}: is a link in a folder that is not root's: put the folder itself there.")
         if path.is_dir():
             return False
         if path.exists() or path.is_symlink():

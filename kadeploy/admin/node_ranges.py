@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -32,7 +33,7 @@ def named(nodes: str, option: str) -> list[str]:
     """
     names = _expanded(nodes, option)
     if len(set(names)) < len(names):
-        twice = next(name for rank, name in enumerate(names) if name in names[:rank])
+        twice = next(name for name, number in Counter(names).items() if number > 1)
         raise NodeListError(f"{option}: {twice} is named twice.")
     return names
 
@@ -57,6 +58,7 @@ def column(pattern: str, names: Sequence[str], option: str) -> list[str]:
 
 def _expanded(pattern: str, option: str) -> list[str]:
     try:
+        require_few(count(pattern), MOST, pattern)
         return [value for part in _BETWEEN.split(pattern) for value in _part(part.strip())]
     except NodeListError as error:
         raise NodeListError(f"{option}: {error}") from error
@@ -83,7 +85,6 @@ def entries(nodes: str, addresses: str = "", bmcs: str = "", macs: str = "") -> 
     Raises:
         NodeListError: they are no ranges, or of different lengths.
     """
-    require_few(count(nodes), MOST, "--nodes")
     names = named(nodes, "--nodes")
     columns = [
         column(addresses, names, "--addresses"),

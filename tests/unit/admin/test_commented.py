@@ -129,3 +129,11 @@ def test_any_text_that_is_set_is_read_back_as_it_was(header: str, user: str, opt
     assert (found.loader.header, found.power.user, found.console) == (header, user, user)
     site = msgspec.convert(yaml.safe_load(commented.text(Site, SITE | {"mkfs_options": options}, "A file.")), Site)
     assert site.mkfs_options == options
+
+
+def test_a_value_is_one_line_however_long_it_is_and_whatever_is_in_it() -> None:
+    plain = commented.text(Cluster, CLUSTER | {"console": "x", "loader": {"header": "x"}}, "A file.")
+    values = CLUSTER | {"console": "word " * 100 + "end", "loader": {"header": "SERIAL 0\nPROMPT 1\n"}}
+    text = commented.text(Cluster, values, "A file.")
+    assert text.count("\n") == plain.count("\n")
+    assert '  header: "SERIAL 0\\nPROMPT 1\\n"\n' in text

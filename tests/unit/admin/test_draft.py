@@ -128,6 +128,25 @@ def test_links_of_an_account_are_not_followed_with_roots_rights(open_folder: Pat
     assert listed(roots) == {}
 
 
+def test_a_link_of_an_account_is_no_folder(open_folder: Path) -> None:
+    nobody = account(NOBODY)
+    with Draft() as draft:
+        draft.folder(open_folder / "state", 0o700, nobody)
+        draft.commit()
+    (open_folder / "state" / "keys").symlink_to("/etc")
+    with Draft() as draft, pytest.raises(FileError, match="is a link in a folder that is not root's"):
+        draft.folder(open_folder / "state" / "keys", 0o700, nobody)
+
+
+def test_in_the_folder_of_an_account_nothing_is_done_that_the_account_may_not_do(open_folder: Path) -> None:
+    nobody = account(NOBODY)
+    with Draft() as draft:
+        draft.folder(open_folder / "state", 0o500, nobody)
+        draft.commit()
+    with Draft() as draft, pytest.raises(PermissionError):
+        draft.file(open_folder / "state" / "secret", b"1", 0o600, nobody)
+
+
 def test_a_folder_that_is_a_file_is_refused(open_folder: Path) -> None:
     (open_folder / "state").write_text("")
     with pytest.raises(FileError, match="is there and no folder"), Draft() as draft:

@@ -83,6 +83,11 @@ def test_a_hole_in_the_addresses_begins_another_line() -> None:
     assert [part["address"] for part in node_ranges.folded(machines)] == ["10.0.1.[1-2]", "10.0.1.[7-8]"]
 
 
+def test_a_series_ends_where_another_number_counts() -> None:
+    machines = [Entry(name=name, where="") for name in ("a1b1", "a1b2", "a2b2")]
+    assert node_ranges.folded(machines) == [{"name": "a1b[1-2]"}, {"name": "a2b2"}]
+
+
 def test_names_and_addresses_belong_together_in_the_order_in_which_they_are_typed() -> None:
     found = node_ranges.entries("b-1,a-[1-2]", "10.0.0.9,10.0.0.[3-4]")
     assert {each.name: each.address for each in found} == {"b-1": "10.0.0.9", "a-1": "10.0.0.3", "a-2": "10.0.0.4"}

@@ -234,7 +234,7 @@ def test_a_configuration_of_kea_that_includes_another_is_refused(tmp_path: Path)
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_a_table_has_its_columns_in_any_order_and_form(delimiter: str, end: str, mark: str, tmp_path: Path) -> None:
-    rows = [["Rack", "MAC", "IP Address", "BMC", "Name"], ["7", "5254.0000.0001", '"10.0.1.1"', "10.0.2.1", "gdx-1"]]
+    rows = [["MAC", "Rack", "IP Address", "BMC", "Name"], ["5254.0000.0001", "7", '"10.0.1.1"', "10.0.2.1", "gdx-1"]]
     text = mark + end.join(delimiter.join(row) for row in [*rows, []])
     [entry] = node_sources.read([f"csv:{write(tmp_path, text)}"]).entries
     assert (entry.name, entry.address, entry.bmc) == ("gdx-1", "10.0.1.1", "10.0.2.1")

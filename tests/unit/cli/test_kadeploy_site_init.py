@@ -251,8 +251,9 @@ def test_who_leaves_at_a_question_leaves_nothing_behind(key: str, asked_so_far: 
     assert listed(open_folder) == {}
 
 
-def test_nothing_is_asked_where_nothing_is_missing(open_folder: Path) -> None:
-    child = asked(open_folder, [], *SITE)
+@pytest.mark.parametrize("arguments", [SITE, ("--yes", "--address", "127.0.0.1")])
+def test_nothing_is_asked_where_nothing_is_missing(arguments: tuple[str, ...], open_folder: Path) -> None:
+    child = asked(open_folder, [], *arguments)
     rest = child.read()
     child.close()
     assert child.exitstatus == 0
@@ -260,6 +261,20 @@ def test_nothing_is_asked_where_nothing_is_missing(open_folder: Path) -> None:
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_stops_programs_is_heard_as_ctrl_c(number: signal.Signals, open_folder: Path) -> None:
+    command = [PROGRAM, "init", *places(open_folder), *SITE, *CLUSTER, *BMCS, "--bmc-password-file", "-"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wchan = Path(f"/proc/{process.pid}/wchan")
+    deadline = time.monotonic() + 60
+    while "pipe" not in wchan.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)  # until it waits for the password
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert (process.returncode, said) == (130, b"")
+    assert listed(open_folder) == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
