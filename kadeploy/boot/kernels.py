@@ -154,19 +154,22 @@ def _forget_unused(boot: BootFolders, folder: Path, wanted_now: set[str]) -> Non
     for path in folder.glob(".new-*"):
         if time.time() - path.lstat().st_mtime > KEPT:
             path.unlink(missing_ok=True)
-    old = [
-        path
-        for path in folder.glob(f"{PREFIX}*")
-        if path.name not in wanted_now and time.time() - path.lstat().st_mtime > KEPT
-    ]
-    if not old:
-        return
-    root = Path(boot.tftp_root)
-    profiles = [each for name in ("pxelinux.cfg", "grub", "ipxe") for each in (root / name).glob("*") if each.is_file()]
-    mentioned = {name for each in profiles for name in _MENTIONED.findall(each.read_bytes())}
-    for path in old:
-        if os.fsencode(path.name) not in mentioned:
+    for path in unused(boot, folder):
+        if path.name not in wanted_now:
             path.unlink()
+
+
+def unused(boot: BootFolders, folder: Path) -> list[Path]:
+    """Boot files in *folder*, taken out of images, that no profile of any node mentions and that are a day old."""
+    old = [path for path in folder.glob(f"{PREFIX}*") if time.time() - path.lstat().st_mtime > KEPT]
+    mentioned = _mentioned(boot) if old else set()
+    return [path for path in old if os.fsencode(path.name) not in mentioned]
+
+
+def _mentioned(boot: BootFolders) -> set[bytes]:
+    root = Path(boot.tftp_root)
+    profiles = [each for name in uploads.PROFILES for each in (root / name).glob("*") if each.is_file()]
+    return {name for each in profiles for name in _MENTIONED.findall(each.read_bytes())}
 
 
 _MENTIONED = re.compile(rb"env-[0-9a-f]{20}-[A-Za-z0-9._+-]+")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -135,6 +135,38 @@ def file_name(loader: Loader, ipv4: str) -> str:
     'pxelinux.cfg/0A004207'
     """
     return _FILES[loader](ipv4)
+
+
+def left_behind(site: Site, nodes: Iterable[Node]) -> list[Path]:
+    """Profiles of ours for addresses that none of *nodes* has, which are all of *site*.
+
+    Where nodes can be put into VLANs they have addresses that nobody knows beforehand: then none is told.
+
+    Raises:
+        ConfigError: a node has no address.
+    """
+    if site.vlan:
+        return []
+    root, mine = Path(site.boot.tftp_root), {address(node) for node in nodes}
+    kept = {root / file_name(loader, each) for loader in _FILES for each in mine}
+    return [path for pattern in _OURS for path in root.glob(pattern) if path not in kept and _is_ours(path)]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether one of our templates made it: others may serve machines of theirs from the same folder."""
+    kind = path.parent.name
+    return path.is_file() and not path.is_symlink() and _MARKS[kind].search(path.read_bytes()) is not None
+
+
+_DIGITS = "[0-9A-F]" * 8
+_OURS = (f"pxelinux.cfg/{_DIGITS}", f"grub/grub.cfg-{_DIGITS}", "ipxe/*.*.*.*.ipxe")
+_MARKS = {
+    "pxelinux.cfg": re.compile(rb"^LABEL kadeploy$", re.MULTILINE),
+    "grub": re.compile(rb"^menuentry 'kadeploy' ", re.MULTILINE),
+    "ipxe": re.compile(
+        rb"\A#!ipxe$(?s:.*?)^(?:kernel --name kernel |set 210:string tftp://|chain tftp://)", re.MULTILINE
+    ),
+}
 
 
 def _hex(ipv4: str) -> str:

@@ -24,6 +24,8 @@ from kadeploy.errors import ConfigError, FileError, OptionError
 from kadeploy.files import MEGA
 
 PREFIX = "pxe-"
+PROFILES = ("pxelinux.cfg", "grub", "ipxe")
+"""Folders of boot profiles, under *tftp_root*."""
 IN_USE = 3600.0
 """Seconds for which a file that was uploaded or read is not removed: nodes may be about to boot from it."""
 _NAME = re.compile(r"[A-Za-z0-9._+@=~][A-Za-z0-9._+@=~-]{0,149}")
@@ -181,3 +183,25 @@ def _make_room(boot: BootFolders, folder: Path, name: str, source: str, size: in
             f"-x {source}: no room: with the files of the last hour it makes {total / MEGA:.1f} MB, and "
             f"boot.uploads_max_mb is {boot.uploads_max_mb}. Try later, or ask an administrator."
         )
+
+
+# --- what nobody uses -------------------------------------------------------------------------------------------
+
+
+def unused(boot: BootFolders, folder: Path, seconds: float) -> list[tuple[Path, int]]:
+    """Files in *folder* that were neither uploaded nor read for so long, and that no profile mentions; with bytes."""
+    stored = [_Stored.at(path, boot) for path in folder.glob(f"{PREFIX}*")]
+    old = [each for each in stored if time.time() - each.last_use > max(seconds, IN_USE)]
+    root = Path(boot.tftp_root)
+    texts = [each.read_bytes() for name in PROFILES for each in (root / name).glob("*") if old and each.is_file()]
+    return [(each.places[0], each.size) for each in old if not _is_in(os.fsencode(each.places[0].name), texts)]
+
+
+def _is_in(name: bytes, texts: Sequence[bytes]) -> bool:
+    return any(name in text for text in texts)
+
+
+def remove(boot: BootFolders, path: Path) -> None:
+    """Remove one of `unused`, for both servers."""
+    for place in _Stored.at(path, boot).places:
+        place.unlink(missing_ok=True)

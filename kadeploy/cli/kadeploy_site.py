@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from kadeploy.cli import shell
-from kadeploy.cli.site import backup, build, capture, check, dhcp, init, loaders, nodes, restore, rights, upgrade
+from kadeploy.cli.site import backup, build, capture, check, dhcp, init, loaders, nodes, purge, restore, rights, upgrade
 
 NAME = "kadeploy-site"
 
@@ -30,6 +30,7 @@ app = shell.Tool(
         "kadeploy-site restore /var/backups/kadeploy/paris-20270131-020000.tar.zst --dry-run": "Show what would be put "
         "back, here or on a new machine.",
         "kadeploy-site upgrade": "Bring the database to a new version's schema, with a backup first.",
+        "kadeploy-site purge --dry-run": "Tell what is old and of no use.",
     },
     about="It is for administrators: most of it needs root, on the controller.",
 )
@@ -43,6 +44,7 @@ def kadeploy_site(_version: shell.Version = False, _completion: shell.Completion
 app.add_typer(build.build, name="build")
 app.command("capture")(capture.capture)
 app.command("backup")(backup.backup)
+app.command("purge")(purge.purge)
 app.command("upgrade")(upgrade.upgrade)
 app.command("restore")(restore.restore)
 app.command("check")(check.check)

@@ -155,14 +155,21 @@ def _give(made: Path | int, site: Site) -> None:
 
 
 def purge(site: Site) -> None:
-    """Remove recordings that are older than run folders may be, and the oldest of those that are more than these."""
-    found = sorted(_sizes(site), reverse=True)
+    """Remove what is `surplus`."""
+    for path, _ in surplus(site):
+        with suppress(OSError):
+            path.unlink()
+
+
+def surplus(site: Site) -> list[tuple[Path, int]]:
+    """Recordings that are older than run folders may be, the oldest of those that are more than these, and sizes."""
     oldest, room = time.time() - site.runs.days * _DAY, site.runs.max_mb * MEGA
-    for last, size, path in found:
+    found = []
+    for last, size, path in sorted(_sizes(site), reverse=True):
         room -= size
         if room < 0 or last < oldest:
-            with suppress(OSError):
-                path.unlink()
+            found.append((path, size))
+    return found
 
 
 def _sizes(site: Site) -> Iterator[tuple[float, int, Path]]:

@@ -20,7 +20,7 @@ _SIZE = "size"
 """File of a run folder that tells how many bytes it holds, written once it has ended."""
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """A run folder that nobody uses; *last* is when something was written there (Unix)."""
 
     path: Path
@@ -32,26 +32,34 @@ def purge(site: Site, wid: str = "") -> None:
     """Remove what is too old or too much; the workflow *wid* has just ended, and stays."""
     if wid:
         _note_size(run_folder(site, wid))
+    for run in surplus(site, wid):
+        shutil.rmtree(run.path, ignore_errors=True)
+
+
+def surplus(site: Site, wid: str = "") -> list[Run]:
+    """Run folders that are too old, or too much, oldest first; never those of workflows that run, or of *wid*."""
     ended = journal.ended(site)
     runs = sorted(_unused(site, ended, wid), key=lambda run: run.last)
     oldest = time.time() - site.runs.days * _DAY
     room = site.runs.max_mb * MEGA - (_size(run_folder(site, wid)) if wid else 0)
     total = sum(run.size for run in runs)
+    found = []
     for run in runs:
         if total <= room and run.last >= oldest:
             break
-        shutil.rmtree(run.path, ignore_errors=True)
+        found.append(run)
         total -= run.size
+    return found
 
 
-def _unused(site: Site, ended: Mapping[str, bool], wid: str) -> Iterator[_Run]:
+def _unused(site: Site, ended: Mapping[str, bool], wid: str) -> Iterator[Run]:
     """Run folders, less those of workflows that run or are just being prepared."""
     for path in site.run_folders.glob("*"):
         with suppress(OSError):  # another process may purge as well
             last = path.stat().st_mtime
             fresh = time.time() - last < _DAY
             if path.name != wid and ended.get(path.name, not fresh):
-                yield _Run(path, last, _size(path))
+                yield Run(path, last, _size(path))
 
 
 def _size(folder: Path) -> int:

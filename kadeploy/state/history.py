@@ -206,6 +206,14 @@ def _of_a_size(wids: Iterable[str], nodes: int) -> list[str]:
     return [wid for wid in ordered if nodes <= 3 * sizes[wid] <= 9 * nodes]
 
 
+def forget(site: Site, before: int, dry_run: bool = False) -> int:
+    """Forget what operations did that began before the Unix second *before*, or count it alone: the rows of the log."""
+    connect(site)
+    if dry_run:
+        return int(Log.select().where(Log.start < before).count())
+    return int(Log.delete().where(Log.start < before).execute())
+
+
 def strangers(site: Site, nodes: Sequence[str]) -> list[str]:
     """Those of *nodes* of which the log knows nothing."""
     connect(site)

@@ -142,6 +142,15 @@ def users(site: Site) -> list[str]:
     return sorted(name for (name,) in fetch(Right.select(Right.user).where(_valid()).distinct()))
 
 
+def forget(site: Site, before: int, dry_run: bool = False) -> int:
+    """Forget rights that ended before the Unix second *before*, or count them alone: how many there are."""
+    connect(site)
+    old = Right.until < before
+    if dry_run:
+        return int(Right.select().where(old).count())
+    return int(Right.delete().where(old).execute())
+
+
 def _valid() -> Any:
     return Right.until.is_null() | (Right.until > int(time.time()))
 

@@ -326,6 +326,24 @@ def purge(site: Site) -> None:
         _remove_old(folder)
 
 
+def unused(site: Site, seconds: float) -> list[tuple[Path, int]]:
+    """Complete files that were not used for so long and are in nobody's hands, partial ones of a day, and bytes."""
+    stored = (each for folder in (site.state / FOLDER).glob("*") for each in _stored(folder))
+    old = (each.path for each in stored if each.idle > (PARTIAL_SECONDS if each.path.suffix == ".part" else seconds))
+    return [(path, path.stat().st_size) for path in old if not _is_in_use(path)]
+
+
+def remove(path: Path) -> bool:
+    """Remove one of `unused`; False when somebody has begun to use it."""
+    return _remove_unused(path)
+
+
+def _is_in_use(path: Path) -> bool:
+    with suppress(FileNotFoundError), path.open("rb") as stream:
+        return not _lock(stream.fileno(), fcntl.LOCK_EX)
+    return True
+
+
 def _remove_old(folder: Path) -> None:
     for each in _stored(folder):
         if each.path.suffix == ".part" and each.idle > PARTIAL_SECONDS:

@@ -97,6 +97,15 @@ def revoke(site: Site, name: str, user: str | None = None) -> bool:
     return bool((mine if user is None else mine.where(Token.user == user)).execute())
 
 
+def forget(site: Site, before: int, dry_run: bool = False) -> int:
+    """Forget tokens that ended or were revoked before the Unix second *before*, or count them alone: their number."""
+    connect(site)
+    old = (Token.until < before) | (Token.revoked < before)
+    if dry_run:
+        return int(Token.select().where(old).count())
+    return int(Token.delete().where(old).execute())
+
+
 def id_of(text: str) -> str:
     """The id in *text*, which is an id or a whole token that somebody found."""
     parts = _TEXT.fullmatch(text)
