@@ -253,6 +253,8 @@ class _Work:
         existing = load_site(self._folder) if site is None else None
         if site is not None:
             _require_sound(site)
+        else:
+            self._unchanged.append(self._folder / "site.yml")
         self._folders(site or existing)
         self._make_folder(self._folder, 0o755, own())
         self._make_folder(self._folder / "clusters", 0o755, own())

@@ -146,6 +146,7 @@ def test_another_cluster_adds_a_file_and_leaves_the_rest(
     machines = tuple(node_ranges.entries("big-[1-3]", "10.0.3.[1-3]"))
     begun = initial.begin(folder, owner, None, cluster("big", machines=machines))
     assert begun.made == [f"{site.state_dir}/keys/bmc-big", str(folder / "clusters" / "big.yml")]
+    assert str(folder / "site.yml") in begun.unchanged
     after = state_of(open_folder)
     assert {path: after[path] for path in before} == before
     assert "3 nodes of big without a BMC: kapower3 cannot switch what has none" in begun.warnings
