@@ -323,6 +323,7 @@ def _restored(stream: BinaryIO, file: Path, plan: _Plan, wish: Wish) -> Done:
                 f"There is a site already: {_named(there)} would be replaced. --dry-run shows what would change, and "
                 "--replace does it; what is there is backed up first."
             )
+        dump.require_room(plan.site, plan.keeper)
         done = msgspec.structs.replace(done, before=_backed_up(plan, wish))
     same = {each.path for each in changes if each.what == "same"}
     aborted = _exchanged(stream, file, plan, same, replace=wish.replace)

@@ -264,7 +264,7 @@ def load(site: Site, dump: Dump, keeper: Account, replace: bool, mark: str, reas
     """Have what is in *dump* as the database of *site*, brought to this program's schema, its operations ended.
 
     With PostgreSQL all of it or nothing happens, and `loaded` tells *mark* from then on. MySQL knows no such thing: its
-    database has to be empty, and is so again when something goes wrong.
+    database has to be empty (`require_room`), and is so again when something goes wrong.
 
     Raises:
         DatabaseError: it does not fit, or the server refuses it.
@@ -341,13 +341,23 @@ def _execute(cursor: Any, pending: bytearray) -> None:
     pending.clear()
 
 
-def _load_mysql(site: Site, dump: Dump, keeper: Account, reason: str) -> dict[str, list[str]]:
+def require_room(site: Site, keeper: Account) -> None:
+    """Refuse a MySQL database that holds a site: what `load` has begun there is undone by dropping all of ours.
+
+    Raises:
+        DatabaseError: says what to do.
+    """
+    if kind_of(site) != "mysql":
+        return
     with as_user(keeper), database.as_it_is(site):
         if database.has_tables():
             raise DatabaseError(
                 "MySQL cannot replace a site's tables in one step: give `database` in the backup's site.yml an empty "
                 f"database, or drop these tables first: {', '.join(_TABLES)}."
             )
+
+
+def _load_mysql(site: Site, dump: Dump, keeper: Account, reason: str) -> dict[str, list[str]]:
     words, variables = _mysql_words(site)
     try:
         _run(["mysql", *words[:-1], "--binary-mode", words[-1]], variables, keeper, stdin=dump.file)
