@@ -90,6 +90,21 @@ def test_a_file_that_the_account_of_the_state_cannot_write_is_told(sound: SoundS
     assert {path.stat().st_uid for path in (open_folder / "state").iterdir()} == {65534}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another account")
+def test_a_folder_in_which_the_account_of_the_state_cannot_write_is_told(sound: SoundSite, open_folder: Path) -> None:
+    """SQLite makes files beside its own."""
+    for name in ("state", "elsewhere"):
+        (open_folder / name).mkdir(mode=0o755)
+    sound.change("site", state_dir=f"{open_folder}/state", database=f"sqlite://{open_folder}/elsewhere/kadeploy.db")
+    state.connect(sound.subject().site)
+    state.disconnect()
+    for path in (open_folder / "state", *(open_folder / "elsewhere").iterdir()):
+        os.chown(path, 65534, 65534)
+    assert sound.levels(database.check) == {"answers": "fail"}
+    os.chown(open_folder / "elsewhere", 65534, 65534)
+    assert sound.levels(database.check) == {"answers": "ok", "schema": "ok"}
+
+
 @pytest.mark.parametrize("url", ["postgresql://k@127.9.8.90:9/kadeploy", "mysql://k@127.9.8.90:9/kadeploy"])
 def test_a_server_that_does_not_run_is_told_by_address(sound: SoundSite, url: str) -> None:
     sound.change("site", database=url)

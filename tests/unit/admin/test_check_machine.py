@@ -93,11 +93,13 @@ def test_a_boot_server_elsewhere_has_ports_elsewhere(sound: SoundSite) -> None:
 
 
 def test_listening_ports_are_those_of_sockets_that_listen() -> None:
-    with socket.create_server((ADDRESS, 0)) as open_one, socket.socket() as bound:
-        bound.bind((ADDRESS, 0))
+    with (
+        socket.create_server((ADDRESS, 0)) as open_one,
+        socket.create_connection(open_one.getsockname()) as connected,
+    ):
         found = ports.listening("tcp")
         assert open_one.getsockname()[1] in found
-        assert bound.getsockname()[1] not in found
+        assert connected.getsockname()[1] not in found
 
 
 def ruleset(*rules: str, policy: str = "drop") -> str:
