@@ -234,6 +234,10 @@ def half_way(folder: Path) -> list[Finding]:
 
 
 def _opened(file: Path) -> BinaryIO:
+    if file.is_dir():
+        newest = max(map(str, file.glob(f"*{backup.SUFFIX}")), default="")
+        such = f", such as {newest}" if newest else ""
+        raise FileError(f"{file} is a folder: name one of the backups in it{such}.")
     try:
         return cast("BinaryIO", file.open("rb"))
     except OSError as error:

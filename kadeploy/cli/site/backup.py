@@ -26,11 +26,11 @@ def backup(
         bool, typer.Option("--runs", help="Also what is kept of operations that have ended (state_dir/runs).")
     ] = False,
     keep: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--keep", metavar="N", help="Remove this site's oldest backups in FOLDER until N are left.", min=0
+            "--keep", metavar="N", help="Remove this site's oldest backups in FOLDER until N are left.", min=1
         ),
-    ] = 0,
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Say nothing when all goes well.", rich_help_panel=usage.OUTPUT)
     ] = False,
@@ -40,7 +40,7 @@ def backup(
     if quiet and form != "text":
         raise OptionError(f"--quiet and --format {form} contradict each other: choose one.")
     end_tidily()
-    made = backups.make(configuration_folder(), target, runs, keep)
+    made = backups.make(configuration_folder(), target, runs, keep or 0)
     if form != "text":
         shell.emit(as_data(made), form)
         return

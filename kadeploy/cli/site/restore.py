@@ -23,7 +23,7 @@ def restore(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]", help="The backup; none: end a restore that was interrupted.", show_default=False
+            metavar="FILE", help="The backup; none: end a restore that was interrupted.", show_default=False
         ),
     ] = None,
     *,

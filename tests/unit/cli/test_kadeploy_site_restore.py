@@ -89,7 +89,11 @@ def test_no_tool_works_for_half_a_site_and_a_restore_without_a_file_ends_it(
 
 def test_what_is_no_backup_is_refused_in_a_line(made: str, site_folder: Path, tool: Tool, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no backup")
-    for name, said in (("text", "is no sound backup of a site"), ("nothing", "No such file or directory")):
+    for name, said in (
+        ("text", "is no sound backup of a site"),
+        ("nothing", "No such file or directory"),
+        ("", "such as"),
+    ):
         done = tool("kadeploy-site", "restore", str(tmp_path / name), "--replace")
         assert (done.returncode, done.stdout) == (1, "")
         assert said in done.stderr
