@@ -71,7 +71,7 @@ def dhcp(
         def ask_proxy(server: str) -> None:
             """Ask a ProxyDHCP server at its other port, as UEFI does (PXE 2.1, section 2.2.3)."""
             where = _own_address(interface, server)
-            if where:
+            if where and not http:  # which is told at once
                 asked = packet.ask_proxy(number, mac, architecture, user_class, where)
                 _send(mouth, asked, (server, PROXY_PORT))
 

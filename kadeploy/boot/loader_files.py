@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from kadeploy import files
 from kadeploy.caller import Account, as_user
@@ -34,6 +35,21 @@ IN_GRUB = (
 """What profiles need, as one file that the firmware fetches by windows: GRUB itself takes one small block at a time."""
 _NOT_ON_ARM64 = {"multiboot2"}
 
+
+class _Kind(NamedTuple):
+    """How an image of GRUB is made."""
+
+    format: str
+    network: str
+    """The module that speaks to the card."""
+
+
+_KINDS = {
+    GRUB_BIOS: _Kind("i386-pc-pxe", "pxe"),
+    GRUB_UEFI: _Kind("x86_64-efi", "efinet"),
+    GRUB_ARM64: _Kind("arm64-efi", "efinet"),
+}
+
 GRUB_FOLDERS = {name: Path("/usr/lib/grub") / name.split("/")[1] for name in (GRUB_BIOS, GRUB_UEFI, GRUB_ARM64)}
 """GRUB's modules, by the image that is made of them."""
 _SYSLINUX = Path("/usr/lib/syslinux/modules")
@@ -47,7 +63,7 @@ class Loader:
     copied: Mapping[str, Path] = field(default_factory=dict)
     """Files of packages, by their name below the folder that is served."""
     is_made: bool = False
-    """Whether its image is made here, by grub-mknetdir(1)."""
+    """Whether its image is made here, by grub-mkimage(1)."""
     profile: str = ""
     """Where the profile of nodes that have none of their own is, below the same folder; empty where there is none."""
     needs: Mapping[str, str] = field(default_factory=dict)
@@ -82,7 +98,7 @@ def _ipxe(name: str) -> Loader:
 
 
 def _of_grub(name: str, package: str) -> Loader:
-    needs = {str(GRUB_FOLDERS[name] / "moddep.lst"): package, "grub-mknetdir": "grub2-common"}
+    needs = {str(GRUB_FOLDERS[name] / "moddep.lst"): package, "grub-mkimage": "grub-common"}
     return Loader(is_made=True, profile=_GRUB_PROFILE, needs=needs)
 
 
@@ -212,7 +228,7 @@ def install(root: Path, names: Iterable[str], server: str) -> list[Installed]:
     wanted = list(dict.fromkeys(names))
     require_packages(wanted)
     owner = _owner(root)
-    contents = _contents(wanted)
+    contents = _contents(wanted, server)
     try:
         with as_user(owner):
             for folder in FOLDERS:
@@ -258,11 +274,11 @@ def _with_profile(names: Iterable[str]) -> list[str]:
     return list(found.values())
 
 
-def _contents(names: Iterable[str]) -> dict[str, bytes]:
+def _contents(names: Iterable[str], server: str) -> dict[str, bytes]:
     """What each file holds, by its name below the root, the first file of a loader behind its others."""
     found: dict[str, bytes] = {}
     for name in names:
-        own = _grub(name) if LOADERS[name].is_made else _copied(name)
+        own = _grub(name, server) if LOADERS[name].is_made else _copied(name)
         found |= {other: content for other, content in own.items() if other != name}
         found[name] = own[name]
     return found
@@ -272,18 +288,24 @@ def _copied(name: str) -> dict[str, bytes]:
     return {each: path.read_bytes() for each, path in LOADERS[name].copied.items()}
 
 
-def _grub(name: str) -> dict[str, bytes]:
-    """GRUB with the modules that profiles need in it, and the others beside it."""
+def _grub(name: str, server: str) -> dict[str, bytes]:
+    """GRUB with the modules that profiles need in it, and the others beside it.
+
+    It is told its server: where UEFI came by HTTP, or a ProxyDHCP named the file, it would look for profiles elsewhere.
+    """
+    folder, kind = GRUB_FOLDERS[name], _KINDS[name]
     modules = [module for module in IN_GRUB if name != GRUB_ARM64 or module not in _NOT_ON_ARM64]
     with tempfile.TemporaryDirectory(prefix="kadeploy-grub-") as temporary:
-        folder = Path(temporary)
-        command = ["grub-mknetdir", f"--net-directory={folder}", "--subdir=grub", f"--directory={GRUB_FOLDERS[name]}"]
-        command.append(f"--modules={' '.join(modules)}")
+        image, config = Path(temporary) / "image", Path(temporary) / "config"
+        config.write_text(f"set root=(tftp,{server})\nset prefix=(tftp,{server})/grub\n")
+        command = ["grub-mkimage", f"--directory={folder}", f"--format={kind.format}", f"--output={image}"]
+        command += ["--prefix=/grub", f"--config={config}", kind.network, "tftp", *modules]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode or not (folder / name).exists():
-            raise FileError(f"grub-mknetdir failed: {done.stderr.strip() or done.stdout.strip()}.")
-        made = sorted(path for path in (folder / name).parent.rglob("*") if path.is_file())
-        return {str(path.relative_to(folder)): path.read_bytes() for path in made}
+        if done.returncode or not image.exists():
+            raise FileError(f"grub-mkimage failed: {done.stderr.strip() or done.stdout.strip()}.")
+        made = {name: image.read_bytes()}
+    modules_and_lists = sorted(path for path in folder.iterdir() if path.suffix in {".mod", ".lst"})
+    return made | {f"{Path(name).parent}/{path.name}": path.read_bytes() for path in modules_and_lists}
 
 
 def _placed(path: Path, content: bytes) -> Installed:

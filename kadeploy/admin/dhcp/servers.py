@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from kadeploy.admin.dhcp import dnsmasq, isc, kea
 from kadeploy.admin.dhcp.wanted import Wanted
+from kadeploy.boot.loader_files import SHIM
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import fold
 
@@ -30,11 +31,16 @@ def text(server: Server, wanted: Wanted, *, proxy: bool = False) -> str:
         proxy: boot files alone, beside a DHCP server that gives the addresses.
 
     Raises:
-        OptionError: *server* cannot do that beside another one.
+        OptionError: *server*, or a loader of the nodes, cannot do with another server beside it.
     """
     if proxy and server != "dnsmasq":
         raise OptionError(
             f"--proxy: {server} cannot stand beside another DHCP server; dnsmasq can: --server dnsmasq --proxy."
+        )
+    if proxy and any(answer.file == SHIM for group in wanted.groups for answer in group.answers):
+        raise OptionError(
+            "--secure-boot does not go with --proxy: Debian's signed GRUB looks for its files at the server that gave "
+            "the address, whatever the proxy says."
         )
     return "".join(f"{line}\n" for line in _all(server, wanted, proxy))
 

@@ -15,7 +15,7 @@ from os.path import relpath
 from kadeploy.admin.dhcp.packet import BIOS, UEFI, UEFI_ARM64, UEFI_BC, UEFI_HTTP, UEFI_HTTP_ARM64, mac_bytes
 from kadeploy.boot import loader_files, profile
 from kadeploy.boot.loader_files import GRUB_ARM64, GRUB_BIOS, GRUB_UEFI, PXELINUX, PXELINUX_EFI, SHIM, SNPONLY, UNDIONLY
-from kadeploy.config.cluster import Cluster, Node
+from kadeploy.config.cluster import Cluster, Loader, Node
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import BootFolders
 from kadeploy.errors import ConfigError, OptionError
@@ -115,7 +115,8 @@ _BY_TFTP = {
     "secure": (UEFI, UEFI_BC),
     "arm64": (UEFI_ARM64,),
 }
-_BY_HTTP = {"uefi": UEFI_HTTP, "secure": UEFI_HTTP, "arm64": UEFI_HTTP_ARM64}
+_BY_HTTP = {SNPONLY: UEFI_HTTP, GRUB_UEFI: UEFI_HTTP, GRUB_ARM64: UEFI_HTTP_ARM64}
+"""Loaders that come up when the firmware has fetched them by HTTP. PXELINUX and Debian's signed GRUB do not."""
 _ARM64 = {"aarch64", "arm64"}
 
 
@@ -142,7 +143,7 @@ def of(configuration: Configuration, clusters: Iterable[str] = (), *, secure_boo
         server=_server(configuration.site.server_address),
         groups=tuple(_group(cluster, _answers(firmware[name], chains[name], boot)) for name, cluster in chosen.items()),
         tftp_loaders=_distinct(_loaders(firmware[name], chains[name]) for name in chosen),
-        http_loaders=_distinct(_loaders("", chains[name]) for name, kind in firmware.items() if kind in _BY_HTTP),
+        http_loaders=tuple(dict.fromkeys(rom for rom, _ in chains.values() if rom in _BY_HTTP)),
     )
 
 
@@ -182,7 +183,7 @@ def _chain(cluster: Cluster, firmware: str) -> tuple[str, str]:
 
 def _loaders(firmware: str, chain: tuple[str, str]) -> tuple[str, ...]:
     """Those of our list that the nodes load, one after the other."""
-    second = (_SECOND[firmware],) if chain[1] == PROFILE and firmware else ()
+    second = (_SECOND[firmware],) if chain[1] == PROFILE else ()
     return tuple(name for name in (*chain, *second) if name in loader_files.LOADERS)
 
 
@@ -203,9 +204,9 @@ def _answers(firmware: str, chain: tuple[str, str], boot: BootFolders) -> tuple[
             Answer(architectures=by_tftp, is_ipxe=False, file=_fits(rom)),
             Answer(architectures=by_tftp, is_ipxe=True, file=_fits(name)),
         ]
-    if firmware in _BY_HTTP:
+    if rom in _BY_HTTP:
         url = _fits(boot.http_url + rom)
-        found.append(Answer(architectures=(_BY_HTTP[firmware],), is_ipxe=None, file=url, over_http=True))
+        found.append(Answer(architectures=(_BY_HTTP[rom],), is_ipxe=None, file=url, over_http=True))
     return tuple(found)
 
 
@@ -280,3 +281,24 @@ def left_out(wanted: Wanted) -> str:
         return ""
     verb = "has" if len(names) == 1 else "have"
     return f"{told(names)} {verb} no MAC address in the cluster file, and will be told nothing: add `mac` to the nodes."
+
+
+def unsigned_http(configuration: Configuration, wanted: Wanted) -> str:
+    """Which clusters name a kernel that Debian's signed GRUB cannot fetch, as a sentence; empty when none does."""
+    names = [
+        group.cluster
+        for group in wanted.groups
+        if any(answer.file == SHIM for answer in group.answers)
+        and not _is_tftp(configuration.clusters[group.cluster].loader)
+    ]
+    if not names:
+        return ""
+    return (
+        f"Debian's signed GRUB speaks TFTP alone: in {', '.join(names)} let loader.kernel and loader.initrd be "
+        "tftp://SERVER/NAME, put the two files below boot.tftp_root, and leave loader.method at chainload."
+    )
+
+
+def _is_tftp(loader: Loader) -> bool:
+    files = [each for each in (loader.kernel, loader.initrd) if each]
+    return loader.method == "chainload" and all(each.startswith("tftp://") for each in files)

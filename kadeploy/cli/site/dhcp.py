@@ -60,6 +60,6 @@ def dhcp(
     else:
         count = sum(len(group.hosts) for group in found.groups)
         print(f"{output}: {count} {'node' if count == 1 else 'nodes'}.")
-    if lacking := wanted.left_out(found):
-        shell.warn(lacking)
+    for trouble in filter(None, (wanted.left_out(found), wanted.unsigned_http(configuration, found))):
+        shell.warn(trouble)
     return 0

@@ -98,10 +98,38 @@ def test_secure_boot_begins_with_the_signed_shim_and_leaves_bios_as_it_is() -> N
     site = configured({"gdx": UEFI, "old": cluster("bios", "pxelinux", "", old)})
     found = wanted.of(site, secure_boot=True)
     assert found.tftp_loaders == ("bootx64.efi", "undionly.kpxe", "pxelinux.0")
-    assert found.http_loaders == ("bootx64.efi",)
-    assert files(wanted.of(site, ["gdx"], secure_boot=True))[7, None] == "bootx64.efi"
+    assert files(wanted.of(site, ["gdx"], secure_boot=True)) == {(7, None): "bootx64.efi", (9, None): "bootx64.efi"}
     with pytest.raises(OptionError, match=r"--secure-boot is for UEFI, and loader\.firmware is bios in old"):
         wanted.of(site, ["old"], secure_boot=True)
+
+
+def test_what_does_not_come_up_by_http_is_not_offered_to_firmware_that_boots_by_it() -> None:
+    """Seen on OVMF: syslinux.efi finds no root device then, and Debian's signed GRUB has no HTTP."""
+    found = of(cluster("uefi", "pxelinux"))
+    assert (found.http_loaders, set(files(found))) == ((), {(7, None), (9, None)})
+    assert wanted.of(configured({"gdx": UEFI}), secure_boot=True).http_loaders == ()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "method", "is_good"),
+    [
+        ("tftp://10.0.0.1/vmlinuz", "chainload", True),
+        ("vmlinuz", "chainload", False),
+        ("tftp://10.0.0.1/vmlinuz", "pure_pxe", False),
+    ],
+)
+def test_kernels_that_a_signed_grub_cannot_fetch_are_told(kernel: str, method: str, is_good: bool) -> None:
+    loader = Loader(
+        firmware="uefi",
+        profiles="grub",
+        kernel=kernel,
+        initrd=kernel,
+        method=method,  # type: ignore[arg-type]
+    )
+    site = configured({"gdx": build.cluster(nodes=(NODES,), loader=loader)})
+    told = wanted.unsigned_http(site, wanted.of(site, secure_boot=True))
+    assert ("signed GRUB speaks TFTP alone: in gdx" in told) is not is_good
+    assert wanted.unsigned_http(site, wanted.of(site)) == ""
 
 
 @pytest.mark.parametrize(
@@ -214,6 +242,13 @@ def test_only_dnsmasq_stands_beside_another_server() -> None:
         with pytest.raises(OptionError, match=rf"--proxy: {server} cannot .* --server dnsmasq --proxy"):
             servers.text(server, found, proxy=True)
     assert "10.0.0.11" not in servers.text("dnsmasq", found, proxy=True)
+
+
+def test_signed_loaders_find_nothing_where_a_proxy_names_them() -> None:
+    found = wanted.of(configured({"gdx": UEFI}), secure_boot=True)
+    assert "bootx64.efi" in servers.text("dnsmasq", found)
+    with pytest.raises(OptionError, match="--secure-boot does not go with --proxy"):
+        servers.text("dnsmasq", found, proxy=True)
 
 
 def test_the_example_of_a_network_holds_all_nodes_and_the_server() -> None:
