@@ -236,7 +236,10 @@ def install(root: Path, names: Iterable[str], server: str) -> list[Installed]:
             found = [_placed(root / name, content) for name, content in contents.items()]
             found += [_profile(root / LOADERS[name].profile, _default(name, server)) for name in _with_profile(wanted)]
     except OSError as error:
-        raise FileError(f"{error.filename or root}: {error.strerror}: not all loaders are installed.") from error
+        raise FileError(
+            f"{error.filename or root}: {error.strerror}: not all loaders are installed. They are written as "
+            f"{owner.name}, to whom {root} belongs: run this as root (sudo) or as {owner.name}."
+        ) from error
     return found
 
 
