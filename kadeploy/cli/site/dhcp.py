@@ -12,7 +12,7 @@ from kadeploy.admin.dhcp import servers, wanted
 from kadeploy.admin.dhcp.servers import Server
 from kadeploy.cli import shell, usage
 from kadeploy.config.folder import load_configuration
-from kadeploy.errors import MissingOptionError
+from kadeploy.errors import FileError, MissingOptionError
 from kadeploy.files import replace_file
 
 Clusters = Annotated[
@@ -52,7 +52,7 @@ def dhcp(
     found = wanted.of(configuration, cluster or (), secure_boot=secure_boot)
     text = servers.text(server, found, proxy=proxy)
     if output:
-        replace_file(output, text.encode(), 0o644)
+        _write(output, text)
     if form != "text":
         shell.emit({"server": server, "proxy": proxy, "text": text, "wanted": msgspec.to_builtins(found)}, form)
     elif not output:
@@ -63,3 +63,12 @@ def dhcp(
     for trouble in filter(None, (wanted.left_out(found), wanted.unsigned_http(configuration, found))):
         shell.warn(trouble)
     return 0
+
+
+def _write(output: Path, text: str) -> None:
+    try:
+        replace_file(output, text.encode(), 0o644)
+    except OSError as error:
+        raise FileError(
+            f"{output}: {error.strerror}. Name a file in a folder that is there and that you can write to."
+        ) from error

@@ -55,8 +55,7 @@ def test_a_file_is_written_whole_and_again(tool: Any, folder: Path, tmp_path: Pa
 def test_a_folder_that_is_not_there_is_named(tool: Any, folder: Path, tmp_path: Path) -> None:
     done = tool("kadeploy-site", "dhcp", "--server", "kea", "--output", str(tmp_path / "none" / "kadeploy.json"))
     assert done.returncode == 1
-    assert f"{tmp_path}/none" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert f"ERROR: {tmp_path}/none/kadeploy.json: No such file or directory. Name a file" in done.stderr
 
 
 @pytest.mark.parametrize(("form", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
