@@ -45,6 +45,7 @@ nodes:
   - {{name: "gdx-[1-60].orsay.grid5000.fr", address: "127.9.1.[1-60]"}}
 disk:
   device: /dev/sda
+  table: gpt
   partitions:
     - {{number: 1, size: 1GiB, role: swap}}
     - {{number: 2, size: 4GiB, role: prod}}
