@@ -132,7 +132,7 @@ def _child(node: Any, part: str | int) -> tuple[int, Any] | None:
 
 @dataclass(frozen=True)
 class _Cause:
-    """What the parser says, what the line may be like, and what to do."""
+    """What the parser says, and what to do."""
 
     problem: str
     advice: str
