@@ -5,7 +5,21 @@ from __future__ import annotations
 import sys
 
 from kadeploy.cli import shell
-from kadeploy.cli.site import backup, build, capture, check, dhcp, init, loaders, nodes, purge, restore, rights, upgrade
+from kadeploy.cli.site import (
+    backup,
+    build,
+    capture,
+    check,
+    dhcp,
+    init,
+    loaders,
+    nodes,
+    purge,
+    restore,
+    rights,
+    try_,
+    upgrade,
+)
 
 NAME = "kadeploy-site"
 
@@ -16,6 +30,7 @@ app = shell.Tool(
         "site, with its keys, and a cluster of the nodes that the DHCP server knows.",
         "kadeploy-site check": "Find out what is wrong before a node is lost; each line says what to do.",
         "kadeploy-site check --topic bmc --topic names -m 'gdx-[1-97]'": "Some topics, and some nodes, alone.",
+        "kadeploy-site try gdx-1": "One node from its BMC to a login: where it breaks, and what to do.",
         "kadeploy-site nodes --held": "All nodes that operations hold, by whom and since when.",
         "kadeploy-site rights 'gdx-[1-97]'": "Who may use these nodes, and until when.",
         "kadeploy-site build --package firmware-bnx2x": "Build the deployment system for the hardware of the nodes.",
@@ -29,8 +44,8 @@ app = shell.Tool(
         "instance.",
         "kadeploy-site restore /var/backups/kadeploy/paris-20270131-020000.tar.zst --dry-run": "Show what would be put "
         "back, here or on a new machine.",
-        "kadeploy-site upgrade": "Bring the database to a new version's schema, with a backup first.",
         "kadeploy-site purge --dry-run": "Tell what is old and of no use.",
+        "kadeploy-site upgrade": "Bring the database to a new version's schema, with a backup first.",
     },
     about="It is for administrators: most of it needs root, on the controller.",
 )
@@ -42,11 +57,12 @@ def kadeploy_site(_version: shell.Version = False, _completion: shell.Completion
 
 
 app.add_typer(build.build, name="build")
+app.command("try")(try_.try_)
 app.command("capture")(capture.capture)
 app.command("backup")(backup.backup)
+app.command("restore")(restore.restore)
 app.command("purge")(purge.purge)
 app.command("upgrade")(upgrade.upgrade)
-app.command("restore")(restore.restore)
 app.command("check")(check.check)
 app.command("nodes")(nodes.nodes)
 app.command("rights")(rights.rights)

@@ -142,6 +142,8 @@ class Power(Struct, frozen=True, kw_only=True):
     off_delay: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 5.0
     """Seconds between off and on of a very hard reboot."""
     verify_tls: bool = True
+    network_boot: Literal["once", "leave"] = "once"
+    """Before a reboot the BMC is told to have the node boot from the network once; or its boot order is left alone."""
     commands: PowerCommands = PowerCommands()
 
     def contradictions(self) -> Iterable[Wrong]:

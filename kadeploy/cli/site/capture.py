@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ import typer
 
 from kadeploy.admin import capture as capturing
 from kadeploy.admin.capture import Reach
+from kadeploy.admin.known_node import KnownNode
 from kadeploy.admin.ready_environment import require_name
 from kadeploy.caller import caller
 from kadeploy.cli import shell, sites, usage
-from kadeploy.config.cluster import address
 from kadeploy.config.folder import load_configuration
 from kadeploy.config.partition import split_partition
 from kadeploy.environments import description as descriptions
@@ -108,29 +107,13 @@ def _reached(node: str, ssh: str, partition: str) -> Iterator[Reach]:
         return
     if not split_partition(partition)[1]:
         raise OptionError(f"--partition {partition}: expected a partition, such as /dev/sda3.")
-    configuration = load_configuration()
-    (full,) = configuration.full_names([node])
-    cluster = configuration.clusters[next(iter(configuration.cluster_nodes([full])))]
-    where = address(configuration.site, cluster.members[full])
+    known = KnownNode.named(load_configuration(), node)
     with (
-        tempfile.NamedTemporaryFile("w", suffix=".known_hosts") as known,
-        namespace.inside(configuration.site.network_namespace),
+        namespace.inside(known.site.network_namespace),
+        known.ssh() as command,
+        capturing.mounted(known.name, command, partition) as reach,
     ):
-        settings = configuration.site.ssh
-        known.write(f"[{where}]:{settings.port} {settings.host_key}\n{where} {settings.host_key}\n")
-        known.flush()
-        options = {
-            "UserKnownHostsFile": known.name,
-            "StrictHostKeyChecking": "yes",
-            "IdentitiesOnly": "yes",
-            "BatchMode": "yes",
-            "ConnectTimeout": str(settings.connect_timeout),
-            "LogLevel": "ERROR",
-        }
-        words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-        words += ["-i", settings.private_key, "-p", str(settings.port), "-l", "root"]
-        with capturing.mounted(full, ("ssh", *words, "--", where), partition) as reach:
-            yield reach
+        yield reach
 
 
 def _progress(size: int) -> Callable[[int], None]:
