@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -349,15 +349,20 @@ def _bmcs_wrong(power: Power, have_bmcs: bool) -> Iterator[Wrong]:
 def _timeouts_wrong(timeouts: Timeouts, count: int) -> Iterator[Wrong]:
     """Expressions that give no time for one node, or for all."""
     for key in ("reboot", "kexec"):
-        expression = getattr(timeouts, key)
+        if said := _timeout_wrong(getattr(timeouts, key), count):
+            yield Wrong(("timeouts", key), said)
+
+
+@lru_cache(maxsize=256)
+def _timeout_wrong(expression: str, count: int) -> str:
+    """What is wrong with a time-out of up to *count* nodes; clusters have the same ones."""
+    try:
         for nodes in (1, count):
-            try:
-                evaluate_timeout(expression, nodes)
-            except OptionError as error:
-                number = re.fullmatch(r"\s*(\d+)\s*(?:s|sec|seconds?)\s*", expression)
-                hint = f" Did you mean {number[1]}?" if number else ""
-                yield Wrong(("timeouts", key), f"{error}{hint}")
-                break
+            evaluate_timeout(expression, nodes)
+    except OptionError as error:
+        number = re.fullmatch(r"\s*(\d+)\s*(?:s|sec|seconds?)\s*", expression)
+        return f"{error} Did you mean {number[1]}?" if number else str(error)
+    return ""
 
 
 _NEEDED: dict[str, tuple[tuple[str, ...], str]] = {
