@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from kadeploy.admin import keeper
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
 from kadeploy.caller import Account, as_user
@@ -22,7 +23,7 @@ ACCOUNT = Look("files", "account")
 BOOT = Look("files", "boot")
 
 UNITS = (Path("/etc/systemd/system"), Path("/lib/systemd/system"), Path("/usr/lib/systemd/system"))
-SERVICE = "kadeploy"
+SERVICE = keeper.NAME
 """The account of the service (contrib/systemd/kadeploy.sysusers)."""
 _SHOWN = 5
 
