@@ -1,4 +1,4 @@
-"""Container images made by hand: folders in the layout of the OCI image specification."""
+"""Container images made by hand, in the layout of the OCI image specification, and a registry that serves them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import gzip
 import hashlib
 import io
 import json
+import socket
+import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +60,42 @@ def _put(blobs: Path, content: bytes, kind: str) -> dict[str, Any]:
     digest = hashlib.sha256(content).hexdigest()
     (blobs / digest).write_bytes(content)
     return {"mediaType": f"{_TYPE}.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
+
+
+@contextmanager
+def registry(folder: Path) -> Iterator[str]:
+    """Debian's registry, without TLS, whose files are in *folder*: its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = {"version": 0.1, "storage": {"filesystem": {"rootdirectory": str(folder)}}, "http": {"addr": address}}
+    (folder / "config.yml").write_text(json.dumps(settings))
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log)
+    try:
+        _await(address, server)
+        yield address
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _await(address: str, server: subprocess.Popen[bytes]) -> None:
+    host, port = address.split(":")
+    limit = time.monotonic() + 60
+    while True:
+        assert server.poll() is None, "the registry did not start"
+        try:
+            socket.create_connection((host, int(port)), 1).close()
+        except OSError:
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        else:
+            return
+
+
+def push(folder: Path, registry: str, name: str, *layers: Layer, **how: Any) -> str:
+    """Put an image with these layers into a registry, as `layout` makes it in *folder*: its reference."""
+    layout(folder, layers, **how)
+    source, target = f"oci:{folder}:1", f"docker://{registry}/{name}"
+    subprocess.run(["skopeo", "copy", "--dest-tls-verify=false", source, target], check=True, capture_output=True)
+    return f"oci://{registry}/{name}"

@@ -175,7 +175,7 @@ def _pair(mount: str) -> tuple[str, str]:
 
 def _said(stderr: bytes) -> str:
     lines = [printable(line) for line in stderr.decode(errors="replace").splitlines() if line.strip()]
-    return " ".join(lines[-_SHOWN:]) or "ssh does not say why."
+    return " ".join(" ".join(lines[-_SHOWN:]).split()) or "ssh does not say why."
 
 
 # --- packing --------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from kadeploy.events import AttemptEnded, Event, Report, StepResult
 from kadeploy.operations.requests import RebootKind, RebootRequest
 from kadeploy.operations.service import Service
 from kadeploy.remote import namespace
+from kadeploy.runner.request import Options
 from kadeploy.workflow import Verdict
 
 Rung = Literal[
@@ -92,25 +93,31 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 Tell = Callable[[Step], object]
 
 
-def climb(service: Service, node: KnownNode, *, back: bool, tell: Tell) -> bool:
+def climb(service: Service, node: KnownNode, *, back: bool, tell: Tell, timeout: str = "") -> bool:
     """Take *node* up the ladder; each rung is told as it is reached, the one where it breaks as well: whether all were.
 
-    *back*: afterwards to its own system; else it stays in the deployment system.
+    *back*: afterwards to its own system; else it stays in the deployment system. *timeout*: seconds that a boot may
+    take, in place of what the cluster file says.
 
     Raises:
         KadeployError: the reboot is refused.
     """
     with namespace.inside(node.site.network_namespace):
-        if not _climb(service, node, "deploy_env", FIRST, tell):
+        options = Options(debug=True, reboot_timeout=timeout)
+        if not _climb(service, _wish(service, node, "deploy_env", options), node, FIRST, tell):
             return False
-        return not back or _climb(service, node, "simple_reboot", BACK, tell)
+        return not back or _climb(service, _wish(service, node, "simple_reboot", options), node, BACK, tell)
 
 
-def _climb(service: Service, node: KnownNode, kind: RebootKind, rungs: Sequence[Rung], tell: Tell) -> bool:
+def _wish(service: Service, node: KnownNode, kind: RebootKind, options: Options) -> RebootRequest:
+    return RebootRequest(user=service.user, nodes=(node.name,), kind=kind, hook=False, options=options)
+
+
+def _climb(service: Service, wish: RebootRequest, node: KnownNode, rungs: Sequence[Rung], tell: Tell) -> bool:
     watch = _Watch(node, rungs, tell)
     if rungs[0] == "bmc" and not watch.asked_bmc():
         return False
-    with _operation(service, node, kind, watch) as operation:
+    with _operation(service, wish, watch) as operation:
         while not watch.done and not operation.ended:
             watch.look()
             time.sleep(TICK)
@@ -133,13 +140,12 @@ class _Operation:
 
 
 @contextmanager
-def _operation(service: Service, node: KnownNode, kind: RebootKind, watch: _Watch) -> Iterator[_Operation]:
-    request = RebootRequest(user=service.user, nodes=(node.name,), kind=kind, hook=False)
+def _operation(service: Service, wish: RebootRequest, watch: _Watch) -> Iterator[_Operation]:
     found, stop = _Operation(), threading.Event()
 
     def run() -> None:
         try:
-            found.report = service.carry_out(request, watch.hear, stop, lambda _: None)
+            found.report = service.carry_out(wish, watch.hear, stop, lambda _: None)
         except BaseException as error:
             found.error = error
         found.ended = True

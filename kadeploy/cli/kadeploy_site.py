@@ -26,8 +26,8 @@ NAME = "kadeploy-site"
 app = shell.Tool(
     "Set up a site, find out what is wrong with it before a node is lost, and look after it.",
     examples={
-        "kadeploy-site init --name paris --address 10.0.0.1 --cluster gdx --from dhcpd:/etc/dhcp/dhcpd.conf": "Begin a "
-        "site, with its keys, and a cluster of the nodes that the DHCP server knows.",
+        "kadeploy-site init --cluster gdx --from dhcpd:/etc/dhcp/dhcpd.conf": "Begin a site, or add a "
+        "cluster of the nodes that a DHCP server knows.",
         "kadeploy-site check": "Find out what is wrong before a node is lost; each line says what to do.",
         "kadeploy-site check --topic bmc --topic names -m 'gdx-[1-97]'": "Some topics, and some nodes, alone.",
         "kadeploy-site try gdx-1": "One node from its BMC to a login: where it breaks, and what to do.",
@@ -35,14 +35,14 @@ app = shell.Tool(
         "kadeploy-site rights 'gdx-[1-97]'": "Who may use these nodes, and until when.",
         "kadeploy-site build --package firmware-bnx2x": "Build the deployment system for the hardware of the nodes.",
         "kadeploy-site build env debian12-hpc --package openmpi-bin": "Build an environment for the users.",
-        "kadeploy-site build env team --from oci://registry.example/team/debian:12": "The same from a container image.",
+        "kadeploy-site build env team --from oci://registry.example/debian:12": "The same from a container image.",
         "kadeploy-site capture gdx-1.paris.example mine": "Make an environment of the system that runs on a node.",
         "kadeploy-site dhcp --server isc --output /etc/dhcp/kadeploy.conf": "What the DHCP server has to answer.",
         "kadeploy-site dhcp --server dnsmasq --proxy": "The same beside a DHCP server that stays as it is.",
         "kadeploy-site loaders": "The boot loaders that DHCP names, where the boot servers find them.",
         "kadeploy-site backup /var/backups/kadeploy --keep 30": "Back up the site while it runs, from a timer for "
         "instance.",
-        "kadeploy-site restore /var/backups/kadeploy/paris-20270131-020000.tar.zst --dry-run": "Show what would be put "
+        "kadeploy-site restore paris-20270131-020000.tar.zst --dry-run": "Show what would be put "
         "back, here or on a new machine.",
         "kadeploy-site purge --dry-run": "Tell what is old and of no use.",
         "kadeploy-site upgrade": "Bring the database to a new version's schema, with a backup first.",

@@ -14,6 +14,7 @@ from kadeploy.config.file import Struct
 from kadeploy.config.pairing import PairingError, extremes, paired
 from kadeploy.config.partition import Partition, layout_wrong, partition_device, split_partition
 from kadeploy.config.rules import (
+    BMC,
     HOST,
     MAC,
     OUR_FILE_SYSTEMS,
@@ -324,7 +325,7 @@ def _ranges_wrong(cluster: Cluster, error: NodeListError) -> Iterator[Wrong]:
 
 def _addresses_wrong(cluster: Cluster, of_ranges: list[list[Node]]) -> Iterator[Wrong]:
     """Of each range what its values are like."""
-    of_bmc: Rule | None = {"ipmi": HOST, "redfish": URL}.get(cluster.power.driver)
+    of_bmc: Rule | None = {"ipmi": BMC, "redfish": URL}.get(cluster.power.driver)
     rules = {"name": HOST, "address": HOST, "mac": MAC} | ({"bmc": of_bmc} if of_bmc else {})
     for rank, (part, nodes) in enumerate(zip(cluster.nodes, of_ranges, strict=True)):
         for key, rule in rules.items():

@@ -42,6 +42,7 @@ def _unequal(pattern: str, count: int, name: str, nodes: int) -> str:
     return f"{pattern!r} has {count} {values} for {nodes} nodes in {name!r}{colons}."
 
 
+_WITH_PORT = re.compile(r"([^:]*\[[^:]*\][^:]*):(\d+)")
 ValueT = TypeVar("ValueT")
 
 
@@ -55,6 +56,8 @@ def _values(key: str, pattern: str) -> list[str]:
     try:
         if separator:  # a base URL per node
             return [f"{prefix}://{value}" for value in _slashed(key, rest)]
+        if with_port := _WITH_PORT.fullmatch(pattern):
+            return [f"{value}:{with_port[2]}" for value in _in_order(key, with_port[1])]
         return [pattern] if ":" in pattern else _in_order(key, pattern)
     except PairingError:
         raise

@@ -257,7 +257,16 @@ def _base_url(text: str) -> str:
     return bare if is_url(bare) else f"http://{bare}" if "://" not in bare else ""
 
 
+def _is_bmc(text: str) -> bool:
+    """Whether *text* may be the address of a BMC, with the port that it listens at where that is another one."""
+    host, colon, port = text.rpartition(":")
+    if colon and ":" not in host:
+        return is_host(host) and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16
+    return is_host(text)
+
+
 HOST = expects(is_host, "an IP address or the name of a machine", meant=_host_of)
+BMC = expects(_is_bmc, "an IP address or the name of a machine, and its port after a colon", meant=_host_of)
 URL = expects(
     is_url, "a URL, such as https://10.0.0.1", meant=lambda text: "" if "://" in text else f"https://{text.strip()}"
 )

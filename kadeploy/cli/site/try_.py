@@ -23,6 +23,16 @@ def try_(
         bool,
         typer.Option("--stay", help="Leave it in the deployment system, to look around.", rich_help_panel=usage.RUN),
     ] = False,
+    timeout: Annotated[
+        str,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            help="Seconds that a boot may take (default: timeouts.reboot of the cluster file).",
+            rich_help_panel=usage.RUN,
+            show_default=False,
+        ),
+    ] = "",
     form: shell.Format = "text",
 ) -> int:
     """Take a node from its BMC to a login, and say where it breaks and what to do; nothing on its disk is changed."""
@@ -34,7 +44,7 @@ def try_(
         if form == "text":
             _show(step)
 
-    whole = ladder.climb(sites.service(), known, back=not stay, tell=tell)
+    whole = ladder.climb(sites.service(), known, back=not stay, tell=tell, timeout=timeout)
     if form != "text":
         shell.emit({"node": known.name, "whole": whole, "rungs": msgspec.to_builtins(steps)}, form)
     elif whole:

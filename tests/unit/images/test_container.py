@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import socket
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +14,8 @@ import pytest
 from kadeploy.errors import ConfigError
 from kadeploy.images.container import build_container
 from kadeploy.images.debian import Wanted
-from tests.oci import Layer, layout
+from tests import oci
+from tests.oci import Layer, push
 
 MACHINE: Layer = {
     "boot/vmlinuz-6.1.0-1-amd64": "kernel",
@@ -33,44 +31,11 @@ MACHINE: Layer = {
 WANTED = Wanted(name="team", description="Of a team", version=4, author="ada")
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="module", name="registry")
+def running_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a registry without TLS."""
-    folder = tmp_path_factory.mktemp("registry")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    settings = {"version": 0.1, "storage": {"filesystem": {"rootdirectory": str(folder)}}, "http": {"addr": address}}
-    (folder / "config.yml").write_text(json.dumps(settings))
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log)
-    try:
-        _await(address, server)
+    with oci.registry(tmp_path_factory.mktemp("registry")) as address:
         yield address
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _await(address: str, server: subprocess.Popen[bytes]) -> None:
-    limit = time.monotonic() + 60
-    while True:
-        assert server.poll() is None, "the registry did not start"
-        try:
-            socket.create_connection(tuple(address.split(":")), 1).close()  # type: ignore[arg-type]
-        except OSError:
-            assert time.monotonic() < limit
-            time.sleep(0.05)
-        else:
-            return
-
-
-def push(folder: Path, registry: str, name: str, *layers: Layer, architecture: str = "amd64") -> str:
-    """Put an image into the registry: its reference."""
-    layout(folder, layers, architecture)
-    target = f"docker://{registry}/{name}"
-    command = ["skopeo", "copy", "--dest-tls-verify=false", f"oci:{folder}:1", target]
-    subprocess.run(command, check=True, capture_output=True)
-    return f"oci://{registry}/{name}"
 
 
 def content(image: Path) -> dict[str, str]:
@@ -142,9 +107,7 @@ def test_what_is_not_there_is_told_in_a_line(registry: str, tmp_path: Path) -> N
 
 def test_layers_that_are_not_what_the_image_says_are_refused(registry: str, tmp_path: Path) -> None:
     """A registry can lie within the digests that it gives: the sums of the unpacked layers are checked as well."""
-    folder = tmp_path / "image"
-    layout(folder, [MACHINE], diff_ids=["sha256:" + hashlib.sha256(b"other").hexdigest()])
-    command = ["skopeo", "copy", "--dest-tls-verify=false", f"oci:{folder}:1", f"docker://{registry}/team/lie:1"]
-    subprocess.run(command, check=True, capture_output=True)
+    sums = ["sha256:" + hashlib.sha256(b"other").hexdigest()]
+    reference = push(tmp_path / "image", registry, "team/lie:1", MACHINE, diff_ids=sums)
     with pytest.raises(ConfigError, match="a layer of the image is damaged: it has not the SHA-256"):
-        build_container(tmp_path / "cache", f"oci://{registry}/team/lie:1", WANTED, insecure=True, say=lambda _: None)
+        build_container(tmp_path / "cache", reference, WANTED, insecure=True, say=lambda _: None)

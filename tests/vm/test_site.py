@@ -1,0 +1,150 @@
+"""What an administrator does for a site, on machines: build what they boot, try one, make environments of what runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kadeploy.images.bootstrap import bootstrap
+from kadeploy.lab import network
+from kadeploy.lab.lab import CACHE
+from tests import oci
+from tests.vm.conftest import ROOT, Cluster
+
+HOST_KEY = CACHE / "deployment_host_ed25519"
+BOOT_FILES = ("deploy-vmlinuz", "deploy-initrd")
+
+
+def site(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``kadeploy-site`` on the controller, as root."""
+    return cluster.installation.tool("kadeploy-site", *words, account=ROOT, env=cluster.variables, timeout=1800)
+
+
+@pytest.fixture
+def administrator(cluster: Cluster, tmp_path: Path) -> Iterator[Cluster]:
+    """The cluster, whose nodes root may reboot; its boot files are afterwards what they were."""
+    for name in BOOT_FILES:
+        shutil.copy2(cluster.lab.http / name, tmp_path / name)
+    rights = ("-m", f"node-[1-{cluster.lab.nodes}]", "-p", "*", "-u", "root")
+    cluster.admin("karights3", "-a", *rights)
+    yield cluster
+    cluster.admin("karights3", "-d", *rights)
+    for name in BOOT_FILES:
+        shutil.copy2(tmp_path / name, cluster.lab.http / f"{name}.former")
+        (cluster.lab.http / f"{name}.former").replace(cluster.lab.http / name)
+
+
+def test_a_deployment_system_is_built_for_the_hardware_and_a_node_is_tried_with_it(administrator: Cluster) -> None:
+    cluster = administrator
+    words = ("--kernel", "linux-image-amd64", "--keyboard", "fr", "--module", "ib_ipoib")
+    built = site(cluster, "build", *words, "--host-key", str(HOST_KEY), "--cache", str(CACHE), "--format", "json")
+    assert built.returncode == 0, built.stderr
+    made = json.loads(built.stdout)
+    assert sorted(made["files"]) == sorted(str(cluster.lab.http / name) for name in BOOT_FILES)
+    assert made["memory"] > 100 << 20
+
+    tried = site(cluster, "try", "node-3", "--stay", "--format", "json")
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    rungs = json.loads(tried.stdout)["rungs"]
+    reached = {each["rung"]: each["seen"] for each in rungs if each["reached"]}
+    way = ["bmc", "power", "loader", "profile", "kernel", "initrd", "system", "ssh", "disk"]
+    assert list(reached) == way
+    assert sum(each["seconds"] for each in rungs) > 5
+    assert "pxelinux.0" in reached["loader"]
+    assert "deploy-vmlinuz" in reached["kernel"]
+    assert reached["ssh"] == f"Linux {made['linux']}"
+    assert "cloud" not in made["linux"]
+    assert reached["disk"].startswith("sda 8G")
+    found = cluster.ssh("node-3", "head -c 7 /etc/keymap; modprobe ib_ipoib && echo there", pinned=True)
+    assert found.stdout == "bkeymapthere\n"
+
+
+def test_where_a_node_breaks_is_told_with_what_was_seen_and_what_to_do(administrator: Cluster) -> None:
+    (administrator.lab.http / "deploy-vmlinuz").unlink()
+    tried = site(administrator, "try", "node-3", "--timeout", "60", "--format", "json")
+    assert tried.returncode == 1
+    *before, broken = json.loads(tried.stdout)["rungs"]
+    assert [each["rung"] for each in before if each["reached"]] == ["bmc", "power", "loader", "profile"]
+    assert (broken["rung"], broken["reached"]) == ("kernel", False)
+    assert "GET /deploy-vmlinuz" in broken["seen"]
+    assert " 404 " in broken["seen"]
+    assert "kadeploy-site check --topic boot" in broken["advice"]
+
+
+# --- environments -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def team(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Description of an environment that was built from an image of a registry, which had no kernel."""
+    folder = tmp_path_factory.mktemp("team")
+    tree = folder / "tree"
+    bootstrap(CACHE, tree, ["apt"], variant="minbase", say=lambda _: None)
+    base = folder / "base.tar"
+    subprocess.run(["tar", "-cf", str(base), "--numeric-owner", "-C", str(tree), "."], check=True)
+    shutil.rmtree(tree)
+    changes: oci.Layer = {"usr/local/share/team": "of the team\n", "usr/share/.wh.common-licenses": ""}
+    (folder / "registry").mkdir()
+    output = Path(cluster.user.home) / "images"
+    try:
+        with oci.registry(folder / "registry") as address:
+            reference = oci.push(folder / "image", address, "team/debian:12", base, changes)
+            words = ("env", "team", "--from", reference, "--insecure", "--kernel", "linux-image-cloud-amd64")
+            done = site(cluster, "build", *words, "--output", str(output), "--cache", str(folder / "cache"))
+        assert done.returncode == 0, done.stderr
+        yield output / "team-1.dsc"
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.rmtree(folder)
+
+
+def test_a_container_image_is_deployed_and_what_runs_is_captured_by_its_user(
+    cluster: Cluster, team: Path, own_path: Path
+) -> None:
+    """The user is an ordinary account in a network of its own, and enters the node with a key of its own."""
+    user = cluster.user
+    key = own_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    for path in (key, key.with_suffix(".pub")):
+        os.chown(path, user.uid, user.gid)
+    deployed = cluster.run("kadeploy3", "-m", "node-2", "-a", str(team), "-k", f"{key}.pub")
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+
+    options = "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o ConnectTimeout=20 -o LogLevel=ERROR"
+    address = cluster.lab.members["node-2"].address
+    words = ["capture", address, "mine", "--env-version", "7", "--ssh", f"ssh -i {key} {options}", "--format", "json"]
+    environment = cluster.installation.environment(user) | cluster.variables
+    captured = subprocess.run(
+        network.inside(
+            cluster.lab.name,
+            [
+                *("setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups", "--", "env", "-i"),
+                *(f"{name}={value}" for name, value in environment.items()),
+                *(str(cluster.installation.tools / "kadeploy-site"), *words, "--output", str(own_path)),
+            ],
+        ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=own_path,
+        timeout=900,
+        check=False,
+    )
+    assert captured.returncode == 0, captured.stderr
+    made = json.loads(captured.stdout)
+    assert made["system"].startswith("Debian GNU/Linux 12")
+    recorded = cluster.run("kaenv3", "-p", "mine").stdout
+    assert "version : 7" in recorded
+    assert f"author : {user.name}" in recorded
+    listed = subprocess.run(["tar", "-tf", made["image"]], check=True, capture_output=True, text=True).stdout.split()
+    assert {"./usr/local/share/team", "./etc/machine-id", "./usr/bin/ping"} <= set(listed)
+    assert not {"./etc/ssh/ssh_host_ed25519_key", "./root/.ssh/authorized_keys", "./usr/share/common-licenses/"} & set(
+        listed
+    )
+    cluster.run("kaenv3", "-d", "mine")
