@@ -7,6 +7,7 @@ breaks, that and the operation's own reason say why.
 
 from __future__ import annotations
 
+import re
 import shlex
 import socket
 import threading
@@ -37,6 +38,8 @@ Rung = Literal[
 TICK = 0.25
 """Seconds between two looks."""
 _CONNECT = 1.0
+_REFUSED = re.compile(r"\b404\b|no such file|not found", re.IGNORECASE)
+"""How servers say that they have not got what is asked for."""
 _LOOK_AT_DISK = (
     "lsblk -dno NAME,SIZE,MODEL {device} || {{ echo {device} is not there. There are: $(lsblk -dno NAME,SIZE) >&2; "
     "exit 1; }}"
@@ -177,6 +180,8 @@ class _Watch:
     heard: dict[Rung, str] = field(default_factory=dict)
     """What events have told of rungs."""
     reasons: list[str] = field(default_factory=list)
+    _is_down: bool = False
+    """Whether the deployment system that may have run before has ended since the reboot."""
 
     def __post_init__(self) -> None:
         site = self.node.site
@@ -206,6 +211,8 @@ class _Watch:
 
     def look(self) -> None:
         """Go up as far as can be seen now."""
+        if self.heard and not self._is_down:
+            self._is_down = not self._open(self.node.site.marker_port)
         while not self.done and (seen := self._seen(self.rungs[self.at])) is not None:
             self._reached(seen)
 
@@ -251,16 +258,19 @@ class _Watch:
         """What shows that *rung* is reached; None when nothing does yet."""
         looks: dict[Rung, Callable[[], str | None]] = {
             "power": lambda: self.heard.get("power"),
-            "system": lambda: self._up("is open") if self._open(self.node.site.marker_port) else None,
+            "system": lambda: self._port("is open") if self._is_up() else None,
             "ssh": lambda: self._tried("uname -sr"),
             "disk": lambda: self._tried(_LOOK_AT_DISK.format(device=shlex.quote(self.node.cluster.disk.device))),
             "reboot": lambda: self.heard.get("reboot"),
-            "leave": lambda: None if self._open(self.node.site.marker_port) else self._up("is closed"),
+            "leave": lambda: self._port("is closed") if self._is_down else None,
             "login": lambda: "ssh answers" if self._open(self.node.site.ssh.port) else None,
         }
         return looks[rung]() if rung in looks else self._seen_in_log(rung)
 
-    def _up(self, how: str) -> str:
+    def _is_up(self) -> bool:
+        return self._is_down and self._open(self.node.site.marker_port)
+
+    def _port(self, how: str) -> str:
         return f"port {self.node.site.marker_port} {how}"
 
     def _tried(self, command: str) -> str | None:
@@ -273,7 +283,7 @@ class _Watch:
     def _seen_in_log(self, rung: Rung) -> str | None:
         if self.boot_log is None:
             return "not seen: boot.log is not set in site.yml"
-        if self._open(self.node.site.marker_port):  # whatever its log says, it has come
+        if self._is_up():  # whatever its log says, it has come
             return "not in the boot server's log"
         loader = self.node.cluster.loader
         wanted = {
@@ -282,7 +292,7 @@ class _Watch:
             "kernel": loader.kernel.rsplit("/", 1)[-1],
             "initrd": loader.initrd.rsplit("/", 1)[-1],
         }[rung]
-        return next((line for line in self._asked() if wanted in line), None)
+        return next((line for line in self._asked() if wanted in line and not _REFUSED.search(line)), None)
 
     def _open(self, port: int) -> bool:
         try:

@@ -20,7 +20,7 @@ import msgspec
 from kadeploy.admin import archive, backup, exchange, keeper, standstill
 from kadeploy.admin.archive import Manifest, Member
 from kadeploy.admin.exchange import Note, Step
-from kadeploy.admin.findings import Finding, fail
+from kadeploy.admin.findings import Finding, Look
 from kadeploy.caller import Account, as_user
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Site
@@ -221,16 +221,19 @@ def resume(folder: Path) -> str:
         return exchange.resume(folder)
 
 
+HALF_WAY = Look("configuration", "half-way-restore")
+
+
 def half_way(folder: Path) -> list[Finding]:
     """What a check tells of a restore that was interrupted; nothing when there was none."""
     try:
         note = exchange.noted(folder)
     except FileError as error:
-        return [fail("files", str(error), "Put the site in order by hand, and remove this file.")]
+        return [HALF_WAY.fail(str(error), "put the site in order by hand, and remove this file")]
     if note is None:
         return []
     ends = "finishes" if note.phase == "changing" else "undoes or finishes"
-    return [fail("files", f"a restore of {note.what} was interrupted half-way", f"kadeploy-site restore {ends} it")]
+    return [HALF_WAY.fail(f"a restore of {note.what} was interrupted half-way", f"kadeploy-site restore {ends} it")]
 
 
 def _opened(file: Path) -> BinaryIO:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from kadeploy import commands
+from kadeploy.admin import restore
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
 from kadeploy.config.cluster import Cluster
@@ -23,6 +24,7 @@ from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import told
 
 LOADS = Look("configuration", "loads")
+HALF_WAY = restore.HALF_WAY
 IGNORED = Look("configuration", "ignored-files")
 RIGHTS = Look("configuration", "rights")
 TLS = Look("configuration", "verify-tls")
@@ -47,6 +49,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     """What is odd about the settings."""
     site, clusters = subject.site, subject.configuration.clusters
     nodes = len(subject.configuration.cluster_of)
+    yield from restore.half_way(subject.configuration.folder)
     yield LOADS.ok(f"{subject.configuration.folder}: {_count(len(clusters), 'cluster')}, {_count(nodes, 'node')}")
     yield from _ignored(subject.configuration.folder)
     yield from _of_site(site, clusters)

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
+from kadeploy.admin import restore
 from kadeploy.admin.check import (
     bmc,
     boot,
@@ -71,8 +72,11 @@ def _kept_going(topic: str, check: Check, subject: Subject) -> Iterator[Finding]
         )
 
 
-def refused(error: KadeployError) -> Iterator[Finding]:
-    """The findings where the configuration cannot be read, one for each of its lines; no topic can be looked at."""
+def refused(error: KadeployError, folder: Path) -> Iterator[Finding]:
+    """The findings where the configuration in *folder* cannot be read, one for each line; no topic can be looked at."""
+    if half_way := restore.half_way(folder):
+        yield from half_way
+        return
     for line in str(error).splitlines():
         text, _, meant = line.partition(" Did you mean ")
         yield configuration.LOADS.fail(text, f"did you mean {meant}" if meant else "correct it, then check again")

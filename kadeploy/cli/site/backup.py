@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +10,9 @@ import typer
 
 from kadeploy.admin import archive
 from kadeploy.admin import backup as backups
-from kadeploy.cli import shell, usage
+from kadeploy.cli import shell
+from kadeploy.cli.site import unattended
 from kadeploy.config.folder import configuration_folder
-from kadeploy.errors import OptionError
 
 
 def backup(
@@ -31,15 +30,12 @@ def backup(
             "--keep", metavar="N", help="Remove this site's oldest backups in FOLDER until N are left.", min=1
         ),
     ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="Say nothing when all goes well.", rich_help_panel=usage.OUTPUT)
-    ] = False,
+    quiet: unattended.Quiet = False,
     form: shell.Format = "text",
 ) -> None:
     """Back up the site while it runs: configuration, database, keys, password files and audit log."""
-    if quiet and form != "text":
-        raise OptionError(f"--quiet and --format {form} contradict each other: choose one.")
-    end_tidily()
+    unattended.require_one_form(quiet, form)
+    unattended.end_tidily()
     made = backups.make(configuration_folder(), target, runs, keep or 0)
     if form != "text":
         shell.emit(as_data(made), form)
@@ -48,13 +44,6 @@ def backup(
         shell.warn(f"left out: {why}.")
     if not quiet:
         print("\n".join(lines(made)))
-
-
-def end_tidily() -> None:
-    """Have SIGTERM and SIGHUP, as systemd and a closed terminal send them, end this process as Ctrl-C does."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
 
 
 def as_data(made: backups.Made) -> dict[str, Any]:

@@ -89,10 +89,11 @@ def _found(wanted: Sequence[str], names: Sequence[str], interface: str, thorough
     from kadeploy.admin.check import topics  # noqa: PLC0415 - not for other commands
     from kadeploy.admin.check.subject import Subject  # noqa: PLC0415
 
+    folder = configuration_folder()
     try:
-        configuration = load_configuration(folder := configuration_folder())
+        configuration = load_configuration(folder)
     except ConfigError as error:
-        yield from topics.refused(error)
+        yield from topics.refused(error, folder)
         return
     subject = Subject(
         configuration=configuration,

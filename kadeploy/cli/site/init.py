@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import typer
 from kadeploy.admin import initial, layout, node_ranges, node_sources
 from kadeploy.admin.sources.found import Found
 from kadeploy.cli import shell, usage
+from kadeploy.cli.site import unattended
 from kadeploy.config.cluster import PowerCommands
 from kadeploy.config.folder import configuration_folder, load_site
 from kadeploy.config.site import Site
@@ -210,7 +210,7 @@ def init(
     form: shell.Format = "text",
 ) -> None:
     """Begin a site, or add a cluster to it: a complete, commented configuration, its keys and its folders."""
-    _end_tidily()
+    unattended.end_tidily()
     folder = Path(config).absolute() if config is not None else configuration_folder()
     initial.require_root(folder)
     given = {
@@ -252,13 +252,6 @@ def init(
     for line in begun.warnings:
         shell.warn(line)
     print("\n".join(_lines(begun, wish)))
-
-
-def _end_tidily() -> None:
-    """Have a closed terminal, and who stops programs, end this one as Ctrl-C does: nothing stays behind."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
 
 
 def _at_terminal() -> bool:

@@ -9,9 +9,9 @@ import typer
 
 from kadeploy.admin import purge as purges
 from kadeploy.cli import shell, usage
-from kadeploy.cli.site.backup import end_tidily, size
+from kadeploy.cli.site import unattended
+from kadeploy.cli.site.backup import size
 from kadeploy.config.folder import configuration_folder
-from kadeploy.errors import OptionError
 
 
 def purge(
@@ -33,15 +33,12 @@ def purge(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what would go.", rich_help_panel=usage.GENERAL)
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="Say nothing when all goes well.", rich_help_panel=usage.OUTPUT)
-    ] = False,
+    quiet: unattended.Quiet = False,
     form: shell.Format = "text",
 ) -> None:
     """Remove what is old and of no use: run folders, files, boot profiles, ended rights and tokens."""
-    if quiet and form != "text":
-        raise OptionError(f"--quiet and --format {form} contradict each other: choose one.")
-    end_tidily()
+    unattended.require_one_form(quiet, form)
+    unattended.end_tidily()
     wish = purges.Wish(days=days, statistics_days=statistics_days, dry_run=dry_run)
     gone = purges.purge(configuration_folder(), wish)
     if form != "text":

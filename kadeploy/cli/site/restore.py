@@ -11,7 +11,8 @@ import typer
 
 from kadeploy.admin import restore as restores
 from kadeploy.cli import shell, usage
-from kadeploy.cli.site.backup import contents, end_tidily
+from kadeploy.cli.site import unattended
+from kadeploy.cli.site.backup import contents
 from kadeploy.config.folder import configuration_folder
 from kadeploy.errors import MissingOptionError, OptionError
 from kadeploy.nodeset import told
@@ -62,7 +63,7 @@ def restore(
     if backup and without_backup:
         raise OptionError("--backup and --without-backup contradict each other: choose one.")
     folder = config or configuration_folder()
-    end_tidily()
+    unattended.end_tidily()
     said = "" if dry_run else restores.resume(folder)
     if file is None:
         if not said:

@@ -11,7 +11,7 @@ import typer
 from kadeploy import __version__
 from kadeploy.admin import upgrade as upgrades
 from kadeploy.cli import shell, usage
-from kadeploy.cli.site.backup import end_tidily
+from kadeploy.cli.site import unattended
 from kadeploy.config.folder import configuration_folder
 
 
@@ -32,7 +32,7 @@ def upgrade(
     form: shell.Format = "text",
 ) -> None:
     """Bring the site to this version of Kadeploy, with a backup first. Its service has to be stopped."""
-    end_tidily()
+    unattended.end_tidily()
     folder = configuration_folder()
     stand = upgrades.stand(folder)[1] if dry_run else upgrades.upgrade(folder, backup)
     if form != "text":

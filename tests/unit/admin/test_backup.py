@@ -71,7 +71,8 @@ def test_it_holds_what_cannot_be_made_anew_and_its_first_member_says_what(
         path for path in wanted if not path.endswith("site.yml")
     }
     assert all(Path(path).read_bytes() == content for path, content in contents.items())
-    assert told[f"file{lived.state}/keys/bmc-gdx"]["mode"] == 0o600
+    modes = {each["path"]: each["mode"] for each in told.values()}
+    assert modes[f"{lived.state}/keys/bmc-gdx"] == 0o600
     status = Path(made.path).stat()
     assert (status.st_mode & 0o777, status.st_uid) == (0o600, os.geteuid())
 

@@ -109,9 +109,9 @@ def test_ctrl_c_is_not_taken_for_a_topic_that_breaks(sound: SoundSite) -> None:
         list(topics.run(sound.subject(), ["keys"], {"keys": interrupted}))
 
 
-def test_each_line_of_a_refusal_is_a_finding_with_what_was_meant() -> None:
+def test_each_line_of_a_refusal_is_a_finding_with_what_was_meant(tmp_path: Path) -> None:
     error = ConfigError("site.yml:1: unknown key nmae. Did you mean name?\nsite.yml:2: wrong value 0.")
-    found = list(topics.refused(error))
+    found = list(topics.refused(error, tmp_path))
     assert [(each.name, each.level) for each in found] == [("loads", "fail"), ("loads", "fail")]
     assert found[0].advice == "did you mean name?"
 

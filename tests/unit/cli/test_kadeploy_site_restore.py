@@ -78,6 +78,10 @@ def test_no_tool_works_for_half_a_site_and_a_restore_without_a_file_ends_it(
         refused = tool(*command)
         assert refused.returncode == 1
         assert "restore_is_half_way" in refused.stderr
+    checked = tool("kadeploy-site", "check", "-q")
+    assert checked.returncode == 1
+    (line,) = checked.stdout.splitlines()
+    assert "a restore of b.tar.zst was interrupted half-way → kadeploy-site restore" in line
     done = tool("kadeploy-site", "restore")
     assert done.returncode == 0
     assert done.stdout == "The restore of b.tar.zst, which was interrupted, is undone: the site is as it was before.\n"
