@@ -38,7 +38,7 @@ Rung = Literal[
 TICK = 0.25
 """Seconds between two looks."""
 _CONNECT = 1.0
-_REFUSED = re.compile(r"\b404\b|no such file|not found", re.IGNORECASE)
+_REFUSED = re.compile(r"\b404\b|no such file|not found|absent|interrupted", re.IGNORECASE)
 """How servers say that they have not got what is asked for."""
 _LOOK_AT_DISK = (
     "lsblk -dno NAME,SIZE,MODEL {device} || {{ echo {device} is not there. There are: $(lsblk -dno NAME,SIZE) >&2; "
