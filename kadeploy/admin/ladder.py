@@ -113,7 +113,7 @@ def climb(service: Service, node: KnownNode, *, back: bool, tell: Tell, timeout:
 
 
 def _wish(service: Service, node: KnownNode, kind: RebootKind, options: Options) -> RebootRequest:
-    return RebootRequest(user=service.user, nodes=(node.name,), kind=kind, hook=False, options=options)
+    return RebootRequest(user=service.user, nodes=(node.name,), kind=kind, level="hard", hook=False, options=options)
 
 
 def _climb(service: Service, wish: RebootRequest, node: KnownNode, rungs: Sequence[Rung], tell: Tell) -> bool:
@@ -121,9 +121,10 @@ def _climb(service: Service, wish: RebootRequest, node: KnownNode, rungs: Sequen
     if rungs[0] == "bmc" and not watch.asked_bmc():
         return False
     with _operation(service, wish, watch) as operation:
-        while not watch.done and not operation.ended:
+        while not watch.done and not watch.failed and not operation.ended:
             watch.look()
             time.sleep(TICK)
+        operation.give_up(watch.failed)
     watch.look()
     if operation.error:
         raise operation.error
@@ -137,18 +138,24 @@ def _climb(service: Service, wish: RebootRequest, node: KnownNode, rungs: Sequen
 class _Operation:
     """A reboot that runs in a thread of its own."""
 
+    stop: threading.Event = field(default_factory=threading.Event)
     report: Report | None = None
     error: BaseException | None = None
     ended: bool = False
 
+    def give_up(self, now: bool) -> None:
+        """Have no further try: one shows where it breaks, and each takes as long as a boot may."""
+        if now:
+            self.stop.set()
+
 
 @contextmanager
 def _operation(service: Service, wish: RebootRequest, watch: _Watch) -> Iterator[_Operation]:
-    found, stop = _Operation(), threading.Event()
+    found = _Operation()
 
     def run() -> None:
         try:
-            found.report = service.carry_out(wish, watch.hear, stop, lambda _: None)
+            found.report = service.carry_out(wish, watch.hear, found.stop, lambda _: None)
         except BaseException as error:
             found.error = error
         found.ended = True
@@ -158,7 +165,7 @@ def _operation(service: Service, wish: RebootRequest, watch: _Watch) -> Iterator
     try:
         yield found
     except BaseException:
-        stop.set()
+        found.stop.set()
         raise
     finally:
         thread.join()
@@ -180,6 +187,8 @@ class _Watch:
     heard: dict[Rung, str] = field(default_factory=dict)
     """What events have told of rungs."""
     reasons: list[str] = field(default_factory=list)
+    failed: bool = False
+    """Whether the operation's first try has failed."""
     _is_down: bool = False
     """Whether the deployment system that may have run before has ended since the reboot."""
 
@@ -205,9 +214,7 @@ class _Watch:
             if outcome.verdict is Verdict.KO:
                 self.reasons.append(outcome.message)
         if isinstance(event, AttemptEnded) and self.node.name in event.outcomes:
-            message = event.outcomes[self.node.name].message
-            if message and message not in self.reasons:
-                self.reasons.append(message)
+            self.failed = event.outcomes[self.node.name].verdict is Verdict.KO
 
     def look(self) -> None:
         """Go up as far as can be seen now."""
@@ -229,7 +236,7 @@ class _Watch:
         """What is to be told at the end."""
         if self.done:
             return True
-        self._broken("; ".join(dict.fromkeys([*self.reasons, *(report.ko.values() if report else ())])))
+        self._broken("; ".join(dict.fromkeys(self.reasons or (report.ko.values() if report else ()))))
         return False
 
     def _reached(self, seen: str) -> None:

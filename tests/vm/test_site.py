@@ -72,7 +72,9 @@ def test_where_a_node_breaks_is_told_with_what_was_seen_and_what_to_do(administr
     *before, broken = json.loads(tried.stdout)["rungs"]
     assert [each["rung"] for each in before if each["reached"]] == ["bmc", "power", "loader", "profile"]
     assert (broken["rung"], broken["reached"]) == ("kernel", False)
+    assert "nothing answers at" in broken["seen"]
     assert "GET /deploy-vmlinuz" in broken["seen"]
+    assert broken["seconds"] < 90, "one try shows it"
     assert " 404 " in broken["seen"]
     assert "kadeploy-site check --topic boot" in broken["advice"]
 
