@@ -143,7 +143,10 @@ def facts(reach: Reach) -> Facts:
     Raises:
         KadeployError: the node cannot be entered, or there is nothing that could be deployed again.
     """
-    done = subprocess.run(reach.run("facts"), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        done = subprocess.run(reach.run("facts"), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except OSError as error:
+        raise KadeployError(f"{reach.command[0]} cannot be started: {error.strerror}.") from error
     told = [line.split("=", 1) for line in done.stdout.decode(errors="replace").splitlines() if "=" in line]
     known = {key: printable(value) for key, value in told}
     if "refused" in known:

@@ -66,6 +66,10 @@ def dhcp(
 
 
 def _write(output: Path, text: str) -> None:
+    if output.exists() and not output.is_file():
+        raise FileError(
+            f"{output} is no regular file: name another, or leave --output out and redirect what is printed."
+        )
     try:
         replace_file(output, text.encode(), 0o644)
     except OSError as error:

@@ -164,6 +164,11 @@ def test_a_node_that_cannot_be_entered_says_why() -> None:
         facts(Reach("gdx-1", ("sh", "-c", "echo 'Permission denied (publickey).' >&2; exit 255")))
 
 
+def test_a_command_that_is_not_there_is_told() -> None:
+    with pytest.raises(KadeployError, match="/nowhere/ssh cannot be started: No such file or directory"):
+        facts(Reach("gdx-1", ("/nowhere/ssh",)))
+
+
 def test_whoever_is_not_root_there_is_told(tree: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     other = Reach("gdx-1", ("setpriv", "--reuid=65534", "--clear-groups", "sh", "-c"), str(tree))

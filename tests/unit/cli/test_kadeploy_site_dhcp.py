@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,12 @@ def test_a_folder_of_loaders_that_is_not_there_is_named(tool: Any, folder: Path)
     done = tool("kadeploy-site", "loaders")
     assert (done.returncode, done.stdout) == (1, "")
     assert f"ERROR: {folder}/tftp: No such file or directory. Make this folder" in done.stderr
+
+
+def test_a_device_is_not_replaced_by_the_lines(folder: Path, tool: Any, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    done = tool("kadeploy-site", "dhcp", "--server", "isc", "--output", str(pipe))
+    assert done.returncode == 1
+    assert f"{pipe} is no regular file: name another" in done.stderr
+    assert pipe.is_fifo()

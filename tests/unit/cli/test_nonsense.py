@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import subprocess
@@ -60,11 +59,14 @@ def options(command: Any) -> list[str]:
 
 
 NEVER_ENDING = {"kadeploy3d run"}
+SITE = "kadeploy-site"
+OF_ROOT = {f"{SITE} {verb}" for verb in ("init", "build", "build env", "loaders", "check", "try", "capture")}
+"""Commands that write wherever a word says, take minutes, or reach out: an ordinary account types these."""
 COMMANDS = {
     context.command_path: command
     for name in TOOLS
     for command, context in manpages.described(name)
-    if name != LAB and context.command_path not in NEVER_ENDING
+    if name != LAB and context.command_path not in NEVER_ENDING | OF_ROOT
 }
 """Every tool, and every command of a tool, by what is typed to call it."""
 
@@ -72,7 +74,7 @@ COMMANDS = {
 @pytest.mark.parametrize("typed_first", COMMANDS)
 def test_whatever_is_typed_is_answered_or_refused_in_a_line(typed_first: str, ready: Site) -> None:
     name, *verbs = typed_first.split()
-    app = importlib.import_module(f"kadeploy.cli.{name}").app
+    app = manpages.tool(name)
     values = st.sampled_from(VALUES) | st.text(st.characters(exclude_characters="/\0"), max_size=6)
     words = st.lists(st.sampled_from(options(COMMANDS[typed_first])) | values, max_size=8)
 
@@ -92,6 +94,7 @@ def test_whatever_is_typed_is_answered_or_refused_in_a_line(typed_first: str, re
             assert [line for line in lines if line.startswith("ERROR: ")], argv
 
     typed()
+    connect(ready)
     assert (Claim.select().count(), Workflow.select().count()) == (0, 0)
 
 
@@ -174,3 +177,41 @@ def test_an_ordinary_user_is_told_that_a_lab_takes_root(ready: Site) -> None:
     assert done.stderr.count("\n") == done.stderr.count("ERROR: ") == 6
     assert done.stderr.count("run it with sudo") == 3
     assert "--nodes 99999999999: expected a number from 1 to" in done.stderr
+
+
+SITE_AS_USER = """
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from kadeploy.cli import manpages, shell
+app = manpages.tool("kadeploy-site")
+lines = [line.split() for line in sys.stdin.read().splitlines()]
+with redirect_stderr(StringIO()), redirect_stdout(StringIO()):  # so that all is imported while it may be read
+    for words in lines:
+        shell.run(app, "kadeploy-site", [*words, "--help"])
+import os
+import kadeploy.images.container, kadeploy.admin.initial, kadeploy.admin.check.topics, kadeploy.boot.loader_files
+os.setgid(65534); os.setuid(65534)
+for words in lines:
+    print(shell.run(app, "kadeploy-site", words))
+"""
+SITE_LINES = [
+    *("init --name x --address 10.0.0.1 --yes", "init --config /dev/null", "init --cluster x --nodes [1,2,x"),
+    *("build", "build --kernel [ --yes", "build env x", "build env ../x", "build env x --from oci://[", "loaders"),
+    *("try", "try gdx-9.site", "capture -x y", "capture gdx-1.site [", "capture gdx-1.site x -p /dev/sda"),
+    *("capture gdx-1.site x --ssh /nowhere/ssh", "check --topic nonsense"),
+]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become an ordinary user")
+def test_what_root_alone_may_is_refused_in_a_line_and_so_is_nonsense(ready: Site) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SITE_AS_USER],
+        input="\n".join(SITE_LINES),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["1"] * len(SITE_LINES), done.stdout + done.stderr
+    assert done.stderr.count("ERROR: ") == len(SITE_LINES)
+    assert "Traceback" not in done.stderr
