@@ -58,7 +58,7 @@ def test_what_the_engines_send_is_known(tmp_path: Path) -> None:
 
     async def send() -> list[bytes]:
         remote = Recorder()
-        machines = switch._Machines(Power(), WellBmc(), remote)
+        machines = switch._Machines(Power(), False, WellBmc(), remote)
         await reach.booted_after(remote, 0)(TARGET)
         await remote.send(TARGET, tmp_path / "file", "/tmp/file")
         await machines.do(TARGET, node, "reboot", "soft")

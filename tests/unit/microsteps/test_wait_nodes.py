@@ -49,7 +49,7 @@ def refused(tmp_path: Path) -> Request:
     """A request for a node whose ports are all closed, on a site that keeps logs."""
     with socket.create_server((ADDRESS, 0)) as free:
         port = free.getsockname()[1]
-    site = build.site(tmp_path, ssh=Ssh(private_key="/none", host_key="", port=port), marker_port=port)
+    site = build.site(tmp_path, ssh=Ssh(private_key="/none", host_key=build.HOST_KEY, port=port), marker_port=port)
     site = msgspec.structs.replace(site, boot=msgspec.structs.replace(site.boot, log=str(tmp_path / "boot.log")))
     cluster = build.cluster(
         nodes=(NodeRange(name="n-1.site", address=ADDRESS),),
