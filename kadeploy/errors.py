@@ -3,6 +3,7 @@
 KadeployError                     exit code 1: refused, no node touched
 ├── ConfigError                   a site or cluster file is wrong (file, key, what was expected)
 ├── NodeListError                 empty range, unknown node, malformed pattern
+│   └── PairingError              ranges that tell of the same nodes do not go together
 ├── EnvironmentRefusedError       unknown, malformed, or changed since it was recorded
 │   └── RecordedAlreadyError      its name and version are taken
 ├── ProfileRefusedError           a value does not fit into a boot profile
@@ -25,14 +26,15 @@ KadeployError                     exit code 1: refused, no node touched
 ├── BrokenOffError                exit code 4: ended in mid-run by what has nothing to do with nodes
 └── UserInterruptError            exit code 130: the user asked to stop
 
-Four more never leave the place where they arise: they become a node's outcome, the answer of the lab's BMC, or the end
-of a connection.
+Five more never leave the place where they arise: they become a node's outcome, the answer of the lab's BMC, the end of
+a connection, or a ConfigError with the name of its file.
 
 OSError
 └── UnreachableError              a node's ssh server cannot be entered, or was lost
 Exception
 ├── MachineError                  a machine of the lab did not do what was asked
 ├── NotEnteredError               a BMC lets nobody in, or does not answer
+├── MalformedError                a text is no YAML, or has a key twice
 └── UnsoundMessageError           the client of a console says what it may not say
 """
 
@@ -57,6 +59,22 @@ class ConfigError(KadeployError):
 
 class NodeListError(KadeployError):
     """The nodes of a request cannot be determined."""
+
+
+class PairingError(NodeListError):
+    """Ranges that cannot be paired."""
+
+    key = ""
+    """Of the wrong one."""
+    said = ""
+    """What is wrong with it."""
+
+    @classmethod
+    def of(cls, key: str, said: str) -> PairingError:
+        """The one of *key*."""
+        error = cls(f"{key}: {said}")
+        error.key, error.said = key, said
+        return error
 
 
 class EnvironmentRefusedError(KadeployError):
@@ -164,6 +182,14 @@ class MachineError(Exception):
 
 class NotEnteredError(Exception):
     """Nobody answers, or the BMC does not let us in; raised by a driver, within its process."""
+
+
+class MalformedError(Exception):
+    """A text that is no YAML, or has a key twice: the line, the place where there is one, and what is wrong."""
+
+    def __init__(self, line: int, place: tuple[str | int, ...], said: str) -> None:
+        super().__init__(said)
+        self.line, self.place = line, place
 
 
 class UnsoundMessageError(Exception):

@@ -220,16 +220,21 @@ def read(file: BinaryIO, name: str, take: Take = lambda _, __: None) -> Manifest
     Raises:
         FileError: it is none, is damaged, or holds anything else than its manifest says.
     """
+    with _told_of(name), _unpacked(file) as stream:
+        manifest = _manifest(stream)
+        for member in manifest.members:
+            _read_member(stream, manifest, member, take)
+        _require_end(stream)
+    return manifest
+
+
+@contextmanager
+def _told_of(name: str) -> Iterator[None]:
     try:
-        with _unpacked(file) as stream:
-            manifest = _manifest(stream)
-            for member in manifest.members:
-                _read_member(stream, manifest, member, take)
-            _require_end(stream)
+        yield
     except FileError as error:
         why = str(error).rstrip(".")
         raise FileError(f"{name} is no sound backup of a site, so nothing was changed: {why}.") from error
-    return manifest
 
 
 def _require_end(stream: BinaryIO) -> None:
@@ -243,19 +248,8 @@ def read_manifest(file: BinaryIO, name: str) -> Manifest:
     Raises:
         FileError: it is none.
     """
-    found: list[Manifest] = []
-    with suppress(_Enough):
-        read(file, name, lambda manifest, _: _stop(found, manifest))
-    return found[0]
-
-
-class _Enough(Exception):  # noqa: N818 - nothing is wrong
-    pass
-
-
-def _stop(found: list[Manifest], manifest: Manifest) -> None:
-    found.append(manifest)
-    raise _Enough
+    with _told_of(name), _unpacked(file, whole=False) as stream:
+        return _manifest(stream)
 
 
 def _manifest(stream: BinaryIO) -> Manifest:
@@ -305,7 +299,8 @@ def _next(stream: BinaryIO) -> tarfile.TarInfo:
 
 
 @contextmanager
-def _unpacked(file: BinaryIO) -> Iterator[BinaryIO]:
+def _unpacked(file: BinaryIO, whole: bool = True) -> Iterator[BinaryIO]:
+    """What is in *file*; unless the *whole* of it is read, its end may be damaged."""
     file.seek(0)
     if os.pread(file.fileno(), len(MAGIC), 0) != MAGIC:
         raise FileError("It is no archive behind zstd.")
@@ -316,6 +311,8 @@ def _unpacked(file: BinaryIO) -> Iterator[BinaryIO]:
         stream = cast("BinaryIO", process.stdout)
         try:
             yield stream
+            if not whole:
+                process.kill()
         except BaseException as error:
             if isinstance(error, FileError) and not stream.read(1) and process.wait() > 0:
                 raise FileError(f"zstd cannot unpack it: {_said(words)}") from error
@@ -324,5 +321,5 @@ def _unpacked(file: BinaryIO) -> Iterator[BinaryIO]:
         finally:
             process.wait()
             stream.close()
-        if process.returncode:
+        if whole and process.returncode:
             raise FileError(f"zstd cannot unpack it: {_said(words)}")

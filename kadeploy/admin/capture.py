@@ -18,12 +18,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import yaml
 
 from kadeploy.errors import KadeployError
-from kadeploy.files import replace_file
+from kadeploy.files import replace_file, replacing
 from kadeploy.images.store import HERE
 from kadeploy.printable import printable
 
@@ -204,9 +205,10 @@ def capture(
         KadeployError: the node fails on the way, or the disk here is full.
     """
     image = folder / f"{name}-{version}.tar.zst"
-    with _new(image) as target:
+    if not os.access(folder, os.W_OK):
+        raise KadeployError(f"{folder} cannot be written to: name another folder with --output.")
+    with replacing(image, 0o644 & ~_mask()) as target:
         _fetch(reach, found, target, excluded, say)
-        os.fchmod(target.fileno(), 0o644 & ~_mask())
     path = folder / f"{name}-{version}.dsc"
     document = {
         "name": name,
@@ -239,25 +241,7 @@ def _mask() -> int:
     return mask
 
 
-@contextlib.contextmanager
-def _new(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file that appears under its name when it is whole."""
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".capture-", dir=path.parent)
-    except OSError as error:
-        raise KadeployError(f"{path.parent}: {error.strerror}: name another folder with --output.") from error
-    try:
-        with os.fdopen(descriptor, "wb") as target:
-            yield target
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _fetch(
-    reach: Reach, found: Facts, target: io.BufferedWriter, excluded: Sequence[str], say: Callable[[int], object]
-) -> None:
+def _fetch(reach: Reach, found: Facts, target: BinaryIO, excluded: Sequence[str], say: Callable[[int], object]) -> None:
     patterns = [f"./{path}" for path in (*IDENTITY, *OF_NO_USE)] + [f"./{path.lstrip('./')}" for path in excluded]
     others = " ".join(f".{place}" for place in found.parts)
     command = reach.run("pack", others=others, excluded="\n".join(patterns))
@@ -279,7 +263,7 @@ def _fetch(
         errors.seek(0)
         said = _said(errors.read())
     if packer.returncode:
-        raise KadeployError(f"{target.name} could not be written: is the disk full?")
+        raise KadeployError("The image could not be written: is the disk full?")
     if node.returncode:
         raise KadeployError(f"{reach.node} broke off: {said}")
 

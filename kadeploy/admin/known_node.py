@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from kadeploy.commands import last_line
 from kadeploy.config import cluster as clusters
 from kadeploy.config.cluster import Cluster, Node
 from kadeploy.config.folder import Configuration
@@ -16,7 +17,6 @@ from kadeploy.config.site import Site
 from kadeploy.errors import KadeployError
 from kadeploy.nodeset import expand
 from kadeploy.power import switch
-from kadeploy.printable import printable
 from kadeploy.workflow import Verdict
 
 _PATIENCE = 20
@@ -108,6 +108,6 @@ class KnownNode:
             except subprocess.TimeoutExpired as error:
                 raise KadeployError(f"{self.name} does not answer by ssh.") from error
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-            raise KadeployError(f"{self.name}: {printable(said[-1])}")
+            said = last_line(done.stderr.decode(errors="replace")) or "no reason given"
+            raise KadeployError(f"{self.name}: {said}")
         return done.stdout.decode(errors="replace")

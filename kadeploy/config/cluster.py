@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kadeploy.config.file import Struct
-from kadeploy.config.pairing import PairingError, extremes, paired
+from kadeploy.config.pairing import extremes, paired
 from kadeploy.config.partition import Partition, layout_wrong, partition_device, split_partition
 from kadeploy.config.rules import (
     BMC,
@@ -41,7 +41,7 @@ from kadeploy.config.rules import (
 from kadeploy.config.site import Site
 from kadeploy.config.timeouts import evaluate_timeout
 from kadeploy.environments.image import ArchiveKind
-from kadeploy.errors import NodeListError, OptionError
+from kadeploy.errors import NodeListError, OptionError, PairingError
 from kadeploy.hints import did_you_mean
 
 _DEVICE = re.compile(r"/dev(?:/[A-Za-z0-9][A-Za-z0-9_.:+@=-]*)+")

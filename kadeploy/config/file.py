@@ -14,10 +14,10 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 
-from kadeploy.config.lines import Lines, MalformedError, Place, parse
+from kadeploy.config.lines import Lines, Place, parse
 from kadeploy.config.rules import Rule, Wrong, dotted
 from kadeploy.config.structure import explain
-from kadeploy.errors import ConfigError
+from kadeploy.errors import ConfigError, MalformedError
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from kadeploy.errors import MalformedError
+
 try:
     from yaml import CSafeLoader as SafeLoader
 except ImportError:  # PyYAML built without libyaml
@@ -17,14 +19,6 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 Place = tuple[str | int, ...]
 """Where a value is: ``("disk", "partitions", 0, "size")``."""
-
-
-class MalformedError(Exception):
-    """A text that is no YAML, or has a key twice: the line, the place where there is one, and what is wrong."""
-
-    def __init__(self, line: int, place: Place, said: str) -> None:
-        super().__init__(said)
-        self.line, self.place = line, place
 
 
 def parse(text: str, *, strict: bool) -> Any:

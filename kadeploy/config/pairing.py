@@ -6,16 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from kadeploy.errors import NodeListError
+from kadeploy.errors import NodeListError, PairingError
 from kadeploy.nodeset import expand, fold
-
-
-class PairingError(NodeListError):
-    """Ranges that cannot be paired; *key* is that of the wrong one."""
-
-    def __init__(self, key: str, said: str) -> None:
-        super().__init__(f"{key}: {said}")
-        self.key, self.said = key, said
 
 
 def paired(name: str, others: Mapping[str, str]) -> dict[str, list[str]]:
@@ -32,7 +24,7 @@ def paired(name: str, others: Mapping[str, str]) -> dict[str, list[str]]:
     for key, pattern in others.items():
         columns[key] = values = _values(key, pattern) if pattern else [""] * len(names)
         if len(values) != len(names):
-            raise PairingError(key, _unequal(pattern, len(values), name, len(names)))
+            raise PairingError.of(key, _unequal(pattern, len(values), name, len(names)))
     return columns
 
 
@@ -63,7 +55,7 @@ def _values(key: str, pattern: str) -> list[str]:
         raise
     except NodeListError as error:
         advice = " Write a range as in n-[1-10]." if "[" in pattern else ""
-        raise PairingError(key, f"{error}{advice}") from error
+        raise PairingError.of(key, f"{error}{advice}") from error
 
 
 def _slashed(key: str, rest: str) -> list[str]:
@@ -84,7 +76,7 @@ def _in_order(key: str, pattern: str) -> list[str]:
     written = [value for part in masked.split(",") for value in expand(part.replace(";", ","))]
     starts = [[int(span.split("-")[0]) for span in each[1:-1].split(",")] for each in _BRACKETS.findall(pattern)]
     if written != values or any(numbers != sorted(numbers) for numbers in starts):
-        raise PairingError(
+        raise PairingError.of(
             key, f"{pattern!r} is not in order and would be paired as {fold(values)!r}: give each of its nodes a line."
         )
     return values

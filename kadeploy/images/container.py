@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kadeploy.commands import last_line
 from kadeploy.errors import ConfigError
 from kadeploy.images import layers
 from kadeploy.images.archive import COMPRESSION
@@ -20,7 +21,6 @@ from kadeploy.images.bootstrap import RELEASE, Say, acquire_settings, apt_source
 from kadeploy.images.debian import SOURCES, Wanted, configure, recipe
 from kadeploy.images.environment import BuiltEnvironment, check_kind, finish, found
 from kadeploy.images.store import HERE, built, fingerprint, words
-from kadeploy.printable import printable
 
 SCHEME = "oci://"
 _REFERENCE = re.compile(
@@ -122,10 +122,10 @@ def _skopeo(reference: str, verb: str, *words: str) -> bytes:
 
 def _reason(stderr: str) -> str:
     """What skopeo says at last, without its frame and what is known already."""
-    lines = stderr.strip().splitlines() or ["skopeo does not say why"]
-    framed = re.search(r'msg="(.*)"', lines[-1])
-    text = (framed[1] if framed else lines[-1]).replace('\\"', '"')
-    reason = re.sub(r'^Error parsing image name "[^"]*": ', "", printable(text)).rstrip(".")
+    line = last_line(stderr) or "skopeo does not say why"
+    framed = re.search(r'msg="(.*)"?', line)
+    text = (framed[1] if framed else line).replace('\\"', '"')
+    reason = re.sub(r'^Error parsing image name "[^"]*": ', "", text.rstrip('"')).rstrip(".")
     hint = " Say --insecure if its registry speaks HTTP." if "HTTP response to HTTPS client" in reason else ""
     return f"{reason}.{hint}"
 

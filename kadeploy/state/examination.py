@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import peewee
@@ -26,10 +25,6 @@ class Seen(NamedTuple):
     """What it says of its own file; empty where all is well."""
 
 
-class _TakenBackError(Exception):
-    """Ends a transaction that is not to change anything."""
-
-
 def look(site: Site) -> Seen:
     """Look at the database, which must be there; whoever calls is a user who may write it.
 
@@ -39,10 +34,10 @@ def look(site: Site) -> Seen:
     with database.as_it_is(site) as version:
         server: Any = database.DB.obj
         is_file = isinstance(server, peewee.SqliteDatabase)
-        with server.refusals(), suppress(_TakenBackError), database.transaction():
+        with server.refusals(), database.transaction() as transaction:
             if version is not None and not is_file:  # SQLite has taken its lock for writing already
                 server.execute_sql("UPDATE schema_version SET version = version")
-            raise _TakenBackError
+            transaction.rollback()
         if not is_file:
             return _server(server, version)
         with server.refusals():

@@ -182,8 +182,10 @@ def test_yes_takes_what_the_machine_says_of_itself(init: Run, open_folder: Path)
 
 def test_an_ordinary_account_is_told_to_be_root(open_folder: Path) -> None:
     code = (
-        "import os, sys; from kadeploy.cli import kadeploy_site; os.setgroups([]); os.setgid(65534); os.setuid(65534); "
-        "sys.exit(kadeploy_site.main())"
+        "import contextlib, io, os, sys; from kadeploy.cli import kadeploy_site, shell\n"
+        "with contextlib.redirect_stdout(io.StringIO()):  # so that all is imported while it may be read\n"
+        "    shell.run(kadeploy_site.app, kadeploy_site.NAME, ['init', '--help'])\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(kadeploy_site.main())"
     )
     command = [sys.executable, "-c", code, "init", *places(open_folder), *SITE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -53,7 +53,7 @@ def test_it_comes_back_after_an_exception_and_leaves_no_descriptor_open(names: t
     with pytest.raises(ZeroDivisionError), namespace.inside(names[0]):
         raise ZeroDivisionError
     assert here() == before
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors  # what other tests have left may be closed
 
 
 def test_threads_and_processes_started_inside_are_inside(names: tuple[str, str]) -> None:
@@ -110,10 +110,11 @@ def test_who_may_not_enter_is_told_to_become_root(names: tuple[str, str]) -> Non
 
 def test_whoever_is_there_already_needs_no_privilege(names: tuple[str, str]) -> None:
     code = (
-        "import sys; from kadeploy.remote import namespace\n"
+        "import os, sys; from kadeploy.remote import namespace\n"
+        "os.setgroups([]); os.setresuid(65534, 65534, 65534)\n"
         "with namespace.inside(sys.argv[1]): print('inside', namespace.is_here(sys.argv[2]))"
     )
-    as_nobody = ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, "-c", code, *names]
+    as_nobody = [sys.executable, "-c", code, *names]
     inside = subprocess.run(["ip", "netns", "exec", names[0], *as_nobody], capture_output=True, text=True, check=False)
     outside = subprocess.run(as_nobody, capture_output=True, text=True, check=False)
     assert (inside.stdout, "cannot be entered" in outside.stderr) == ("inside False\n", True), outside.stderr
