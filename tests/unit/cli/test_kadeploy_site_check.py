@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from kadeploy.config.folder import collection
+
 if TYPE_CHECKING:
     from tests.unit.admin.sound_site import SoundSite
     from tests.unit.conftest import Tool
@@ -103,7 +105,13 @@ def test_ctrl_c_ends_it_within_a_moment_though_a_bmc_is_silent(sound: SoundSite)
     assert time.monotonic() - begun < 8
 
 
+def is_open_to_all(path: Path) -> bool:
+    """Whether every account may read what is below *path*."""
+    return all(each.stat().st_mode & 0o005 == 0o005 for each in (path, *path.parents))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another account")
+@pytest.mark.skipif(not is_open_to_all(collection()), reason="this checkout is closed to other accounts")
 def test_an_ordinary_account_is_told_what_it_cannot_see(sound: SoundSite, open_folder: Path) -> None:
     """In a process of nobody's: what is root's alone is told as such, and nothing breaks off."""
     shutil.copytree(sound.folder, open_folder / "site")
