@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 Layer = Mapping[str, str] | Path
-"""Text of each file, or an empty folder where the name ends with a slash; or an archive."""
+"""Text of each file, ``->`` and a link's target, an empty folder where the name ends with a slash; or an archive."""
 
 _TYPE = "application/vnd.oci.image"
 
@@ -50,6 +50,8 @@ def _archive(files: Mapping[str, str]) -> bytes:
             member = tarfile.TarInfo(name.rstrip("/"))
             if name.endswith("/"):
                 member.type, member.mode = tarfile.DIRTYPE, 0o755
+            elif text.startswith("->"):
+                member.type, member.linkname = tarfile.SYMTYPE, text.removeprefix("->")
             else:
                 member.size = len(text.encode())
             archive.addfile(member, io.BytesIO(text.encode()))

@@ -242,7 +242,8 @@ def _mask() -> int:
 
 
 def _fetch(reach: Reach, found: Facts, target: BinaryIO, excluded: Sequence[str], say: Callable[[int], object]) -> None:
-    patterns = [f"./{path}" for path in (*IDENTITY, *OF_NO_USE)] + [f"./{path.lstrip('./')}" for path in excluded]
+    own = (path.removeprefix("./").lstrip("/") for path in excluded)
+    patterns = [f"./{path}" for path in (*IDENTITY, *OF_NO_USE, *own)]
     others = " ".join(f".{place}" for place in found.parts)
     command = reach.run("pack", others=others, excluded="\n".join(patterns))
     with tempfile.TemporaryFile() as errors:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from kadeploy.admin import keeper
 from kadeploy.admin.edit import Edit, Place, edit
+from kadeploy.caller import as_user
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
@@ -206,8 +208,12 @@ def _path(site: Site, name: str) -> Path | None:
 
 
 def _put(source: Path, path: Path, root: Path) -> None:
-    owner = root.stat()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as stream, replacing(path, 0o644) as target:
-        shutil.copyfileobj(stream, target)
-        os.fchown(target.fileno(), owner.st_uid, owner.st_gid)
+    """Copy a file with the rights of the folder's owner: root would follow links that this account has made there."""
+    owner = keeper.account(root.stat().st_uid)
+    try:
+        with source.open("rb") as stream, as_user(owner):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path, 0o644) as target:
+                shutil.copyfileobj(stream, target)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or path}: {error.strerror}: it is written as {owner.name}.") from error

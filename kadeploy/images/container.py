@@ -18,7 +18,7 @@ from kadeploy.errors import ConfigError
 from kadeploy.images import layers
 from kadeploy.images.archive import COMPRESSION
 from kadeploy.images.bootstrap import RELEASE, Say, acquire_settings, apt_sources, require_programs
-from kadeploy.images.debian import SOURCES, Wanted, configure, recipe
+from kadeploy.images.debian import SOURCES, Wanted, configure, recipe, require_inside
 from kadeploy.images.environment import BuiltEnvironment, check_kind, finish, found
 from kadeploy.images.store import HERE, built, fingerprint, words
 
@@ -41,7 +41,8 @@ def build_container(
 ) -> BuiltEnvironment:
     """Build an environment from the image at *reference*, ``oci://registry/name:tag``, or find it in *cache*.
 
-    An image that has no kernel is given one, with an initrd, systemd, an ssh server and a network, by its own apt.
+    An image that has no kernel is given one, with an initrd, systemd, an ssh server and a network, by its own apt; so
+    are the packages of *wanted*.
     *insecure*: the registry speaks HTTP, or shows a certificate that nobody vouches for. Takes root: the image's own
     programs install these packages.
 
@@ -59,9 +60,9 @@ def build_container(
         tree = work / "tree"
         say(f"{wanted.name}: fetching {SCHEME}{image.name}, {image.digest}")
         _unpack(image, work / "pulled", tree, say)
-        if not any((tree / "boot").glob("vmlinuz-*")):
-            say(f"{wanted.name}: installing {wanted.kernel} and what a machine needs besides")
-            _give_kernel(tree, wanted)
+        if packages := _lacking(tree, wanted):
+            say(f"{wanted.name}: installing {len(packages)} packages and what they need")
+            _add_packages(tree, wanted.name, packages)
         configure(tree, wanted.password)
         say(f"{wanted.name}: packing {kind}")
         finish(recipe(tree, proved), tree, work, cache / name, kind)
@@ -233,20 +234,27 @@ def _run(what: str, command: Sequence[str]) -> None:
 # --- what a machine needs besides -----------------------------------------------------------------------------------
 
 
-def _give_kernel(tree: Path, wanted: Wanted) -> None:
-    """Install a kernel, an initrd, a first process, an ssh server and a network by the image's own apt."""
+def _lacking(tree: Path, wanted: Wanted) -> tuple[str, ...]:
+    """Packages to install: those that were asked for, and where there is no kernel what makes a machine of it."""
+    require_inside(tree)
+    if any((tree / "boot").glob("vmlinuz-*")):
+        return wanted.packages
+    return (*words("debian/packages"), wanted.kernel, *wanted.packages)
+
+
+def _add_packages(tree: Path, name: str, packages: Sequence[str]) -> None:
+    """Install *packages* by the image's own apt."""
     if not (tree / "usr/bin/apt-get").exists():
         raise ConfigError(
-            f"{wanted.name}: the image has no kernel in /boot, and no apt to install one: take one of Debian or "
-            "Ubuntu, or one that is meant for machines"
+            f"{name}: the image has no apt, by which it would be given what it lacks, a kernel or what was asked for: "
+            "take one of Debian or Ubuntu, or one that is meant for machines as it is"
         )
-    with tempfile.TemporaryDirectory(prefix="kadeploy-apt-") as name:
-        apt = Path(name)
+    with tempfile.TemporaryDirectory(prefix="kadeploy-apt-") as folder:
+        apt = Path(folder)
         apt.chmod(0o755)
         (apt / "apt.conf").write_text(acquire_settings() + _own_sources(tree, apt))
         script = HERE / "files/container/install-packages"
         alone = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private")
-        packages = (*words("debian/packages"), wanted.kernel, *wanted.packages)
         _run("Installing packages in the image", [*alone, "bash", str(script), str(tree), str(apt), *packages])
 
 

@@ -14,6 +14,11 @@ from kadeploy.images.environment import CONSOLE, BuiltEnvironment, Recipe, check
 from kadeploy.images.store import HERE, built, delete, fingerprint, install, words
 
 SOURCES = ("debian.py", "environment.py", "archive.py", "bootstrap.py", "files/debian", "files/tiny/shadow")
+WRITTEN = (
+    *("boot", "dev", "proc", "run", "tmp", "etc/network", "etc/ssh/sshd_config.d", "etc/systemd/system"),
+    *("usr/sbin", "usr/share/doc", "usr/share/man", "usr/share/locale", "var/lib/apt/lists", "var/lib/dbus", "var/log"),
+)
+"""Folders of a tree in which something is written, mounted or deleted while it is built."""
 LOCKED = "!"
 """In place of a password's hash: nobody logs in with one."""
 
@@ -106,31 +111,57 @@ def recipe(tree: Path, wanted: Wanted) -> Recipe:
     )
 
 
+def require_inside(tree: Path) -> None:
+    """Refuse a system whose links would have this machine's own files written or deleted, in place of its own.
+
+    Raises:
+        ConfigError: names the link.
+    """
+    top = tree.resolve()
+    for name in WRITTEN:
+        for path in (*reversed((tree / name).parents), tree / name):
+            if path.is_relative_to(tree) and not path.resolve().is_relative_to(top):
+                raise ConfigError(f"/{path.relative_to(tree)} of the system is a link that leads out of it")
+
+
 def configure(tree: Path, password: str) -> None:
     """Have the system in *tree* get an address and let root in, on whichever node it is; it has no identity of its own.
 
     *password* is root's, as a hash.
+
+    Raises:
+        ConfigError: a link of it leads out of it.
     """
+    require_inside(tree)
     files = HERE / "files/debian"
-    (tree / "etc/network").mkdir(exist_ok=True)
-    install(files / "interfaces", tree / "etc/network/interfaces")
-    install(files / "sshd.conf", tree / "etc/ssh/sshd_config.d/kadeploy.conf")
-    install(files / "ssh-host-key.service", tree / "etc/systemd/system/ssh-host-key.service")
+    placed = {
+        "etc/network/interfaces": "interfaces",
+        "etc/ssh/sshd_config.d/kadeploy.conf": "sshd.conf",
+        "etc/systemd/system/ssh-host-key.service": "ssh-host-key.service",
+    }
+    for name, source in placed.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        delete(tree / name)  # which may be a link
+        install(files / source, tree / name)
     subprocess.run(["systemctl", f"--root={tree}", "--quiet", "enable", "ssh-host-key.service"], check=True)
     for key in (tree / "etc/ssh").glob("ssh_host_*"):
         key.unlink()
-    # Empty, not absent: systemd makes a new one at the first boot and does not take the boot for an installation.
-    (tree / "etc/machine-id").write_text("")
     (tree / "var/lib/dbus/machine-id").unlink(missing_ok=True)
-    # dhclient keeps a name that is not this one.
-    (tree / "etc/hostname").write_text("localhost\n")
-    (tree / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
-    (tree / "etc/fstab").write_text("# The root file system is the kernel's root= parameter, writable by rw.\n")
-    delete(tree / "etc/resolv.conf")
-    (tree / "etc/resolv.conf").write_text("")
+    texts = {
+        # Empty, not absent: systemd makes a new one at the first boot and does not take the boot for an installation.
+        "machine-id": "",
+        "hostname": "localhost\n",  # dhclient keeps a name that is not this one
+        "hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+        "fstab": "# The root file system is the kernel's root= parameter, writable by rw.\n",
+        "resolv.conf": "",
+    }
+    for name, text in texts.items():
+        delete(tree / "etc" / name)
+        (tree / "etc" / name).write_text(text)
     subprocess.run(["chpasswd", "--encrypted", "--root", str(tree)], input=f"root:{password}\n", text=True, check=True)
     for path in (*(tree / "boot").glob("vmlinuz-*"), *(tree / "boot").glob("initrd.img-*")):
-        path.chmod(0o644)
+        if not path.is_symlink():
+            path.chmod(0o644)
     for folder in ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/lib/apt/lists", "var/log"):
         for path in (tree / folder).glob("*"):
             delete(path)

@@ -49,6 +49,8 @@ def tree(tmp_path: Path) -> Path:
         "home/ada/.ssh/authorized_keys": "kept",
         "opt/a b/it's": "kept",
         "opt/left/out": "",
+        ".cache/out": "",
+        "cache/kept": "kept",
     }
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -67,9 +69,9 @@ def reach(tree: Path) -> Reach:
 
 @pytest.fixture
 def unpacked(tree: Path, tmp_path: Path) -> Path:
-    """What was captured of *tree*, without ``/opt/left``."""
+    """What was captured of *tree*, without ``/opt/left`` and ``.cache``."""
     found = facts(reach(tree))
-    made = capture.capture(reach(tree), found, "mine", 3, tmp_path, excluded=["/opt/left"], author="ada")
+    made = capture.capture(reach(tree), found, "mine", 3, tmp_path, excluded=["/opt/left", ".cache"], author="ada")
     target = tmp_path / "unpacked"
     target.mkdir()
     options = ["--xattrs", "--xattrs-include=*", "--same-owner", "-p"]
@@ -106,6 +108,8 @@ def test_no_identity_and_nobodys_secret_is_in_it(unpacked: Path) -> None:
     assert list((unpacked / "tmp").iterdir()) == []
     assert list((unpacked / "var/log/journal").iterdir()) == []
     assert not (unpacked / "opt/left").exists()
+    assert not (unpacked / ".cache").exists()
+    assert (unpacked / "cache/kept").exists()
     assert not list(unpacked.rglob(".kadeploy*"))
 
 

@@ -24,14 +24,22 @@ def database_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def configuration(site_folder: Path, tmp_path: Path) -> Configuration:
+def root(open_folder: Path) -> Path:
+    """What the HTTP server shows; another account keeps it."""
+    folder = open_folder / "http"
+    folder.mkdir()
+    os.chown(folder, 1234, 1234)
+    return folder
+
+
+@pytest.fixture
+def configuration(site_folder: Path, tmp_path: Path, root: Path) -> Configuration:
     """A site whose keys and boot folders are really there."""
     key = make_key(tmp_path / "keys" / "site_ed25519", "site")
     make_key(tmp_path / "keys" / deployment_system.HOST_KEY, "host")
-    (tmp_path / "http").mkdir()
     path = site_folder / "site.yml"
     lines = path.read_text().splitlines()
-    values = {"private_key": key, "http_root": tmp_path / "http", "http_url": "http://10.0.0.1/boot/"}
+    values = {"private_key": key, "http_root": root, "http_url": "http://10.0.0.1/boot/"}
     for name, value in values.items():
         assert any(line.strip().startswith(f"{name}:") for line in lines), name
         lines = [f"  {name}: {value}" if line.strip().startswith(f"{name}:") else line for line in lines]
@@ -53,10 +61,8 @@ def system(tmp_path: Path) -> DeploymentSystem:
 
 
 def test_kernel_and_initrd_are_put_where_the_clusters_look_for_them(
-    configuration: Configuration, system: DeploymentSystem, tmp_path: Path
+    configuration: Configuration, system: DeploymentSystem, root: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "http"
-    os.chown(root, 1234, 1234)
     before = root / "deploy-vmlinuz"
     before.write_text("the former")
     kept = tmp_path / "kept"
@@ -69,8 +75,21 @@ def test_kernel_and_initrd_are_put_where_the_clusters_look_for_them(
     assert (found.linux, found.memory) == ("6.1.0-9-amd64", 8192)
 
 
+def test_a_link_of_the_folders_owner_leads_root_nowhere(
+    configuration: Configuration, system: DeploymentSystem, root: Path, open_folder: Path
+) -> None:
+    of_root = open_folder / "of-root"
+    of_root.mkdir(0o755)
+    (root / "boot").symlink_to(of_root)
+    path = configuration.folder / "clusters" / "gdx.yml"
+    path.write_text(f"{path.read_text()}loader: {{kernel: boot/k, initrd: boot/i}}\n")
+    with pytest.raises(ConfigError, match=r"it is written as 1234\."):
+        install(system, configuration.site, [load_configuration(configuration.folder).clusters["gdx"]])
+    assert list(of_root.iterdir()) == []
+
+
 def test_a_cluster_that_fetches_it_elsewhere_is_told(
-    configuration: Configuration, system: DeploymentSystem, tmp_path: Path
+    configuration: Configuration, system: DeploymentSystem, root: Path
 ) -> None:
     path = configuration.folder / "clusters" / "gdx.yml"
     path.write_text(
@@ -78,7 +97,7 @@ def test_a_cluster_that_fetches_it_elsewhere_is_told(
     )
     clusters = [load_configuration(configuration.folder).clusters["gdx"]]
     found = install(system, configuration.site, clusters)
-    assert list(found.files) == [str(tmp_path / "http" / "new" / "k")]
+    assert list(found.files) == [str(root / "new" / "k")]
     assert found.notes == (
         f"clusters/gdx.yml names http://cdn.site/i, which is elsewhere: copy {system.initrd} there.",
     )

@@ -7,6 +7,7 @@ import io
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,43 @@ def test_the_same_digest_is_found_in_the_cache_and_another_is_built(registry: st
 
 def test_an_image_without_kernel_and_apt_is_refused(registry: str, tmp_path: Path) -> None:
     reference = push(tmp_path / "image", registry, "team/scratch:1", {"bin/app": "x"})
-    with pytest.raises(ConfigError, match="team: the image has no kernel in /boot, and no apt to install one"):
+    with pytest.raises(ConfigError, match="team: the image has no apt, by which it would be given what it lacks"):
         build_container(tmp_path / "cache", reference, WANTED, insecure=True, say=lambda _: None)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
+
+
+def test_packages_for_an_image_of_a_machine_are_installed_or_refused_and_never_forgotten(
+    registry: str, tmp_path: Path
+) -> None:
+    reference = push(tmp_path / "image", registry, "team/more:1", MACHINE)
+    more = replace(WANTED, packages=("nano",))
+    with pytest.raises(ConfigError, match="team: the image has no apt"):
+        build_container(tmp_path / "cache", reference, more, insecure=True, say=lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["etc", "var/log", "usr/share/doc", "boot", "usr", "etc/ssh"])
+def test_a_link_out_of_the_image_has_nothing_written_or_deleted_on_this_machine(
+    name: str, registry: str, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "kept").mkdir(parents=True)
+    (outside / "hosts").write_text("this machine's")
+    rest: Layer = {path: text for path, text in MACHINE.items() if not path.startswith(f"{name}/")}
+    links: Layer = {name: f"->{outside}"}
+    reference = push(tmp_path / "image", registry, f"team/{name.replace('/', '-')}:1", rest, links)
+    with pytest.raises(ConfigError, match=f"/{name} of the system is a link that leads out of it"):
+        build_container(tmp_path / "cache", reference, WANTED, insecure=True, say=lambda _: None)
+    assert sorted(path.name for path in outside.iterdir()) == ["hosts", "kept"]
+
+
+def test_a_file_that_is_a_link_is_replaced_and_not_followed(registry: str, tmp_path: Path) -> None:
+    outside = tmp_path / "hosts"
+    outside.write_text("this machine's")
+    links: Layer = {"etc/hosts": f"->{outside}", "etc/fstab": "->/nowhere", "etc/resolv.conf": "->../run/resolv.conf"}
+    reference = push(tmp_path / "image", registry, "team/links:1", MACHINE, links)
+    made = build_container(tmp_path / "cache", reference, WANTED, insecure=True, say=lambda _: None)
+    assert content(made.image)["etc/hosts"].startswith("127.0.0.1 localhost")
+    assert outside.read_text() == "this machine's"
 
 
 def test_an_image_for_other_machines_is_refused(registry: str, tmp_path: Path) -> None:
