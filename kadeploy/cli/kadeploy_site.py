@@ -57,18 +57,18 @@ def kadeploy_site(_version: shell.Version = False, _completion: shell.Completion
 
 
 app.add_typer(build.build, name="build")
+app.command("init")(init.init)
+app.command("loaders")(loaders.loaders)
+app.command("dhcp")(dhcp.dhcp)
+app.command("check")(check.check)
 app.command("try")(try_.try_)
+app.command("nodes")(nodes.nodes)
+app.command("rights")(rights.rights)
 app.command("capture")(capture.capture)
 app.command("backup")(backup.backup)
 app.command("restore")(restore.restore)
-app.command("purge")(purge.purge)
 app.command("upgrade")(upgrade.upgrade)
-app.command("check")(check.check)
-app.command("nodes")(nodes.nodes)
-app.command("rights")(rights.rights)
-app.command("dhcp")(dhcp.dhcp)
-app.command("init")(init.init)
-app.command("loaders")(loaders.loaders)
+app.command("purge")(purge.purge)
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from kadeploy.admin import deployment_system, ready_environment
 from kadeploy.admin.edit import Edit, apply
 from kadeploy.caller import caller
 from kadeploy.cli import shell, steps, usage
+from kadeploy.cli.site import unattended
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.folder import Configuration, configuration_folder, load_configuration
 from kadeploy.errors import KadeployError, OptionError
@@ -104,7 +105,7 @@ def system(
     """Build the deployment system and put it where the nodes fetch it."""
     if context.invoked_subcommand:
         return
-    _require_root()
+    _begin()
     folder = configuration_folder()
     configuration = load_configuration(folder)
     clusters = _chosen(configuration, cluster or [])
@@ -198,7 +199,7 @@ def environment(
     form: shell.Format = "text",
 ) -> None:
     """Build an environment from packages of Debian or Ubuntu, or from a container image."""
-    _require_root()
+    _begin()
     wanted = Wanted(
         name=ready_environment.require_name(name),
         description=_line(description) or f"{release}, built from {origin.partition('://')[2] or 'its packages'}",
@@ -251,7 +252,9 @@ def _password(path: Path | None) -> str:
     return ready_environment.hashed(read_text(str(path), caller()).rstrip("\n"))
 
 
-def _require_root() -> None:
+def _begin() -> None:
+    """Refuse all but root; a closed terminal ends a build as Ctrl-C does."""
+    unattended.end_tidily()
     if os.geteuid() != 0:
         raise KadeployError("A Debian system is built by root alone: run kadeploy-site build with sudo.")
 

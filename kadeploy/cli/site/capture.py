@@ -19,6 +19,7 @@ from kadeploy.admin.known_node import KnownNode
 from kadeploy.admin.ready_environment import require_name
 from kadeploy.caller import caller
 from kadeploy.cli import shell, sites, usage
+from kadeploy.cli.site import unattended
 from kadeploy.config.folder import load_configuration
 from kadeploy.config.partition import split_partition
 from kadeploy.environments import description as descriptions
@@ -72,6 +73,7 @@ def capture(
     form: shell.Format = "text",
 ) -> None:
     """Make an environment of a node's system: of the one that runs, entered by ssh as root, or of its disk."""
+    unattended.end_tidily()
     require_name(name)
     if not text.isprintable():
         raise OptionError("--description: expected one line.")

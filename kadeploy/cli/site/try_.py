@@ -11,6 +11,7 @@ import typer
 from kadeploy.admin import ladder
 from kadeploy.admin.known_node import KnownNode
 from kadeploy.cli import completion, shell, sites, usage
+from kadeploy.cli.site import unattended
 from kadeploy.config.folder import load_configuration
 
 
@@ -36,6 +37,7 @@ def try_(
     form: shell.Format = "text",
 ) -> int:
     """Take a node from its BMC to a login, and say where it breaks and what to do; nothing on its disk is changed."""
+    unattended.end_tidily()
     known = KnownNode.named(load_configuration(), node)
     steps: list[ladder.Step] = []
 

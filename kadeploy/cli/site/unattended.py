@@ -1,4 +1,4 @@
-"""What commands have in common that timers run as well as people."""
+"""What commands have in common that take long, and that timers run as well as people."""
 
 from __future__ import annotations
 
