@@ -114,48 +114,77 @@ def shut(text: str, needed: Sequence[tuple[str, int]]) -> list[str]:
     return [
         f"{port}/{kind}"
         for kind, port in needed
-        if any(not any(_may_accept(rule["expr"], port) for rule in chain["rules"]) for chain in chains)
+        if any(not any(_may_accept(rule["expr"], kind, port) for rule in rules) for rules in chains)
     ]
 
 
-def _chains_that_drop(text: str) -> list[dict[str, Any]]:
-    """Chains for what comes in whose policy is to drop, each with its table's rules as text."""
+def _chains_that_drop(text: str) -> list[list[dict[str, Any]]]:
+    """The rules of each table that has a chain for what comes in by IPv4 whose policy is to drop."""
     try:
         entries = json.loads(text)["nftables"]
     except (ValueError, KeyError, TypeError):
         return []
-    rules: dict[str, list[Any]] = {}
+    rules: dict[tuple[str, str], list[Any]] = {}
     for rule in (entry["rule"] for entry in entries if "rule" in entry):
-        rules.setdefault(rule["table"], []).append(rule)
+        rules.setdefault((rule["family"], rule["table"]), []).append(rule)
     chains = [entry["chain"] for entry in entries if "chain" in entry]
     return [
-        {"name": chain["name"], "rules": rules.get(chain["table"], [])}
+        rules.get((chain["family"], chain["table"]), [])
         for chain in chains
-        if chain.get("hook") == "input" and chain.get("policy") == "drop"
+        if chain.get("hook") == "input" and chain.get("policy") == "drop" and chain["family"] in _IPV4
     ]
 
 
-def _may_accept(expressions: list[Any], port: int) -> bool:
-    if not any("accept" in each or "jump" in each for each in expressions):
-        return False
-    matches = [each["match"] for each in expressions if "match" in each]
-    ports = [each["right"] for each in matches if _is_port(each["left"])]
-    if ports:
-        return any(_holds(right, port) for right in ports)
-    return not any("ct" in each["left"] for each in matches if isinstance(each["left"], dict)) and not any(
-        "meta" in each["left"] and each["right"] == "lo" for each in matches if isinstance(each["left"], dict)
-    )
+_IPV4 = {"ip", "inet"}
+"""Families of tables that see what nodes send."""
+_LET_ON = {"accept", "jump", "goto"}
+"""Verdicts after which a packet may come in."""
 
 
-def _is_port(left: Any) -> bool:
-    return isinstance(left, dict) and left.get("payload", {}).get("field") == "dport"
+def _may_accept(expressions: list[Any], kind: str, port: int) -> bool:
+    """Whether a rule may let a node's first packet in."""
+    tests: list[tuple[Any, Any]] = []
+    has_verdict = False
+    for each in expressions:
+        has_verdict |= bool(_LET_ON & each.keys())
+        if "match" in each and each["match"]["op"] != "!=":
+            tests.append((each["match"]["left"], each["match"]["right"]))
+        if "vmap" in each:
+            has_verdict = True
+            tests.append((each["vmap"]["key"], _let_on(each["vmap"]["data"])))
+    return has_verdict and all(_may_hold(left, right, kind, port) for left, right in tests)
 
 
-def _holds(right: Any, port: int) -> bool:
-    if isinstance(right, int):
-        return right == port
-    if isinstance(right, dict) and "range" in right:
-        return bool(right["range"][0] <= port <= right["range"][1])
+def _let_on(data: Any) -> Any:
+    """Keys of a map that lead to a verdict of `_LET_ON`; the name of a map that stands elsewhere."""
+    if not isinstance(data, dict):
+        return data
+    return {"set": [key for key, verdict in data["set"] if _LET_ON & verdict.keys()]}
+
+
+def _may_hold(left: Any, right: Any, kind: str, port: int) -> bool:
+    """Whether what a rule compares may be so for a node's first packet to a port."""
+    if not isinstance(left, dict):
+        return True
+    if left.get("ct", {}).get("key") == "state":
+        return _holds(right, "new") or _holds(right, "untracked")
+    if "meta" in left:
+        return bool(right != "lo")
+    payload = left.get("payload", {})
+    if payload.get("field") == "dport":
+        return payload["protocol"] in (kind, "th") and _holds(right, port)
+    return True
+
+
+def _holds(right: Any, value: str | int) -> bool:
+    """Whether *value* is, or is in, the right side of a comparison; in a set that stands elsewhere it may be."""
+    if isinstance(right, list):
+        return any(_holds(each, value) for each in right)
     if isinstance(right, dict) and "set" in right:
-        return any(_holds(each, port) for each in right["set"])
-    return True  # a named set, a service's name
+        return _holds(right["set"], value)
+    if isinstance(right, dict) and "elem" in right:  # which has a comment, or a time
+        return _holds(right["elem"]["val"], value)
+    if isinstance(right, dict) and "range" in right:
+        first, last = right["range"]
+        return isinstance(value, int) and bool(first <= value <= last)
+    return bool(right == value) or (isinstance(right, str) and right.startswith("@"))
