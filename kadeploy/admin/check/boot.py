@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -253,23 +254,25 @@ def _url(url: str) -> Iterator[Finding]:
 def _fetched(subject: Subject) -> Iterator[Finding]:
     site, loaders = subject.site, [cluster.loader for cluster, _ in subject.members]
     names = dict.fromkeys(name for each in loaders for name in (each.kernel, each.initrd) if name)
-    failed = False
+    silent: set[str] = set()
     for name in names:
         url = name if "://" in name else f"{site.boot.http_url}{name.lstrip('/')}"
         path = None if "://" in name else Path(site.boot.http_root) / name.lstrip("/")
-        if (path and not path.is_file()) or failed:
+        if (path and not os.access(path, os.R_OK)) or urlsplit(url).netloc in silent:
             continue  # told already
-        finding = _by_http(url, path)
-        failed = finding.level == "fail" and "answer" not in finding.text and "says" not in finding.text
-        yield finding
+        try:
+            fetched = probe.http(url, _LIMIT)
+        except KadeployError as error:
+            yield HTTP.fail(str(error), "start the boot server, or correct boot.http_url and boot.http_root")
+            if isinstance(error.__cause__, OSError):  # there is nobody, for the next file as little
+                silent.add(urlsplit(url).netloc)
+        else:
+            yield _compared(url, fetched, path)
     yield from _by_tftp(subject)
 
 
-def _by_http(url: str, path: Path | None) -> Finding:
-    try:
-        fetched = probe.http(url, _LIMIT)
-    except KadeployError as error:
-        return HTTP.fail(str(error), "start the boot server, or correct boot.http_url and boot.http_root")
+def _compared(url: str, fetched: probe.Fetched, path: Path | None) -> Finding:
+    """Whether what came is the file *path*; None: it is another machine's."""
     if path is not None:
         head = _head(path)
         length = min(len(head), len(fetched.content))

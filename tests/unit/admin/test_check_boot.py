@@ -109,6 +109,19 @@ def test_a_boot_server_of_other_folders_is_told(served: SoundSite, tmp_path: Pat
     assert (levels["http"], levels["tftp"]) == ("fail", "fail")
 
 
+def test_every_wrong_file_of_a_boot_server_is_told(served: SoundSite, tmp_path: Path) -> None:
+    shutil.copytree(served.folder / "http", tmp_path / "http")
+    served.change("site", boot__http_root=f"{tmp_path}/http")
+    for name in ("deploy-vmlinuz", "deploy-initrd"):
+        with (tmp_path / "http" / name).open("ab") as stream:
+            stream.write(b"longer")
+    kernel, system = [each.text for each in served.found(boot.check) if each.name == "http"]
+    assert "/deploy-vmlinuz has " in kernel
+    assert "/deploy-initrd has " in system
+    assert "another file is served" in kernel
+    assert "another file is served" in system
+
+
 def test_a_boot_server_that_does_not_run_is_told_once(sound: SoundSite) -> None:
     assert f"http://{ADDRESS}:1/" in sound.one(boot.check, "http", "fail").text
     assert f"tftp://{ADDRESS}/undionly.kpxe" in sound.one(boot.check, "tftp", "fail").text
