@@ -44,6 +44,8 @@ OF_NO_USE = (
 PARTS = ("/boot", "/boot/efi", "/usr", "/var", "/opt")
 """File systems besides the root that belong to a system; others hold data of people."""
 _OWN_PARAMETERS = re.compile(r"(root|BOOT_IMAGE|initrd|BOOTIF|ip|hostname|nfsroot|kadeploy\.\w+)=.*")
+_PARAMETER = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
+"""As the kernel splits them: spaces between quotation marks are part of one."""
 _LOCAL = re.compile(r"(/dev/|UUID=|PARTUUID=|LABEL=|PARTLABEL=)")
 _UNIT = "etc/systemd/system/ssh-host-key.service"
 _PIECE = 1 << 20
@@ -160,7 +162,7 @@ def facts(reach: Reach) -> Facts:
     return Facts(
         kernel=known["kernel"],
         initrd=known["initrd"],
-        params=" ".join(word for word in known.get("params", "").split() if not _OWN_PARAMETERS.fullmatch(word)),
+        params=_lasting(known.get("params", "")),
         arch=known.get("arch", ""),
         system=known.get("system", ""),
         filesystem=known.get("filesystem", "ext4"),
@@ -168,8 +170,20 @@ def facts(reach: Reach) -> Facts:
         makes_keys="keys" in known,
         has_systemd="init" in known,
         fstab=tuple(value for key, value in told if key == "fstab"),
-        mounts=dict(_pair(value) for key, value in told if key == "mount"),
+        mounts=dict(_pair(printable(value)) for key, value in told if key == "mount"),
     )
+
+
+def _lasting(params: str) -> str:
+    """Kernel parameters without what each deployment says anew, and each once, in its last place.
+
+    The cluster's own ones are added at each deployment: else they would be more with every capture.
+
+    >>> _lasting('root=/dev/sda3 quiet console=ttyS0 quiet console=tty0 dyndbg="file a.c +p"')
+    'console=ttyS0 quiet console=tty0 dyndbg="file a.c +p"'
+    """
+    words = [word for word in _PARAMETER.findall(params) if not _OWN_PARAMETERS.fullmatch(word)]
+    return " ".join(reversed(dict.fromkeys(reversed(words))))
 
 
 def _pair(mount: str) -> tuple[str, str]:

@@ -148,6 +148,21 @@ def test_parameters_of_the_one_machine_are_left_out() -> None:
     assert facts(Reach("gdx-1", ("sh", "-c", script))).params == "ro console=ttyS0 quiet"
 
 
+def test_parameters_that_a_deployment_has_added_are_not_more_with_every_capture() -> None:
+    cluster, captured = "console=ttyS0 quiet", "rw console=ttyS1 console=tty0"
+    for _ in range(3):  # as `boot.profile` puts them together
+        line = f"root=/dev/sda3 {cluster} {captured}"
+        script = f"#!/bin/sh\nprintf 'kernel=k\\ninitrd=i\\nparams=%s\\nend=here\\n' '{line}'\n"
+        captured = facts(Reach("gdx-1", ("sh", "-c", script))).params
+    assert captured == "console=ttyS0 quiet rw console=ttyS1 console=tty0"
+
+
+def test_what_a_node_tells_of_itself_moves_no_cursor() -> None:
+    script = "#!/bin/sh\nprintf 'kernel=k\\ninitrd=i\\nmount=/data\\033[2J ext4\\nend=here\\n'\n"
+    (place,) = facts(Reach("gdx-1", ("sh", "-c", script))).left_out
+    assert place.isprintable()
+
+
 @pytest.mark.parametrize(
     ("missing", "said"),
     [
