@@ -399,7 +399,8 @@ class _Work:
     def _look_at(self, path: Path) -> None:
         """Tell what is wrong with a password file of the administrator's own."""
         if not path.is_file():
-            raise OptionError(f"--bmc-password-file {path}: there is no such file; - types the password.")
+            why = "is no file that stays" if path.exists() else "there is no such file"
+            raise OptionError(f"--bmc-password-file {path}: {why}; - takes the password from standard input.")
         status = path.stat()
         if status.st_uid != self._owner.uid or stat.S_IMODE(status.st_mode) & 0o077:
             name = shlex.quote(str(path))

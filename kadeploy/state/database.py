@@ -326,14 +326,14 @@ def _open(url: str) -> Any:
     if scheme not in openers:
         raise DatabaseError(f"Unknown kind of database {scheme!r} in site.yml: use sqlite, postgresql or mysql.")
     database = openers[scheme](url)
-    database.label = _without_password(url)
+    database.label = printable_url(url)
     return database
 
 
-def _without_password(url: str) -> str:
+def printable_url(url: str) -> str:
     """*url* fit for a message.
 
-    >>> _without_password("mysql://kadeploy:secret@db.site/kadeploy")
+    >>> printable_url("mysql://kadeploy:secret@db.site/kadeploy")
     'mysql://kadeploy@db.site/kadeploy'
     """
     return re.sub(r"(?<=password=)[^&]*", "…", re.sub(r"(://[^:/@]*):[^/]*@", r"\1@", url))

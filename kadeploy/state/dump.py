@@ -91,7 +91,7 @@ _TABLES = [table._meta.table_name for table in TABLES]
 
 def shown(site: Site) -> str:
     """Where the database of *site* is, without its password."""
-    return database._without_password(database.url_of(site))
+    return database.printable_url(database.url_of(site))
 
 
 def _schema(site: Site) -> str:

@@ -147,6 +147,8 @@ def test_a_difference_is_shown_and_replaced_on_demand_alone(init: Run, open_fold
         ((*SITE, *CLUSTER, "--yes"), "--bmc-user is missing: give it."),
         ((*SITE, *CLUSTER, *BMCS), "--bmc-password-file is missing: name the file"),
         ((*SITE, *CLUSTER, *BMCS, "--bmc-password-file", "-"), "expected a password on one line, not an empty one"),
+        ((*SITE, *CLUSTER, *BMCS, "--bmc-password-file", "/nowhere"), "/nowhere: there is no such file; - takes the"),
+        ((*SITE, *CLUSTER, *BMCS, "--bmc-password-file", "/dev/null"), "/dev/null: is no file that stays; - takes the"),
         ((*SITE, *CLUSTER, "--power", "command"), "--power-command is missing"),
         ((*SITE, *CLUSTER, "--power", "command", "--power-command", "statsu=x"), "Did you mean status?"),
         (

@@ -507,7 +507,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_messages_show_no_password(url: str, shown: str) -> None:
-    assert database._without_password(url) == shown
+    assert database.printable_url(url) == shown
 
 
 @pytest.mark.parametrize("url", ["sqlite:////dev/full", "postgresql://u@127.0.0.1:1/x"])
