@@ -16,8 +16,8 @@ from kadeploy.cli import completion, shell, steps, usage
 from kadeploy.errors import KadeployError
 from kadeploy.hints import did_you_mean
 from kadeploy.images import build_deployment_system
+from kadeploy.lab import bmc, control, lock, network
 from kadeploy.lab import console as serial_console
-from kadeploy.lab import control, lock, network
 from kadeploy.lab.down import down as take_down
 from kadeploy.lab.environments import BUILDERS, chosen
 from kadeploy.lab.environments import build as build_environments
@@ -199,6 +199,12 @@ def up(
             "--service/--no-service", help="Have kadeploy3d serve all accounts of this machine, or root use the tools."
         ),
     ] = _DEFAULT.service,
+    bare: Annotated[
+        bool,
+        typer.Option(
+            "--bare", help="Have nothing but the network, machines and BMCs, to set up a site for them (--kind vm)."
+        ),
+    ] = False,
     name: Name = _DEFAULT.name,
     folder: Folder = "",
 ) -> None:
@@ -230,6 +236,7 @@ def up(
             environments=offered,
             folder=folder,
             service=service,
+            bare=bare,
         )
     )
     say = steps.telling()
@@ -238,6 +245,9 @@ def up(
     if not new:
         print(f"{lab.name} is up already.")
     _show(lab)
+    if bare:
+        print(f"\nIts BMCs let in {bmc.USER}; the password is in {lab.bmc_password}")
+        return
     print(f'\nPoint the tools at it:  eval "$({_command(lab, "env")})"')
     if lab.environments:
         print(f'Record an environment:  kaenv3 -a "$KADEPLOY_LAB_ENVIRONMENTS/{lab.environments[0]}.dsc"')
@@ -267,6 +277,8 @@ def status(name: Name = _DEFAULT.name, folder: Folder = "") -> None:
 def env(name: Name = _DEFAULT.name, folder: Folder = "") -> None:
     """Print shell exports that point the tools at the lab."""
     lab = _existing(name, folder)
+    if lab.bare:
+        raise KadeployError(f"{lab.name} is bare: it has no configuration to point the tools at.")
     print(f"export KADEPLOY_CONFIG_DIR={shlex.quote(str(lab.config))}")
     print(f"export KADEPLOY_LAB_KEY={shlex.quote(str(lab.private_key))}")
     print(f"export KADEPLOY_LAB_ENVIRONMENTS={shlex.quote(str(lab.environments_folder))}")
@@ -370,7 +382,7 @@ def _require_root() -> None:
 
 def _existing(name: str, folder: str) -> Lab:
     lab = saved(checked(Lab(name=name, folder=folder)).name, folder)
-    if lab is None or not lab.config.exists():
+    if lab is None or not (lab.bare or lab.config.exists()):
         raise KadeployError(f"There is no lab {name}: `kadeploy-lab up` makes one.")
     return lab
 

@@ -51,7 +51,7 @@ def prepare(lab: Lab) -> str:
 
 def services(lab: Lab) -> list[Service]:
     """The service, where the lab has one."""
-    if not lab.service:
+    if not lab.service or lab.bare:
         return []
     return [Service("kadeploy3d", command(lab), socket=lab.socket)]
 

@@ -105,6 +105,8 @@ class Lab(Struct, frozen=True, kw_only=True):
     """Empty: a folder named after the lab under `STATE_ROOT`."""
     service: bool = True
     """Whether `kadeploy3d` serves it."""
+    bare: bool = False
+    """Machines and BMCs alone, without anything of a site: that is still to be set up."""
 
     @property
     def root(self) -> Path:
@@ -273,6 +275,8 @@ def checked(lab: Lab) -> Lab:
         raise OptionError(
             f"--firmware {lab.firmware}: expected bios or uefi.{did_you_mean(lab.firmware, ('bios', 'uefi'))}"
         )
+    if lab.bare and lab.kind != "vm":
+        raise OptionError(f"--bare: nodes of kind {lab.kind} are part of a site: take --kind vm.")
     if lab.folder and not Path(lab.folder).is_absolute():
         raise OptionError(f"--folder {lab.folder}: expected an absolute path.")
     for name in (*lab.faults, *lab.nvme, *lab.big_sectors):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from kadeploy.errors import KadeployError
-from kadeploy.lab import console, control, daemon, environments, network, site
+from kadeploy.lab import console, control, daemon, environments, network, site, virtual
 from kadeploy.lab.down import down, halt, remove_files
 from kadeploy.lab.kinds import KINDS
 from kadeploy.lab.lab import CACHE, MARKER, Lab, saved
@@ -51,17 +51,13 @@ def up(lab: Lab, say: Say, cache: Path = CACHE) -> bool:
 
 def _build(lab: Lab, say: Say, cache: Path) -> None:
     lab.save()
-    lab.state.mkdir(exist_ok=True, mode=0o700)
     lab.keys.mkdir(exist_ok=True, mode=0o711)  # everybody may have the public key
     lab.logs.mkdir(exist_ok=True, mode=0o755)
-    make_keys(lab, cache)
-    payload = KINDS[lab.kind].prepare(lab, cache, say)
-    environments.describe(lab, environments.build(lab.environments, cache, say))
-    say(f"environments ready: {', '.join(lab.environments) or 'none'}")
-    site.write(lab, payload)
-    say(f"configuration written to {lab.config}")
-    if lab.service:
-        say(daemon.prepare(lab))
+    make_bmc_password(lab)
+    if lab.bare:
+        virtual.prepare_bare(lab)
+    else:
+        _build_site(lab, say, cache)
     if lab.kind == "vm":
         console.make_locks(lab)
     network.create(lab)
@@ -69,6 +65,18 @@ def _build(lab: Lab, say: Say, cache: Path) -> None:
     supervisor = start(lab)
     control.wait_ready(lab, alive=lambda: supervisor.poll() is None)
     say("services ready")
+
+
+def _build_site(lab: Lab, say: Say, cache: Path) -> None:
+    lab.state.mkdir(exist_ok=True, mode=0o700)
+    make_key(lab, cache)
+    payload = KINDS[lab.kind].prepare(lab, cache, say)
+    environments.describe(lab, environments.build(lab.environments, cache, say))
+    say(f"environments ready: {', '.join(lab.environments) or 'none'}")
+    site.write(lab, payload)
+    say(f"configuration written to {lab.config}")
+    if lab.service:
+        say(daemon.prepare(lab))
 
 
 def check_requirements(lab: Lab) -> None:
@@ -79,7 +87,7 @@ def check_requirements(lab: Lab) -> None:
     missing = sorted({package for what, package in needs.items() if not _present(what)})
     if missing:
         raise KadeployError(f"This machine lacks {', '.join(missing)}: `apt-get install {' '.join(missing)}`.")
-    if lab.service:
+    if lab.service and not lab.bare:
         daemon.require_library()
     if lab.kvm and not os.access("/dev/kvm", os.W_OK):
         raise KadeployError("--kvm: /dev/kvm cannot be opened; leave the option out, emulation works everywhere.")
@@ -89,8 +97,8 @@ def _present(what: str) -> bool:
     return Path(what).exists() if what.startswith("/") else shutil.which(what) is not None
 
 
-def make_keys(lab: Lab, cache: Path) -> None:
-    """Put the site's deployment key and the BMCs' password in place, unless they are there.
+def make_key(lab: Lab, cache: Path) -> None:
+    """Put the site's deployment key in place, unless it is there.
 
     The key is made once per cache folder: it is part of the deployment system, which would be built anew for another.
     """
@@ -99,6 +107,10 @@ def make_keys(lab: Lab, cache: Path) -> None:
         lab.private_key.touch(mode=0o600)
         lab.private_key.write_bytes(made.read_bytes())
         lab.public_key.write_bytes(made.with_suffix(".pub").read_bytes())
+
+
+def make_bmc_password(lab: Lab) -> None:
+    """Put the BMCs' password in place, unless it is there."""
     if not lab.bmc_password.exists():
         lab.bmc_password.touch(mode=0o600)
         lab.bmc_password.write_text(secrets.token_hex(8) + "\n")  # 16 characters: IPMI 1.5's limit

@@ -60,6 +60,11 @@ def prepare(lab: Lab, cache: Path, say: Say) -> Payload:
     return payload
 
 
+def prepare_bare(lab: Lab) -> None:
+    """Make the disks, and nothing that the machines could boot."""
+    disk.create(lab)
+
+
 def place(source: Path, target: Path) -> None:
     """Put a file of the cache under a served name: linked when the file system allows, else copied."""
     target.unlink(missing_ok=True)
@@ -70,7 +75,9 @@ def place(source: Path, target: Path) -> None:
 
 
 def services(lab: Lab) -> list[Service]:
-    """DHCP, the boot server, and one BMC per machine."""
+    """DHCP and the boot server, unless the lab is bare, and one BMC per machine."""
+    if lab.bare:
+        return bmc.services(lab)
     return [dhcp.service(lab), boot_server(lab), *bmc.services(lab)]
 
 
