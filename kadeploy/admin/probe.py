@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import secrets
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -16,11 +13,10 @@ from http import client as web
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from kadeploy.admin.dhcp import packet
+from kadeploy.admin.dhcp import packet, wire
 from kadeploy.admin.dhcp.packet import CLIENT_PORT, PROXY_PORT, SERVER_PORT, Offer
 from kadeploy.boot import tftp_client
 from kadeploy.errors import FileError, OptionError
-from kadeploy.hints import did_you_mean
 
 __all__ = ["Fetched", "Offer", "dhcp", "http", "tftp"]
 
@@ -65,7 +61,7 @@ def dhcp(
     number = secrets.randbits(32)
     question = packet.discover(number, mac, architecture, user_class, http=http)
     with ExitStack() as stack:
-        ear = stack.enter_context(_listening(interface))
+        ear = stack.enter_context(wire.listening(interface, CLIENT_PORT))
         mouth = stack.enter_context(_speaking(interface))
 
         def ask_proxy(server: str) -> None:
@@ -91,8 +87,8 @@ def _answers(
             asked += 1
         if not select.select([ear], [], [], min(0.1, timeout - passed))[0]:
             continue
-        content, (_, protocol, *_) = ear.recvfrom(65536)
-        offer = _offer(content, number) if protocol == _IPV4 else None
+        content, source = wire.heard(ear)
+        offer = packet.parsed(content, number, source)
         if offer is None:
             continue
         mark = (offer.server, offer.address)
@@ -125,49 +121,6 @@ def _own_address(interface: str, server: str) -> str:
         return "" if found == "0.0.0.0" else found  # noqa: S104 - no address is there
 
 
-def _offer(content: bytes, transaction: int) -> Offer | None:
-    """The offer in an IPv4 packet."""
-    header = (content[0] & 0x0F) * 4 if content else 0
-    if len(content) < header + 8:
-        return None
-    return packet.parsed(content[header + 8 :], transaction, socket.inet_ntoa(content[12:16]))
-
-
-_ALL, _IPV4, _SO_ATTACH_FILTER = 0x0003, 0x0800, 26
-_TO_CLIENTS = (
-    (0x30, 0, 0, 9),  # the protocol
-    (0x15, 0, 6, socket.IPPROTO_UDP),
-    (0x28, 0, 0, 6),  # is no later fragment
-    (0x45, 4, 0, 0x1FFF),
-    (0xB1, 0, 0, 0),  # the port behind the header
-    (0x48, 0, 0, 2),
-    (0x15, 0, 1, CLIENT_PORT),
-    (0x06, 0, 0, 0x40000),
-    (0x06, 0, 0, 0),
-)
-"""UDP to the port of DHCP clients, as a program for the kernel (classic BPF), from the IPv4 header on."""
-
-
-@contextmanager
-def _listening(interface: str) -> Iterator[socket.socket]:
-    """A socket that gets all DHCP answers on *interface*, those of this machine's own server too."""
-    with ExitStack() as stack:
-        try:
-            ear = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
-            _attach(ear)
-            ear.bind((interface, _ALL))
-        except OSError as error:
-            raise _refused(interface, error) from error
-        yield ear
-
-
-def _attach(ear: socket.socket) -> None:
-    """Have the kernel pass on nothing but answers: a busy network would drown them."""
-    program = b"".join(struct.pack("HBBI", *instruction) for instruction in _TO_CLIENTS)
-    kept = ctypes.create_string_buffer(program)
-    ear.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(_TO_CLIENTS), ctypes.addressof(kept)))
-
-
 @contextmanager
 def _speaking(interface: str) -> Iterator[socket.socket]:
     """A socket whose broadcasts leave by *interface*, and reach this machine's own server as well."""
@@ -178,32 +131,20 @@ def _speaking(interface: str) -> Iterator[socket.socket]:
             mouth.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
             mouth.bind(("", CLIENT_PORT))
         except OSError as error:
-            raise _refused(interface, error) from error
+            raise wire.refused(interface, error) from error
         yield mouth
-
-
-def _refused(interface: str, error: OSError) -> OptionError:
-    if error.errno in {errno.EPERM, errno.EACCES}:
-        return OptionError("A DHCP probe needs root: run the command by sudo.")
-    if error.errno == errno.ENODEV:
-        names = [name for _, name in socket.if_nameindex()]
-        meant = did_you_mean(interface, names)
-        return OptionError(f"There is no network interface {interface!r}; there are {', '.join(names)}.{meant}")
-    if error.errno == errno.EADDRINUSE:
-        return OptionError(f"UDP port {CLIENT_PORT} is taken by another DHCP client: stop it for the probe.")
-    return OptionError(f"{interface}: {error.strerror or error}.")
 
 
 # --- files ------------------------------------------------------------------------------------------------------
 
 
-def tftp(server: str, name: str, timeout: float = 5.0) -> Fetched:
-    """The file *name* of the TFTP server, whole.
+def tftp(server: str, name: str, timeout: float = 5.0, enough: int | None = None) -> Fetched:
+    """The file *name* of the TFTP server: whole, or the first *enough* bytes.
 
     Raises:
         FileError: it does not come; the text says why.
     """
-    content = tftp_client.fetch(server, name, timeout)
+    content = tftp_client.fetch(server, name, timeout, enough=enough)
     return Fetched(len(content), content)
 
 

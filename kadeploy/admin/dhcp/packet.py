@@ -58,6 +58,20 @@ class Offer:
         return _text(self.options.get(60, b""))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the firmware of a machine asks when it boots from the network."""
+
+    mac: str
+    architecture: int
+    """Of the firmware (RFC 4578): `BIOS`, `UEFI` and so on."""
+
+    @property
+    def firmware(self) -> str:
+        """``bios`` or ``uefi``, as cluster files call it."""
+        return "bios" if self.architecture == BIOS else "uefi"
+
+
 def mac_bytes(mac: str) -> bytes:
     """A MAC address as six bytes.
 
@@ -126,7 +140,7 @@ _OF_IPXE = bytes([0xB1, 5, 1, 0x1A, 0xF4, 0x10, 0x00, 0x13, 1, 1, 0x15, 1, 1, 0x
 
 def parsed(packet: bytes, transaction: int, source: str = "") -> Offer | None:
     """The offer in a packet that came from address *source*; None of any other packet, and of a malformed one."""
-    if len(packet) < _HEAD.size + len(_MAGIC) or packet[_HEAD.size : _HEAD.size + 4] != _MAGIC:
+    if not _is_dhcp(packet):
         return None
     operation, _, _, _, number, _, _, _, yours, theirs, _, _, name, file = _HEAD.unpack_from(packet)
     if operation != _REPLY or number != transaction:
@@ -147,6 +161,23 @@ def parsed(packet: bytes, transaction: int, source: str = "") -> Offer | None:
         file=_text(options.get(67, b"")) or _text(file),
         options=options,
     )
+
+
+def question(packet: bytes) -> Question | None:
+    """What a firmware asks in a packet to a DHCP server; None of another packet, and of systems that are running."""
+    if not _is_dhcp(packet):
+        return None
+    operation, _, length, *_, hardware, _, _ = _HEAD.unpack_from(packet)
+    options = _options(packet[_HEAD.size + 4 :])
+    if operation != _REQUEST or length != 6 or options.get(53) != bytes([_DISCOVER]):
+        return None
+    if not options.get(60, b"").startswith((b"PXEClient", b"HTTPClient")) or len(options.get(93, b"")) < 2:
+        return None
+    return Question(mac=hardware[:6].hex(":"), architecture=int.from_bytes(options[93][:2], "big"))
+
+
+def _is_dhcp(packet: bytes) -> bool:
+    return len(packet) >= _HEAD.size + len(_MAGIC) and packet[_HEAD.size : _HEAD.size + 4] == _MAGIC
 
 
 def _options(content: bytes) -> dict[int, bytes]:
