@@ -12,6 +12,7 @@ TOOLS = (
     "kaenv2to3",
     "kadeploy3d",
     "kadeploy-site",
+    "kadeploy-bootserver",
     "kadeploy-lab",
 )
 """Their names; the module is named alike, with ``_`` for ``-``."""

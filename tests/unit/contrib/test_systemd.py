@@ -18,7 +18,8 @@ UNITS = Path(__file__).parents[3] / "contrib" / "systemd"
 PREFIX = "/opt/kadeploy"
 """Where docs/service.md installs the package."""
 SERVICE, CONSOLES = "kadeploy3d.service", "kadeploy3d-consoles.service"
-TOLERATED = {SERVICE: 21, CONSOLES: 15}
+BOOT, PURGE, BACKUP = "kadeploy-bootserver.service", "kadeploy-purge.service", "kadeploy-backup.service"
+TOLERATED = {SERVICE: 21, CONSOLES: 15, BOOT: 15, PURGE: 16, BACKUP: 29}
 """Tenths of the exposure that systemd-analyze finds; each that is left has its reason in the unit."""
 
 SERVER = """\
@@ -58,6 +59,9 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """Runs a command with the system calls alone that standard input names (seccomp_init(3))."""
 
 
+KINDS = ("service", "socket", "timer")
+
+
 def settings(unit: str) -> dict[str, list[str]]:
     """Key → its values, in order."""
     found: dict[str, list[str]] = {}
@@ -68,7 +72,7 @@ def settings(unit: str) -> dict[str, list[str]]:
 
 
 def test_systemd_finds_no_fault_in_the_units(installation: Installation, tmp_path: Path) -> None:
-    for unit in (*UNITS.glob("*.service"), *UNITS.glob("*.socket")):
+    for unit in (each for kind in KINDS for each in UNITS.glob(f"*.{kind}")):
         (tmp_path / unit.name).write_text(unit.read_text().replace(f"{PREFIX}/bin", str(installation.tools)))
     done = _analyze("verify", "--man=no", *tmp_path.iterdir())
     assert (done.returncode, done.stderr) == (0, "")
@@ -80,6 +84,20 @@ def test_the_sandbox_leaves_no_more_open_than_the_service_needs(unit: str) -> No
     assert done.returncode == 0, done.stdout
 
 
+def test_nothing_begins_before_the_site_has_a_configuration() -> None:
+    named = {path.name for kind in KINDS for path in UNITS.glob(f"*.{kind}")}
+    begun_by_others = {CONSOLES, *(name for name in named if name.endswith(".timer"))}
+    for unit in named - begun_by_others:
+        assert settings(unit)["ConditionPathExists"] == ["/etc/kadeploy/site.yml"], unit
+
+
+def test_each_timer_starts_a_service_of_its_name() -> None:
+    timers = [path.stem for path in UNITS.glob("*.timer")]
+    assert len(timers) == 2
+    for name in timers:
+        assert settings(f"{name}.service")["Type"] == ["oneshot"]
+
+
 def test_units_account_and_folders_agree() -> None:
     unit = settings("kadeploy3d.service")
     account, consoles = map(str.split, (UNITS / "kadeploy.sysusers").read_text().splitlines()[-2:])
@@ -88,6 +106,13 @@ def test_units_account_and_folders_agree() -> None:
     assert unit["User"] == [account[1]]
     assert settings("kadeploy3d.socket")["ListenStream"] == [service.SOCKET]
     assert str(Path(service.SOCKET).parent) in owned
+    boot = (UNITS / "kadeploy.sysusers").read_text().splitlines()[1].split()
+    assert settings(BOOT)["User"] == [boot[1]]
+    assert settings(PURGE)["User"] == unit["User"]
+    assert settings(PURGE)["ReadWritePaths"] == [f"-/var/lib/kadeploy {unit['ReadWritePaths'][0]}"]
+    kept = settings(BACKUP)["ReadWritePaths"][0].split()[0]
+    assert ["d", kept, "0700", "root", "root", "-"] in folders
+    assert f" {kept} " in settings(BACKUP)["ExecStart"][0]
     state = f"/var/lib/{unit['StateDirectory'][0]}"
     assert (account[-2], owned[state]) == (state, unit["StateDirectoryMode"][0])
     assert {path.removeprefix("-") for path in unit["ReadWritePaths"][0].split()} <= set(owned)
