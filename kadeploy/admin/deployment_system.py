@@ -13,12 +13,14 @@ import msgspec
 
 from kadeploy.admin import keeper
 from kadeploy.admin.edit import Edit, Place, edit
+from kadeploy.boot import served
+from kadeploy.boot.signature import is_signed
 from kadeploy.caller import as_user
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError
-from kadeploy.files import is_url, replacing
+from kadeploy.files import replacing
 from kadeploy.images import DeploymentSystem, build_deployment_system
 from kadeploy.images.modules import kernel_version
 
@@ -96,21 +98,19 @@ def install(system: DeploymentSystem, site: Site, clusters: Sequence[Cluster]) -
     """Put *system* where the nodes of *clusters* fetch it; it belongs to whom the folder belongs.
 
     Raises:
-        ConfigError: the folder is not there.
+        ConfigError: the folder is not there, or the nodes boot by Secure Boot and the kernel is not signed.
     """
-    root = Path(site.boot.http_root)
-    if not root.is_dir():
-        raise ConfigError(f"{root} (boot.http_root in site.yml) is not there: kadeploy-site init makes it.")
+    _require_bootable(system, site, clusters)
     files: dict[str, int] = {}
     notes: list[str] = []
     wanted = [(each.loader.initrd, system.initrd, each) for each in clusters]
     wanted += [(each.loader.kernel, system.kernel, each) for each in clusters]
     for name, source, cluster in wanted:
-        path = _path(site, name)
+        path = served.path(site, cluster.loader, name)
         if path is None:
             notes.append(f"clusters/{cluster.name}.yml names {name}, which is elsewhere: copy {source} there.")
         elif str(path) not in files:
-            _put(source, path, root)
+            _put(source, path, served.root(site, cluster.loader))
             files[str(path)] = path.stat().st_size
     return Installed(
         linux=kernel_version(system.tree),
@@ -119,6 +119,19 @@ def install(system: DeploymentSystem, site: Site, clusters: Sequence[Cluster]) -
         host_key=system.host_key_public,
         notes=tuple(notes),
     )
+
+
+def _require_bootable(system: DeploymentSystem, site: Site, clusters: Sequence[Cluster]) -> None:
+    for cluster in clusters:
+        root = served.root(site, cluster.loader)
+        if not root.is_dir():
+            key = served.setting(cluster.loader)
+            raise ConfigError(f"{root} ({key} in site.yml) is not there: kadeploy-site init makes it.")
+        if cluster.loader.secure_boot and not is_signed(system.kernel):
+            raise ConfigError(
+                f"clusters/{cluster.name}.yml has loader.secure_boot, and this kernel is not signed: nothing is "
+                "installed. Take a kernel that Debian has signed: --kernel linux-image-amd64."
+            )
 
 
 def edits(configuration: Configuration, system: DeploymentSystem, consoles: Mapping[str, str]) -> list[Edit]:
@@ -196,15 +209,6 @@ def _require_names(option: str, pattern: re.Pattern[str], words: Iterable[str]) 
     for word in words:
         if not pattern.fullmatch(word):
             raise ConfigError(f"{option} {word}: this is no name of a {option.lstrip('-')}.")
-
-
-def _path(site: Site, name: str) -> Path | None:
-    """Where *name* of a cluster's loader is on this machine; None when that is elsewhere."""
-    if is_url(name):
-        if not name.startswith(site.boot.http_url):
-            return None
-        name = name.removeprefix(site.boot.http_url)
-    return Path(site.boot.http_root) / name.lstrip("/")
 
 
 def _put(source: Path, path: Path, root: Path) -> None:

@@ -156,7 +156,7 @@ def _boot_files(site: Site) -> Iterator[Path | None]:
 
 def _kernels(site: Site, folder: Path | None) -> Things:
     for path in kernels.unused(site.boot, folder) if folder else ():
-        yield _Thing(path, path.lstat().st_size, path.unlink)
+        yield _Thing(path, path.lstat().st_size, partial(uploads.remove, site.boot, path))
 
 
 def _uploads(site: Site, folder: Path | None, seconds: float) -> Things:

@@ -26,7 +26,9 @@ from typing import BinaryIO, Literal, cast
 
 from kadeploy.boot import uploads
 from kadeploy.boot.profile import FILES_FOLDER
+from kadeploy.boot.signature import is_signed
 from kadeploy.caller import powerless
+from kadeploy.config.cluster import Loader
 from kadeploy.config.site import BootFolders
 from kadeploy.environments import soundness
 from kadeploy.environments.environment import Environment
@@ -66,22 +68,21 @@ def wanted(environment: Environment, method: Literal["chainload", "pure_pxe"]) -
     return {what: path for what, path in paths.items() if path}
 
 
-def provide(
-    environment: Environment, sha256: str, method: Literal["chainload", "pure_pxe"], boot: BootFolders, image: Image
-) -> dict[str, str]:
+def provide(environment: Environment, sha256: str, loader: Loader, boot: BootFolders, image: Image) -> dict[str, str]:
     """Paths under *http_root* of the files that are `wanted`; they are taken out of *image* unless they are there.
 
-    *sha256* is the image's; *image* opens it, and is called only when it must be read.
+    *sha256* is the image's; *image* opens it, and is called only when it must be read. Under Secure Boot they are
+    below *tftp_root* as well, and a kernel that is not signed is refused.
 
     What others will boot who have the same image comes out of that image: nothing is kept of a file whose owner has
     changed it since its checksum was taken.
 
     Raises:
-        EnvironmentRefusedError: a file is not in the image, or this kind of image cannot be read.
+        EnvironmentRefusedError: a file is not in the image or not signed, or this kind of image cannot be read.
         FileError: the image is no archive, exceeds a limit, or is not the one of *sha256*.
         ConfigError: the folder under *http_root* cannot be written.
     """
-    paths = wanted(environment, method)
+    paths = wanted(environment, loader.method)
     names = {what: _name(sha256, path) for what, path in paths.items()}
     with uploads.locked(boot) as folder:
         _forget_unused(boot, folder, set(names.values()))
@@ -94,7 +95,20 @@ def provide(
         ):
             for what, copy in found.items():
                 copy.replace(folder / names[what])
+    if loader.secure_boot:
+        _for_tftp(environment, names, boot)
     return {what: f"{FILES_FOLDER}/{name}" for what, name in names.items()}
+
+
+def _for_tftp(environment: Environment, names: Mapping[What, str], boot: BootFolders) -> None:
+    with uploads.locked(boot) as folder:
+        if "kernel" in names and not is_signed(folder / names["kernel"]):
+            raise EnvironmentRefusedError(
+                f"{environment.name}: its kernel {environment.kernel} is not signed, and the nodes boot by Secure Boot "
+                "(loader.secure_boot): take a kernel of the distribution, or sign it and have the nodes know your key."
+            )
+        for name in names.values():
+            uploads.link(folder / name, boot)
 
 
 Image = Callable[[], BinaryIO]
@@ -156,7 +170,7 @@ def _forget_unused(boot: BootFolders, folder: Path, wanted_now: set[str]) -> Non
             path.unlink(missing_ok=True)
     for path in unused(boot, folder):
         if path.name not in wanted_now:
-            path.unlink()
+            uploads.remove(boot, path)
 
 
 def unused(boot: BootFolders, folder: Path) -> list[Path]:

@@ -47,13 +47,20 @@ WAYS: Mapping[tuple[str, str], Way] = {
 }
 """By ``loader.firmware`` and ``loader.profiles``."""
 
-UNABLE = "PXELINUX cannot boot a disk or a hypervisor under UEFI: set loader.profiles to grub."
-"""The reason of rows that do not have everything."""
+_SIGNED = Way(boots=frozenset({"linux", "disk"}), filesystems=READ_BY_GRUB)
+"""What GRUB boots as Debian has signed it: it has no ``multiboot2``, and takes no module from anywhere."""
 
 
 def way(loader: cluster.Loader) -> Way:
     """The row of a cluster's loader."""
-    return WAYS[loader.firmware, loader.profiles]
+    return _SIGNED if loader.secure_boot else WAYS[loader.firmware, loader.profiles]
+
+
+def unable(loader: cluster.Loader) -> str:
+    """Why a row does not have everything."""
+    if loader.secure_boot:
+        return "Secure Boot: Debian's signed GRUB boots no hypervisor: take a cluster without loader.secure_boot."
+    return "PXELINUX cannot boot a disk or a hypervisor under UEFI: set loader.profiles to grub."
 
 
 def boots(loader: cluster.Loader, environment: Environment | None) -> Boots:

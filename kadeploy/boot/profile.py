@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import jinja2
 
-from kadeploy.boot import loaders, parameters
+from kadeploy.boot import loaders, parameters, served
 from kadeploy.boot.secret import Secret
 from kadeploy.config.cluster import Cluster, Node
 from kadeploy.config.folder import collection
@@ -62,7 +62,7 @@ class Sources:
     user: str
     environment: Environment | None = None
     boot_files: Mapping[str, str] = field(default_factory=dict)
-    """Files for boots over the network, URL path under ``http_root`` by what they are: kernel, initrd, hypervisor."""
+    """Files for boots over the network, below the folder that serves them, by what they are: kernel, initrd…"""
     device: str
     """The disk that is deployed to."""
     partition: int | None
@@ -204,7 +204,7 @@ def _texts(sources: Sources, kind: ProfileKind, node: Node) -> dict[Loader, str]
     if loader.profiles == "ipxe" and values["boots"] != "linux":
         return {"ipxe": _filled(sources, "ipxe", values), second: _filled(sources, second, values)}
     if values["boots"] not in loaders.way(loader).boots:
-        raise ConfigError(loaders.UNABLE)
+        raise ConfigError(loaders.unable(loader))
     return {loader.profiles: _filled(sources, loader.profiles, values)}
 
 
@@ -311,8 +311,8 @@ def disk_index(device: str) -> int:
 
 
 def url(sources: Sources, name: str) -> str:
-    """Where a loader fetches *name*, a file under ``http_root`` or a URL; empty stays empty."""
-    return name if not name or "://" in name else sources.site.boot.http_url + name.lstrip("/")
+    """Where a loader fetches *name*, a file below the folder that is served or a URL; empty stays empty."""
+    return served.url(sources.site, sources.cluster.loader, name)
 
 
 # --- templates --------------------------------------------------------------------------------------------------

@@ -19,12 +19,17 @@ _TRIES = 3
 logging.getLogger("tftpy").setLevel(logging.CRITICAL)  # what went wrong is in the error
 
 
+class _EnoughError(Exception):
+    """What was wanted has come."""
+
+
 class _Content:
     """What has come; the end, when it is too much or takes too long."""
 
-    def __init__(self, most: int, deadline: float) -> None:
+    def __init__(self, most: int, enough: int | None, deadline: float) -> None:
         self.bytes = bytearray()
         self._most = most
+        self._enough = enough
         self._deadline = deadline
 
     def write(self, piece: bytes) -> None:
@@ -32,15 +37,19 @@ class _Content:
         self.bytes += piece
 
     def look_at(self, packet: Any) -> None:
-        """Refuse to go on for ever."""
+        """Refuse to go on for ever, or longer than is of use."""
+        if self._enough is not None and len(self.bytes) >= self._enough:
+            raise _EnoughError
         if isinstance(packet, TftpPacketDAT) and len(self.bytes) > self._most:
             raise TftpException(f"it has more than {self._most} bytes, and loaders are smaller")
         if time.monotonic() > self._deadline:
             raise TftpTimeout
 
 
-def fetch(server: str, name: str, timeout: float = 5.0, port: int = 69, most: int = 64 << 20) -> bytes:
-    """The file *name* of a TFTP server, of at most *most* bytes.
+def fetch(
+    server: str, name: str, timeout: float = 5.0, port: int = 69, most: int = 64 << 20, enough: int | None = None
+) -> bytes:
+    """The file *name* of a TFTP server, of at most *most* bytes; or its beginning, when *enough* has come.
 
     Args:
         server: address or name of it.
@@ -48,15 +57,18 @@ def fetch(server: str, name: str, timeout: float = 5.0, port: int = 69, most: in
         timeout: seconds without an answer after which the server is given up; a file may take ten times as long.
         port: UDP port of the server.
         most: bytes after which the transfer is given up.
+        enough: bytes of the beginning that will do; None: the whole file.
 
     Raises:
         FileError: it has no such file, does not answer, or is slow.
     """
     what = f"tftp://{server}/{name.lstrip('/')}"
-    content = _Content(most, time.monotonic() + 10 * timeout)
+    content = _Content(most, enough, time.monotonic() + 10 * timeout)
     try:
         client = TftpClient(server, port, {"blksize": BLOCK_SIZE, "tsize": 0})
         client.download(name, content, content.look_at, timeout=max(0.05, timeout / _TRIES), retries=_TRIES)
+    except _EnoughError:
+        return bytes(content.bytes[:enough])
     except TftpFileNotFoundError as error:
         raise FileError(f"{what}: the TFTP server has no such file. Is it below the folder that it serves?") from error
     except TftpTimeout as error:

@@ -54,7 +54,7 @@ def store(sources: Sequence[str], boot: BootFolders, user: str, opener: Opener) 
         with opener(source, max_bytes=limit) as stream, _beside(stream, boot, name) as copy, locked(boot) as folder:
             _make_room(boot, folder, name, source, copy.stat().st_size)
             copy.replace(folder / name)
-            _link(folder / name, Path(boot.tftp_root) / FILES_FOLDER / name)
+            link(folder / name, boot)
     return [f"{FILES_FOLDER}/{name}" for name in names]
 
 
@@ -136,8 +136,9 @@ def _beside(stream: BinaryIO, boot: BootFolders, name: str) -> Iterator[Path]:
             path.unlink(missing_ok=True)
 
 
-def _link(path: Path, other: Path) -> None:
-    """The same file for TFTP: a hard link, or a copy where that is another disk (or the same folder)."""
+def link(path: Path, boot: BootFolders) -> None:
+    """The same file for TFTP: a hard link, or a copy where that is another disk."""
+    other = Path(boot.tftp_root) / FILES_FOLDER / path.name
     if other.parent.resolve() == path.parent.resolve():
         return
     temporary = other.with_name(f".new-{path.name}-{os.getpid()}")
@@ -202,6 +203,6 @@ def _is_in(name: bytes, texts: Sequence[bytes]) -> bool:
 
 
 def remove(boot: BootFolders, path: Path) -> None:
-    """Remove one of `unused`, for both servers."""
+    """Remove a file that nobody uses, for both servers."""
     for place in _Stored.at(path, boot).places:
         place.unlink(missing_ok=True)

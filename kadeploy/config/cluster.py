@@ -97,7 +97,9 @@ class Loader(Struct, frozen=True, kw_only=True):
     header: str = ""
     """Lines put on top of every generated profile."""
     kernel: BootFile = "deploy-vmlinuz"
-    """Deployment kernel, a file under *http_root* or a URL."""
+    secure_boot: bool = False
+    """UEFI's Secure Boot: nodes load what is signed (shim, GRUB, kernels), and all of it by TFTP."""
+    """Deployment kernel, a file under *http_root* (with *secure_boot* under *tftp_root*) or a URL."""
     initrd: BootFile = "deploy-initrd"
     params: Line = ""
     """Kernel parameters of the deployment system."""
@@ -109,6 +111,22 @@ class Loader(Struct, frozen=True, kw_only=True):
     show_secret: bool = True
     """Whether the deployment system gets, and must show, the secret of its try as a kernel parameter."""
 
+
+    def contradictions(self) -> Iterable[Wrong]:
+        """Of Secure Boot: what Debian has signed, and what that can fetch."""
+        if not self.secure_boot:
+            return
+        if self.firmware != "uefi":
+            said = f"{self.firmware} has no Secure Boot; expected uefi, or no secure_boot."
+            yield Wrong(("firmware",), said, ("secure_boot",))
+        if self.profiles != "grub":
+            said = f"Debian has no {self.profiles} signed for Secure Boot; expected grub, or no secure_boot."
+            yield Wrong(("profiles",), said, ("secure_boot",))
+        for key in ("kernel", "initrd", "nfsroot_kernel", "nfsroot_initrd"):
+            name: str = getattr(self, key)
+            if "://" in name and not name.startswith("tftp://"):
+                said = f"{shown(name)}: with Secure Boot GRUB speaks TFTP alone; expected a file below boot.tftp_root."
+                yield Wrong((key,), said)
 
 class PowerCommands(Struct, frozen=True, kw_only=True):
     """Site commands; ``HOSTNAME_FQDN`` and ``HOSTNAME_SHORT`` are replaced, no shell is involved."""
@@ -219,6 +237,8 @@ DEFAULT_MACRO_STEPS: dict[str, tuple[Implementation, ...]] = {
 
 
 Architecture = Annotated[
+ARM64 = frozenset({"aarch64", "arm64"})
+"""Both words for the architecture."""
     str,
     expects(lambda text: re.fullmatch(r"[A-Za-z0-9_]+", text) is not None, "one word, such as x86_64 or aarch64"),
 ]
@@ -268,6 +288,9 @@ class Cluster(Struct, frozen=True, kw_only=True):
         yield from _addresses_wrong(self, self._of_ranges)
         yield from _timeouts_wrong(self.timeouts, len(members))
 
+        if self.loader.secure_boot and self.arch in ARM64:
+            said = f"it is true, and arch is {self.arch}: Secure Boot is done for x86-64 alone; expected false."
+            yield Wrong(("loader", "secure_boot"), said)
     def place_of(self, node: str) -> tuple[str | int, ...]:
         """Where the range of *node* is in the file."""
         named = (rank for rank, part in enumerate(self._of_ranges) if any(each.name == node for each in part))

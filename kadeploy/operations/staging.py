@@ -253,11 +253,11 @@ def _with_operations(assignment: Assignment, files_of: _Files) -> Assignment:
 
 def _with_boot_files(assignment: Assignment, files_of: _Files) -> Assignment:
     """Have kernel and initrd where boot loaders find them, if the deployed system is booted over the network."""
-    environment, method = assignment.environment, assignment.cluster.loader.method
+    environment, loader = assignment.environment, assignment.cluster.loader
     deployed = assignment.operation == "deploy" or assignment.boot.kind == "deployed"
     if environment is None or not deployed or assignment.options.pxe_profile:
         return assignment
-    if not kernels.wanted(environment, method):
+    if not kernels.wanted(environment, loader.method):
         return assignment
 
     def image() -> BinaryIO:
@@ -266,7 +266,7 @@ def _with_boot_files(assignment: Assignment, files_of: _Files) -> Assignment:
         return files_of.open_image(environment.image.file)
 
     sha256 = assignment.image.sha256 if assignment.image else environment.image.sha256
-    found = kernels.provide(environment, sha256, method, assignment.site.boot, image)
+    found = kernels.provide(environment, sha256, loader, assignment.site.boot, image)
     return msgspec.structs.replace(assignment, boot_files=found)
 
 

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from kadeploy.boot import loaders, parameters
+from kadeploy.boot import loaders, parameters, served
 from kadeploy.config.cluster import Node, address
 from kadeploy.config.partition import Partition, partition_device
 from kadeploy.errors import ProfileRefusedError
@@ -43,8 +43,8 @@ def variables(request: Request) -> dict[str, Any]:
         "kadeploy_admin_postinstalls": _archives(request.admin_postinstalls),
         "kadeploy_user_postinstalls": _archives(request.postinstalls),
         "kadeploy_grub_menu": _grub_menu_or_none(request),
-        "kadeploy_deployment_kernel": _under_http_root(request, request.cluster.loader.kernel),
-        "kadeploy_deployment_initrd": _under_http_root(request, request.cluster.loader.initrd),
+        "kadeploy_deployment_kernel": _on_this_machine(request, request.cluster.loader.kernel),
+        "kadeploy_deployment_initrd": _on_this_machine(request, request.cluster.loader.initrd),
     }
 
 
@@ -160,6 +160,7 @@ def script_variables(request: Request) -> dict[str, str]:
         "FS_TYPE_TMP": options.reformat_tmp,
         "MKFS_OPTIONS_TMP": site.mkfs_options.get(options.reformat_tmp, ""),
         "FIRMWARE": request.cluster.loader.firmware,
+        "SECURE_BOOT": "yes" if request.cluster.loader.secure_boot else "",
         "BOOTS_FROM": "disk" if loaders.boots(request.cluster.loader, environment) == "disk" else "network",
         "KEXEC_DIR": request.cluster.kexec_dir,
         "DEPLOYMENT_KERNEL_PARAMS": request.cluster.loader.params,
@@ -222,9 +223,7 @@ def _archives(archives: tuple[LocalArchive, ...]) -> list[dict[str, str]]:
     return [{"path": archive.path, "kind": archive.kind, "script": archive.script} for archive in archives]
 
 
-def _under_http_root(request: Request, name: str) -> str:
-    return (
-        str(Path(request.site.boot.http_root) / name.rsplit("/", 1)[-1])
-        if "://" in name
-        else str(Path(request.site.boot.http_root) / name)
-    )
+def _on_this_machine(request: Request, name: str) -> str:
+    """A file of the deployment system; one of another machine is looked for by its name alone."""
+    site, loader = request.site, request.cluster.loader
+    return str(served.path(site, loader, name) or served.root(site, loader) / name.rsplit("/", 1)[-1])

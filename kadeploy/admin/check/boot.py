@@ -18,9 +18,10 @@ from kadeploy.admin.check.files import can_write_in
 from kadeploy.admin.check.subject import Subject, is_local
 from kadeploy.admin.dhcp import wanted
 from kadeploy.admin.findings import Finding, Look
-from kadeploy.boot import loader_files, profile
-from kadeploy.boot.loader_files import SHIM, SNPONLY, UNDIONLY
-from kadeploy.config.cluster import Cluster, NodeRange
+from kadeploy.boot import loader_files, profile, served
+from kadeploy.boot.loader_files import SNPONLY, UNDIONLY
+from kadeploy.boot.signature import is_signed
+from kadeploy.config.cluster import ARM64, Cluster, NodeRange
 from kadeploy.environments.image import COMPRESSIONS
 from kadeploy.errors import KadeployError
 from kadeploy.remote import namespace
@@ -31,6 +32,7 @@ DEFAULT = Look("boot", "default-profile")
 MACHINE = Look("boot", "architecture")
 KERNEL = Look("boot", "kernel")
 INITRD = Look("boot", "initrd")
+SIGNED = Look("boot", "signature")
 URL = Look("boot", "http-url")
 HTTP = Look("boot", "http")
 TFTP = Look("boot", "tftp")
@@ -38,11 +40,12 @@ PROFILES = Look("boot", "profiles")
 
 _LIMIT = 3.0
 """Seconds in which something of a file has to come."""
+_BEGINNING = 1 << 16
+"""Bytes of a large file that tell whether it is the right one."""
 
 
 # --- what each loader needs ---------------------------------------------------------------------------------------
 
-_ARM = {"aarch64", "arm64"}
 _OPTIONAL = {"reboot.c32", "poweroff.c32"}
 """Modules that none of our profiles needs."""
 _OF_CARDS = {UNDIONLY, SNPONLY}
@@ -55,11 +58,9 @@ def loaders_of(subject: Subject, cluster: Cluster) -> Sequence[str]:
     Raises:
         KadeployError: none boots these nodes with these profiles.
     """
-    is_secure = cluster.loader.firmware == "uefi" and (Path(subject.site.boot.tftp_root) / SHIM).is_file()
-    is_secure = is_secure and cluster.arch not in _ARM
     alone = structs.replace(cluster, nodes=(NodeRange(name="node"),))  # whoever they are: no name is resolved for it
     configuration = structs.replace(subject.configuration, clusters={cluster.name: alone})
-    return wanted.of(configuration, secure_boot=is_secure).tftp_loaders
+    return wanted.of(configuration).tftp_loaders
 
 
 # --- headers ------------------------------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ def _is_initrd(head: bytes) -> bool:
 
 def _head(path: Path) -> bytes:
     with path.open("rb") as stream:
-        return stream.read(1 << 16)
+        return stream.read(_BEGINNING)
 
 
 # --- the check ----------------------------------------------------------------------------------------------------
@@ -121,13 +122,15 @@ def _once(found: Iterator[Finding]) -> Iterator[Finding]:
 def _files(subject: Subject) -> Iterator[Finding]:
     for cluster, _ in subject.members:
         yield from _loaders(subject, cluster)
-        root = Path(subject.site.boot.http_root)
-        yield from _system_file(KERNEL, "loader.kernel", cluster.loader.kernel, root, cluster)
-        yield from _system_file(INITRD, "loader.initrd", cluster.loader.initrd, root, cluster)
-        if cluster.loader.nfsroot_kernel:
-            yield from _system_file(KERNEL, "loader.nfsroot_kernel", cluster.loader.nfsroot_kernel, root, cluster)
-        if cluster.loader.nfsroot_initrd:
-            yield from _system_file(INITRD, "loader.nfsroot_initrd", cluster.loader.nfsroot_initrd, root, cluster)
+        for key, look in _KEYS.items():
+            name: str = getattr(cluster.loader, key)
+            path = served.path(subject.site, cluster.loader, name) if name else None
+            if path is not None:
+                yield from _system_file(look, f"loader.{key}", path, cluster)
+
+
+_KEYS = {"kernel": KERNEL, "initrd": INITRD, "nfsroot_kernel": KERNEL, "nfsroot_initrd": INITRD}
+"""Keys of ``loader`` that name files."""
 
 
 def _loaders(subject: Subject, cluster: Cluster) -> Iterator[Finding]:
@@ -150,6 +153,7 @@ def _loaders(subject: Subject, cluster: Cluster) -> Iterator[Finding]:
             )
         files = dict.fromkeys([name, *there])
         wrong = [finding for each in files if (root / each).is_file() for finding in _machines(root / each, cluster)]
+        wrong += _unsigned([root / each for each in files if (root / each).is_file()], cluster)
         yield from wrong
         if not missing and not wrong:
             yield LOADER.ok(f"{root / name}{' with its modules' if len(files) > 1 else ''} for {firmware} nodes")
@@ -181,7 +185,7 @@ def _machines(path: Path, cluster: Cluster) -> Iterator[Finding]:
         yield LOADER.warn(f"{path}: {error.strerror}", "let the account of the boot server read it (chmod 644)")
         return
     wanted = "i386" if cluster.loader.firmware == "bios" else cluster.arch or "x86_64"
-    wanted = "aarch64" if wanted in _ARM else wanted
+    wanted = "aarch64" if wanted in ARM64 else wanted
     if found and found != wanted:
         yield MACHINE.fail(
             f"{path} is for {found}, and {cluster.loader.firmware} nodes of {cluster.name} run {wanted} at that stage",
@@ -189,10 +193,21 @@ def _machines(path: Path, cluster: Cluster) -> Iterator[Finding]:
         )
 
 
-def _system_file(look: Look, setting: str, name: str, root: Path, cluster: Cluster) -> Iterator[Finding]:
-    if "://" in name or not name:
-        return
-    path = root / name.lstrip("/")
+def _unsigned(paths: Sequence[Path], cluster: Cluster) -> list[Finding]:
+    """Those of *paths* that Secure Boot would refuse for want of a signature; none where it is not used."""
+    if not cluster.loader.secure_boot:
+        return []
+    return [
+        SIGNED.fail(
+            f"{path} is not signed, and {cluster.name} has loader.secure_boot: its nodes would refuse it",
+            "kadeploy-site loaders installs signed loaders, and kadeploy-site build a kernel that Debian has signed",
+        )
+        for path in paths
+        if not is_signed(path)
+    ]
+
+
+def _system_file(look: Look, setting: str, path: Path, cluster: Cluster) -> Iterator[Finding]:
     try:
         head = _head(path)
     except FileNotFoundError:
@@ -209,11 +224,13 @@ def _system_file(look: Look, setting: str, name: str, root: Path, cluster: Clust
         yield look.fail(f"{setting}: {path} does not begin as a {kind} does", "kadeploy-site build makes it anew")
         return
     found = machine(head) if look is KERNEL else ""
-    wanted = "aarch64" if cluster.arch in _ARM else cluster.arch
+    wanted = "aarch64" if cluster.arch in ARM64 else cluster.arch
     if found and wanted and found != wanted:
         yield MACHINE.fail(
             f"{setting}: {path} is for {found}, and {cluster.name} is {wanted}", "name a kernel for it, or correct arch"
         )
+    elif unsigned := _unsigned([path] if look is KERNEL else [], cluster):
+        yield from unsigned
     else:
         yield look.ok(f"{setting}: {path}, {path.stat().st_size / 1e6:.1f} MB")
 
@@ -252,14 +269,12 @@ def _url(url: str) -> Iterator[Finding]:
 
 
 def _fetched(subject: Subject) -> Iterator[Finding]:
-    site, loaders = subject.site, [cluster.loader for cluster, _ in subject.members]
-    names = dict.fromkeys(name for each in loaders for name in (each.kernel, each.initrd) if name)
     silent: set[str] = set()
-    for name in names:
-        url = name if "://" in name else f"{site.boot.http_url}{name.lstrip('/')}"
-        path = None if "://" in name else Path(site.boot.http_root) / name.lstrip("/")
+    for url, path in _systems(subject).items():
         if (path and not os.access(path, os.R_OK)) or urlsplit(url).netloc in silent:
             continue  # told already
+        if url.startswith("tftp://"):
+            continue  # with the loaders
         try:
             fetched = probe.http(url, _LIMIT)
         except KadeployError as error:
@@ -269,6 +284,13 @@ def _fetched(subject: Subject) -> Iterator[Finding]:
         else:
             yield _compared(url, fetched, path)
     yield from _by_tftp(subject)
+
+
+def _systems(subject: Subject) -> dict[str, Path | None]:
+    """Files of the deployment systems by the URL at which nodes fetch them; None: it is another machine's."""
+    loaders = [cluster.loader for cluster, _ in subject.members]
+    names = [(each, name) for each in loaders for name in (each.kernel, each.initrd) if name]
+    return {served.url(subject.site, each, name): served.path(subject.site, each, name) for each, name in names}
 
 
 def _compared(url: str, fetched: probe.Fetched, path: Path | None) -> Finding:
@@ -291,6 +313,9 @@ def _by_tftp(subject: Subject) -> Iterator[Finding]:
         yield finding
         if finding.level != "ok":
             return
+    for url, path in _systems(subject).items():
+        if url.startswith("tftp://") and not (path and not os.access(path, os.R_OK)):
+            yield _beginning_by_tftp(url, path)
 
 
 def _loader_names(subject: Subject) -> list[str]:
@@ -323,3 +348,15 @@ def _one_by_tftp(server: str, name: str, path: Path) -> Finding:
             f"tftp://{server}/{name} is another file than {path}", "have the TFTP server serve boot.tftp_root"
         )
     return TFTP.ok(f"tftp://{server}/{name}: fetched, {fetched.size / 1e3:.0f} KB")
+
+
+def _beginning_by_tftp(url: str, path: Path | None) -> Finding:
+    """Of a kernel or initrd, whose whole would take long in small blocks."""
+    parts = urlsplit(url)
+    try:
+        fetched = probe.tftp(parts.hostname or "", parts.path.lstrip("/"), _LIMIT, _BEGINNING)
+    except KadeployError as error:
+        return TFTP.fail(str(error), "start the boot server; see the firewall, and that it serves boot.tftp_root")
+    if path is not None and fetched.content != _head(path):
+        return TFTP.fail(f"{url} is another file than {path}", "have the TFTP server serve boot.tftp_root")
+    return TFTP.ok(f"{url}: its beginning fetched")

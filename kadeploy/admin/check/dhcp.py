@@ -18,7 +18,7 @@ from kadeploy.admin.dhcp import packet
 from kadeploy.admin.dhcp.packet import Offer
 from kadeploy.admin.findings import Finding, Look
 from kadeploy.boot import profile
-from kadeploy.config.cluster import Cluster, Node
+from kadeploy.config.cluster import ARM64, Cluster, Node
 from kadeploy.config.site import Site
 from kadeploy.errors import KadeployError
 from kadeploy.remote import namespace
@@ -33,7 +33,6 @@ IPXE = Look("dhcp", "ipxe")
 _LINES = "kadeploy-site dhcp makes the lines for it"
 _PROBES = 8
 """Clusters that are asked for at a time."""
-_ARM = {"aarch64", "arm64"}
 
 
 class _Probe(NamedTuple):
@@ -91,7 +90,7 @@ def _route(address: str) -> tuple[str, str]:
 def _asked(site: Site, each: _Probe) -> Iterator[Finding]:
     architecture = packet.BIOS
     if each.cluster.loader.firmware == "uefi":
-        architecture = packet.UEFI_ARM64 if each.cluster.arch in _ARM else packet.UEFI
+        architecture = packet.UEFI_ARM64 if each.cluster.arch in ARM64 else packet.UEFI
     try:
         offers = probe.dhcp(each.interface, each.node.mac, architecture)
         again = probe.dhcp(each.interface, each.node.mac, architecture, packet.IPXE) if offers else []

@@ -11,6 +11,7 @@ from pathlib import Path
 from kadeploy.admin.check.asked import ask
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
+from kadeploy.boot import served
 from kadeploy.environments.image import COMPRESSIONS
 
 PRIVATE = Look("keys", "private")
@@ -103,9 +104,9 @@ def _unreadable(path: Path, said: str) -> Finding:
 
 def _initrds(subject: Subject) -> list[Path]:
     """Those of the deployment system that are files here."""
-    root = Path(subject.site.boot.http_root)
     loaders = [cluster.loader for cluster, _ in subject.members]
-    return [root / name.lstrip("/") for name in dict.fromkeys(each.initrd for each in loaders) if "://" not in name]
+    found = [served.path(subject.site, each, each.initrd) for each in loaders]
+    return [path for path in dict.fromkeys(found) if path is not None]
 
 
 def _of_image(initrd: Path, key: list[str], host_key: list[str]) -> Iterator[Finding]:

@@ -39,8 +39,8 @@ def text(server: Server, wanted: Wanted, *, proxy: bool = False) -> str:
         )
     if proxy and any(answer.file == SHIM for group in wanted.groups for answer in group.answers):
         raise OptionError(
-            "--secure-boot does not go with --proxy: Debian's signed GRUB looks for its files at the server that gave "
-            "the address, whatever the proxy says."
+            "loader.secure_boot does not go with --proxy: Debian's signed GRUB looks for its files at the server that "
+            "gave the address, whatever the proxy says. Name other clusters with --cluster."
         )
     return "".join(f"{line}\n" for line in _all(server, wanted, proxy))
 

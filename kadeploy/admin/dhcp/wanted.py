@@ -15,7 +15,7 @@ from os.path import relpath
 from kadeploy.admin.dhcp.packet import BIOS, UEFI, UEFI_ARM64, UEFI_BC, UEFI_HTTP, UEFI_HTTP_ARM64, mac_bytes
 from kadeploy.boot import loader_files, profile
 from kadeploy.boot.loader_files import GRUB_ARM64, GRUB_BIOS, GRUB_UEFI, PXELINUX, PXELINUX_EFI, SHIM, SNPONLY, UNDIONLY
-from kadeploy.config.cluster import Cluster, Loader, Node
+from kadeploy.config.cluster import ARM64, Cluster, Node
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import BootFolders
 from kadeploy.errors import ConfigError, OptionError
@@ -117,26 +117,22 @@ _BY_TFTP = {
 }
 _BY_HTTP = {SNPONLY: UEFI_HTTP, GRUB_UEFI: UEFI_HTTP, GRUB_ARM64: UEFI_HTTP_ARM64}
 """Loaders that come up when the firmware has fetched them by HTTP. PXELINUX and Debian's signed GRUB do not."""
-_ARM64 = {"aarch64", "arm64"}
 
 
-def of(configuration: Configuration, clusters: Iterable[str] = (), *, secure_boot: bool = False) -> Wanted:
+def of(configuration: Configuration, clusters: Iterable[str] = ()) -> Wanted:
     """What is to be answered to the nodes of *clusters*, all of the site's when none is named.
 
     Args:
         configuration: the site's.
         clusters: their names.
-        secure_boot: whether UEFI nodes are to load what Microsoft's key has signed: Debian's shim and its GRUB.
 
     Raises:
-        OptionError: no cluster is called so, or none boots by UEFI's Secure Boot.
+        OptionError: no cluster is called so.
         ConfigError: a cluster's loader cannot be loaded by its firmware, or an address or a name fits no DHCP server.
     """
     chosen = _chosen(configuration, clusters)
     boot = configuration.site.boot
-    firmware = {name: _firmware(cluster, secure_boot) for name, cluster in chosen.items()}
-    if secure_boot and "secure" not in firmware.values():
-        raise OptionError(f"--secure-boot is for UEFI, and loader.firmware is bios in {', '.join(chosen)}.")
+    firmware = {name: _firmware(cluster) for name, cluster in chosen.items()}
     chains = {name: _chain(cluster, firmware[name]) for name, cluster in chosen.items()}
     return Wanted(
         site=configuration.site.name,
@@ -161,22 +157,20 @@ def _chosen(configuration: Configuration, names: Iterable[str]) -> dict[str, Clu
     return {name: known[name] for name in wanted}
 
 
-def _firmware(cluster: Cluster, secure_boot: bool) -> str:
+def _firmware(cluster: Cluster) -> str:
     if cluster.loader.firmware == "bios":
         return "bios"
-    if cluster.arch.lower() in _ARM64:
-        if secure_boot:
-            raise OptionError(f"--secure-boot is for x86-64, and arch is {cluster.arch} in cluster {cluster.name}.")
-        return "arm64"
-    return "secure" if secure_boot else "uefi"
+    if cluster.loader.secure_boot:
+        return "secure"
+    return "arm64" if cluster.arch.lower() in ARM64 else "uefi"
 
 
 def _chain(cluster: Cluster, firmware: str) -> tuple[str, str]:
     found = _CHAINS.get((firmware, cluster.loader.profiles))
     if found is None:
-        why = "signed for Secure Boot" if firmware == "secure" else f"for {cluster.arch}"
         raise ConfigError(
-            f"clusters/{cluster.name}.yml: loader.profiles: Debian has no {cluster.loader.profiles} {why}: set grub."
+            f"clusters/{cluster.name}.yml: loader.profiles: Debian has no {cluster.loader.profiles} for "
+            f"{cluster.arch}: set grub."
         )
     return found
 
@@ -247,7 +241,7 @@ def _group(cluster: Cluster, answers: tuple[Answer, ...]) -> Group:
         _require_name(cluster, node)
     return Group(
         cluster=cluster.name,
-        what=f"{loader.firmware}, profiles for {loader.profiles}",
+        what=f"{loader.firmware}{' with Secure Boot' if loader.secure_boot else ''}, profiles for {loader.profiles}",
         hosts=tuple(_host(cluster, node) for node in nodes if node.mac),
         without_mac=tuple(node.name for node in nodes if not node.mac),
         answers=answers,
@@ -281,24 +275,3 @@ def left_out(wanted: Wanted) -> str:
         return ""
     verb = "has" if len(names) == 1 else "have"
     return f"{told(names)} {verb} no MAC address in the cluster file, and will be told nothing: add `mac` to the nodes."
-
-
-def unsigned_http(configuration: Configuration, wanted: Wanted) -> str:
-    """Which clusters name a kernel that Debian's signed GRUB cannot fetch, as a sentence; empty when none does."""
-    names = [
-        group.cluster
-        for group in wanted.groups
-        if any(answer.file == SHIM for answer in group.answers)
-        and not _is_tftp(configuration.clusters[group.cluster].loader)
-    ]
-    if not names:
-        return ""
-    return (
-        f"Debian's signed GRUB speaks TFTP alone: in {', '.join(names)} let loader.kernel and loader.initrd be "
-        "tftp://SERVER/NAME, put the two files below boot.tftp_root, and leave loader.method at chainload."
-    )
-
-
-def _is_tftp(loader: Loader) -> bool:
-    files = [each for each in (loader.kernel, loader.initrd) if each]
-    return loader.method == "chainload" and all(each.startswith("tftp://") for each in files)

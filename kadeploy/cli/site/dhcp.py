@@ -19,10 +19,6 @@ Clusters = Annotated[
     list[str] | None,
     typer.Option("--cluster", metavar="NAME", help="Cluster; repeatable (default: all)."),
 ]
-SecureBoot = Annotated[
-    bool,
-    typer.Option("--secure-boot", help="UEFI nodes load what is signed: Debian's shim and GRUB."),
-]
 
 
 def dhcp(
@@ -36,7 +32,6 @@ def dhcp(
         typer.Option("--proxy", help="Boot files alone, beside a DHCP server that stays as it is."),
     ] = False,
     cluster: Clusters = None,
-    secure_boot: SecureBoot = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -49,7 +44,7 @@ def dhcp(
     if server is None:
         raise MissingOptionError(f"Which DHCP server? --server {', '.join(servers.SERVERS)}.")
     configuration = load_configuration()
-    found = wanted.of(configuration, cluster or (), secure_boot=secure_boot)
+    found = wanted.of(configuration, cluster or ())
     text = servers.text(server, found, proxy=proxy)
     if output:
         _write(output, text)
@@ -60,7 +55,7 @@ def dhcp(
     else:
         count = sum(len(group.hosts) for group in found.groups)
         print(f"{output}: {count} {'node' if count == 1 else 'nodes'}.")
-    for trouble in filter(None, (wanted.left_out(found), wanted.unsigned_http(configuration, found))):
+    if trouble := wanted.left_out(found):
         shell.warn(trouble)
     return 0
 

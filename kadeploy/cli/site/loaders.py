@@ -10,14 +10,14 @@ from kadeploy.admin.dhcp import wanted
 from kadeploy.boot import loader_files
 from kadeploy.boot.loader_files import Installed
 from kadeploy.cli import shell
-from kadeploy.cli.site.dhcp import Clusters, SecureBoot
+from kadeploy.cli.site.dhcp import Clusters
 from kadeploy.config.folder import load_configuration
 
 
-def loaders(*, cluster: Clusters = None, secure_boot: SecureBoot = False, form: shell.Format = "text") -> int:
+def loaders(*, cluster: Clusters = None, form: shell.Format = "text") -> int:
     """Install the boot loaders that DHCP names, from Debian's packages."""
     configuration = load_configuration()
-    found = wanted.of(configuration, cluster or (), secure_boot=secure_boot)
+    found = wanted.of(configuration, cluster or ())
     boot = configuration.site.boot
     loader_files.require_packages((*found.tftp_loaders, *found.http_loaders))
     folders = {"boot.tftp_root": (boot.tftp_root, found.tftp_loaders)}

@@ -20,7 +20,8 @@ else
 fi
 set -- "$kernel" "--command-line=$params"
 [ -z "$initrd" ] || set -- "$@" "--initrd=$initrd"
-kexec -l "$@"
+# Under Secure Boot the kernel takes another one only where it can check the signature itself.
+kexec ${KADEPLOY_SECURE_BOOT:+-s} -l "$@"
 sync
 [ "$KADEPLOY_KEXEC_TARGET" = deploy ] || umount -R "$root" || mount -o remount,ro "$root"
 setsid sh -c 'sleep 1; sync; kexec -e' < /dev/null > /dev/null 2>&1 &

@@ -13,6 +13,7 @@ from kadeploy.admin.check import boot
 from kadeploy.admin.check.boot import machine
 from kadeploy.boot import loader_files
 from tests.unit.admin.sound_site import ADDRESS, KERNEL, SoundSite
+from tests.unit.boot.programs import program, signed_program
 
 BIOS, EFI64 = (Path("/usr/lib/syslinux/modules") / name for name in ("bios", "efi64"))
 PXELINUX = Path("/usr/lib/PXELINUX/pxelinux.0")
@@ -63,6 +64,37 @@ def test_uefi_nodes_need_grub_and_one_that_is_for_uefi(served: SoundSite) -> Non
     assert set(served.levels(boot.check).values()) == {"ok"}
     (served.folder / "tftp/grub/x86_64-efi/core.efi").write_bytes(pe(0xAA64))
     assert "core.efi is for aarch64" in served.one(boot.check, "architecture", "fail").text
+
+
+def test_under_secure_boot_all_is_looked_for_below_the_tftp_root_and_has_to_be_signed(served: SoundSite) -> None:
+    tftp = served.folder / "tftp"
+    loader_files.install(tftp, [loader_files.SHIM], ADDRESS)
+    served.change("gdx", loader={"firmware": "uefi", "profiles": "grub", "secure_boot": True})
+    levels = served.levels(boot.check)
+    assert (levels["kernel"], levels["initrd"]) == ("fail", "fail"), "they are below boot.http_root"
+    for name, content in (("deploy-vmlinuz", signed_program(bytes(1 << 17))), ("deploy-initrd", None)):
+        (tftp / name).write_bytes(content or (served.folder / "http" / name).read_bytes())
+    assert set(served.levels(boot.check).values()) == {"ok"}
+    fetched = {each.text.split(": ")[0] for each in served.found(boot.check) if each.name == "tftp"}
+    assert {f"tftp://{ADDRESS}/{name}" for name in ("bootx64.efi", "deploy-vmlinuz", "deploy-initrd")} <= fetched
+    for name in ("deploy-vmlinuz", "grubx64.efi"):
+        before = (tftp / name).read_bytes()
+        (tftp / name).write_bytes(program(bytes(1 << 17)))
+        told = served.one(boot.check, "signature", "fail")
+        assert f"{name} is not signed, and gdx has loader.secure_boot" in told.text
+        (tftp / name).write_bytes(before)
+
+
+def test_a_tftp_server_that_has_another_kernel_is_told(served: SoundSite, tmp_path: Path) -> None:
+    shutil.copytree(served.folder / "tftp", tmp_path / "tftp")
+    for folder, filler in ((served.folder / "tftp", b"a"), (tmp_path / "tftp", b"b")):
+        loader_files.install(folder, [loader_files.SHIM], ADDRESS)
+        (folder / "deploy-vmlinuz").write_bytes(signed_program(filler * (1 << 17)))
+        (folder / "deploy-initrd").write_bytes((served.folder / "http/deploy-initrd").read_bytes())
+    secure = {"firmware": "uefi", "profiles": "grub", "secure_boot": True}
+    served.change("gdx", loader=secure)
+    served.change("site", boot__tftp_root=f"{tmp_path}/tftp")
+    assert "deploy-vmlinuz is another file than" in served.one(boot.check, "tftp", "fail").text
 
 
 def test_a_loader_that_cards_may_have_themselves_is_odd_when_it_is_missing(served: SoundSite) -> None:

@@ -15,6 +15,7 @@ from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.errors import ConfigError
 from kadeploy.images import DeploymentSystem
 from kadeploy.images.deployment import keymap_of, make_key
+from tests.unit.boot.programs import signed_program
 
 
 @pytest.fixture
@@ -101,6 +102,23 @@ def test_a_cluster_that_fetches_it_elsewhere_is_told(
     assert found.notes == (
         f"clusters/gdx.yml names http://cdn.site/i, which is elsewhere: copy {system.initrd} there.",
     )
+
+
+def test_under_secure_boot_a_signed_kernel_is_put_where_tftp_serves_it(
+    configuration: Configuration, system: DeploymentSystem, root: Path
+) -> None:
+    path = configuration.folder / "clusters" / "gdx.yml"
+    path.write_text(f"{path.read_text()}loader: {{firmware: uefi, profiles: grub, secure_boot: true}}\n")
+    secure = load_configuration(configuration.folder)
+    tftp = Path(secure.site.boot.tftp_root)
+    tftp.mkdir()
+    with pytest.raises(ConfigError, match=r"gdx.yml has loader.secure_boot, and this kernel is not signed: nothing is"):
+        install(system, secure.site, [secure.clusters["gdx"]])
+    assert list(tftp.iterdir()) == []
+    system.kernel.write_bytes(signed_program())
+    found = install(system, secure.site, [secure.clusters["gdx"]])
+    assert list(found.files) == [str(tftp / "deploy-initrd"), str(tftp / "deploy-vmlinuz")]
+    assert list(root.iterdir()) == []
 
 
 def test_the_host_key_and_the_serial_line_get_into_the_configuration(

@@ -24,11 +24,14 @@ from hypothesis import strategies as st
 from kadeploy import process
 from kadeploy.boot import kernels, uploads
 from kadeploy.caller import Account
+from kadeploy.config.cluster import Loader
 from kadeploy.environments.environment import Environment, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError
 from kadeploy.operations.sources import OfAccount
 from tests.unit import build
+from tests.unit.boot.programs import signed_program
 
+PURE = Loader(method="pure_pxe")
 COMPRESSORS = {"tgz": "gzip", "tbz2": "bzip2", "txz": "xz", "tar.zst": "zstd"}
 Member = tuple[str, bytes | tarfile.TarInfo]
 
@@ -274,7 +277,7 @@ def provided(folder: Path, environment: Environment | None = None, **members: by
     """Files under *http_root* of an environment whose kernel is /vmlinuz."""
     opened = image(folder, tar(*members.items()))
     boot = build.boot_folders(folder)
-    found = kernels.provide(environment or build.environment(), digest(opened), "pure_pxe", boot, opened)
+    found = kernels.provide(environment or build.environment(), digest(opened), PURE, boot, opened)
     return [folder / "http" / path for path in found.values()]
 
 
@@ -296,7 +299,7 @@ def test_nobody_waits_while_files_are_taken_out_of_somebody_elses_image(tmp_path
         return quick()
 
     with ThreadPoolExecutor(2) as pool:
-        theirs = pool.submit(kernels.provide, build.environment(), digest(quick), "pure_pxe", boot, slow)
+        theirs = pool.submit(kernels.provide, build.environment(), digest(quick), PURE, boot, slow)
         try:
             assert opened.wait(30)
             (tmp_path / "mine").write_bytes(b"mine")
@@ -320,9 +323,9 @@ def test_what_others_boot_with_the_same_image_comes_out_of_it_and_not_of_what_it
     (tmp_path / "evil").mkdir()
     evil = image(tmp_path / "evil", tar(("vmlinuz", b"a stranger's"), ("filler", os.urandom(filler))))
     with pytest.raises(FileError, match="has changed since its checksum was taken"):
-        kernels.provide(environment, sha256, "pure_pxe", boot, evil)
+        kernels.provide(environment, sha256, PURE, boot, evil)
     assert not list((tmp_path / "http" / "kernels").iterdir())
-    found = kernels.provide(environment, sha256, "pure_pxe", boot, good)
+    found = kernels.provide(environment, sha256, PURE, boot, good)
     assert (tmp_path / "http" / found["kernel"]).read_bytes() == b"kernel"
 
 
@@ -341,7 +344,7 @@ def test_an_image_is_read_once(tmp_path: Path) -> None:
 
     boot = build.boot_folders(tmp_path)
     sha256 = digest(lambda: (tmp_path / "image.tgz").open("rb"))
-    found = kernels.provide(build.environment(), sha256, "pure_pxe", boot, closed)
+    found = kernels.provide(build.environment(), sha256, PURE, boot, closed)
     assert found == {"kernel": str(path.relative_to(tmp_path / "http"))}
 
 
@@ -377,3 +380,31 @@ def test_names_of_users_cannot_leave_the_folder_or_break_a_profile(tmp_path: Pat
     (path,) = provided(tmp_path, odd, **{"boot/vm linuz\n;{{ x }}": b"kernel"})
     assert path.parent == tmp_path / "http" / "kernels"
     assert kernels._MENTIONED.fullmatch(os.fsencode(path.name))
+
+
+# --- under Secure Boot ------------------------------------------------------------------------------------------
+
+SECURE = Loader(firmware="uefi", profiles="grub", method="pure_pxe", secure_boot=True)
+
+
+def test_under_secure_boot_the_files_are_below_both_roots_and_go_from_both(tmp_path: Path) -> None:
+    boot, kernel = build.boot_folders(tmp_path), signed_program(b"kernel")
+    opened = image(tmp_path, tar(("vmlinuz", kernel)))
+    (path,) = kernels.provide(build.environment(), digest(opened), SECURE, boot, opened).values()
+    assert (tmp_path / "tftp" / path).read_bytes() == (tmp_path / "http" / path).read_bytes() == kernel
+    (tmp_path / "tftp" / path).unlink()  # as where another cluster, without Secure Boot, had it first
+    kernels.provide(build.environment(), digest(opened), SECURE, boot, opened)
+    assert (tmp_path / "tftp" / path).read_bytes() == kernel
+    os.utime(tmp_path / "http" / path, (0, 0))
+    other = image(tmp_path, tar(("vmlinuz", signed_program(b"other"))))
+    kernels.provide(build.environment(), digest(other), SECURE, boot, other)
+    assert not (tmp_path / "http" / path).exists()
+    assert not (tmp_path / "tftp" / path).exists()
+
+
+def test_a_kernel_that_is_not_signed_is_refused_under_secure_boot_alone(tmp_path: Path) -> None:
+    boot, opened = build.boot_folders(tmp_path), image(tmp_path, tar(("vmlinuz", b"kernel")))
+    assert kernels.provide(build.environment(), digest(opened), PURE, boot, opened)
+    with pytest.raises(EnvironmentRefusedError, match=r"its kernel /vmlinuz is not signed, and .*loader\.secure_boot"):
+        kernels.provide(build.environment(), digest(opened), SECURE, boot, opened)
+    assert not list((tmp_path / "tftp").rglob("env-*"))

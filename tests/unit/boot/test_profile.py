@@ -88,6 +88,8 @@ CASES = {
     "grub-pure-pxe": (loader("grub", "uefi", method="pure_pxe"), "linux", "deployed"),
     "grub-xen": (loader("grub", "uefi"), "xen", "deployed"),
     "grub-nfsroot": (loader("grub"), "linux", "nfsroot"),
+    "grub-secure-deploy": (loader("grub", "uefi", secure_boot=True), "linux", "deploy"),
+    "grub-secure-pure-pxe": (loader("grub", "uefi", secure_boot=True, method="pure_pxe"), "linux", "deployed"),
     "ipxe-deploy": (loader("ipxe"), "linux", "deploy"),
     "ipxe-disk-bios": (loader("ipxe"), "linux", "deployed"),
     "ipxe-disk-uefi": (loader("ipxe", "uefi"), "linux", "deployed"),
@@ -402,3 +404,15 @@ def test_only_the_systems_that_we_enter_get_the_secret_of_the_try_each_node_its_
         assert made.parameter("gdx-1") in render(told, kind, NODE)
         assert made.parameter("gdx-1") not in render(told, kind, other)
     assert secret.PARAMETER not in render(told, "deployed", NODE)
+
+
+def test_a_signed_grub_reads_the_disk_as_another_one_does() -> None:
+    """It reads ``grub.cfg`` and the kernel there, whose signature it has shim judge."""
+    plain = render(sources(loader("grub", "uefi")), "deployed", NODE)
+    assert render(sources(loader("grub", "uefi", secure_boot=True)), "deployed", NODE) == plain
+
+
+def test_a_signed_grub_boots_no_hypervisor() -> None:
+    secure = loader("grub", "uefi", secure_boot=True)
+    with pytest.raises(ConfigError, match="signed GRUB boots no hypervisor: take a cluster without loader"):
+        render(sources(secure, environment("xen")), "deployed", NODE)

@@ -236,15 +236,15 @@ def test_files_of_images_are_not_removed_for_uploads(tmp_path: Path, boot: BootF
 def test_the_file_for_tftp_is_a_link_or_else_a_copy(
     linkable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, other = tmp_path / "http" / "name", tmp_path / "tftp" / "name"
+    path, other = (tmp_path / root / "kernels" / "name" for root in ("http", "tftp"))
     for each in (path, other):
-        each.parent.mkdir()
+        each.parent.mkdir(parents=True)
     path.write_bytes(b"kernel")
     other.write_bytes(b"before")
     if not linkable:
         monkeypatch.setattr(os, "link", _refuse)
     for _ in range(2):  # the second time both are the same file already
-        uploads._link(path, other)
+        uploads.link(path, build.boot_folders(tmp_path))
         assert other.read_bytes() == b"kernel"
         assert other.samefile(path) == linkable
         assert stat.S_IMODE(other.stat().st_mode) == 0o644

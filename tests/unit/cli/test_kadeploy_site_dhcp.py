@@ -76,7 +76,6 @@ def test_programs_get_the_lines_and_what_they_say(form: str, read: Any, tool: An
         (["--server", "iscdhcp"], "expected one of dnsmasq, isc, kea."),
         (["--server", "kea", "--proxy"], "kea cannot stand beside another DHCP server"),
         (["--server", "kea", "--cluster", "gxd"], "There is no cluster gxd; there are gdx. Did you mean gdx?"),
-        (["--server", "kea", "--secure-boot"], "--secure-boot is for UEFI"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(words: list[str], reason: str, tool: Any, folder: Path) -> None:
