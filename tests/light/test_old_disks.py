@@ -1,8 +1,12 @@
-"""A deployment works whatever earlier systems left on the disk, and leaves alone what it was not asked to replace."""
+"""A deployment works whatever earlier systems left on the disk, and leaves alone what it was not asked to replace.
+
+The nodes have something else on their disks each, so that one deployment shows several.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -16,6 +20,11 @@ from tests.light.conftest import DISK_PLAY, Cluster, all_ok
 from tests.light.test_roles import FILES, NO_BOOTLOADER, archive, described, holds, partition_image, prepared
 
 ON_DISKS = [name for name in leftovers.KINDS if name != "btrfs"]  # whose one superblock the first partition covers
+
+
+def shared_out(kinds: Sequence[str]) -> list[tuple[str, str]]:
+    """A kind for each of the two nodes; the first one has the last one again where their number is odd."""
+    return list(zip(kinds[::2], [*kinds[1::2], kinds[0]], strict=False))
 
 
 @pytest.fixture
@@ -33,56 +42,57 @@ def deployed(light: Cluster, environment: Environment, image: LocalImage) -> Non
     holds(light, FILES)
 
 
-def spoiled(light: Cluster, kind: str, number: int | str = "") -> list[Path]:
-    """The disks of all nodes, or their partitions, with the mark of an earlier system and no other."""
-    write, name = leftovers.KINDS[kind]
+def spoiled(light: Cluster, kinds: Sequence[str], number: int | str = "") -> list[Path]:
+    """The disks of the nodes, or their partitions, with the mark of an earlier system each and no other."""
     devices = [light.device(node, number) for node in light.nodes]
-    for device in devices:
+    for device, kind in zip(devices, kinds, strict=True):
+        write, name = leftovers.KINDS[kind]
         leftovers.clean(device)
         write(device)
         assert name in leftovers.types(device)
     return devices
 
 
-@pytest.mark.parametrize(("kind", "filesystem"), [*zip(leftovers.KINDS, cycle(["ext4", "xfs", "btrfs"]), strict=False)])
+@pytest.mark.parametrize(
+    ("kinds", "filesystem"), [*zip(shared_out([*leftovers.KINDS]), cycle(["ext4", "xfs", "btrfs"]), strict=False)]
+)
 def test_an_archive_is_deployed_over_what_was_left_on_the_partition(
-    light: Cluster, tmp_path: Path, kind: str, filesystem: str
+    light: Cluster, tmp_path: Path, kinds: tuple[str, str], filesystem: str
 ) -> None:
     environment, image = described(archive(tmp_path / "image.tgz", FILES, "gz"), "tgz", filesystem)
     prepared(light, environment)
     light.everywhere("umount -R /mnt/dest")
-    devices = spoiled(light, kind, 3)
+    devices = spoiled(light, kinds, 3)
     deployed(light, environment, image)
     assert [leftovers.types(device) for device in devices] == [{filesystem}] * len(devices)
 
 
-@pytest.mark.parametrize("kind", ["zfs", "md-1.0", "gpt"])
+@pytest.mark.parametrize("kinds", [("zfs", "md-1.0"), ("gpt", "zfs")])
 def test_a_partition_image_is_deployed_over_what_was_left_on_the_partition(
-    light: Cluster, tmp_path: Path, kind: str
+    light: Cluster, tmp_path: Path, kinds: tuple[str, str]
 ) -> None:
     environment, image = described(partition_image(tmp_path / "image", FILES, "gz"), "ddgz")
     prepared(light, environment)
-    devices = spoiled(light, kind, 3)
+    devices = spoiled(light, kinds, 3)
     deployed(light, environment, image)
     assert [leftovers.types(device) for device in devices] == [{"ext4"}] * len(devices)
 
 
-@pytest.mark.parametrize("kind", ON_DISKS)
+@pytest.mark.parametrize("kinds", shared_out(ON_DISKS))
 def test_a_disk_that_was_used_as_a_whole_is_cut_and_nothing_of_its_past_is_left(
-    light: Cluster, tgz: tuple[Environment, LocalImage], kind: str
+    light: Cluster, tgz: tuple[Environment, LocalImage], kinds: tuple[str, str]
 ) -> None:
     light.everywhere("umount -R /mnt/dest 2>/dev/null || true; swapoff -a; partx -d /dev/sda || true")
-    devices = spoiled(light, kind)
+    devices = spoiled(light, kinds)
     deployed(light, *tgz)
     assert [leftovers.types(device) for device in devices] == [{"dos"}] * len(devices)
 
 
-@pytest.mark.parametrize("kind", ["zfs", "md-0.90"])
 def test_the_mark_at_the_end_of_the_last_partition_is_the_partitions_and_not_the_disks(
-    light: Cluster, tgz: tuple[Environment, LocalImage], kind: str
+    light: Cluster, tgz: tuple[Environment, LocalImage]
 ) -> None:
     prepared(light, tgz[0])
-    tmp = spoiled(light, kind, 5)
+    tmp = spoiled(light, ("zfs", "md-0.90"), 5)
     before = [_end(device) for device in tmp]
     deployed(light, *tgz)
     assert [_end(device) for device in tmp] == before
