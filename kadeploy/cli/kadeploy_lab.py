@@ -22,7 +22,7 @@ from kadeploy.lab.down import down as take_down
 from kadeploy.lab.environments import BUILDERS, chosen
 from kadeploy.lab.environments import build as build_environments
 from kadeploy.lab.kinds import KINDS
-from kadeploy.lab.lab import CACHE, FAULTS, Lab, checked, existing, faults, saved
+from kadeploy.lab.lab import CACHE, FAULTS, FIRMWARE, Lab, checked, existing, faults, saved
 from kadeploy.lab.sim.faults import chosen as chosen_faults
 from kadeploy.lab.up import deployment_key
 from kadeploy.lab.up import up as bring_up
@@ -117,9 +117,9 @@ def up(
         str,
         typer.Option(
             metavar="FIRMWARE",
-            help="bios or uefi.",
+            help="bios, uefi or secure-boot.",
             rich_help_panel=usage.MACHINES,
-            autocompletion=completion.choices("bios", "uefi"),
+            autocompletion=completion.choices(*FIRMWARE),
         ),
     ] = _DEFAULT.firmware,
     kvm: Annotated[

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kadeploy.boot.loader_files import GRUB_UEFI, PXELINUX
 from kadeploy.lab.lab import CONTROLLER, Lab
+from kadeploy.lab.loader import LOADERS
 from kadeploy.lab.network import BRIDGE
 from kadeploy.lab.service import Service
 
@@ -23,15 +23,15 @@ dhcp-range=10.177.1.0,static,255.255.0.0,infinite
 # RFC 4578: architectures 7 and 9 are UEFI on x86-64.
 dhcp-match=set:uefi,option:client-arch,7
 dhcp-match=set:uefi,option:client-arch,9
-dhcp-boot=tag:uefi,{GRUB_UEFI},,{CONTROLLER}
-dhcp-boot=tag:!uefi,{PXELINUX},,{CONTROLLER}
 """
 
 
 def configuration(lab: Lab) -> str:
     """Text of dnsmasq's configuration (dnsmasq(8))."""
     hosts = [f"dhcp-host={node.mac},{node.address},{node.name},infinite" for node in lab.members.values()]
-    return _OPTIONS + "\n".join(hosts) + "\n"
+    uefi = LOADERS[lab.firmware if lab.uefi else "uefi"]
+    loaders = [f"dhcp-boot=tag:uefi,{uefi},,{CONTROLLER}", f"dhcp-boot=tag:!uefi,{LOADERS['bios']},,{CONTROLLER}"]
+    return _OPTIONS + "\n".join([*loaders, *hosts]) + "\n"
 
 
 def service(lab: Lab) -> Service:

@@ -53,6 +53,9 @@ FAULTS = {
 SECTOR, BIG_SECTOR = 512, 4096
 """Bytes of a sector of a node's disk."""
 
+FIRMWARE = ("bios", "uefi", "secure-boot")
+"""What machines boot by; the last is UEFI that knows Microsoft's keys and loads nothing that is not signed."""
+
 _SIM_ROW = 250
 """Addresses of sim nodes in one row: 127.1.0.1 to 127.1.0.250, 127.1.1.1 and so on."""
 
@@ -88,6 +91,7 @@ class Lab(Struct, frozen=True, kw_only=True):
     disk: int = 8
     """GiB per node, allocated as it is written."""
     firmware: str = "bios"
+    """One of `FIRMWARE`."""
     kvm: bool = False
     faults: dict[str, str] = {}
     """Node name → key of `FAULTS`."""
@@ -107,6 +111,16 @@ class Lab(Struct, frozen=True, kw_only=True):
     """Whether `kadeploy3d` serves it."""
     bare: bool = False
     """Machines and BMCs alone, without anything of a site: that is still to be set up."""
+
+    @property
+    def uefi(self) -> bool:
+        """Whether its machines boot by UEFI."""
+        return self.firmware != "bios"
+
+    @property
+    def secure_boot(self) -> bool:
+        """Whether their firmware checks signatures."""
+        return self.firmware == "secure-boot"
 
     @property
     def root(self) -> Path:
@@ -271,10 +285,12 @@ def checked(lab: Lab) -> Lab:
         raise OptionError(f"--nodes {lab.nodes}: expected a number from 1 to {most}.")
     if lab.boot_delay < 0:
         raise OptionError(f"--boot-delay {lab.boot_delay:g}: expected seconds.")
-    if lab.firmware not in {"bios", "uefi"}:
+    if lab.firmware not in FIRMWARE:
         raise OptionError(
-            f"--firmware {lab.firmware}: expected bios or uefi.{did_you_mean(lab.firmware, ('bios', 'uefi'))}"
+            f"--firmware {lab.firmware}: expected {', '.join(FIRMWARE)}.{did_you_mean(lab.firmware, FIRMWARE)}"
         )
+    if lab.secure_boot and lab.kind != "vm":
+        raise OptionError(f"--firmware {lab.firmware}: nodes of kind {lab.kind} have none: take --kind vm.")
     if lab.bare and lab.kind != "vm":
         raise OptionError(f"--bare: nodes of kind {lab.kind} are part of a site: take --kind vm.")
     if lab.folder and not Path(lab.folder).is_absolute():

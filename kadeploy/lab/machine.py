@@ -18,6 +18,9 @@ from kadeploy.process import reap
 
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+OVMF_SECURE_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.ms.fd")
+OVMF_SECURE_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
+"""With Microsoft's keys enrolled, and Secure Boot on."""
 
 DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 """In front of a command: the kernel ends it when the supervisor is gone, however that died."""
@@ -200,19 +203,18 @@ def monitor(lab: Lab, node: LabNode) -> Path:
 
 def command(lab: Lab, node: LabNode) -> list[str]:
     """QEMU's command line: network first, then disk, as the firmware's boot order; no screen, one serial line."""
-    uefi = lab.firmware == "uefi"
     return [
         "qemu-system-x86_64",
         "-name", f"{node.name},process={lab.name}-{node.name}",
-        "-machine", "q35" if uefi else "pc",
+        "-machine", _machine(lab),
         *(("-accel", "kvm", "-cpu", "host") if lab.kvm else ("-accel", "tcg,thread=multi", "-cpu", "max")),
         "-smp", "1",
         "-m", str(lab.memory),
         "-no-user-config", "-nodefaults", "-display", "none",
         "-action", "reboot=shutdown",
-        *(_flash(lab, node) if uefi else ()),
+        *(_flash(lab, node) if lab.uefi else ()),
         "-netdev", f"tap,id=net,ifname={tap(node.rank)},script=no,downscript=no",
-        "-device", f"virtio-net-pci,netdev=net,mac={node.mac},bootindex=1" + (",romfile=" if uefi else ""),
+        "-device", f"virtio-net-pci,netdev=net,mac={node.mac},bootindex=1" + (",romfile=" if lab.uefi else ""),
         "-blockdev", disk.blockdev(lab, node),
         *disk.devices(node),
         "-object", "rng-random,id=random,filename=/dev/urandom",
@@ -226,13 +228,21 @@ def command(lab: Lab, node: LabNode) -> list[str]:
     ]  # fmt: skip
 
 
+def _machine(lab: Lab) -> str:
+    if not lab.uefi:
+        return "pc"
+    return "q35,smm=on" if lab.secure_boot else "q35"
+
+
 def _flash(lab: Lab, node: LabNode) -> tuple[str, ...]:
-    """UEFI firmware, and this machine's own copy of its variables."""
+    """UEFI firmware, and this machine's own copy of its variables; with Secure Boot the firmware alone writes them."""
+    code, initial = (OVMF_SECURE_CODE, OVMF_SECURE_VARS) if lab.secure_boot else (OVMF_CODE, OVMF_VARS)
     variables = lab.disks / f"{node.name}.efivars"
     if not variables.exists():
-        shutil.copyfile(OVMF_VARS, variables)
+        shutil.copyfile(initial, variables)
     return (
-        "-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}",
+        *(("-global", "driver=cfi.pflash01,property=secure,value=on") if lab.secure_boot else ()),
+        "-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}",
         "-drive", f"if=pflash,unit=1,format=raw,file={variables}",
     )  # fmt: skip
 

@@ -20,19 +20,19 @@ _CLUSTERS = {"lab": False, "nvme": True}
 """Cluster → whether its nodes have NVMe disks: nodes of one cluster call their disk alike."""
 
 _LAYOUTS = {
-    "bios": ("msdos", [(1, "256MiB", "swap"), (2, "1GiB", "prod"), (3, "3GiB", "deploy"), (5, "", "tmp")]),
-    "uefi": (
+    False: ("msdos", [(1, "256MiB", "swap"), (2, "1GiB", "prod"), (3, "3GiB", "deploy"), (5, "", "tmp")]),
+    True: (
         "gpt",
         [(1, "256MiB", "swap"), (2, "1GiB", "prod"), (3, "3GiB", "deploy"), (4, "128MiB", "efi"), (5, "", "tmp")],
     ),
 }
-"""Firmware → partition table and partitions (number, size, role); `disk.DEPLOY_START` follows from the first two."""
+"""Whether UEFI → partition table and partitions (number, size, role); `disk.DEPLOY_START` follows from two of them."""
 
 _LOADERS = {
-    "bios": ("pxelinux", ["SERIAL 0 115200"]),
-    "uefi": ("grub", ["serial --unit=0 --speed=115200", "terminal_output serial"]),
+    False: ("pxelinux", ["SERIAL 0 115200"]),
+    True: ("grub", ["serial --unit=0 --speed=115200", "terminal_output serial"]),
 }
-"""Firmware → language of the profiles and their first lines."""
+"""Whether UEFI → language of the profiles and their first lines."""
 
 
 def write(lab: Lab, payload: Payload) -> Configuration:
@@ -69,8 +69,8 @@ def site(lab: Lab, payload: Payload) -> str:
 
 def cluster(lab: Lab, payload: Payload, members: Sequence[LabNode]) -> str:
     """Text of the cluster file of *members*, whose disks have one name."""
-    table, partitions = _LAYOUTS[lab.firmware]
-    profiles, header = _LOADERS[lab.firmware]
+    table, partitions = _LAYOUTS[lab.uefi]
+    profiles, header = _LOADERS[lab.uefi]
     return _filled(
         "cluster.yml",
         names=fold(node.name for node in members),
@@ -79,7 +79,8 @@ def cluster(lab: Lab, payload: Payload, members: Sequence[LabNode]) -> str:
         device="/dev/nvme0n1" if members[0].nvme else "/dev/sda",
         table=table,
         partitions="".join(_partition(*part) for part in partitions),
-        firmware=lab.firmware,
+        firmware="uefi" if lab.uefi else "bios",
+        secure_boot="true" if lab.secure_boot else "false",
         profiles=profiles,
         header="\n".join(f"    {line}" for line in header),
         kernel=payload.kernel,

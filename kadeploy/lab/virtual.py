@@ -52,9 +52,10 @@ def prepare(lab: Lab, cache: Path, say: Say) -> Payload:
     say("deployment system ready")
     payload = Payload(host_key=system.host_key_public.strip())
     lab.http.mkdir(exist_ok=True, mode=0o755)
-    place(system.kernel, lab.http / payload.kernel)
-    place(system.initrd, lab.http / payload.initrd)
     loader.install(lab)
+    served = lab.tftp if lab.secure_boot else lab.http
+    place(system.kernel, served / payload.kernel)
+    place(system.initrd, served / payload.initrd)
     made = disk.create(lab)
     say(f"boot files and disks ready ({len(made)} new, {lab.nodes - len(made)} kept)")
     return payload

@@ -52,6 +52,15 @@ def test_uefi_has_variables_of_its_own(tmp_path: Path) -> None:
     assert (made.disks / "node-1.efivars").stat().st_size == machine.OVMF_VARS.stat().st_size
 
 
+def test_secure_boot_knows_microsofts_keys_and_lets_nobody_else_write_its_variables(tmp_path: Path) -> None:
+    made = lab(tmp_path, firmware="secure-boot")
+    said = words(made)
+    assert "q35,smm=on" in said
+    assert "driver=cfi.pflash01,property=secure,value=on" in said
+    assert any(str(machine.OVMF_SECURE_CODE) in word for word in said)
+    assert (made.disks / "node-1.efivars").read_bytes() == machine.OVMF_SECURE_VARS.read_bytes()
+
+
 def test_only_a_mute_machine_stands_still(tmp_path: Path) -> None:
     made = lab(tmp_path)
     assert "-S" not in words(made)

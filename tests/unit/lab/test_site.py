@@ -10,15 +10,16 @@ import yaml
 
 from kadeploy.config.partition import Partition
 from kadeploy.lab import disk, site
-from kadeploy.lab.lab import MAX_SIM_NODES, Lab
+from kadeploy.lab.lab import FIRMWARE, MAX_SIM_NODES, Lab
 from kadeploy.lab.virtual import Payload
 from kadeploy.nodeset import expand
 from tests.unit import build
 
+FIRMWARE_KEYS = {"bios": ("bios", False), "uefi": ("uefi", False), "secure-boot": ("uefi", True)}
 PAYLOAD = Payload(host_key=build.HOST_KEY)
 
 
-@pytest.fixture(params=["bios", "uefi"])
+@pytest.fixture(params=FIRMWARE)
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
     return Lab(name="somewhere", nodes=3, firmware=request.param, folder=str(tmp_path))
 
@@ -29,7 +30,8 @@ def test_the_tools_accept_it(lab: Lab) -> None:
     assert {name: (node.address, node.bmc) for name, node in members.items()} == {
         node.name: (node.address, node.bmc) for node in lab.members.values()
     }
-    assert read.clusters["lab"].loader.firmware == lab.firmware
+    loader = read.clusters["lab"].loader
+    assert (loader.firmware, loader.secure_boot) == FIRMWARE_KEYS[lab.firmware]
     assert read.site.network_namespace == "somewhere"
     assert read.site.ssh.host_key == PAYLOAD.host_key
 
