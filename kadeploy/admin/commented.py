@@ -46,7 +46,8 @@ class Key(NamedTuple):
     @property
     def member(self) -> type | None:
         """The class of what it lists."""
-        return next((each.cls for each in _members(self.kind) if isinstance(each, inspect.StructType)), None)
+        found = (each for kind in _kinds(self.kind) for each in _members(kind))
+        return next((each.cls for each in found if isinstance(each, inspect.StructType)), None)
 
     @property
     def choices(self) -> list[str]:
@@ -74,9 +75,9 @@ def _key(kind: type, field: inspect.Field) -> Key:
     if default is msgspec.NODEFAULT:
         default = None if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     key = Key(field.encode_name, field.type, field.required, _plain(default), "")
-    own = _texts(kind).get(field.name) or UNTOLD.get(f"{kind.__name__}.{field.name}", "")
+    own = texts(kind).get(field.name) or UNTOLD.get(f"{kind.__name__}.{field.name}", "")
     meaning = own or (_summary(key.section) if key.section else "")
-    return key._replace(meaning=_readable(meaning, kind))
+    return key._replace(meaning=readable(meaning, kind))
 
 
 def _plain(value: Any) -> Any:
@@ -161,18 +162,23 @@ UNTOLD = {
 
 
 @cache
-def _texts(kind: type) -> dict[str, str]:
+def texts(kind: type) -> dict[str, str]:
     """Docstring of each field of *kind* that has one."""
-    body = _class(kind).body
+    found = ((_named_by(field), text) for field, text in itertools.pairwise(_class(kind).body))
     return {
-        field.target.id: " ".join(text.value.value.split())
-        for field, text in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
+        name: " ".join(text.value.value.split())
+        for name, text in found
+        if name
         and isinstance(text, ast.Expr)
         and isinstance(text.value, ast.Constant)
         and isinstance(text.value.value, str)
     }
+
+
+def _named_by(field: ast.stmt) -> str:
+    """The name that *field* defines, if it defines one."""
+    targets = [field.target] if isinstance(field, ast.AnnAssign) else getattr(field, "targets", [])
+    return next((each.id for each in targets if isinstance(each, ast.Name)), "")
 
 
 def _summary(kind: type) -> str:
@@ -197,8 +203,8 @@ _CLASSES = {"PowerCommands": "power.commands"}
 """Classes that docstrings name, as the keys that they stand behind."""
 
 
-def _readable(text: str, kind: type) -> str:
-    """A docstring without its markup: constants are their values, and Python's None is YAML's null."""
+def readable(text: str, kind: type) -> str:
+    """A docstring in *kind* without its markup: constants are their values, and Python's None is YAML's null."""
 
     def value(found: re.Match[str]) -> str:
         named = getattr(sys.modules[kind.__module__], found[1], None)

@@ -39,9 +39,11 @@ class Server(Struct, frozen=True, kw_only=True):
     ca: str = ""
     """File of the authorities (PEM) that sign its certificate; empty: those of this machine."""
     token_file: str = ""
+    """File of a token, which is shown to the service."""
     user: str = ""
     """Whose password it is; empty: the account's name."""
     password_file: str = ""
+    """File whose first line is that password."""
     certificate: str = ""
     """File of the client certificate (PEM), with its chain."""
     private_key: str = ""
@@ -65,6 +67,7 @@ class Client(Struct, frozen=True, kw_only=True):
     default: str = ""
     """The server to ask where none is named."""
     servers: dict[str, Server] | tuple[Listed, ...] = {}
+    """By name, with the keys below; or a list as Kadeploy 3.3 wrote it."""
 
 
 class Servers(NamedTuple):

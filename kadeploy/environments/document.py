@@ -42,60 +42,102 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class _Image(_Struct, frozen=True, kw_only=True):
     file: str
+    """Path, relative to the description, or URL."""
     kind: str
+    """tar, dd or fsa."""
     compression: str | int = ""
+    """gzip, bzip2, xz or zstd; of fsa its level, 0 to 9."""
 
 
 class _Archive(_Struct, frozen=True, kw_only=True, omit_defaults=False):
     archive: str
+    """Path, relative to the description, or URL."""
     compression: str
+    """gzip, bzip2 or xz."""
     script: str = "none"
+    """What is run of it, with its arguments; none: it is only unpacked; breakpoint: nodes stay where they are."""
 
 
 class _Boot(_Struct, frozen=True, kw_only=True):
     kernel: str = ""
+    """Path in the image."""
     initrd: str = ""
+    """Path in the image."""
     kernel_params: str = ""
+    """What the kernel is started with."""
     hypervisor: str = ""
+    """Path of Xen in the image."""
     hypervisor_params: str = ""
+    """What Xen is started with."""
     block_device: str = ""
+    """With multipart: the disk that is booted."""
     partition: int | None = None
+    """With multipart: number of the partition that is booted."""
 
 
 class _Partition(_Struct, frozen=True, kw_only=True):
     id: int
+    """Number of the file system in an archive of fsarchiver; else only a name."""
     device: str
+    """Where it goes: /dev/sda3."""
     image: _Image | None = None
+    """An image of its own, of tar or dd."""
     filesystem: str = ""
+    """What is made for an archive of tar."""
 
 
 class _Options(_Struct, frozen=True, kw_only=True):
     kexec: bool = True
+    """False: nodes are rebooted into it, as with --no-kexec."""
     partitions: Sequence[_Partition] = ()
+    """With multipart: the file systems."""
 
 
 class _Document(_Struct, frozen=True, kw_only=True):
     """The later form, in the order in which it is printed; ``part`` and numbers in ``destructive`` are additions."""
 
     name: str
+    """Its name."""
     alias: str = ""
+    """A second name."""
     arch: str = ""
+    """Architecture of the nodes it is for, such as x86_64; empty: any."""
     version: int = 1
+    """A number of at most 18 digits, often a date."""
     description: str = ""
+    """For people."""
     author: str = ""
+    """For people."""
     visibility: Literal["private", "shared", "public"] = "private"
+    """Who may use it: its owner, all with its owner's name, all."""
     destructive: bool | int = False
+    """Whether it may destroy the production system; a number counts how often it did."""
     os: Literal["linux", "xen", "other"]
+    """What it is."""
     image: _Image
+    """The system."""
     preinstall: _Archive | None = None
+    """Prepares the disk in place of the site's steps."""
     postinstalls: list[_Archive] | None = None
+    """Adapt the unpacked system."""
     boot: _Boot = _Boot()
+    """How it boots."""
     filesystem: str = ""
+    """What the partition is formatted with; required for archives of tar."""
     partition_type: int = 0
+    """Type of the partition: 131 is 0x83, Linux, which is meant by none."""
     multipart: bool = False
+    """It is several file systems, and says itself where they go."""
     options: _Options = _Options()
+    """What is rare."""
     custom_variables: dict[str, str | int | None] = {}
+    """Texts for scripts, which find each as KADEPLOY_ and its name."""
     part: str = ""
+    """Its partition, such as /dev/sda3; empty: the cluster's."""
+
+
+FORM: type[msgspec.Struct] = _Document
+"""Its fields are the keys of the form; their docstrings tell of them in the reference."""
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

@@ -138,6 +138,9 @@ _LINES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 }
 """Key of the wiki form, in the order in which it is printed → field of `Environment`, and how its value is read."""
 
+KEYS: Mapping[str, str] = {key: field for key, (field, _) in _LINES.items()}
+"""The same without how values are read."""
+
 
 _UNKNOWN: Mapping[str, Callable[[Environment], object]] = {
     "custom_variables": lambda each: each.custom_variables,

@@ -97,7 +97,7 @@ def application(configuration: Callable[[], Configuration]) -> ASGIApp:
         request.scope["state"][REASON] = str(error)
         if not _is_ours(request):
             return refusals.answer(error, _headers(site, error), request.method, request.url.path)
-        return Response(Refusal.of(error), status_code=_status(error), headers=_headers(site, error))
+        return Response(Refusal.of(error), status_code=status_of(error), headers=_headers(site, error))
 
     consoles, audit = Consoles(), Audit(configuration().site)
 
@@ -107,7 +107,7 @@ def application(configuration: Callable[[], Configuration]) -> ASGIApp:
 
         async def noted(error: KadeployError | None) -> None:
             socket.scope["state"] |= {THING: node, REASON: str(error or "")}
-            await asyncio.to_thread(note, audit, socket.scope, 101 if error is None else _status(error))
+            await asyncio.to_thread(note, audit, socket.scope, 101 if error is None else status_of(error))
 
         try:
             found = await asyncio.to_thread(site.caller, socket)
@@ -144,7 +144,7 @@ def _is_ours(request: Request[Any, Any, Any]) -> bool:
     return request.url.path.startswith(openapi.OURS)
 
 
-def _status(error: KadeployError) -> int:
+def status_of(error: KadeployError) -> int:
     return next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
 
 

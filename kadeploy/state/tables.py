@@ -40,7 +40,7 @@ class EnvironmentRow(Row):
     id = peewee.BigAutoField()
     name = peewee.CharField(255)
     second_name = peewee.CharField(255, default="", column_name="alias")
-    """``alias`` means something else to peewee."""
+    """A second name; a field called ``alias`` means something else to peewee."""
     arch = peewee.CharField(64, default="")
     version = peewee.BigIntegerField(default=1)
     user = peewee.CharField(255)
