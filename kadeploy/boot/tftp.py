@@ -4,8 +4,8 @@ RFC 1350 with the options of RFC 2348 (block size), 2349 (time-out, size) and 74
 after a time that follows the round trip, as RFC 1123 wants it. tftpy knows the packets; its server would send one
 block per round trip, wait five seconds for each one lost, and end with more than 1,024 open files.
 
-One thread and one `select` serve all clients. When as many transfers run as may, one whose client has fallen silent
-makes room; without such a one the request is dropped, and its client, which hears nothing, asks again.
+One thread and one `select` serve all clients. When as many transfers run as may, requests wait in the order in which
+they came, for as long as their clients do; a transfer whose client has fallen silent makes room.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ Client = tuple[str, int]
 
 TRANSFERS = 2000
 """How many may run at a time."""
+WAITING = 10_000
+"""Clients that may wait for one to end."""
+WAITS = 10.0
+"""Seconds after which a client that waits and has not asked again has given up."""
 BLOCK_SIZE = 512
 MOST_BLOCK_SIZE = 1468
 """What an Ethernet packet holds: firmware does not put fragments together again."""
@@ -44,10 +48,17 @@ FIRST_PATIENCE = 1.0
 LEAST_PATIENCE = 0.2
 MOST_PATIENCE = 4.0
 SILENCE = 20.0
-"""Seconds without a word from its client after which a transfer ends."""
+"""Seconds without progress after which a transfer ends."""
 SHORT_SILENCE = 3.0
 """The same, when others wait for its place."""
 _TICK = 0.05
+_REQUESTS = 64
+"""How many are read between two looks at the transfers."""
+_LONGEST_REQUEST = 2048
+"""Bytes. RFC 2347 wants 512; longer ones are dropped."""
+_QUEUE = 4 << 20
+"""Bytes of requests that the kernel may keep for us: a thousand machines that are switched on ask within a second."""
+_SO_RCVBUFFORCE = 33  # socket(7): beyond the limit of net.core.rmem_max, for whoever may
 _ACK, _ERROR = 4, 5
 _NOT_FOUND, _ACCESS_VIOLATION, _ILLEGAL = 1, 2, 4
 
@@ -94,7 +105,8 @@ class _Transfer:
     def __init__(self, request: bytes, stream: BinaryIO, terms: _Terms, link: socket.socket) -> None:
         self.request = request
         self.link = link
-        self.heard_at = time.monotonic()
+        self.moved_at = time.monotonic()
+        """When the client acknowledged something that it had not before."""
         self.acknowledged = -1 if terms.agreed else 0
         self._stream = stream
         self._terms = terms
@@ -144,20 +156,22 @@ class _Transfer:
         self.link.close()
 
     def _hear_acknowledgement(self, number: int) -> None:
-        self.heard_at = time.monotonic()
+        now = time.monotonic()
         news = (number - self.acknowledged) & 0xFFFF
-        if news > self._sent - self.acknowledged or (news == 0 and not self._tells_of_a_gap()):
+        if news > self._sent - self.acknowledged or (news == 0 and not self._tells_of_a_gap(now)):
             return  # an old one that was under way for long
         if self.acknowledged + news == self._sent and not self._again:
-            self._learn(self.heard_at - self._sent_at)
+            self._learn(now - self._sent_at)
         self.acknowledged += news
+        if news:
+            self.moved_at = now
         self._again = 0
         if not self.is_over:
             self.send()
 
-    def _tells_of_a_gap(self) -> bool:
+    def _tells_of_a_gap(self, now: float) -> bool:
         """Whether a repeated acknowledgement is to be believed (RFC 7440); never in lock-step (RFC 1123, 4.2.3.1)."""
-        return self._terms.window > 1 and self.heard_at - self._sent_at > (self._round_trip or FIRST_PATIENCE)
+        return self._terms.window > 1 and now - self._sent_at > (self._round_trip or FIRST_PATIENCE)
 
     def _learn(self, seconds: float) -> None:
         old = self._round_trip
@@ -181,8 +195,17 @@ class _Transfer:
         return packet.encode().buffer  # type: ignore[no-any-return]
 
 
+@dataclass
+class _Waiting:
+    """A request for which there is no place yet."""
+
+    request: bytes
+    asked_at: float
+    """When it came last."""
+
+
 class TftpServer:
-    """A TFTP server for the files below *root*, at most *limit* at a time; uploads are refused."""
+    """A TFTP server for the files below *root*, at most *limit* at a time while others wait; uploads are refused."""
 
     def __init__(self, root: Path, log: Log = print, limit: int = TRANSFERS) -> None:
         self._root = root
@@ -190,7 +213,9 @@ class TftpServer:
         self._limit = limit
         self._parser = TftpPacketFactory()
         self._transfers: dict[Client, _Transfer] = {}
-        """The one whose client has been silent for longest comes first."""
+        """The one that has moved on least lately comes first."""
+        self._waiting: dict[Client, _Waiting] = {}
+        """Whoever came first comes first."""
         self._selector = selectors.DefaultSelector()
         self._stop = threading.Event()
         self._socket: socket.socket | None = None
@@ -203,6 +228,7 @@ class TftpServer:
     def serve(self, address: str, port: int = 69) -> None:
         """Answer until `stop`; raises OSError when the port cannot be had."""
         listening = _bound(address, port)
+        _let_many_wait(listening)
         self._selector.register(listening, selectors.EVENT_READ, None)
         self._socket = listening
         looked = 0.0
@@ -210,6 +236,7 @@ class TftpServer:
             for key, _ in self._selector.select(_TICK if self._transfers else 10 * _TICK):
                 self._receive(listening, key.data)
             now = time.monotonic()
+            self._let_in(listening, now)
             if now - looked >= _TICK:
                 self._look_after_all(now)
                 looked = now
@@ -223,19 +250,54 @@ class TftpServer:
         self._stop.set()
 
     def _receive(self, listening: socket.socket, client: Client | None) -> None:
-        """Read one packet: a request, or what *client* says of its transfer."""
+        """Read requests, or what *client* says of its transfer."""
         if client is None:
             with suppress(BlockingIOError):
-                packet, sender = listening.recvfrom(65536)
-                self._begin(listening, packet, sender)
+                for _ in range(_REQUESTS):
+                    self._queue(*listening.recvfrom(_LONGEST_REQUEST + 1))
         elif client in self._transfers:
             self._go_on(client)
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, listening: socket.socket, request: bytes, client: Client) -> None:
-        if self._asks_again(request, client) or not self._has_room():
+    def _queue(self, request: bytes, client: Client) -> None:
+        """Let a request wait for its place, behind all that wait already."""
+        if len(request) > _LONGEST_REQUEST or self._is_served(request, client):
             return
+        known = self._waiting.get(client)
+        if known is not None:
+            known.request, known.asked_at = request, time.monotonic()
+        elif len(self._waiting) < WAITING:
+            self._waiting[client] = _Waiting(request, time.monotonic())
+
+    def _is_served(self, request: bytes, client: Client) -> bool:
+        """Whether this is what the client is being sent.
+
+        It asks again when our first answer took long or was lost, and a request may be under way for longer than that
+        answer: to begin again would end what it has begun to take. Whoever hears nothing for long has begun anew.
+        """
+        known = self._transfers.get(client)
+        return known is not None and known.request == request and time.monotonic() - known.moved_at < SHORT_SILENCE
+
+    def _let_in(self, listening: socket.socket, now: float) -> None:
+        """Answer those who wait, as far as there is room."""
+        while self._waiting and self._has_room(now):
+            client, waiting = next(iter(self._waiting.items()))
+            del self._waiting[client]
+            if now - waiting.asked_at < WAITS:
+                self._end(client)  # what it had asked for before, from the same port
+                self._answer(listening, waiting.request, client)
+
+    def _has_room(self, now: float) -> bool:
+        if len(self._transfers) < self._limit:
+            return True
+        longest, transfer = next(iter(self._transfers.items()))
+        if now - transfer.moved_at < SHORT_SILENCE:
+            return False
+        self._end(longest)
+        return True
+
+    def _answer(self, listening: socket.socket, request: bytes, client: Client) -> None:
         try:
             packet = self._parser.parse(request)
         except Exception:
@@ -251,23 +313,6 @@ class TftpServer:
         else:
             self._log(f"tftp: {client[0]} {packet.filename!r} sent")
             self._start(listening, request, client, stream, packet.options)
-
-    def _asks_again(self, request: bytes, client: Client) -> bool:
-        """Whether our first answer did not arrive; another request from the same port ends the transfer before it."""
-        known = self._transfers.get(client)
-        if known is not None and known.request == request and known.acknowledged <= 0:
-            return True  # it is sent again in any case
-        self._end(client)
-        return False
-
-    def _has_room(self) -> bool:
-        if len(self._transfers) < self._limit:
-            return True
-        longest, transfer = next(iter(self._transfers.items()))
-        if time.monotonic() - transfer.heard_at < SHORT_SILENCE:
-            return False
-        self._end(longest)
-        return True
 
     def _start(
         self, listening: socket.socket, request: bytes, client: Client, stream: BinaryIO, options: dict[str, str]
@@ -293,9 +338,11 @@ class TftpServer:
     # --- transfers --------------------------------------------------------------------------------------------------
 
     def _go_on(self, client: Client) -> None:
-        transfer = self._transfers.pop(client)
-        self._transfers[client] = transfer  # at the end: it is not silent
+        transfer = self._transfers[client]
+        moved_at = transfer.moved_at
         self._attempt(client, lambda: self._hear(client, transfer))
+        if transfer.moved_at != moved_at and client in self._transfers:
+            self._transfers[client] = self._transfers.pop(client)
 
     def _hear(self, client: Client, transfer: _Transfer) -> None:
         if not transfer.hear(transfer.link.recv(65536)) or transfer.is_over:
@@ -303,7 +350,7 @@ class TftpServer:
 
     def _look_after_all(self, now: float) -> None:
         for client, transfer in list(self._transfers.items()):
-            if now - transfer.heard_at > SILENCE:
+            if now - transfer.moved_at > SILENCE:
                 self._log(f"tftp: {client[0]} is silent after {transfer.bytes_acknowledged} bytes: given up")
                 self._end(client)
             else:
@@ -334,3 +381,10 @@ def _bound(address: str, port: int) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def _let_many_wait(listening: socket.socket) -> None:
+    """Have the kernel keep more requests than one that reads a file now and then would need."""
+    for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):
+        with suppress(PermissionError):
+            listening.setsockopt(socket.SOL_SOCKET, option, _QUEUE)

@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import pytest
 import tftpy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import loaders
 from kadeploy.boot.root import open_below
 from kadeploy.boot.server import HttpServer, TftpServer
 from tests.unit.boot import tftp_client
@@ -239,6 +241,62 @@ def test_nodes_beyond_what_may_be_served_at_a_time_come_a_little_later(tmp_path:
     assert fetched == [(tmp_path / "loader").read_bytes()] * 40
 
 
+def test_a_request_that_comes_once_more_begins_nothing_anew(servers: Servers) -> None:
+    """A busy server reads it after the transfer has begun; what the client takes already has to go on."""
+    content = (servers.root / "initrd").read_bytes()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.sendto(tftp_client.request("initrd"), ("127.0.0.1", servers.tftp_port))
+        packet, peer = client.recvfrom(600)
+        for number in range(1, 9):
+            assert packet == struct.pack("!HH", 3, number) + content[512 * (number - 1) : 512 * number]
+            client.sendto(tftp_client.request("initrd"), ("127.0.0.1", servers.tftp_port))
+            time.sleep(0.02)
+            client.sendto(struct.pack("!HH", 4, number), peer)
+            packet, sender = client.recvfrom(600)
+            assert sender == peer
+    assert servers.log == ["tftp: 127.0.0.1 'initrd' sent"]
+
+
+def test_who_waits_for_a_place_has_it_in_the_order_of_asking_and_need_not_ask_again(tmp_path: Path) -> None:
+    (tmp_path / "profile").write_bytes(b"DEFAULT disk\n")
+    with tftp_server(tmp_path, limit=1) as server:
+        first, *others = [tftp_client.half_open(server, "profile", f"127.9.0.{rank}") for rank in range(1, 7)]
+        served = []
+        for each in (first, *others):
+            each.settimeout(5)
+            packet, peer = each.recvfrom(600)
+            assert packet == b"\0\3\0\1DEFAULT disk\n"
+            served.append(each.getsockname()[0])
+            for later in others[len(served) :]:
+                with pytest.raises(BlockingIOError):
+                    later.recv(600, socket.MSG_DONTWAIT)
+            each.sendto(b"\0\4\0\1", peer)
+            each.close()
+    assert served == [f"127.9.0.{rank}" for rank in range(1, 7)]
+
+
+def test_who_says_the_same_for_ever_makes_room_for_one_that_gets_on(tmp_path: Path) -> None:
+    (tmp_path / "profile").write_bytes(b"DEFAULT disk\n")
+    with tftp_server(tmp_path, limit=1) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as parrot:
+        over = threading.Event()
+        parrot.settimeout(5)
+        parrot.sendto(tftp_client.request("profile"), server)
+        peer = parrot.recvfrom(600)[1]
+
+        def repeat() -> None:
+            while not over.wait(0.1):
+                parrot.sendto(b"\0\4\0\0", peer)
+
+        thread = threading.Thread(target=repeat)
+        thread.start()
+        try:
+            assert tftp_client.fetch(server, "profile", seconds=15) == b"DEFAULT disk\n"
+        finally:
+            over.set()
+            thread.join()
+
+
 def test_another_request_from_the_same_port_is_answered(servers: Servers) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
@@ -246,6 +304,91 @@ def test_another_request_from_the_same_port_is_answered(servers: Servers) -> Non
         assert client.recv(600)[:4] == b"\0\3\0\1"
         client.sendto(tftp_client.request("sub/profile"), ("127.0.0.1", servers.tftp_port))
         assert client.recv(600) == b"\0\3\0\1DEFAULT disk\n"
+
+
+def test_http_sends_the_rest_of_a_file_from_where_grub_reads_on(servers: Servers) -> None:
+    content = (servers.root / "initrd").read_bytes()
+    with socket.create_connection(("127.0.0.1", servers.http_port), 10) as grub:
+        grub.sendall(b"GET /initrd HTTP/1.1\r\nHost: boot\r\nUser-Agent: GRUB 2.06\r\nRange: bytes=299990-\r\n\r\n\r\n")
+        answer = http.client.HTTPResponse(grub)
+        answer.begin()
+        assert (answer.status, answer.getheader("Content-Range")) == (206, "bytes 299990-299999/300000")
+        assert answer.read() == content[299_990:]
+
+
+def test_answers_without_a_body_and_parts_of_files_leave_the_connection_in_step(servers: Servers) -> None:
+    content = (servers.root / "initrd").read_bytes()
+    client = http.client.HTTPConnection("127.0.0.1", servers.http_port, timeout=10)
+    client.request("GET", "/sub/profile")
+    whole = client.getresponse()
+    assert whole.read() == b"DEFAULT disk\n"
+    tag = whole.headers["ETag"]
+    for method, path, headers, status, body in (
+        ("GET", "/sub/profile", {"If-None-Match": tag}, 304, b""),
+        ("GET", "/initrd", {"Range": "bytes=5-9"}, 206, content[5:10]),
+        ("HEAD", "/initrd", {"Range": "bytes=5-9"}, 206, b""),
+        ("GET", "/initrd", {"Range": "bytes=300000-"}, 416, b""),
+        ("GET", "/initrd", {}, 200, content),
+    ):
+        connection = client.sock
+        client.request(method, path, headers=headers)
+        answer = client.getresponse()
+        assert (answer.status, answer.read()) == (status, body)
+        assert client.sock is connection, "the same one as before"
+    client.close()
+
+
+def test_a_file_that_is_cut_while_it_is_sent_ends_with_its_connection(tmp_path: Path) -> None:
+    with (tmp_path / "initrd").open("wb") as file:
+        file.truncate(200_000_000)
+    with web_server(tmp_path, patience=60) as port, socket.create_connection(("127.0.0.1", port), 10) as client:
+        client.sendall(b"GET /initrd HTTP/1.1\r\n\r\n")
+        received = len(client.recv(1000))
+        os.truncate(tmp_path / "initrd", 1000)
+        while piece := client.recv(1 << 20):
+            received += len(piece)
+    assert received < 200_000_000
+
+
+def test_who_says_a_byte_at_a_time_and_who_vanishes_keep_no_place(tmp_path: Path) -> None:
+    (tmp_path / "initrd").write_bytes(bytes(20_000_000))
+    web = HttpServer(tmp_path, "127.0.0.1", 0, [].append, limit=2, patience=0.5, seconds_to_ask=0.5)
+    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
+    server = ("127.0.0.1", web.server_address[1])
+    slow = socket.create_connection(server)
+    vanished = socket.create_connection(server)
+    vanished.sendall(b"GET /initrd HTTP/1.1\r\n\r\n")
+    vanished.recv(1000)
+    vanished.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    vanished.close()
+    over, limit = False, time.monotonic() + 10
+    while not over and time.monotonic() < limit:
+        try:
+            slow.sendall(b"G")
+            time.sleep(0.05)
+        except OSError:
+            over = True
+    assert over
+    told = loaders.by_http(server, loaders.HttpWish(10, ["/initrd"]))
+    assert told.failures == []
+    web.shutdown()
+    web.server_close()
+
+
+def test_what_a_client_says_reaches_no_terminal_as_it_is(servers: Servers) -> None:
+    with socket.create_connection(("127.0.0.1", servers.http_port), 10) as client:
+        client.sendall(b"GET /\x1b]0;mine\x07" + b"x" * 5000 + b" HTTP/1.0\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 404")
+    assert len(servers.log) == 1
+    assert servers.log[0].isprintable()
+    assert len(servers.log[0]) < 300
+
+
+def test_nodes_are_served_when_the_log_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "profile").write_bytes(b"DEFAULT disk\n")
+    with Path("/dev/full").open("w") as full, boot_server(tmp_path, full) as (process, server):
+        assert tftp_client.fetch(server, "profile") == b"DEFAULT disk\n"
+        assert process.poll() is None
 
 
 def test_http_clients_that_say_nothing_do_not_end_the_server(tmp_path: Path) -> None:
@@ -331,14 +474,16 @@ def tftp_server(root: Path, limit: int) -> Iterator[tftp_client.Address]:
 
 
 @contextmanager
-def boot_server(root: Path) -> Iterator[tuple[subprocess.Popen[str], tftp_client.Address]]:
+def boot_server(
+    root: Path, log: int | IO[str] = subprocess.DEVNULL
+) -> Iterator[tuple[subprocess.Popen[str], tftp_client.Address]]:
     """The program as a site runs it, with as few open files as Debian gives a process at first."""
     port, web = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
     folders = ["--tftp-root", str(root), "--http-root", str(root)]
     ports = ["--tftp-port", str(port), "--http-port", str(web)]
     process = subprocess.Popen(
         ["prlimit", "--nofile=1024:", sys.executable, "-m", "kadeploy.boot.server", *folders, *ports],
-        stdout=subprocess.DEVNULL,
+        stdout=log,
         text=True,
     )
     try:
