@@ -136,7 +136,8 @@ def _styled(words: str) -> str:
 def literal(words: str) -> str:
     """*words* as roff prints them: nothing in them is a request."""
     safe = " ".join(words.split("\n")).replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
-    return f"\\&{safe}" if safe.startswith(".") else safe
+    portable = "".join(sign if sign.isascii() else f"\\[u{ord(sign):04X}]" for sign in safe)
+    return f"\\&{portable}" if portable.startswith(".") else portable
 
 
 def main(arguments: Sequence[str]) -> int:

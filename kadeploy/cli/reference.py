@@ -86,7 +86,7 @@ FILES: Mapping[str, tuple[type, str]] = {
 
 def keys() -> str:
     """Every key of every file."""
-    parts = ["Each key with what it may be, its default and its meaning. A key without a default has to be there."]
+    parts = ["Each key with its meaning, what it may be and its default. A key without a default has to be there."]
     for name, (kind, about) in FILES.items():
         parts += [f"## {name}", about]
         for place, section in sections(kind):
@@ -108,10 +108,10 @@ def sections(kind: type, place: str = "") -> Iterator[tuple[str, type]]:
 
 def _keys(kind: type) -> str:
     rows = (
-        (_code(key.name), _typed(key.kind), "" if key.required else _default(key), _text(key.meaning))
+        (_code(key.name), _text(key.meaning), typed(key.kind), "" if key.required else _default(key))
         for key in commented.keys(kind)
     )
-    return _table(("key", "is", "default", "meaning"), rows)
+    return _table(("key", "meaning", "is", "default"), rows)
 
 
 def _default(key: commented.Key) -> str:
@@ -131,18 +131,18 @@ _PLAIN: Mapping[type, str] = {
 }
 
 
-def _typed(kind: inspect.Type) -> str:
+def typed(kind: inspect.Type) -> str:
     """What a value may be, in words."""
     if isinstance(kind, inspect.Metadata):
-        return _typed(kind.type)
+        return typed(kind.type)
     if isinstance(kind, inspect.LiteralType):
         return " ".join(_code(word) for word in kind.values)
     if isinstance(kind, inspect.UnionType):
-        return " or ".join(dict.fromkeys(_typed(each) for each in kind.types if not isinstance(each, inspect.NoneType)))
+        return " or ".join(dict.fromkeys(typed(each) for each in kind.types if not isinstance(each, inspect.NoneType)))
     if isinstance(kind, inspect.DictType):
-        return f"by {_typed(kind.key_type)}: {_typed(kind.value_type)}"
+        return f"by {typed(kind.key_type)}: {typed(kind.value_type)}"
     if isinstance(kind, inspect.CollectionType):
-        return f"list: {_typed(kind.item_type)}"
+        return f"list: {typed(kind.item_type)}"
     return f"{_PLAIN[type(kind)]} {_bounds(kind)}".rstrip()
 
 

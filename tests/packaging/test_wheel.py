@@ -45,6 +45,11 @@ def test_each_command_brings_its_manual_page(installed: Path) -> None:
     assert {f"{command}.1" for command in COMMANDS} <= {page.name for page in pages.iterdir()}
 
 
+def test_each_kind_of_file_has_its_manual_page(installed: Path) -> None:
+    pages = installed.parent / "share" / "man" / "man5"
+    assert {path.name for path in pages.iterdir()} == {path.name for path in (ROOT / "docs" / "man5").iterdir()}
+
+
 def test_what_surrounds_the_service_comes_with_it_and_programs_can_be_run(installed: Path) -> None:
     given = {path.relative_to(ROOT / "contrib"): path for path in (ROOT / "contrib").rglob("*") if path.is_file()}
     share = installed.parent / "share" / "kadeploy"
