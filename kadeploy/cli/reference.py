@@ -7,6 +7,7 @@ since nearly every change changes it.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -332,7 +333,7 @@ def _raised(tree: ast.Module) -> Iterator[tuple[str, str]]:
     for node in ast.walk(tree):
         match node:
             case ast.Raise(exc=ast.Call(func=ast.Name(id=name), args=[text, *_])):
-                words = "".join(_literal(text)).strip()
+                words = re.sub(r"(?:…\.?)+…", "…", "".join(_literal(text))).strip()
                 if words.strip("… .:"):
                     yield name, words
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,39 @@ def test_the_page_for_users_runs_no_option_that_does_not_exist(name: str) -> Non
     assert commands
     words = {word for command in commands for word in re.findall(r"(?<=\s)--?[a-z][\w-]*", f" {command}")}
     assert words <= options(name)
+
+
+# --- all pages --------------------------------------------------------------------------------------------------
+
+PAGES_OF_COMMANDS = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+def typed(page: Path) -> list[str]:
+    """What is typed in blocks of a page, without comments behind it."""
+    blocks = re.findall(r"^ *```console\n(.*?)^ *```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", "").splitlines()
+    return [re.sub(r"\s# .*|\s#$", "", line.strip()[2:]) for line in lines if re.match(r" *[$#] ", line)]
+
+
+@cache
+def known_options() -> dict[str, set[str]]:
+    """Every command, those of groups too, with the options that it has."""
+    return {
+        context.command_path: set(re.findall(r"(?<![\w-])--?\w[\w-]*", " ".join(words for words, _ in records)))
+        for name in TOOLS
+        for command, context in manpages.described(name)
+        if (records := manpages.records(command, context))
+    }
+
+
+@pytest.mark.parametrize("page", PAGES_OF_COMMANDS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_types_a_command_with_an_option_that_it_does_not_have(page: Path) -> None:
+    known = known_options()
+    wrong = set()
+    for words in (re.split(r"\s+", part) for line in typed(page) for part in re.split(r"[|;&]+ *|\$\(", line)):
+        starts = [" ".join(words[:length]) for length in range(len(words), 0, -1)]
+        path = next((each for each in starts if each in known), "")
+        if path and path != "kadeploy-lab ssh":  # of which the rest is for the node
+            given = {word for word in words if re.fullmatch(r"--?[a-zA-Z][\w-]*", word)}
+            wrong |= {f"{path}: {word}" for word in given - known[path] - known.get(words[0], set())}
+    assert wrong == set()

@@ -51,8 +51,8 @@ def test_every_key_of_a_file_has_a_meaning(kind: type) -> None:
 def test_keys_of_sections_within_sections_and_lists_are_told_with_their_place() -> None:
     page = reference.keys()
     assert "### site.yml: `service.front_ends[]`" in page
-    assert '| `header` | text | `"X-Remote-Ident"` | Header in which it names the user. |' in page
-    assert '| `rights` | `db` `dummy` | `"db"` |' in page
+    assert '| `header` | Header in which it names the user. | text | `"X-Remote-Ident"` |' in page
+    assert 'everybody may do everything. | `db` `dummy` | `"db"` |' in page
 
 
 def test_every_variable_of_scripts_plays_and_nodes_has_a_meaning_and_no_other_has() -> None:
@@ -95,7 +95,7 @@ def test_every_refusal_is_told_with_its_statuses() -> None:
 
 def test_the_messages_are_those_of_the_source_with_dots_for_what_is_only_known_then() -> None:
     page = reference.messages()
-    assert "Unknown implementation …; there are: ….…" in page
+    assert "Unknown implementation …; there are: … |" in page
     sections = re.findall(r"^## (\w+)$", page, re.MULTILINE)
     assert {"ConfigError", "OptionError", "FileError", "RightsError"} <= set(sections)
 
