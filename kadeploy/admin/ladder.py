@@ -10,10 +10,8 @@ from __future__ import annotations
 import re
 import shlex
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,7 +19,9 @@ from typing import Literal
 import msgspec
 
 from kadeploy import commands
+from kadeploy.admin.former_profiles import FormerProfiles
 from kadeploy.admin.known_node import KnownNode
+from kadeploy.admin.operating import operating
 from kadeploy.boot import profile
 from kadeploy.boot.traces import Log
 from kadeploy.errors import KadeployError
@@ -107,9 +107,13 @@ def climb(service: Service, node: KnownNode, *, back: bool, tell: Tell, timeout:
     """
     with namespace.inside(node.site.network_namespace):
         options = Options(debug=True, reboot_timeout=timeout)
+        former = FormerProfiles.of(node.site, [node.node])
         if not _climb(service, _wish(service, node, "deploy_env", options), node, FIRST, tell):
             return False
-        return not back or _climb(service, _wish(service, node, "simple_reboot", options), node, BACK, tell)
+        if not back:
+            return True
+        former.put_back(FormerProfiles.of(node.site, [node.node]))
+        return _climb(service, _wish(service, node, "simple_reboot", options), node, BACK, tell)
 
 
 def _wish(service: Service, node: KnownNode, kind: RebootKind, options: Options) -> RebootRequest:
@@ -120,55 +124,16 @@ def _climb(service: Service, wish: RebootRequest, node: KnownNode, rungs: Sequen
     watch = _Watch(node, rungs, tell)
     if rungs[0] == "bmc" and not watch.asked_bmc():
         return False
-    with _operation(service, wish, watch) as operation:
-        while not watch.done and not watch.failed and not operation.ended:
+    with operating(service, wish, watch.hear) as operation:
+        while not watch.done and not watch.failed and not operation.ended.is_set():
             watch.look()
             time.sleep(TICK)
-        operation.give_up(watch.failed)
+        if watch.failed:  # one try shows where it breaks, and each takes as long as a boot may
+            operation.give_up()
     watch.look()
     if operation.error:
         raise operation.error
     return watch.finish(operation.report)
-
-
-# --- the operation --------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Operation:
-    """A reboot that runs in a thread of its own."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
-    report: Report | None = None
-    error: BaseException | None = None
-    ended: bool = False
-
-    def give_up(self, now: bool) -> None:
-        """Have no further try: one shows where it breaks, and each takes as long as a boot may."""
-        if now:
-            self.stop.set()
-
-
-@contextmanager
-def _operation(service: Service, wish: RebootRequest, watch: _Watch) -> Iterator[_Operation]:
-    found = _Operation()
-
-    def run() -> None:
-        try:
-            found.report = service.carry_out(wish, watch.hear, found.stop, lambda _: None)
-        except BaseException as error:
-            found.error = error
-        found.ended = True
-
-    thread = threading.Thread(target=run, name="reboot")
-    thread.start()
-    try:
-        yield found
-    except BaseException:
-        found.stop.set()
-        raise
-    finally:
-        thread.join()
 
 
 # --- what is seen ---------------------------------------------------------------------------------------------------
@@ -270,9 +235,13 @@ class _Watch:
             "disk": lambda: self._tried(_LOOK_AT_DISK.format(device=shlex.quote(self.node.cluster.disk.device))),
             "reboot": lambda: self.heard.get("reboot"),
             "leave": lambda: self._port("is closed") if self._is_down else None,
-            "login": lambda: "ssh answers" if self._open(self.node.site.ssh.port) else None,
+            "login": lambda: "ssh answers" if self._is_in() else None,
         }
         return looks[rung]() if rung in looks else self._seen_in_log(rung)
+
+    def _is_in(self) -> bool:
+        """Whether another system than the deployment system answers."""
+        return self._open(self.node.site.ssh.port) and not self._open(self.node.site.marker_port)
 
     def _is_up(self) -> bool:
         return self._is_down and self._open(self.node.site.marker_port)
