@@ -6,13 +6,11 @@ A controller, a node and a router of somebody else's, each in a network namespac
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +22,11 @@ from kadeploy.admin.probe import Offer
 from kadeploy.boot import profile
 from kadeploy.config.folder import load_configuration
 from kadeploy.remote import namespace
+from tests.dhcp_network import CONTROLLER, DAEMONS, PROXY_LINES, ROUTER_LINES, fed, ip, running, tool
 
-TOOL = Path(sys.executable).parent / "kadeploy-site"
-CONTROLLER, ROUTER, NODE = "10.99.0.1", "10.99.0.254", "10.99.100.1"
+ROUTER, NODE = "10.99.0.254", "10.99.100.1"
 PATIENCE = 6.0
 """Seconds for the answers to all questions, which are put at the same time."""
-START = 60.0
 
 SITE = """\
 name: paris
@@ -137,10 +134,6 @@ class Network(NamedTuple):
     router: str
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
-
-
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
     """The controller has a bridge, into which the others are plugged."""
@@ -162,51 +155,6 @@ def network() -> Iterator[Network]:
         yield made
 
 
-@contextmanager
-def running(where: str, port: int, command: list[str], log: Path, **variables: str) -> Iterator[None]:
-    """A server in a namespace, once it has its UDP port; one that ends at once is started again."""
-    server = started(where, port, command, log, variables)
-    try:
-        yield
-    finally:
-        end(server)
-
-
-def started(where: str, port: int, command: list[str], log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
-    for _ in range(3):
-        with log.open("wb") as stream:
-            words = ["ip", "netns", "exec", where, *command]
-            server = subprocess.Popen(words, stdout=stream, stderr=stream, env=os.environ | variables)
-        deadline = time.monotonic() + START
-        while server.poll() is None and time.monotonic() < deadline:
-            if has_port(server.pid, port):
-                return server
-            time.sleep(0.05)
-        end(server)
-        time.sleep(1)
-    raise RuntimeError(log.read_text(errors="replace")[-2000:])
-
-
-def end(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(10)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
-
-
-def has_port(pid: int, port: int) -> bool:
-    """Whether anybody has the UDP port in the namespace of process *pid*, which `ip` enters before it runs anything."""
-    try:
-        if Path(f"/proc/{pid}/ns/net").samefile("/proc/self/ns/net"):
-            return False
-        lines = Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]
-    except OSError:
-        return False
-    return any(line.split()[1].endswith(f":{port:04X}") for line in lines)
-
-
 # --- what the tool writes -----------------------------------------------------------------------------------------
 
 
@@ -221,78 +169,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (made / "clusters" / f"{name}.yml").write_text(CLUSTER.format(name=name, mac=kind.mac, **kind._asdict()))
     tool(made, "loaders", *(word for name in ON_THIS_MACHINE for word in ("--cluster", name)))
     return made
-
-
-def tool(folder: Path, *words: str) -> str:
-    variables = os.environ | {"KADEPLOY_CONFIG_DIR": str(folder)}
-    done = subprocess.run([TOOL, *words], capture_output=True, text=True, check=False, env=variables)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-class Daemon(NamedTuple):
-    """A DHCP server, and how it is fed."""
-
-    program: str
-    main: str
-    """Its own configuration, that of the site's administrator, into which the lines are included."""
-    check: Callable[[str, Path], list[str]]
-    run: Callable[[str, Path], list[str]]
-
-
-def leases(main: Path) -> Path:
-    path = main.with_suffix(".leases")
-    path.touch()
-    return path
-
-
-DAEMONS = {
-    "dnsmasq": Daemon(
-        "dnsmasq",
-        "port=0\nuser=root\ngroup=root\nleasefile-ro\ninterface=eth0\nbind-interfaces\nexcept-interface=lo\nlog-dhcp\n"
-        "no-ping\ndhcp-range=10.99.200.1,10.99.200.9,255.255.0.0\nconf-file={included}\n",
-        lambda program, main: [program, "--test", f"--conf-file={main}"],
-        lambda program, main: [
-            *(program, "--keep-in-foreground", "--log-facility=-", "--pid-file=", f"--conf-file={main}")
-        ],
-    ),
-    "isc": Daemon(
-        "dhcpd",
-        'authoritative;\nping-check false;\ninclude "{included}";\n'
-        "subnet 10.99.0.0 netmask 255.255.0.0 {{ range 10.99.200.1 10.99.200.9; }}\n",
-        lambda program, main: [program, "-t", "-cf", str(main), "-lf", str(leases(main))],
-        lambda program, main: [
-            *(program, "-4", "-f", "-d", "-cf", str(main), "-lf", str(leases(main))),
-            *("-pf", str(main.with_suffix(".pid")), "eth0"),
-        ],
-    ),
-    "kea": Daemon(
-        "kea-dhcp4",
-        '{{"Dhcp4": {{ <?include "{included}"?>, "interfaces-config": {{"interfaces": ["eth0"]}}, '
-        '"lease-database": {{"type": "memfile", "persist": false}}, "subnet4": [{{"id": 1, "subnet": "10.99.0.0/16", '
-        '"pools": [{{"pool": "10.99.200.1-10.99.200.9"}}]}}], '
-        '"loggers": [{{"name": "kea-dhcp4", "severity": "INFO", "output_options": [{{"output": "stdout"}}]}}] }} }}\n',
-        lambda program, main: [program, "-t", str(main)],
-        lambda program, main: [program, "-c", str(main)],
-    ),
-}
-
-
-def fed(name: str, folder: Path, included: str, place: Path) -> tuple[str, Path, dict[str, str]]:
-    """Program, configuration and environment of a server that includes what the tool has printed.
-
-    The program runs from a folder of the test, where AppArmor's profiles of Debian do not hold: they would let it read
-    configurations in ``/etc`` alone.
-    """
-    daemon = DAEMONS[name]
-    installed = shutil.which(daemon.program, path=f"{os.environ['PATH']}:/usr/sbin")
-    assert installed, f"{daemon.program} is not installed: scripts/prepare dev"
-    program = shutil.copy(installed, place / daemon.program)
-    lines = place / "kadeploy.conf"
-    lines.write_text(included)
-    main = place / "main.conf"
-    main.write_text(daemon.main.format(included=lines))
-    return str(program), main, {"KEA_PIDFILE_DIR": str(place), "KEA_LOCKFILE_DIR": str(place)}
 
 
 @pytest.fixture(scope="module", params=list(DAEMONS))
@@ -369,29 +245,16 @@ def test_a_machine_that_is_no_node_gets_an_address_of_the_site_s_and_no_loader(
 
 # --- a ProxyDHCP ------------------------------------------------------------------------------------------------
 
-_ROUTER = """\
-port=0
-user=root
-group=root
-leasefile-ro
-interface=eth0
-bind-interfaces
-except-interface=lo
-no-ping
-dhcp-range=10.99.200.1,10.99.200.99,255.255.0.0
-"""
-_PROXY = "port=0\nuser=root\ngroup=root\nleasefile-ro\ninterface=eth0\nbind-interfaces\nexcept-interface=lo\nlog-dhcp\n"
-
 
 @pytest.fixture(scope="module")
 def beside(network: Network, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Question, list[Offer]]:
     """What is offered where the router gives the addresses and dnsmasq stands beside it."""
     place = tmp_path_factory.mktemp("proxy")
-    (place / "router.conf").write_text(_ROUTER)
+    (place / "router.conf").write_text(ROUTER_LINES)
     others = [word for name in KINDS if name != "secure" for word in ("--cluster", name)]
     lines = tool(folder, "dhcp", "--server", "dnsmasq", "--proxy", *others)
     program, main, _ = fed("dnsmasq", folder, lines, place)
-    main.write_text(f"{_PROXY}conf-file={place / 'kadeploy.conf'}\n")
+    main.write_text(f"{PROXY_LINES}conf-file={place / 'kadeploy.conf'}\n")
     run = DAEMONS["dnsmasq"].run
     with (
         running(network.router, 67, run(program, place / "router.conf"), place / "router.log"),
