@@ -243,6 +243,27 @@ EXAMPLES: dict[str, Any] = {
     "Service.front_ends": [{"sources": ["10.1.0.4", "10.2.0.0/16"], "header": "X-Remote-Ident"}],
     "Cluster.pre_installs": [{"file": "/srv/kadeploy/admin-pre.tgz", "kind": "tgz", "script": "run.sh"}],
     "Cluster.post_installs": [{"file": "/srv/kadeploy/admin-post.tgz", "kind": "tgz", "script": "run.sh"}],
+    "Cluster.hardware": [
+        {
+            "nodes": "gdx-[1-2]",
+            "product": "Dell Inc. PowerEdge C6420",
+            "arch": "x86_64",
+            "firmware": "uefi",
+            "memory_mib": 196608,
+            "processors": {"model": "Intel Xeon Gold 6130", "sockets": 2, "cores": 32, "threads": 64},
+            "disks": [
+                {"device": "/dev/sda", "mib": 457862, "model": "MZ7KM480", "bus": "sata", "rotates": False, "paths": []}
+            ],
+            "cards": [{"name": "eth0", "driver": "ixgbe", "mbps": 10000, "boots": True}],
+            "own": {
+                "gdx-1": {
+                    "serial": "J5X8ZR2",
+                    "macs": {"eth0": "52:54:00:00:00:01"},
+                    "disks": {"/dev/sda": ["/dev/disk/by-id/wwn-0x5002538c40b1d1e1"]},
+                }
+            },
+        }
+    ],
 }
 """What stands in a comment where the default is nothing."""
 

@@ -23,6 +23,10 @@ Place = tuple[str | int, ...]
 """Where a value is: ``("loader", "params")``, ``("nodes", 0, "mac")``."""
 
 
+class Line(dict[str, Any]):
+    """A mapping that is written on one line, though a list or a mapping around it has several."""
+
+
 @dataclass(frozen=True)
 class Edit:
     """What a file says, and what it is to say."""
@@ -106,6 +110,71 @@ def edited(text: str, values: Mapping[Place, Any]) -> str:
         if yaml.safe_load(text) != wanted:
             raise ValueError("its form is unusual")
     return text
+
+
+def with_items(text: str, place: Place, changes: Mapping[int, Sequence[Mapping[str, str]]]) -> str:
+    r"""The YAML *text* in which each item that *changes* names, of the list at *place*, is these items; others stay.
+
+    The item behind the last one is new. One that becomes one item keeps its form, and what it says besides.
+
+    >>> apart = {0: [{"name": "n-1", "mac": "a"}, {"name": "n-2"}]}
+    >>> with_items("nodes:\n  # two\n  - name: n-[1-2]\n", ("nodes",), apart)
+    'nodes:\n  # two\n  - {name: n-1, mac: a}\n  - {name: n-2}\n'
+
+    Raises:
+        ValueError: its form is beyond us.
+    """
+    text = text if text.endswith("\n") else f"{text}\n"
+    items = _at(yaml.safe_load(text), place)
+    if not isinstance(items, list):
+        raise ValueError(f"{'.'.join(map(str, place))} is no list")  # noqa: TRY004 - of the text
+    node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    for key in place:
+        node = _inside(node, key) if node else None
+    assert isinstance(node, yaml.SequenceNode)  # noqa: S101 - it is a list
+    wanted: list[Any] = []
+    for rank, item in enumerate([*items, None]):
+        wanted += changes.get(rank, [] if item is None else [item])
+    for rank in sorted(changes, reverse=True):  # from the end: what is before a change stays where it was
+        text = _with_item(text, node, rank, changes[rank])
+    if _at(yaml.safe_load(text), place) != wanted:
+        raise ValueError("its form is unusual")
+    return text
+
+
+def _with_item(text: str, node: yaml.SequenceNode, rank: int, new: Sequence[Mapping[str, str]]) -> str:
+    if rank == len(node.value):
+        last = node.value[-1]
+        start = _end(last) if _is_flow(node) else text.index("\n", _end(last) - 1)
+        return f"{text[:start]}{_lines(text, last, node, new, is_first=False)}{text[start:]}"
+    item = node.value[rank]
+    if len(new) == 1 and isinstance(item, yaml.MappingNode):
+        known = {key.value: value for key, value in item.value}
+        for key in reversed([key for key in new[0] if key not in known]):  # each goes in front of the one before
+            text = _added(text, item, _is_flow(item) or _is_flow(node), [key], new[0][key])
+        for key, value in reversed(known.items()):
+            if key in new[0] and new[0][key] != value.value:
+                text = _replaced(text, value, _is_flow(item) or _is_flow(node), new[0][key])
+        return text
+    return f"{text[: item.start_mark.index]}{_lines(text, item, node, new, is_first=True)}{text[_end(item) :]}"
+
+
+def _lines(
+    text: str, item: yaml.Node, node: yaml.SequenceNode, new: Sequence[Mapping[str, str]], *, is_first: bool
+) -> str:
+    """*new* in the place of an *item* of the list *node*, or behind it."""
+    start: int = item.start_mark.index
+    before = text[text.rfind("\n", 0, start) + 1 : start]
+    if not _is_flow(node) and set(before) - set(" -"):
+        raise ValueError("its form is unusual")
+    between = ", " if _is_flow(node) else f"\n{before}"
+    return ("" if is_first else between) + between.join(_flow(dict(each)) for each in new)
+
+
+def _at(data: Any, place: Place) -> Any:
+    for key in place:
+        data = data[key]
+    return data
 
 
 def _with(data: Any, place: Place, value: Any) -> Any:
@@ -213,8 +282,10 @@ def _extent(text: str, node: yaml.Node) -> int:
 
 
 def _flow(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20, allow_unicode=True, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
+    text = yaml.dump(
+        value, Dumper=_Indented, default_flow_style=True, width=1 << 20, allow_unicode=True, sort_keys=False
+    )
+    return str(text).removesuffix("\n").removesuffix("\n...")
 
 
 def _block(value: Any, column: int) -> str:
@@ -230,3 +301,12 @@ class _Indented(yaml.SafeDumper):
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 - PyYAML's
         """Never without indentation."""
         super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's
+        """What is said twice is written twice."""
+        return True
+
+
+_Indented.add_representer(
+    Line, lambda dumper, line: dumper.represent_mapping("tag:yaml.org,2002:map", line.items(), flow_style=True)
+)

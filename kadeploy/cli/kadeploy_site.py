@@ -12,6 +12,7 @@ from kadeploy.cli.site import (
     check,
     dhcp,
     init,
+    inspect,
     loaders,
     nodes,
     purge,
@@ -30,6 +31,9 @@ app = shell.Tool(
         "cluster of the nodes that a DHCP server knows.",
         "kadeploy-site check": "Find out what is wrong before a node is lost; each line says what to do.",
         "kadeploy-site check --topic bmc --topic names -m 'gdx-[1-97]'": "Some topics, and some nodes, alone.",
+        "kadeploy-site inspect 'gdx-[1-97]'": "What nodes are, written into the cluster file once you have seen the "
+        "difference.",
+        "kadeploy-site inspect --sweep '10.0.3.[1-254]' --cluster gdx": "BMCs there that no cluster file names.",
         "kadeploy-site try gdx-1": "One node from its BMC to a login: where it breaks, and what to do.",
         "kadeploy-site nodes --held": "All nodes that operations hold, by whom and since when.",
         "kadeploy-site rights 'gdx-[1-97]'": "Who may use these nodes, and until when.",
@@ -47,6 +51,13 @@ app = shell.Tool(
         "kadeploy-site purge --dry-run": "Tell what is old and of no use.",
         "kadeploy-site upgrade": "Bring the database to a new version's schema, with a backup first.",
     },
+    statuses={
+        0: shell.STATUSES[0],
+        1: shell.STATUSES[1],
+        2: "inspect: the cluster file would have to be changed as shown, and nobody agreed.",
+        3: "inspect: finished, and some nodes are KO.",
+        130: shell.STATUSES[130],
+    },
     about="It is for administrators: most of it needs root, on the controller.",
 )
 
@@ -61,6 +72,7 @@ app.command("init")(init.init)
 app.command("loaders")(loaders.loaders)
 app.command("dhcp")(dhcp.dhcp)
 app.command("check")(check.check)
+app.command("inspect")(inspect.inspect)
 app.command("try")(try_.try_)
 app.command("nodes")(nodes.nodes)
 app.command("rights")(rights.rights)
@@ -72,7 +84,7 @@ app.command("purge")(purge.purge)
 
 
 def main() -> int:
-    """Entry point; exit status 0 done, 1 refused or something is wrong, 130 interrupted."""
+    """Entry point; exit status 0 done, 1 refused or something is wrong, 130 interrupted; see `inspect` for its own."""
     return shell.run(app, NAME)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kadeploy.config.file import Struct
+from kadeploy.config.hardware import Hardware
 from kadeploy.config.pairing import extremes, paired
 from kadeploy.config.partition import Partition, layout_wrong, partition_device, split_partition
 from kadeploy.config.rules import (
@@ -96,9 +97,9 @@ class Loader(Struct, frozen=True, kw_only=True):
     method: Literal["chainload", "pure_pxe"] = "chainload"
     header: str = ""
     """Lines put on top of every generated profile."""
-    kernel: BootFile = "deploy-vmlinuz"
     secure_boot: bool = False
     """UEFI's Secure Boot: nodes load what is signed (shim, GRUB, kernels), and all of it by TFTP."""
+    kernel: BootFile = "deploy-vmlinuz"
     """Deployment kernel, a file under *http_root* (with *secure_boot* under *tftp_root*) or a URL."""
     initrd: BootFile = "deploy-initrd"
     params: Line = ""
@@ -110,7 +111,6 @@ class Loader(Struct, frozen=True, kw_only=True):
     nfsroot_params: Line = ""
     show_secret: bool = True
     """Whether the deployment system gets, and must show, the secret of its try as a kernel parameter."""
-
 
     def contradictions(self) -> Iterable[Wrong]:
         """Of Secure Boot: what Debian has signed, and what that can fetch."""
@@ -127,6 +127,7 @@ class Loader(Struct, frozen=True, kw_only=True):
             if "://" in name and not name.startswith("tftp://"):
                 said = f"{shown(name)}: with Secure Boot GRUB speaks TFTP alone; expected a file below boot.tftp_root."
                 yield Wrong((key,), said)
+
 
 class PowerCommands(Struct, frozen=True, kw_only=True):
     """Site commands; ``HOSTNAME_FQDN`` and ``HOSTNAME_SHORT`` are replaced, no shell is involved."""
@@ -236,9 +237,9 @@ DEFAULT_MACRO_STEPS: dict[str, tuple[Implementation, ...]] = {
 }
 
 
-Architecture = Annotated[
 ARM64 = frozenset({"aarch64", "arm64"})
 """Both words for the architecture."""
+Architecture = Annotated[
     str,
     expects(lambda text: re.fullmatch(r"[A-Za-z0-9_]+", text) is not None, "one word, such as x86_64 or aarch64"),
 ]
@@ -274,6 +275,8 @@ class Cluster(Struct, frozen=True, kw_only=True):
     kexec_dir: FolderOnNode = "/dev/shm/kexec"  # noqa: S108 - a folder on the nodes
     broadcast_command: BroadcastCommand = ""
     """Site command of BroadcastEnvCustom (``ENVFILE``, ``NODEFILE`` are replaced)."""
+    hardware: tuple[Hardware, ...] = ()
+    """What the nodes are, as ``kadeploy-site inspect`` has found them; no deployment depends on it."""
 
     def contradictions(self) -> Iterable[Wrong]:
         """Of nodes and macro-steps; addresses are looked at when the ranges of nodes are known to be right."""
@@ -285,12 +288,12 @@ class Cluster(Struct, frozen=True, kw_only=True):
             return
         if not members:
             yield Wrong(("nodes",), "an empty list is given; expected at least one node.")
-        yield from _addresses_wrong(self, self._of_ranges)
-        yield from _timeouts_wrong(self.timeouts, len(members))
-
         if self.loader.secure_boot and self.arch in ARM64:
             said = f"it is true, and arch is {self.arch}: Secure Boot is done for x86-64 alone; expected false."
             yield Wrong(("loader", "secure_boot"), said)
+        yield from _addresses_wrong(self, self._of_ranges)
+        yield from _timeouts_wrong(self.timeouts, len(members))
+
     def place_of(self, node: str) -> tuple[str | int, ...]:
         """Where the range of *node* is in the file."""
         named = (rank for rank, part in enumerate(self._of_ranges) if any(each.name == node for each in part))

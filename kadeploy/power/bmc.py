@@ -24,12 +24,13 @@ import msgspec
 
 from kadeploy.config.cluster import Power
 from kadeploy.errors import NotEnteredError
+from kadeploy.printable import printable
 from kadeploy.process import kill, reap, spawn
 
-Order = Literal["status", "on", "off", "reset", "shutdown", "network"]
+Order = Literal["status", "on", "off", "reset", "shutdown", "network", "identify"]
 """``off`` and ``on`` are sent whatever the BMC says of the machine, and end when it says that it is so. ``reset``
 switches on a machine that is off, ``shutdown`` asks the system to end and waits until it has. ``network`` has the
-machine's next start, and no later one, boot from the network."""
+machine's next start, and no later one, boot from the network. ``identify`` asks what machine it is."""
 State = Literal["on", "off"]
 WANTED: Mapping[Order, State] = {"on": "on", "off": "off", "shutdown": "off"}
 """Orders that are done when the machine is in a state."""
@@ -60,18 +61,31 @@ class Job(msgspec.Struct, frozen=True):
     """Whether the machine's firmware is UEFI, which BMCs want to know of ``network``."""
 
 
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """What a BMC tells of its machine; empty is what it does not."""
+
+    vendor: str = ""
+    product: str = ""
+    serial: str = ""
+    mac: str = ""
+    """MAC address of the BMC itself."""
+    cards: tuple[str, ...] = ()
+    """Those of the machine's network cards."""
+
+
 class Answer(msgspec.Struct, frozen=True):
     """How a job ended: the machine's state, or the reason why it is unknown."""
 
     number: int
     state: State | None = None
+    identity: Identity | None = None
     reason: str = ""
     entered: bool = True
     """Whether the BMC could be logged in to; if not, another order would fare the same."""
 
 
-Act = Callable[[Credentials, Job], State | None]
-"""Carries out an order and returns the machine's state, if it has asked for it; raises when it could not."""
+Act = Callable[[Credentials, Job], State | Identity | None]
+"""Carries out an order and returns what it has asked for, such as the machine's state; raises when it could not."""
 
 
 # --- who asks ---------------------------------------------------------------------------------------------------
@@ -177,6 +191,15 @@ def follow(job: Job, look: Callable[[], State]) -> State:
     return wanted
 
 
+def words(*said: object) -> str:
+    """What a BMC has said of a machine, as one line that fits; firmware fills fields with blanks and zero bytes."""
+    text = " ".join(printable(str(each).replace("\0", " ")) for each in said if each)
+    return " ".join(text.split())[:_LONGEST]
+
+
+_LONGEST = 80
+
+
 def seconds_left() -> float:
     """Seconds until the job that this process does is ended."""
     return signal.getitimer(signal.ITIMER_REAL)[0]
@@ -274,7 +297,8 @@ def _work(act: Act, credentials: Credentials, job: Job, pipe: int) -> NoReturn:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, job.limit)
     try:
-        answer = Answer(job.number, act(credentials, job))
+        found = act(credentials, job)
+        answer = Answer(job.number, identity=found) if isinstance(found, Identity) else Answer(job.number, state=found)
     except Exception as error:  # libraries raise what they like
         answer = Answer(job.number, reason=_reason(error)[:500], entered=not isinstance(error, NotEnteredError))
     os.write(pipe, msgspec.json.encode(answer) + b"\n")

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from pyghmi.exceptions import IpmiException, PyghmiException
 from pyghmi.ipmi.command import Command
+from pyghmi.ipmi.fru import FRU
 
 from kadeploy.errors import NotEnteredError
-from kadeploy.power.bmc import Credentials, Job, State, advice, follow, seconds_left, serve
+from kadeploy.power.bmc import Credentials, Identity, Job, State, advice, follow, seconds_left, serve, words
 
 _CHASSIS, _CHASSIS_CONTROL = 0x00, 0x02
 _CONTROLS: dict[Literal["off", "on", "reset", "shutdown"], int] = {"off": 0, "on": 1, "reset": 3, "shutdown": 5}
@@ -30,7 +31,7 @@ _SPARE = 1.0
 """Seconds before the end of a job's time within which there is still time to say why."""
 
 
-def act(credentials: Credentials, job: Job) -> State | None:
+def act(credentials: Credentials, job: Job) -> State | Identity | None:
     """Carry out an order; raises when the BMC does not answer, refuses, or the machine does not follow."""
     bmc = _enter(credentials, job)
     try:
@@ -43,9 +44,11 @@ def act(credentials: Credentials, job: Job) -> State | None:
             bmc.ipmi_session.logout()
 
 
-def _carry_out(bmc: Command, job: Job) -> State | None:
+def _carry_out(bmc: Command, job: Job) -> State | Identity | None:
     if job.order == "status":
         return _state(bmc)
+    if job.order == "identify":
+        return _identity(bmc)
     if job.order == "reset":
         return _reset(bmc)
     if job.order == "network":
@@ -91,6 +94,59 @@ def _require(answer: Mapping[str, Any]) -> None:
     """Raise IpmiException where a BMC has refused."""
     if "error" in answer:
         raise IpmiException(answer["error"], answer.get("code", 0))
+
+
+# --- which machine ---
+
+_APPLICATION, _GET_DEVICE_ID = 0x06, 0x01
+_TRANSPORT, _GET_LAN_PARAMETER, _MAC_ADDRESS, _THIS_CHANNEL = 0x0C, 0x02, 5, 0x0E
+"""IPMI 2.0, 20.1, 23.2 and table 23-4."""
+_STORAGE, _GET_INVENTORY_SIZE, _READ_INVENTORY, _PIECE, _LONGEST_INVENTORY = 0x0A, 0x10, 0x11, 16, 1024
+"""34.1 and 34.2; bytes at a time, and in all."""
+_VENDORS = {
+    2: "IBM", 11: "HP", 42: "Sun", 343: "Intel", 674: "Dell", 2011: "Huawei", 5771: "Cisco", 10368: "Fujitsu",
+    10876: "Supermicro", 15370: "Gigabyte", 19046: "Lenovo", 20301: "IBM", 20974: "ASRock Rack", 40092: "Wiwynn",
+    47196: "HPE", 47488: "Gooxi", 48482: "Quanta",
+}  # fmt: skip
+"""Enterprise numbers (IANA) of makers of servers."""
+
+
+def _identity(bmc: Command) -> Identity:
+    """Whatever it tells: each of the questions may be one that a BMC does not know."""
+    board: Mapping[str, Any] = {}
+    with suppress(Exception):  # it is read by offsets that firmware has filled in as it likes
+        board = FRU(rawdata=bytearray(_inventory(bmc))).info or {}
+    device = _asked(bmc, _APPLICATION, _GET_DEVICE_ID)
+    number = int.from_bytes(device[6:9], "little")
+    mac = _asked(bmc, _TRANSPORT, _GET_LAN_PARAMETER, _THIS_CHANNEL, _MAC_ADDRESS, 0, 0)[1:7]
+    return Identity(
+        vendor=words(board.get("Manufacturer") or board.get("Board manufacturer") or _VENDORS.get(number, "")),
+        product=words(board.get("Product name") or board.get("Board product name")),
+        serial=words(board.get("Serial Number") or board.get("Board serial number")),
+        mac=mac.hex(":") if any(mac) else "",
+    )
+
+
+def _inventory(bmc: Command) -> bytes:
+    """The BMC's own inventory, in pieces that every BMC can send: pyghmi begins with some that not all can."""
+    size = int.from_bytes(_asked(bmc, _STORAGE, _GET_INVENTORY_SIZE, 0)[:2], "little")
+    found = b""
+    while len(found) < min(size, _LONGEST_INVENTORY):
+        at = len(found).to_bytes(2, "little")
+        piece = _asked(bmc, _STORAGE, _READ_INVENTORY, 0, *at, min(_PIECE, size - len(found)))[1:]
+        if not piece:
+            break
+        found += piece
+    return found
+
+
+def _asked(bmc: Command, netfn: int, command: int, *data: int) -> bytes:
+    """Data of the answer; empty where the BMC has none."""
+    with suppress(PyghmiException):
+        answer = bmc.raw_command(netfn=netfn, command=command, data=data)
+        if "error" not in answer:
+            return bytes(answer["data"])
+    return b""
 
 
 # --- logging in -------------------------------------------------------------------------------------------------

@@ -7,20 +7,23 @@ A BMC is a base URL, ``https://10.0.2.1``. The node is its first system, unless 
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 from kadeploy.errors import NotEnteredError
-from kadeploy.power.bmc import WANTED, Credentials, Job, State, advice, follow, serve
+from kadeploy.power.bmc import WANTED, Credentials, Identity, Job, State, advice, follow, serve, words
 
 _RETRIES, _RETRY_PAUSE = 3, 2.0
 """How often, and after how many seconds, sushy connects again to who does not answer."""
 _ALREADY_SO = {400, 409}
 """HTTP statuses of BMCs that take no "on" for a machine that they call on."""
 _FORBIDDEN = 403
+_CARDS = 16
+"""Of a machine that are told."""
 
 
-def act(credentials: Credentials, job: Job) -> State | None:
+def act(credentials: Credentials, job: Job) -> State | Identity | None:
     """Carry out an order; raises when the BMC does not answer, refuses, or the machine does not follow."""
     try:
         import sushy  # noqa: PLC0415 - an extra
@@ -55,7 +58,9 @@ def _system(sushy: Any, credentials: Credentials, job: Job) -> Any:
     return root.get_system()
 
 
-def _carry_out(sushy: Any, system: Any, job: Job) -> State | None:
+def _carry_out(sushy: Any, system: Any, job: Job) -> State | Identity | None:
+    if job.order == "identify":
+        return _identity(sushy, system)
     if job.order == "network":
         system.set_system_boot_options(sushy.BootSource.PXE, sushy.BootSourceOverrideEnabled.ONCE)
         return None
@@ -77,6 +82,15 @@ def _carry_out(sushy: Any, system: Any, job: Job) -> State | None:
         return _state(sushy, system)
 
     return follow(job, look)
+
+
+def _identity(sushy: Any, system: Any) -> Identity:
+    cards: tuple[str, ...] = ()
+    with suppress(sushy.exceptions.SushyError):  # some have no such list
+        cards = tuple(words(mac).lower() for mac in system.ethernet_interfaces.summary)[:_CARDS]
+    return Identity(
+        vendor=words(system.manufacturer), product=words(system.model), serial=words(system.serial_number), cards=cards
+    )
 
 
 def _reset(sushy: Any, system: Any, claimed: State) -> State:

@@ -41,8 +41,22 @@ _COMMANDS = """\
 mc_setbmc 0x20
 mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02
 sel_enable 0x20 1000 0x0a
+mc_add_fru_data 0x20 0 {size} data {fru}
 mc_enable 0x20
 """
+PRODUCT = {"Manufacturer": "Acme", "Product name": "Roadrunner 9", "Serial Number": "SN-0042"}
+"""What the BMCs tell of their machine."""
+
+
+def _fru() -> bytes:
+    """An inventory with a product area (Platform Management FRU Information Storage Definition, 8 and 12)."""
+    fields = (PRODUCT["Manufacturer"], PRODUCT["Product name"], "part", "1", PRODUCT["Serial Number"], "tag", "file")
+    area = bytes((1, 0, 25)) + b"".join(bytes((0xC0 | len(each),)) + each.encode() for each in fields) + b"\xc1"
+    area += bytes(-(len(area) + 1) % 8)
+    area = bytes((area[0], (len(area) + 1) // 8)) + area[2:]
+    head = bytes((1, 0, 0, 0, 1, 0, 0))
+    return head + _checksum(head) + area + _checksum(area)
+
 
 _CHASSIS = """\
 #!/bin/sh
@@ -135,7 +149,8 @@ def _start(folder: Path) -> tuple[Bmc, subprocess.Popen[bytes]]:
             password=PASSWORD,
         )
     )
-    (folder / "commands").write_text(_COMMANDS)
+    fru = _fru()
+    (folder / "commands").write_text(_COMMANDS.format(size=len(fru), fru=" ".join(f"{each:#04x}" for each in fru)))
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
             ["ipmi_sim", "-n", "-c", lan, "-f", folder / "commands", "-s", folder],
@@ -256,6 +271,10 @@ class Redfish:
             f"{systems}/1": {
                 "Id": "1",
                 "Name": "1",
+                "Manufacturer": PRODUCT["Manufacturer"],
+                "Model": PRODUCT["Product name"],
+                "SerialNumber": PRODUCT["Serial Number"],
+                "EthernetInterfaces": {"@odata.id": f"{systems}/1/EthernetInterfaces"},
                 "PowerState": self.claims or ("On" if self.on else "Off"),
                 "Boot": {
                     "BootSourceOverrideTarget": "None",
@@ -263,6 +282,16 @@ class Redfish:
                     "BootSourceOverrideEnabled": "Disabled",
                 },
                 "Actions": {"#ComputerSystem.Reset": reset},
+            },
+            f"{systems}/1/EthernetInterfaces": {
+                "Name": "e",
+                "Members": [{"@odata.id": f"{systems}/1/EthernetInterfaces/1"}],
+            },
+            f"{systems}/1/EthernetInterfaces/1": {
+                "Id": "1",
+                "Name": "1",
+                "MACAddress": "52:54:00:AA:BB:01",
+                "Status": {"Health": "OK", "State": "Enabled"},
             },
         }
         return found[path.rstrip("/")]

@@ -60,7 +60,7 @@ def options(command: Any) -> list[str]:
 
 NEVER_ENDING = {"kadeploy3d run"}
 SITE = "kadeploy-site"
-OF_ROOT = {f"{SITE} {verb}" for verb in ("init", "build", "build env", "loaders", "check", "try", "capture")}
+OF_ROOT = {f"{SITE} {verb}" for verb in ("init", "build", "build env", "loaders", "check", "inspect", "try", "capture")}
 """Commands that write wherever a word says, take minutes, or reach out: an ordinary account types these."""
 COMMANDS = {
     context.command_path: command
@@ -200,6 +200,7 @@ SITE_LINES = [
     *("build", "build --kernel [ --yes", "build env x", "build env ../x", "build env x --from oci://[", "loaders"),
     *("try", "try gdx-9.site", "capture -x y", "capture gdx-1.site [", "capture gdx-1.site x -p /dev/sda"),
     *("capture gdx-1.site x --ssh /nowhere/ssh", "check --topic nonsense"),
+    *("inspect", "inspect gdx-9.site", "inspect [", "inspect --sweep [", "inspect --sweep 10.0.0.0/8", "inspect -x"),
 ]
 
 

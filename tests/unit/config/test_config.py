@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from kadeploy.config import cluster as cluster_module
-from kadeploy.config import partition, service, site
+from kadeploy.config import hardware, partition, service, site
 from kadeploy.config.cluster import Disk
 from kadeploy.config.file import Struct
 from kadeploy.config.folder import Configuration, load_configuration, load_site
@@ -208,7 +208,7 @@ def test_a_layout_knows_its_partitions_by_role() -> None:
     assert (disk.number("swap"), disk.number("deploy"), disk.number("tmp")) == (1, 3, None)
 
 
-MODULES = (cluster_module, partition, service, site)
+MODULES = (cluster_module, hardware, partition, service, site)
 STRUCTS = [
     kind
     for module in MODULES

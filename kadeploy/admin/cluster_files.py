@@ -1,0 +1,112 @@
+"""Cluster files that say what was found out of machines: changes of them, with all else as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from kadeploy.admin import hardware
+from kadeploy.admin.edit import Edit, edited, with_items
+from kadeploy.admin.hardware import Machine
+from kadeploy.admin.node_ranges import folded
+from kadeploy.admin.sources.found import Entry
+from kadeploy.config.cluster import Cluster, Node
+from kadeploy.config.folder import Configuration
+from kadeploy.errors import ConfigError
+from kadeploy.nodeset import expand
+
+
+def with_machines(configuration: Configuration, machines: Mapping[str, Machine]) -> list[Edit]:
+    """The cluster files of *machines* once they say what these are; those that say so already are left out.
+
+    MAC addresses are those of the cards that booted. Addresses of BMCs are set where none is known.
+
+    Raises:
+        ConfigError: a file cannot be changed by a program; the text says what to write into it.
+    """
+    found = []
+    for name, nodes in configuration.cluster_nodes(list(machines)).items():
+        cluster = configuration.clusters[name]
+        known = {node: machines[node] for node in nodes}
+        members = {node: _as_found(cluster, cluster.members[node], machine) for node, machine in known.items()}
+        found.append(_edit(path_of(configuration, cluster), partial(_said, cluster, members, known)))
+    return [each for each in found if each.before != each.after]
+
+
+def with_nodes(configuration: Configuration, cluster: Cluster, entries: Sequence[Entry]) -> Edit:
+    """The file of *cluster* with the nodes *entries* behind those that it has.
+
+    Raises:
+        ConfigError: it cannot be changed by a program.
+    """
+    items = {len(cluster.nodes): folded(entries)}
+    return _edit(path_of(configuration, cluster), lambda text: with_items(text, ("nodes",), items))
+
+
+def path_of(configuration: Configuration, cluster: Cluster) -> Path:
+    """The file that *cluster* was read from."""
+    paths = sorted((configuration.folder / "clusters").glob("*.yml"))
+    return next((path for path in paths if _name(path) == cluster.name), paths[0])
+
+
+def _name(path: Path) -> str:
+    data = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - it is safe
+    return str((data or {}).get("name") or path.stem)
+
+
+def _edit(path: Path, change: Callable[[str], str]) -> Edit:
+    try:
+        before = path.read_text(encoding="utf-8")
+        return Edit(path, before, change(before))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be changed: {error}.") from error
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} cannot be changed by a program ({error}): write nodes, and what they are, in block style without "
+            "aliases, or see what --format json tells and write it yourself."
+        ) from error
+
+
+# --- nodes ----------------------------------------------------------------------------------------------------------
+
+
+def _said(cluster: Cluster, members: Mapping[str, Node], machines: Mapping[str, Machine], text: str) -> str:
+    changes = _changes(cluster, members)
+    if changes:
+        text = with_items(text, ("nodes",), changes)
+    former = (yaml.safe_load(text) or {}).get("hardware") or []
+    now = hardware.kept(former, machines)
+    return edited(text, {("hardware",): now}) if now != former else text
+
+
+def _as_found(cluster: Cluster, node: Node, machine: Machine) -> Node:
+    mac = node.mac if _same_mac(node.mac, machine.boot_mac) or not machine.boot_mac else machine.boot_mac
+    bmc = node.bmc
+    if not bmc and machine.bmc:
+        bmc = f"https://{machine.bmc}" if cluster.power.driver == "redfish" else machine.bmc
+    return msgspec.structs.replace(node, mac=mac, bmc=bmc)
+
+
+def _same_mac(one: str, other: str) -> bool:
+    return one.lower().replace("-", ":") == other.lower()
+
+
+def _changes(cluster: Cluster, found: Mapping[str, Node]) -> dict[int, list[dict[str, str]]]:
+    """What becomes of the ranges in which a node has changed, by their ranks."""
+    changes = {}
+    for rank, part in enumerate(cluster.nodes):
+        members = [cluster.members[name] for name in expand(part.name)]
+        now = [found.get(node.name, node) for node in members]
+        if now == members:
+            continue
+        items = folded(
+            Entry(name=node.name, address=node.address, mac=node.mac, bmc=node.bmc, where=cluster.name) for node in now
+        )
+        if len(items) == 1 and not part.bmc and cluster.power.address:
+            items[0].pop("bmc", None)  # it stays where it is for all
+        changes[rank] = items
+    return changes
