@@ -127,8 +127,15 @@ def _boot_log(site: Site) -> Iterator[Finding]:
 def _server_address(site: Site, clusters: dict[str, Cluster]) -> Iterator[Finding]:
     try:
         where = ipaddress.ip_address(site.server_address)
-    except ValueError:
-        return  # a name: `names` resolves it
+    except ValueError:  # a name: `names` resolves it
+        if secure := [cluster.name for cluster in clusters.values() if cluster.loader.secure_boot]:
+            yield SERVER.warn(
+                f"server_address: {site.server_address} is a name, and nodes with loader.secure_boot "
+                f"({', '.join(secure)}) fetch their kernels from there: GRUB resolves names only where DHCP tells it a "
+                "DNS server",
+                "write the controller's address",
+            )
+        return
     ours = [node.address for cluster in clusters.values() for node in cluster.members.values() if node.address]
     if where in _LOOPBACK and not all(address.startswith("127.") for address in ours):
         yield SERVER.fail(

@@ -74,6 +74,13 @@ def test_a_controller_that_calls_itself_localhost_is_nobody_to_real_nodes(sound:
     assert "for itself alone" in sound.one(configuration.check, "server-address", "fail").text
 
 
+def test_a_name_from_which_a_signed_grub_would_fetch_kernels_is_odd(sound: SoundSite) -> None:
+    sound.change("site", server_address="localhost")
+    assert "server-address" not in sound.levels(configuration.check)
+    sound.change("gdx", loader={"firmware": "uefi", "profiles": "grub", "secure_boot": True})
+    assert "localhost is a name" in sound.one(configuration.check, "server-address", "warn").text
+
+
 @pytest.mark.parametrize(("name", "meant"), [("clusters/old.yaml", "old.yml"), ("site.yaml", "site.yml")])
 def test_a_file_that_no_tool_reads_is_told(sound: SoundSite, name: str, meant: str) -> None:
     (sound.folder / name).write_text("{}")
