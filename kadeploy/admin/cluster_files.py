@@ -23,7 +23,8 @@ from kadeploy.nodeset import expand
 def with_machines(configuration: Configuration, machines: Mapping[str, Machine]) -> list[Edit]:
     """The cluster files of *machines* once they say what these are; those that say so already are left out.
 
-    MAC addresses are those of the cards that booted. Addresses of BMCs are set where none is known.
+    MAC addresses are those of the cards that booted. Addresses of BMCs are set where none is known, and the cluster
+    says how to log in.
 
     Raises:
         ConfigError: a file cannot be changed by a program; the text says what to write into it.
@@ -86,9 +87,15 @@ def _said(cluster: Cluster, members: Mapping[str, Node], machines: Mapping[str, 
 def _as_found(cluster: Cluster, node: Node, machine: Machine) -> Node:
     mac = node.mac if _same_mac(node.mac, machine.boot_mac) or not machine.boot_mac else machine.boot_mac
     bmc = node.bmc
-    if not bmc and machine.bmc:
+    if not bmc and machine.bmc and can_log_in(cluster):
         bmc = f"https://{machine.bmc}" if cluster.power.driver == "redfish" else machine.bmc
     return msgspec.structs.replace(node, mac=mac, bmc=bmc)
+
+
+def can_log_in(cluster: Cluster) -> bool:
+    """Whether a cluster file may name BMCs: those of IPMI need a user or a password."""
+    power = cluster.power
+    return power.driver != "ipmi" or bool(power.user or power.password_file or power.password_env)
 
 
 def _same_mac(one: str, other: str) -> bool:

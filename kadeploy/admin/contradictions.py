@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
+from kadeploy.admin.cluster_files import can_log_in
 from kadeploy.admin.findings import Finding, Look, grouped
 from kadeploy.admin.hardware import Machine
 from kadeploy.config.cluster import Cluster, Node
@@ -85,6 +86,9 @@ def _mac(cluster: Cluster, node: Node, machine: Machine) -> _Told:  # noqa: ARG0
 
 
 def _bmc(cluster: Cluster, node: Node, machine: Machine) -> _Told:
+    if not node.bmc and machine.bmc and not can_log_in(cluster):
+        text = "it has a BMC, and power in the cluster file has nobody to log in as: its address is not written"
+        return BMC.warn(text, "set power.user, and power.password_file, then inspect it again"), machine.bmc
     if not node.bmc or not machine.bmc or cluster.power.driver == "command":
         return None
     host = urlsplit(node.bmc).hostname if "://" in node.bmc else bmc.split_address(node.bmc, 0)[0]

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kadeploy.admin import cluster_files
+from kadeploy.admin import cluster_files, contradictions
 from kadeploy.admin.edit import apply, with_items
 from kadeploy.admin.hardware import Machine
 from kadeploy.admin.sources.found import Entry
@@ -114,6 +114,20 @@ def test_every_node_that_told_has_its_mac_address_afterwards(file: Path, found: 
     assert {name: node.mac for name, node in after.items()} == {name: node.mac for name, node in before.items()} | macs
     assert {name: node.address for name, node in after.items()} == {name: n.address for name, n in before.items()}
     file.write_text(text)
+
+
+def test_bmcs_that_nobody_could_log_in_to_are_not_written_which_would_be_no_good_configuration(file: Path) -> None:
+    data = yaml.safe_load(file.read_text())
+    data["nodes"] = [{"name": "gdx-[1-2].site", "address": "127.9.1.[1-2]"}]
+    data["power"] = {"driver": "ipmi"}
+    file.write_text(yaml.safe_dump(data))
+    machines = {"gdx-1.site": machine(1)}
+    (finding,) = (
+        each for each in contradictions.found(load_configuration(file.parents[1]), machines) if each.name == "bmc"
+    )
+    assert "nobody to log in as" in finding.text
+    said(file, machines)
+    assert [(node.bmc, node.mac) for node in members(file).values()] == [("", "52:54:00:00:00:01"), ("", "")]
 
 
 def test_new_nodes_come_behind_the_others(file: Path) -> None:
