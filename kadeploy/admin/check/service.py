@@ -26,6 +26,9 @@ SYSTEMD = Path("/run/systemd/system")
 """There where systemd runs (sd_booted(3))."""
 _UNITS = ("kadeploy3d.socket", "kadeploy3d.service")
 _CONSOLES = "kadeploy3d-consoles.socket"
+_PURGE = "kadeploy-purge.timer"
+_CHOSEN = ("kadeploy-bootserver.service", _PURGE, "kadeploy-backup.timer")
+"""Units that a site may have enabled: it may have a boot server, or nightly work, of its own."""
 _LIMIT = 10.0
 
 
@@ -39,7 +42,7 @@ class _About(msgspec.Struct):
 
 def check(subject: Subject) -> Iterator[Finding]:
     """What is wrong with the service."""
-    installed = any((folder / _UNITS[1]).exists() for folder in UNITS)
+    installed = _is_installed(_UNITS[1])
     if installed and SYSTEMD.is_dir():
         yield from _units(subject)
     if not subject.socket.exists():
@@ -51,7 +54,7 @@ def check(subject: Subject) -> Iterator[Finding]:
 
 def _units(subject: Subject) -> Iterator[Finding]:
     names = [*_UNITS, *([_CONSOLES] if subject.configuration.has_consoles else [])]
-    for name in names:
+    for name in (*names, *filter(_is_installed, _CHOSEN)):
         ended = ask("systemctl", "show", "-p", "LoadState,UnitFileState,ActiveState", name)
         if ended is None or ended.rc != 0:
             yield UNIT.warn(
@@ -59,13 +62,23 @@ def _units(subject: Subject) -> Iterator[Finding]:
             )
             return
         state = dict(line.partition("=")[::2] for line in ended.stdout.splitlines())
-        yield unit_found(name, state)
+        if name not in _CHOSEN or state.get("UnitFileState") != "disabled":
+            yield unit_found(name, state)
+        elif name == _PURGE:
+            yield UNIT.warn(
+                f"{name} is not enabled: what is old and of no use stays",
+                f"systemctl enable --now {name}, or a job of your own that runs kadeploy-site purge",
+            )
+
+
+def _is_installed(unit: str) -> bool:
+    return any((folder / unit).exists() for folder in UNITS)
 
 
 def unit_found(name: str, state: dict[str, str]) -> Finding:
     """What is found of a unit of which systemd says *state*."""
     if state.get("LoadState") == "not-found":
-        return UNIT.fail(f"{name} is not installed", "copy the units of contrib/systemd, then systemctl daemon-reload")
+        return UNIT.fail(f"{name} is not installed", "see docs/install.md, then systemctl daemon-reload")
     if state.get("LoadState") not in ("loaded", None):
         return UNIT.fail(f"{name}: systemd says {state['LoadState']}", f"systemctl status {name}")
     if state.get("ActiveState") != "active":

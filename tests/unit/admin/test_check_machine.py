@@ -327,5 +327,13 @@ def test_units_are_asked_for_where_systemd_runs(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     found = [each.text for each in sound.found(service.check) if each.name == "units"]
     assert found == ["kadeploy3d.socket is enabled and runs", "kadeploy3d.service is enabled and runs"]
+    for name in ("kadeploy-bootserver.service", "kadeploy-purge.timer", "kadeploy-backup.timer"):
+        (tmp_path / name).touch()
+    assert "kadeploy-bootserver.service is enabled and runs" in {each.text for each in sound.found(service.check)}
+    (tmp_path / "systemctl").write_text(
+        "#!/bin/sh\ncase $4 in kadeploy3d*) word=enabled state=active ;; *) word=disabled state=inactive ;; esac\n"
+        'printf "LoadState=loaded\\nUnitFileState=$word\\nActiveState=$state\\n"\n'
+    )
+    assert "kadeploy-purge.timer is not enabled" in sound.one(service.check, "units", "warn").text
     (tmp_path / "systemctl").write_text("#!/bin/sh\necho no bus >&2\nexit 1\n")
     assert "no bus" in sound.one(service.check, "units", "warn").text
