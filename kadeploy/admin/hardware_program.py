@@ -23,7 +23,7 @@ from typing import Any
 _SECTORS_OF_MIB = 2048
 """Of 512 bytes, which sysfs counts in."""
 _BUSES = (
-    ("/nvme/", "nvme"),
+    ("/nvme", "nvme"),
     ("/usb", "usb"),
     ("/session", "iscsi"),
     ("/end_device", "sas"),

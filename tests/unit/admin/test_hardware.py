@@ -100,7 +100,7 @@ def test_disks_are_those_that_stay_in_the_machine_and_can_be_written(tmp_path: P
     disk(tmp_path, "sda", f"{pci}/ata1/host0/target0:0:0/0:0:0:0", **{"queue/rotational": "1"})
     disk(tmp_path, "sdb", f"{pci}/usb1/1-1/host6/target6:0:0/6:0:0:0", removable="1")
     disk(tmp_path, "sdc", f"{pci}/host7/port-7:0/end_device-7:0/target7:0:0/7:0:0:0", ro="1")
-    disk(tmp_path, "nvme0n1", f"{pci}/nvme/nvme0")
+    disk(tmp_path, "nvme0n1", "virtual/nvme-subsystem/nvme-subsys0")
     disk(tmp_path, "nvme0c0n1", f"{pci}/nvme/nvme0", hidden="1")
     disk(tmp_path, "sdd", f"{pci}/host8/port-8:0/end_device-8:0/target8:0:0/8:0:0:0")
     disk(tmp_path, "sde", f"{pci}/host9/target9:0:0/9:0:0:0", size="0")
