@@ -92,6 +92,19 @@ def test_a_range_that_falls_apart_takes_along_what_the_whole_cluster_said_of_its
     assert [node.mac for node in members(file).values()] == ["52-54-00-00-00-01", "52:54:00:00:00:4d"]
 
 
+def test_an_item_that_stays_one_gets_its_keys_in_order_and_no_bmc_that_the_cluster_names_for_all(file: Path) -> None:
+    rest = yaml.safe_dump({key: value for key, value in yaml.safe_load(file.read_text()).items() if key != "nodes"})
+    node = "nodes:\n- name: gdx-1.site  # alone\n  address: 127.9.1.1\n"
+    file.write_text(node + rest)
+    text = said(file, {"gdx-1.site": machine(1)})
+    assert text.startswith(node + "  bmc: 10.0.3.1\n  mac: '52:54:00:00:00:01'\n")
+    data = yaml.safe_load(rest)
+    file.write_text(node + yaml.safe_dump(data | {"power": data["power"] | {"address": "10.0.9.1"}}))
+    text = said(file, {"gdx-1.site": machine(1)})
+    assert text.startswith(node + "  mac: '52:54:00:00:00:01'\n")
+    assert members(file)["gdx-1.site"].bmc == "10.0.9.1"
+
+
 def test_bmcs_of_a_redfish_cluster_become_urls(file: Path) -> None:
     data = yaml.safe_load(file.read_text())
     data["nodes"] = [{"name": "gdx-[1-2].site", "address": "127.9.1.[1-2]"}, {"name": "x", "bmc": "https://10.0.9.1"}]
