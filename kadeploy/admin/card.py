@@ -6,6 +6,7 @@ it is enough that it is switched on, its boot order begins with the network, and
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import time
@@ -20,8 +21,8 @@ _TICK = 0.25
 _MORE = 3.0
 """Seconds after the first card in which another one shows that two machines boot at once."""
 
-Listen = Callable[[float, Callable[[], bool]], Question | None]
-"""Wait for a card that asks: at most so many seconds, and not when that is true any more; None if there was none."""
+Listen = Callable[[Callable[[], bool]], Question | None]
+"""Wait for a card that asks, as long as that is true; None if there was none."""
 
 
 @contextmanager
@@ -36,12 +37,12 @@ def listening(interface: str, known: Container[str]) -> Iterator[Listen]:
     with wire.listening(interface, packet.SERVER_PORT) as ear:
         strangers: set[str] = set()
 
-        def listen(seconds: float, goes_on: Callable[[], bool]) -> Question | None:
-            strangers.update(each.mac for each in _asking(ear, 0.0, lambda: True))
-            found = _first(_asking(ear, seconds, goes_on), known, strangers)
+        def listen(goes_on: Callable[[], bool]) -> Question | None:
+            strangers.update(each.mac for each in _asking(ear, 0.0))
+            found = _first(_asking(ear, math.inf, goes_on), known, strangers)
             if found:
                 strangers.add(found.mac)
-                _alone(found, _first(_asking(ear, _MORE, goes_on), known, strangers))
+                _alone(found, _first(_asking(ear, _MORE), known, strangers))
             return found
 
         yield listen
@@ -59,7 +60,7 @@ def _alone(found: Question, other: Question | None) -> None:
         )
 
 
-def _asking(ear: socket.socket, seconds: float, goes_on: Callable[[], bool]) -> Iterator[Question]:
+def _asking(ear: socket.socket, seconds: float, goes_on: Callable[[], bool] = lambda: True) -> Iterator[Question]:
     """What is asked within that time; without any, what has been asked already."""
     until = time.monotonic() + seconds
     while goes_on():

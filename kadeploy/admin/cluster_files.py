@@ -38,6 +38,20 @@ def with_machines(configuration: Configuration, machines: Mapping[str, Machine])
     return [each for each in found if each.before != each.after]
 
 
+def with_macs(configuration: Configuration, macs: Mapping[str, str]) -> list[Edit]:
+    """The cluster files once their nodes have these MAC addresses.
+
+    Raises:
+        ConfigError: a file cannot be changed by a program.
+    """
+    edits = []
+    for name, nodes in configuration.cluster_nodes(list(macs)).items():
+        cluster = configuration.clusters[name]
+        members = {node: msgspec.structs.replace(cluster.members[node], mac=macs[node]) for node in nodes}
+        edits.append(_edit(path_of(configuration, cluster), partial(_with_members, cluster, members)))
+    return edits
+
+
 def with_nodes(configuration: Configuration, cluster: Cluster, entries: Sequence[Entry]) -> Edit:
     """The file of *cluster* with the nodes *entries* behind those that it has.
 
@@ -76,12 +90,15 @@ def _edit(path: Path, change: Callable[[str], str]) -> Edit:
 
 
 def _said(cluster: Cluster, members: Mapping[str, Node], machines: Mapping[str, Machine], text: str) -> str:
-    changes = _changes(cluster, members)
-    if changes:
-        text = with_items(text, ("nodes",), changes)
+    text = _with_members(cluster, members, text)
     former = (yaml.safe_load(text) or {}).get("hardware") or []
     now = hardware.kept(former, machines)
     return edited(text, {("hardware",): now}) if now != former else text
+
+
+def _with_members(cluster: Cluster, members: Mapping[str, Node], text: str) -> str:
+    changes = _changes(cluster, members)
+    return with_items(text, ("nodes",), changes) if changes else text
 
 
 def _as_found(cluster: Cluster, node: Node, machine: Machine) -> Node:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from kadeploy.admin import probe
-from kadeploy.admin.check.asked import ask
+from kadeploy.admin import probe, route
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.dhcp import packet
 from kadeploy.admin.dhcp.packet import Offer
@@ -66,7 +63,7 @@ def _chosen(subject: Subject, cluster: Cluster, nodes: Sequence[Node]) -> tuple[
         return [_Probe(cluster, node, subject.interface)], []
     if os.geteuid() != 0:
         return [], [ASKED.warn(f"{cluster.name}: it takes root to ask DHCP servers as a node", "run this as root")]
-    interface, gateway = _route(node.address)
+    interface, gateway = route.to(node.address)
     if gateway:
         text = f"{cluster.name}: its nodes are behind the router {gateway}: DHCP can be asked in their network alone"
         return [], [ASKED.warn(text, "see that the router relays DHCP (ip helper-address), and try a node")]
@@ -74,17 +71,6 @@ def _chosen(subject: Subject, cluster: Cluster, nodes: Sequence[Node]) -> tuple[
         advice = "say which one does: --interface eth1"
         return [], [ASKED.warn(f"{cluster.name}: no interface of this machine leads to {node.address}", advice)]
     return [_Probe(cluster, node, interface)], []
-
-
-def _route(address: str) -> tuple[str, str]:
-    """Interface and gateway on the way to an address; empty where there is none."""
-    ended = ask("ip", "-j", "route", "get", address)
-    if ended is None or ended.rc != 0:
-        return "", ""
-    with suppress(ValueError, IndexError):
-        first = json.loads(ended.stdout)[0]
-        return str(first.get("dev", "")), str(first.get("gateway", ""))
-    return "", ""
 
 
 def _asked(site: Site, each: _Probe) -> Iterator[Finding]:

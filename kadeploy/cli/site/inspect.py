@@ -68,6 +68,23 @@ def inspect(
             show_default=False,
         ),
     ] = "",
+    macs: Annotated[
+        bool,
+        typer.Option(
+            "--macs",
+            help="Learn the MAC addresses that the cluster file lacks: reboot these nodes one after the other, and "
+            "hear their cards ask for an address.",
+        ),
+    ] = False,
+    interface: Annotated[
+        str,
+        typer.Option(
+            "--interface",
+            metavar="NAME",
+            help="Where --macs listens (default: the one that leads to the nodes).",
+            show_default=False,
+        ),
+    ] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Write the cluster file without asking.")] = False,
     no_reboot: Annotated[
         bool,
@@ -96,11 +113,17 @@ def inspect(
     unattended.end_tidily()
     configuration = load_configuration()
     names = shell.node_names(nodes, None)
+    if macs and (sweep or no_reboot or stay):
+        raise OptionError("--macs reboots nodes whose cards are not known: leave out --sweep, --no-reboot and --stay.")
+    if interface and not macs:
+        raise OptionError("--interface goes with --macs alone.")
     if not sweep:
         if addresses or cluster:
             raise OptionError(f"{'--addresses' if addresses else '--cluster'} goes with --sweep alone.")
         if not names:
             raise MissingOptionError("Name the nodes to inspect, or a range of BMCs with --sweep.")
+        if macs:
+            return _learn(configuration, names, interface, timeout, yes, form)
         return _inspect(configuration, names, yes, no_reboot, stay, timeout, form)
     if no_reboot or stay or timeout:
         raise OptionError("--sweep asks BMCs alone and boots no node: leave out --no-reboot, --stay and --timeout.")
@@ -130,7 +153,7 @@ def _inspect(
         boot=not no_reboot,
         back=not (stay or no_reboot),
         timeout=timeout,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
+        say=_say,
     )
     odd = [*contradictions.found(configuration, found.machines), *_failed(found.ko, found.left)]
     if form == "text":
@@ -181,6 +204,53 @@ def _told(machine: Machine) -> str:
         " ".join(f"{card.name} ({card.driver})" if card.driver else card.name for card in machine.cards),
     ]
     return "; ".join(filter(None, parts))
+
+
+# --- MAC addresses --------------------------------------------------------------------------------------------------
+
+
+def _learn(
+    configuration: Configuration, words: Sequence[str], interface: str, timeout: str, yes: bool, form: shell.Form
+) -> int:
+    from kadeploy.admin import cluster_files, mac_addresses  # noqa: PLC0415 - not for other commands
+    from kadeploy.admin.known_node import KnownNode  # noqa: PLC0415
+
+    names = configuration.full_names(words)
+    configuration.cluster_nodes(names)
+    chosen = [node for node in (KnownNode(configuration, name) for name in names) if not node.node.mac]
+    patience = _seconds(timeout) if timeout else mac_addresses.PATIENCE
+    learned: dict[str, str] = {}
+    ko: dict[str, str] = {}
+    odd: list[Finding] = []
+    for heard in mac_addresses.learn(sites.service(), chosen, interface=interface, patience=patience, say=_say):
+        if heard.question:
+            learned[heard.node.name] = heard.question.mac
+            odd += mac_addresses.contradictions(heard)
+            _say(f"{heard.node.name}: {heard.question.mac}")
+        else:
+            ko[heard.node.name] = heard.why
+    odd += _failed(ko, {})
+    if form == "text":
+        print("".join(f"{_line(each)}\n" for each in odd), end="")
+    edits = cluster_files.with_macs(configuration, learned)
+    written = bool(ko and not learned) or _written(configuration, edits, yes, form)
+    if form != "text":
+        _emit({"macs": learned, "ko": ko, "findings": msgspec.to_builtins(odd)}, edits, written, form)
+    elif edits and written:
+        print("Next: kadeploy-site dhcp, and restart the DHCP server, so that it knows them")
+    if ko:
+        return SOME_KO
+    return 0 if written else NOT_WRITTEN
+
+
+def _seconds(text: str) -> float:
+    if not text.isdigit() or not int(text):
+        raise OptionError(f"--timeout {text}: with --macs it is a number of seconds, such as 300.")
+    return float(text)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 # --- machines that a sweep finds ------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -39,8 +40,9 @@ def later() -> Iterator[list[threading.Timer]]:
         timer.join()
 
 
-def forever() -> bool:
-    return True
+def for_seconds(seconds: float) -> Callable[[], bool]:
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() < until
 
 
 @needs_root
@@ -53,7 +55,7 @@ def test_the_card_that_asks_while_it_is_waited_for_is_the_machines(
         for seconds, mac in ((0.2, OLD), (0.3, OTHER), (0.4, NEW), (0.6, NEW)):
             later.append(threading.Timer(seconds, ask, [mac, packet.UEFI]))
             later[-1].start()
-        found = listen(20, forever)
+        found = listen(for_seconds(20))
     assert found is not None
     assert (found.mac, found.firmware) == (NEW, "uefi")
 
@@ -65,7 +67,7 @@ def test_two_machines_that_boot_at_once_are_told_and_none_is_taken(later: list[t
             later.append(threading.Timer(seconds, ask, [mac]))
             later[-1].start()
         with pytest.raises(KadeployError, match=f"{NEW} and {OTHER}: another machine boots at the same time"):
-            listen(20, forever)
+            listen(for_seconds(20))
 
 
 @needs_root
@@ -74,8 +76,7 @@ def test_a_system_that_runs_is_no_card_that_boots_and_silence_ends() -> None:
         send(packet.discover(7, NEW, packet.BIOS).replace(b"PXEClient", b"dhcpcd-10"))
         send(packet.discover(7, NEW, packet.BIOS), packet.PROXY_PORT)
         send(b"")
-        assert listen(0.3, forever) is None
-        assert listen(3600, lambda: False) is None
+        assert listen(for_seconds(0.5)) is None
 
 
 @given(st.binary(max_size=600), st.integers(0, 400))
