@@ -9,10 +9,11 @@ import msgspec
 import typer
 
 from kadeploy import __version__
+from kadeploy.admin import standstill
 from kadeploy.admin import upgrade as upgrades
 from kadeploy.cli import shell, usage
 from kadeploy.cli.site import unattended
-from kadeploy.config.folder import configuration_folder
+from kadeploy.config.folder import configuration_folder, load_site
 
 
 def upgrade(
@@ -29,11 +30,22 @@ def upgrade(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what there is to do.", rich_help_panel=usage.GENERAL)
     ] = False,
+    stands_still: Annotated[
+        bool,
+        typer.Option(
+            "--stands-still",
+            help="Tell alone whether an upgrade may begin: by the exit status.",
+            rich_help_panel=usage.GENERAL,
+        ),
+    ] = False,
     form: shell.Format = "text",
 ) -> None:
     """Bring the site to this version of Kadeploy, with a backup first. Its service has to be stopped."""
     unattended.end_tidily()
     folder = configuration_folder()
+    if stands_still:
+        standstill.require(load_site(folder), "an upgrade")
+        return
     stand = upgrades.stand(folder)[1] if dry_run else upgrades.upgrade(folder, backup)
     if form != "text":
         shell.emit({**msgspec.to_builtins(stand), "version": __version__}, form)

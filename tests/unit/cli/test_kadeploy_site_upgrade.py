@@ -10,6 +10,7 @@ import pytest
 from kadeploy.config.site import Site
 from kadeploy.state import database
 from kadeploy.state.database import SCHEMA_VERSION
+from tests.unit.admin import keeping
 from tests.unit.conftest import Tool
 from tests.unit.state.test_database import make_version
 
@@ -43,3 +44,15 @@ def test_a_wrong_configuration_is_one_line(site: Site, site_folder: Path, tool: 
     assert "none for this version" in done.stderr
     assert "gone" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_whether_the_site_stands_still_is_told_alone(site: Site, site_folder: Path, tool: Tool) -> None:
+    make_version(site, 4)
+    still = tool("kadeploy-site", "upgrade", "--stands-still")
+    assert (still.returncode, still.stdout, still.stderr) == (0, "", "")
+    with database.as_it_is(site) as version:
+        assert version == 4
+    keeping.begin(site, "D-runs")
+    runs = tool("kadeploy-site", "upgrade", "--stands-still")
+    assert (runs.returncode, runs.stdout) == (1, "")
+    assert "D-runs" in runs.stderr
