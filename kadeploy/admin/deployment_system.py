@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from kadeploy.admin import keeper
-from kadeploy.admin.edit import Edit, Place, edit
+from kadeploy.admin.edit import Edit, Place, apply, edit
 from kadeploy.boot import served
 from kadeploy.boot.signature import is_signed
-from kadeploy.caller import as_user
+from kadeploy.caller import Account, as_user
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
@@ -94,14 +97,20 @@ def build(
     )
 
 
-def install(system: DeploymentSystem, site: Site, clusters: Sequence[Cluster]) -> Installed:
-    """Put *system* where the nodes of *clusters* fetch it; it belongs to whom the folder belongs.
+def install(
+    system: DeploymentSystem, configuration: Configuration, clusters: Sequence[Cluster], changes: Sequence[Edit] = ()
+) -> Installed:
+    """Put *system* where the nodes of *clusters* fetch it, and make *changes* to the configuration: all or nothing.
+
+    Files belong to whom the folder belongs.
 
     Raises:
-        ConfigError: the folder is not there, or the nodes boot by Secure Boot and the kernel is not signed.
+        ConfigError: the folder is not there, the nodes boot by Secure Boot and the kernel is not signed, a file cannot
+            be written, or the configuration would be a bad one.
     """
+    site = configuration.site
     _require_bootable(system, site, clusters)
-    files: dict[str, int] = {}
+    places: dict[Path, tuple[Path, Path]] = {}
     notes: list[str] = []
     wanted = [(each.loader.initrd, system.initrd, each) for each in clusters]
     wanted += [(each.loader.kernel, system.kernel, each) for each in clusters]
@@ -109,12 +118,16 @@ def install(system: DeploymentSystem, site: Site, clusters: Sequence[Cluster]) -
         path = served.path(site, cluster.loader, name)
         if path is None:
             notes.append(f"clusters/{cluster.name}.yml names {name}, which is elsewhere: copy {source} there.")
-        elif str(path) not in files:
-            _put(source, path, served.root(site, cluster.loader))
-            files[str(path)] = path.stat().st_size
+        else:
+            places.setdefault(path, (source, served.root(site, cluster.loader)))
+    with ExitStack() as beside:
+        for path, (source, root) in places.items():
+            beside.enter_context(_put(source, path, root))
+        if changes:
+            apply(configuration.folder, changes)
     return Installed(
         linux=kernel_version(system.tree),
-        files=files,
+        files={str(path): path.stat().st_size for path in places},
         memory=memory(system.tree),
         host_key=system.host_key_public,
         notes=tuple(notes),
@@ -211,13 +224,36 @@ def _require_names(option: str, pattern: re.Pattern[str], words: Iterable[str]) 
             raise ConfigError(f"{option} {word}: this is no name of a {option.lstrip('-')}.")
 
 
-def _put(source: Path, path: Path, root: Path) -> None:
-    """Copy a file with the rights of the folder's owner: root would follow links that this account has made there."""
+@contextmanager
+def _put(source: Path, path: Path, root: Path) -> Iterator[None]:
+    """A copy of a file beside *path*, whose place it takes at the end, unless something is raised until then.
+
+    With the rights of the folder's owner: root would follow links that this account has made there.
+    """
     owner = keeper.account(root.stat().st_uid)
+    copied = ExitStack()
     try:
-        with source.open("rb") as stream, as_user(owner):
+        with _told(path, owner), source.open("rb") as stream, as_user(owner):
+            _require_no_folder(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path, 0o644) as target:
-                shutil.copyfileobj(stream, target)
+            shutil.copyfileobj(stream, copied.enter_context(replacing(path, 0o644)))
+        yield
+    except BaseException:
+        with as_user(owner):
+            copied.__exit__(*sys.exc_info())
+        raise
+    with _told(path, owner), as_user(owner):
+        copied.close()
+
+
+def _require_no_folder(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+@contextmanager
+def _told(path: Path, owner: Account) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigError(f"{error.filename or path}: {error.strerror}: it is written as {owner.name}.") from error

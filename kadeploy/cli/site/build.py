@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from kadeploy.admin import deployment_system, ready_environment
-from kadeploy.admin.edit import Edit, apply
+from kadeploy.admin.edit import Edit
 from kadeploy.caller import caller
 from kadeploy.cli import shell, steps, usage
 from kadeploy.cli.site import unattended
@@ -106,8 +106,7 @@ def system(
     if context.invoked_subcommand:
         return
     _begin()
-    folder = configuration_folder()
-    configuration = load_configuration(folder)
+    configuration = load_configuration(configuration_folder())
     clusters = _chosen(configuration, cluster or [])
     _require_line(console)
     recipe = deployment_system.Recipe(
@@ -122,8 +121,7 @@ def system(
     edits = deployment_system.edits(configuration, built, {each.name: console for each in clusters if console})
     if edits and not _may_write(edits, yes):
         raise KadeployError("Nothing was installed: the deployment system would not fit the configuration.")
-    installed = deployment_system.install(built, configuration.site, clusters)
-    apply(folder, edits)
+    installed = deployment_system.install(built, configuration, clusters, edits)
     _show(installed, form)
 
 

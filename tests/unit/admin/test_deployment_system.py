@@ -68,7 +68,7 @@ def test_kernel_and_initrd_are_put_where_the_clusters_look_for_them(
     before.write_text("the former")
     kept = tmp_path / "kept"
     os.link(before, kept)
-    found = install(system, configuration.site, list(configuration.clusters.values()))
+    found = install(system, configuration, list(configuration.clusters.values()))
     assert found.files == {str(root / "deploy-initrd"): 10, str(root / "deploy-vmlinuz"): 10}
     assert before.read_text() == "the kernel"
     assert kept.read_text() == "the former", "who reads the former file goes on reading it"
@@ -85,8 +85,33 @@ def test_a_link_of_the_folders_owner_leads_root_nowhere(
     path = configuration.folder / "clusters" / "gdx.yml"
     path.write_text(f"{path.read_text()}loader: {{kernel: boot/k, initrd: boot/i}}\n")
     with pytest.raises(ConfigError, match=r"it is written as 1234\."):
-        install(system, configuration.site, [load_configuration(configuration.folder).clusters["gdx"]])
+        install(system, configuration, [load_configuration(configuration.folder).clusters["gdx"]])
     assert list(of_root.iterdir()) == []
+
+
+@pytest.mark.parametrize("broken", ["configuration", "kernel", "folder"])
+def test_what_cannot_be_done_as_a_whole_changes_neither_boot_files_nor_configuration(
+    configuration: Configuration, system: DeploymentSystem, root: Path, broken: str
+) -> None:
+    (root / "deploy-initrd").write_text("the former")
+    changes = edits(configuration, system, {"gdx": "ttyS1,115200"})
+    said = ""
+    if broken == "configuration":
+        with (configuration.folder / "clusters" / "gdx.yml").open("a") as file:
+            file.write("# somebody else's\n")
+        said = "was changed by somebody else meanwhile"
+    elif broken == "kernel":
+        system.kernel.unlink()
+        said = "No such file"
+    else:
+        (root / "deploy-vmlinuz").mkdir()
+        said = "deploy-vmlinuz: Is a directory"
+    before = {path: path.read_text() for path in configuration.folder.rglob("*.yml")}
+    with pytest.raises(ConfigError, match=said):
+        install(system, configuration, list(configuration.clusters.values()), changes)
+    assert {path: path.read_text() for path in configuration.folder.rglob("*.yml")} == before
+    assert [path.name for path in root.iterdir() if not path.is_dir()] == ["deploy-initrd"]
+    assert (root / "deploy-initrd").read_text() == "the former"
 
 
 def test_a_cluster_that_fetches_it_elsewhere_is_told(
@@ -97,7 +122,7 @@ def test_a_cluster_that_fetches_it_elsewhere_is_told(
         f"{path.read_text()}loader: {{kernel: 'http://10.0.0.1/boot/new/k', initrd: 'http://cdn.site/i'}}\n"
     )
     clusters = [load_configuration(configuration.folder).clusters["gdx"]]
-    found = install(system, configuration.site, clusters)
+    found = install(system, configuration, clusters)
     assert list(found.files) == [str(root / "new" / "k")]
     assert found.notes == (
         f"clusters/gdx.yml names http://cdn.site/i, which is elsewhere: copy {system.initrd} there.",
@@ -113,10 +138,10 @@ def test_under_secure_boot_a_signed_kernel_is_put_where_tftp_serves_it(
     tftp = Path(secure.site.boot.tftp_root)
     tftp.mkdir()
     with pytest.raises(ConfigError, match=r"gdx.yml has loader.secure_boot, and this kernel is not signed: nothing is"):
-        install(system, secure.site, [secure.clusters["gdx"]])
+        install(system, secure, [secure.clusters["gdx"]])
     assert list(tftp.iterdir()) == []
     system.kernel.write_bytes(signed_program())
-    found = install(system, secure.site, [secure.clusters["gdx"]])
+    found = install(system, secure, [secure.clusters["gdx"]])
     assert list(found.files) == [str(tftp / "deploy-initrd"), str(tftp / "deploy-vmlinuz")]
     assert list(root.iterdir()) == []
 
