@@ -87,6 +87,11 @@ class Fetched:
     done: list[float] = field(default_factory=list)
     """Seconds after which each node had everything."""
 
+    @property
+    def rate(self) -> float:
+        """MB/s."""
+        return self.bytes / self.seconds / 1e6
+
     def share(self, part: float) -> float:
         """Seconds within which this *part* of the nodes had everything."""
         ordered = sorted(self.done)

@@ -85,6 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "kadeploy"
     sys_version = ""
     timeout = _SECONDS_IDLE
+    disable_nagle_algorithm = True  # else the end of a file waits until the client has acknowledged what is before
 
     def __init__(self, root: Path, log: Log, patience: float, seconds_to_ask: float, *args: Any) -> None:
         self._root = root

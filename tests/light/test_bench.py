@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench import broadcast, deploy
+from bench import boot, broadcast, deploy
 
 
 def test_the_bench_of_deployments_runs_and_writes_its_figures(tmp_path: Path) -> None:
@@ -23,3 +23,11 @@ def test_the_bench_of_broadcasts_sends_an_image_each_way(tmp_path: Path) -> None
     rows = broadcast.measure_speeds(tmp_path, broadcast.make_image(tmp_path, 2), hops=2, rounds=1)
     assert {"chain", "tree of 2", "bare splice", "bittorrent", "ssh per node"} <= {row.name for row in rows}
     assert all(row.seconds > 0 for row in rows)
+
+
+def test_the_bench_of_boot_servers_has_strangers_beside_ours(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    assert boot.main(["--quick", "--json", str(figures)]) == 0
+    told = json.loads(figures.read_text())
+    assert {row["server"] for row in told["tftp"]} >= {"ours", "dnsmasq"}
+    assert all(row["rate"] > 0 and row["failures"] == [] for row in told["tftp"] + told["http"])
