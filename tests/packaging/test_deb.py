@@ -9,8 +9,10 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import time
 import tomllib
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ import pytest
 from kadeploy import __version__
 from kadeploy.lab.lab import CACHE
 from kadeploy.state.database import SCHEMA_VERSION
+from tests import container
+from tests.container import Container
 from tests.packaging import machine
 from tests.packaging.machine import Machine
 
@@ -43,7 +47,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / "done").exists():
             _build(folder / "built")
             _install(folder)
-            _live(folder)
             (folder / "done").touch()
     return folder
 
@@ -188,85 +191,108 @@ def test_a_site_begins_and_its_check_finds_nothing_wrong_with_what_was_installed
     assert {each["topic"] for each in found} == {"configuration", "files", "programs", "keys", "database"}
 
 
-# --- upgraded ---------------------------------------------------------------------------------------------------
+# --- under systemd ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def earlier(shared: Path, tmp_path: Path) -> Machine:
-    """A machine with an earlier version and its site, which has lived; the present version is /package.deb."""
-    return Machine(tmp_path, (), CACHE / "archives").with_state_of(_lived(shared))
+@contextmanager
+def booted(computer: Machine, folder: Path) -> Iterator[Container]:
+    """The machine with systemd, in a network of its own."""
+    network = f"deb-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", network], check=True)
+    try:
+        subprocess.run(["ip", "-n", network, "link", "set", "lo", "up"], check=True)
+        with container.started(computer, network, folder / "container.log") as running:
+            yield running
+    finally:
+        subprocess.run(["ip", "netns", "delete", network], check=True)
 
 
-def _lived(folder: Path) -> Machine:
-    return Machine(folder / "earlier", (), CACHE / "archives").with_state_of(_installed(folder))
+FETCH = """\
+import urllib.request
+from kadeploy.boot import tftp_client
+print(urllib.request.urlopen("http://127.0.0.1/file").read(), tftp_client.fetch("127.0.0.1", "file"))
+"""
 
 
-def _live(folder: Path) -> None:
-    computer = begun(_lived(folder))
-    _bring(computer, _called(package(folder), "0.0.9", folder / "earlier" / "package"))
-    computer.run("dpkg", "--install", "--force-downgrade", "/package.deb")
-    assert computer.run("dpkg-query", "-W", "-f", "${Version}", "kadeploy") == "0.0.9"
-    computer.run("sh", "-c", "echo '# ours' >> /etc/kadeploy/site.yml; echo kept > /var/lib/kadeploy/audit.jsonl")
-    database = computer.upper / "var/lib/kadeploy/kadeploy.db"
-    database.unlink(missing_ok=True)
-    with closing(sqlite3.connect(database)) as connection:
-        connection.executescript((ROOT / f"tests/golden/schema-{OLD_SCHEMA}.sql").read_text())
-    computer.run("chown", "kadeploy:kadeploy", "/var/lib/kadeploy/kadeploy.db")
-    _bring(computer, package(folder))
+def test_each_unit_does_its_work_in_its_sandbox_and_ends_with_the_package(computer: Machine, tmp_path: Path) -> None:
+    begun(computer)
+    computer.run("useradd", "--create-home", "alice")
+    computer.run("sh", "-c", "for name in tftp http; do echo by $name > /srv/kadeploy/$name/file; done")
+    with booted(computer, tmp_path) as running:
+        assert running.output("kanodes3", "-d", account="alice") == "No information concerning these nodes\n"
+        running.output("systemctl", "enable", "--now", "kadeploy-bootserver", "kadeploy-backup.timer")
+        assert "b'by http\\n' b'by tftp\\n'" in _patiently(running, f"{HOME}/bin/python3", "-c", FETCH)
+        assert "GET /file" in running.output("cat", "/var/log/kadeploy/bootserver.log")
+        running.output("systemctl", "start", "kadeploy-purge.service", "kadeploy-backup.service")
+        assert running.output("ls", "/var/backups/kadeploy").startswith("paris-")
+        assert "0 fail, 0 warn" in running.output("kadeploy-site", "check", "--topic", "service")
+        running.output("dpkg", "--remove", "kadeploy")
+        left = running.output("systemctl", "list-units", "--plain", "--legend=no", "--state=active,failed", "kadeploy*")
+        assert left == ""
 
 
-def _called(file: Path, version: str, folder: Path) -> Path:
-    """The package *file* as another version: its control file says so, and all else is the same."""
-    folder.mkdir()
-    other = folder / "other.deb"
-    shutil.copyfile(file, other)
-    subprocess.run(["dpkg-deb", "--control", other, "DEBIAN"], cwd=folder, check=True)
-    control = folder / "DEBIAN" / "control"
-    control.write_text(re.sub(r"(?m)^Version: .*$", f"Version: {version}", control.read_text()))
-    members = subprocess.run(["ar", "t", other], check=True, capture_output=True, text=True).stdout.split()
-    member = next(name for name in members if name.startswith("control.tar"))
-    subprocess.run(
-        ["tar", "--create", "--auto-compress", "--file", folder / member, "-C", "DEBIAN", "."], cwd=folder, check=True
-    )
-    subprocess.run(["ar", "r", other, member], cwd=folder, check=True, capture_output=True)
-    return other
-
-
-def test_an_upgrade_keeps_the_configuration_and_brings_the_database_along(earlier: Machine) -> None:
-    before = earlier.run("cat", "/etc/kadeploy/site.yml")
-    told = earlier.run("dpkg", "--install", "/package.deb")
-    assert f"was brought from schema version {OLD_SCHEMA} to {SCHEMA_VERSION}." in told
-    assert earlier.run("cat", "/etc/kadeploy/site.yml") == before
-    assert earlier.run("cat", "/var/lib/kadeploy/audit.jsonl") == "kept\n"
-    assert earlier.run("sh", "-c", "ls /var/lib/kadeploy/backups").startswith("paris-")
-    assert "which this Kadeploy knows" in earlier.run("kadeploy-site", "upgrade")
-
-
-def test_an_upgrade_that_the_site_refuses_is_told_and_leaves_a_package_that_works(earlier: Machine) -> None:
-    earlier.run("sh", "-c", "echo 'gone: 1' >> /etc/kadeploy/site.yml")
-    done = earlier.tried("env", "KADEPLOY_UPGRADE=anyway", "dpkg", "--install", "/package.deb")
-    assert done.returncode == 0, done.stderr
-    assert "gone" in done.stderr
-    assert "kadeploy-site upgrade && systemctl start" in done.stderr
-    earlier.run("sed", "-i", "/^gone/d", "/etc/kadeploy/site.yml")
-    assert f"to {SCHEMA_VERSION}." in earlier.run("kadeploy-site", "upgrade")
+def _patiently(running: Container, *command: str) -> str:
+    """The output of a command once it succeeds: a service has just been started."""
+    for _ in range(30):
+        if (done := running.run(*command)).returncode == 0:
+            break
+        time.sleep(1)
+    return done.stdout + done.stderr
 
 
 RUNNING = """\
 import subprocess
+from kadeploy.admin import keeper
+from kadeploy.caller import as_user
 from kadeploy.config.folder import load_site
 from kadeploy.state import journal
-journal.begin(load_site(), "D-1", "deploy", "root", None, {"gdx": ["gdx-1"]})
-print(subprocess.run(["dpkg", "--install", "/package.deb"], capture_output=True, text=True, check=False).stderr)
+site = load_site()
+with as_user(keeper.of(site)):
+    journal.begin(site, "D-1", "deploy", "root", None, {"gdx": ["gdx-1"]})
+done = subprocess.run(["dpkg", "--install", "/package.deb"], capture_output=True, text=True, check=False)
+print(done.returncode, done.stderr)
 """
+"""An operation that runs while the package is upgraded."""
+BEFORE = "/^Package: kadeploy$/,/^$/s/^Version: .*/Version: 0.0.9/"
 
 
-def test_no_file_is_replaced_while_an_operation_runs(earlier: Machine) -> None:
-    earlier.run("rm", "/var/lib/kadeploy/kadeploy.db")
-    told = earlier.run(f"{HOME}/bin/python3", "-c", RUNNING)
-    assert "D-1" in told
-    assert "kadeploy is not upgraded, and nothing was changed." in told
-    assert earlier.run("dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", "kadeploy") == "0.0.9 installed"
+def test_an_upgrade_waits_for_operations_and_then_brings_the_site_along(computer: Machine, tmp_path: Path) -> None:
+    begun(computer)
+    computer.run("sed", "-i", BEFORE, "/var/lib/dpkg/status")
+    computer.run("sh", "-c", "echo '# ours' >> /etc/kadeploy/site.yml; echo kept > /var/lib/kadeploy/audit.jsonl")
+    with closing(sqlite3.connect(computer.upper / "old.db")) as connection:
+        connection.executescript((ROOT / f"tests/golden/schema-{OLD_SCHEMA}.sql").read_text())
+    before = computer.run("cat", "/etc/kadeploy/site.yml")
+    with booted(computer, tmp_path) as running:
+        refused = running.output(f"{HOME}/bin/python3", "-c", RUNNING)
+        assert "D-1" in refused
+        assert "kadeploy is not upgraded, and nothing was changed." in refused
+        assert version(running) == "0.0.9 installed"
+        assert running.output("systemctl", "is-active", "kadeploy3d.service") == "active\n"
+
+        running.output("systemctl", "stop", "kadeploy3d.socket", "kadeploy3d.service")
+        running.output("install", "-o", "kadeploy", "-m", "600", "/old.db", "/var/lib/kadeploy/kadeploy.db")
+        running.output("systemctl", "start", "kadeploy3d.socket")
+        told = running.output("dpkg", "--install", "/package.deb")
+        assert f"was brought from schema version {OLD_SCHEMA} to {SCHEMA_VERSION}." in told
+        assert version(running) != "0.0.9 installed"
+        assert running.output("cat", "/etc/kadeploy/site.yml") == before
+        assert running.output("cat", "/var/lib/kadeploy/audit.jsonl") == "kept\n"
+        assert running.output("ls", "/var/lib/kadeploy/backups").startswith("paris-")
+        assert running.output("systemctl", "is-active", "kadeploy3d.service") == "active\n"
+
+
+def version(running: Container) -> str:
+    return running.output("dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", "kadeploy")
+
+
+def test_an_upgrade_that_the_site_refuses_says_what_to_do_and_leaves_a_package_that_works(computer: Machine) -> None:
+    begun(computer)
+    computer.run("sh", "-c", "echo 'gone: 1' >> /etc/kadeploy/site.yml")
+    done = computer.tried("/var/lib/dpkg/info/kadeploy.postinst", "configure", "0.0.9")
+    assert done.returncode == 0, done.stderr
+    assert "gone" in done.stderr
+    assert "kadeploy-site upgrade && systemctl start" in done.stderr
 
 
 # --- removed ----------------------------------------------------------------------------------------------------
