@@ -24,8 +24,10 @@ mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
 mount --bind "$3" var/cache/apt/archives
 shift 3
-exec chroot . "$@"
+chroot . "$@"
+exit $?
 """
+"""The command is the second process: programs of systemd that are the first tell their faults to the kernel's log."""
 
 
 @dataclass(frozen=True)
