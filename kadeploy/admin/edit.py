@@ -67,10 +67,11 @@ def edit(path: Path, values: Mapping[Place, Any]) -> Edit:
 def apply(folder: Path, edits: Sequence[Edit]) -> None:
     """Write *edits* to files of the configuration *folder*, but only if it is a good configuration with all of them.
 
-    Owners and modes stay.
+    Owners and modes stay. All of them are written, or none.
 
     Raises:
         ConfigError: it would not be, or a file has changed since it was read; nothing was written.
+        OSError: one cannot be written, and all are as they were.
     """
     with tempfile.TemporaryDirectory(prefix="kadeploy-edit-") as trial:
         copied = Path(trial) / folder.name
@@ -84,10 +85,22 @@ def apply(folder: Path, edits: Sequence[Edit]) -> None:
     for each in edits:
         if each.path.read_text(encoding="utf-8") != each.before:
             raise ConfigError(f"{each.path} was changed by somebody else meanwhile: begin again.")
-    for each in edits:
-        status = each.path.stat()
-        replace_file(each.path, each.after.encode(), status.st_mode & 0o7777)
-        os.chown(each.path, status.st_uid, status.st_gid)
+    written: list[Edit] = []
+    try:
+        for each in edits:
+            written.append(each)
+            _write(each.path, each.after)
+    except BaseException:
+        for each in written:
+            if each.path.read_text(encoding="utf-8") != each.before:
+                _write(each.path, each.before)
+        raise
+
+
+def _write(path: Path, text: str) -> None:
+    status = path.stat()
+    replace_file(path, text.encode(), status.st_mode & 0o7777)
+    os.chown(path, status.st_uid, status.st_gid)
 
 
 # --- text -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy.admin.edit import Place, apply, edit, edited
+from kadeploy.caller import Account, as_user
 from kadeploy.config.folder import load_configuration
 from kadeploy.errors import ConfigError
 
@@ -124,3 +128,21 @@ def test_files_are_written_only_as_a_good_configuration(site_folder: Path) -> No
     assert path.stat().st_mode & 0o777 == 0o640
     with pytest.raises(ConfigError, match="changed by somebody else"):
         apply(site_folder, [right])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_of_several_files_all_are_written_or_none(site_folder: Path, open_folder: Path) -> None:
+    entry = pwd.getpwnam("nobody")
+    nobody = Account("nobody", entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+    folder = open_folder / "etc"
+    shutil.copytree(site_folder, folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    mine, roots = folder / "clusters" / "gdx.yml", folder / "site.yml"
+    for path in (mine, mine.parent):
+        os.chown(path, nobody.uid, nobody.gid)
+    before = mine.read_text(), roots.read_text()
+    edits = [edit(mine, {("arch",): "x86_64"}), edit(roots, {("verbosity",): 1})]
+    with as_user(nobody), pytest.raises(PermissionError):
+        apply(folder, edits)
+    assert (mine.read_text(), roots.read_text()) == before
