@@ -112,7 +112,8 @@ def _boot_log(site: Site) -> Iterator[Finding]:
     if not log:
         yield BOOT_LOG.warn(
             "boot.log is not set: when a node does not come back, what it asked the boot server for is not told",
-            "name the log of the boot server as boot.log in site.yml",
+            "name the log of the boot server as boot.log in site.yml; kadeploy-bootserver.service writes "
+            "/var/log/kadeploy/bootserver.log",
         )
     elif not os.path.exists(log):  # noqa: PTH110 - a text of the configuration
         yield BOOT_LOG.warn(
