@@ -158,7 +158,7 @@ class _TftpNode(_Node):
         self._rom = ROMS[wish.roms[rank % len(wish.roms)]]
         self._absent = {name.format(node=rank) for name in wish.absent}
         self._deaf = wish.deaf
-        self._numb = rank * wish.deaf
+        self._numb = rank * wish.deaf % 1
         self._sizes = sizes
         self.begin()
 

@@ -5,8 +5,8 @@ below their root and nothing else: no write, no folder listing, no ``..``, no sy
 bound how many clients they serve at a time, and the others wait for their turn: a whole room of nodes that boots, or
 somebody who only knocks, ends neither.
 
-HTTP is the standard library's server with a thread for each connection. `socket.sendfile` hands files from the page
-cache to the network without Python, so that it is as fast as nginx (docs/performance.md).
+HTTP is the standard library's server with a thread for each connection. Files go from the page cache to the network in
+one call of sendfile(2), without Python, so that it is as fast as nginx (docs/performance.md).
 
 ``python -m kadeploy.boot.server --address 10.177.0.1 --tftp-root DIR --http-root DIR`` serves a site that has no
 servers of its own; the virtual cluster runs the same program.
@@ -15,6 +15,7 @@ servers of its own; the virtual cluster runs the same program.
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import io
 import os
@@ -27,6 +28,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,12 +46,20 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 1000
 """HTTP connections at a time."""
-_SECONDS_IDLE = 60
-"""After so long without taking a byte an HTTP client is let go."""
-_SECONDS_TO_ASK = 20.0
-"""Within which a client that has connected must have said all of its request."""
-_PATIENCE = 5.0
-"""Seconds for another request on the same connection, and for a client that takes leave."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds for which an HTTP client is waited for."""
+
+    to_ask: float = 20.0
+    """From its connection until it has said all of its request."""
+    to_take: int = 60
+    """Until it takes another byte of a file."""
+    to_go_on: float = 5.0
+    """For another request on the same connection, and for a client that takes leave."""
+
+
 _TICK = 0.2
 _MOST_TOLD = 200
 """Characters of a request that the log tells."""
@@ -84,27 +94,25 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "kadeploy"
     sys_version = ""
-    timeout = _SECONDS_IDLE
     disable_nagle_algorithm = True  # else the end of a file waits until the client has acknowledged what is before
 
-    def __init__(self, root: Path, log: Log, patience: float, seconds_to_ask: float, *args: Any) -> None:
+    def __init__(self, root: Path, log: Log, patience: Patience, *args: Any) -> None:
         self._root = root
         self._log = log
         self._patience = patience
-        self._seconds_to_ask = seconds_to_ask
         super().__init__(*args)
 
     def setup(self) -> None:
         """Listen to the client, for a while."""
         super().setup()
         self._words = _Words(self.connection)
-        self._words.until = time.monotonic() + self._seconds_to_ask
+        self._words.until = time.monotonic() + self._patience.to_ask
         self.rfile = io.BufferedReader(self._words)
 
     def handle_one_request(self) -> None:
         """Answer a request, and wait for another one for as long as patience goes."""
         super().handle_one_request()
-        self._words.until = time.monotonic() + self._patience
+        self._words.until = time.monotonic() + self._patience.to_go_on
 
     def do_GET(self) -> None:
         """Send a file."""
@@ -115,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, *, with_body: bool) -> None:
-        self.connection.settimeout(self.timeout)
+        self.connection.settimeout(self._patience.to_take)
         stream = open_below(self._root, unquote(urlsplit(self.path).path, errors="surrogateescape"))
         if stream is None:
             self.send_error(HTTPStatus.NOT_FOUND, "No such file")
@@ -135,12 +143,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, stream: BinaryIO, part: parts.Part) -> None:
         try:
             self.wfile.flush()
-            sent = self.connection.sendfile(stream, part.first, part.length)
+            is_whole = _send_file(self.connection, stream, part, self._patience.to_take)
         except OSError as error:  # the node was switched off meanwhile
-            self._log(f"http: {self.address_string()} {self.path!r} interrupted: {error}")
+            why = "it takes nothing more" if error.errno == errno.EAGAIN else error.strerror or error
+            self._log(f"http: {self.address_string()} {self.path!r} interrupted: {why}")
             self.close_connection = True
         else:
-            self.close_connection |= sent < part.length  # somebody has cut the file: the client has to see it
+            self.close_connection |= not is_whole  # somebody has cut the file: the client has to see it
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - named by the library
         """One line per request."""
@@ -167,13 +176,12 @@ class HttpServer(ThreadingHTTPServer):
         port: int = 80,
         log: Log = print,
         limit: int = CONNECTIONS,
-        patience: float = _PATIENCE,
-        seconds_to_ask: float = _SECONDS_TO_ASK,
+        patience: Patience = Patience(),
     ) -> None:
         self._places = threading.BoundedSemaphore(limit)
         self._log_line = log
         self._patience = patience
-        super().__init__((address, port), partial(_Handler, root, log, patience, seconds_to_ask))
+        super().__init__((address, port), partial(_Handler, root, log, patience))
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve the connection in a thread of its own, once there is a place for it."""
@@ -195,7 +203,7 @@ class HttpServer(ThreadingHTTPServer):
         """End a connection: with the client's leave, or by a reset when it says nothing more."""
         with suppress(OSError):
             request.shutdown(socket.SHUT_WR)
-            if not _took_leave(request, self._patience):
+            if not _took_leave(request, self._patience.to_go_on):
                 request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_request(request)
 
@@ -204,6 +212,23 @@ class HttpServer(ThreadingHTTPServer):
         error = sys.exc_info()[1]
         if not isinstance(error, ConnectionResetError):  # between two requests: how iPXE and GRUB take leave
             self._log_line(f"http: {client_address[0]} interrupted: {error}")
+
+
+def _send_file(connection: socket.socket, stream: BinaryIO, part: parts.Part, patience: int) -> bool:
+    """Have the kernel send *part*: this thread sleeps meanwhile, for the socket blocks; whether all of it was there.
+
+    Raises:
+        OSError: the client is gone, or takes nothing for *patience* seconds.
+    """
+    connection.settimeout(None)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", patience, 0))
+    at, end = part.first, part.first + part.length
+    while at < end:
+        sent = os.sendfile(connection.fileno(), stream.fileno(), at, end - at)
+        if not sent:
+            return False
+        at += sent
+    return True
 
 
 def _took_leave(connection: socket.socket, patience: float) -> bool:

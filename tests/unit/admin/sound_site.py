@@ -18,7 +18,7 @@ from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.check.topics import Check
 from kadeploy.admin.findings import Finding
 from kadeploy.boot import loader_files
-from kadeploy.boot.server import HttpServer
+from kadeploy.boot.server import HttpServer, Patience
 from kadeploy.boot.tftp import TftpServer
 from kadeploy.config.folder import load_configuration
 from kadeploy.images.archive import pack_initrd
@@ -162,7 +162,7 @@ def _cluster(folder: Path) -> dict[str, Any]:
 def served(sound: SoundSite) -> Iterator[SoundSite]:
     """The site with its boot server at `ADDRESS`."""
     log: Callable[[str], None] = lambda _line: None  # noqa: E731
-    http = HttpServer(sound.folder / "http", ADDRESS, 0, log, patience=0.1)
+    http = HttpServer(sound.folder / "http", ADDRESS, 0, log, patience=Patience(to_go_on=0.1))
     tftp = TftpServer(sound.folder / "tftp", log)
     threads = [threading.Thread(target=http.serve_forever), threading.Thread(target=tftp.serve, args=(ADDRESS, 69))]
     for thread in threads:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from bench import loaders
 from kadeploy.boot.root import open_below
-from kadeploy.boot.server import HttpServer, TftpServer
+from kadeploy.boot.server import HttpServer, Patience, TftpServer
 from tests.unit.boot import tftp_client
 
 
@@ -350,9 +350,9 @@ def test_a_file_that_is_cut_while_it_is_sent_ends_with_its_connection(tmp_path: 
     assert received < 200_000_000
 
 
-def test_who_says_a_byte_at_a_time_and_who_vanishes_keep_no_place(tmp_path: Path) -> None:
+def test_who_says_a_byte_at_a_time_or_vanishes_keeps_no_place(tmp_path: Path) -> None:
     (tmp_path / "initrd").write_bytes(bytes(20_000_000))
-    web = HttpServer(tmp_path, "127.0.0.1", 0, [].append, limit=2, patience=0.5, seconds_to_ask=0.5)
+    web = HttpServer(tmp_path, "127.0.0.1", 0, [].append, limit=2, patience=Patience(to_ask=0.5, to_go_on=0.5))
     threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
     server = ("127.0.0.1", web.server_address[1])
     slow = socket.create_connection(server)
@@ -361,6 +361,8 @@ def test_who_says_a_byte_at_a_time_and_who_vanishes_keep_no_place(tmp_path: Path
     vanished.recv(1000)
     vanished.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     vanished.close()
+    told = loaders.by_http(server, loaders.HttpWish(10, ["/initrd"]))
+    assert told.failures == []
     over, limit = False, time.monotonic() + 10
     while not over and time.monotonic() < limit:
         try:
@@ -369,8 +371,21 @@ def test_who_says_a_byte_at_a_time_and_who_vanishes_keep_no_place(tmp_path: Path
         except OSError:
             over = True
     assert over
-    told = loaders.by_http(server, loaders.HttpWish(10, ["/initrd"]))
-    assert told.failures == []
+    web.shutdown()
+    web.server_close()
+
+
+def test_who_takes_nothing_more_of_a_file_keeps_no_place(tmp_path: Path) -> None:
+    (tmp_path / "initrd").write_bytes(bytes(20_000_000))
+    log: list[str] = []
+    web = HttpServer(tmp_path, "127.0.0.1", 0, log.append, limit=1, patience=Patience(to_take=1, to_go_on=0.5))
+    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
+    server = ("127.0.0.1", web.server_address[1])
+    with socket.create_connection(server) as full:
+        full.sendall(b"GET /initrd HTTP/1.1\r\n\r\n")
+        assert full.recv(1000).startswith(b"HTTP/1.1 200")
+        assert loaders.by_http(server, loaders.HttpWish(3, ["/initrd"])).failures == []
+    assert log[1] == "http: 127.0.0.1 '/initrd' interrupted: it takes nothing more"
     web.shutdown()
     web.server_close()
 
@@ -456,7 +471,7 @@ def known_connections(server: int, client: int) -> int:
 
 @contextmanager
 def web_server(root: Path, patience: float, log: list[str] | None = None) -> Iterator[int]:
-    web = HttpServer(root, "127.0.0.1", 0, ([] if log is None else log).append, patience=patience)
+    web = HttpServer(root, "127.0.0.1", 0, ([] if log is None else log).append, patience=Patience(to_go_on=patience))
     threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
     yield web.server_address[1]
     web.shutdown()
