@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from kadeploy.config.folder import load_configuration
 from kadeploy.images.bootstrap import bootstrap
-from kadeploy.lab import network
+from kadeploy.lab import control, network
 from kadeploy.lab.lab import CACHE
 from tests import oci
-from tests.vm.conftest import ROOT, Cluster
+from tests.vm.conftest import FAULTY, NVME, ROOT, Cluster
 
 HOST_KEY = CACHE / "deployment_host_ed25519"
 BOOT_FILES = ("deploy-vmlinuz", "deploy-initrd")
@@ -77,6 +78,50 @@ def test_where_a_node_breaks_is_told_with_what_was_seen_and_what_to_do(administr
     assert broken["seconds"] < 90, "one try shows it"
     assert " 404 " in broken["seen"]
     assert "kadeploy-site check --topic boot" in broken["advice"]
+
+
+@pytest.fixture
+def cluster_file(administrator: Cluster) -> Iterator[Path]:
+    """The cluster's file; cluster files are afterwards what they were."""
+    folder = administrator.config_dir / "clusters"
+    before = {path: path.read_text() for path in folder.iterdir()}
+    yield folder / "lab.yml"
+    for path, text in before.items():
+        path.write_text(text)
+
+
+def test_what_a_node_is_comes_into_the_cluster_file_and_a_machine_that_it_does_not_name_is_found(
+    administrator: Cluster, cluster_file: Path
+) -> None:
+    cluster, node, before = administrator, "node-3", cluster_file.read_text()
+    looked = site(cluster, "inspect", node, "--stay", "--format", "json")
+    assert looked.returncode == 2, looked.stdout + looked.stderr
+    told = json.loads(looked.stdout)["nodes"][node]
+    assert (told["firmware"], told["boot_mac"]) == ("bios", cluster.lab.members[node].mac)
+    assert told["memory_mib"] == cluster.lab.memory
+    (disk,) = told["disks"]
+    assert (disk["device"], disk["mib"]) == ("/dev/sda", cluster.lab.disk << 10)
+    assert any(node in link for link in disk["ids"])
+    assert cluster_file.read_text() == before
+
+    for words in ("Written: ", "The cluster file says so already."):
+        written = site(cluster, "inspect", node, "--no-reboot", "--yes")
+        assert written.returncode == 0, written.stdout + written.stderr
+        assert words in written.stdout
+    known = load_configuration(cluster.config_dir).clusters["lab"]
+    assert known.members[node].mac == told["boot_mac"]
+    assert known.hardware[0].own[node].macs == {"eth0": told["boot_mac"]}
+    assert cluster.is_on(node)
+    control.ask(cluster.lab, "off", node)
+
+    (cluster_file.parent / "nvme.yml").unlink()
+    new, dead = cluster.lab.members[NVME], cluster.lab.members[FAULTY["dead"]]
+    bmcs = f"{new.bmc.rsplit('.', 1)[0]}.0/28"
+    found = site(cluster, "inspect", "--sweep", bmcs, new.name, "--addresses", new.address, "--yes")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert f"new   {new.bmc}  of no cluster file" in found.stdout
+    assert f"fail  {dead.bmc}  {dead.name}: nobody answers" in found.stdout
+    assert load_configuration(cluster.config_dir).clusters["lab"].members[new.name].bmc == new.bmc
 
 
 # --- environments -----------------------------------------------------------------------------------------------------
