@@ -173,6 +173,10 @@ def network(name: str, folder: Path, place: Path) -> Iterator[str]:
         ip("-n", where, "link", "add", "eth0", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
         ip("-n", where, "addr", "add", f"{CONTROLLER}/16", "dev", "eth0")
         ip("-n", where, "link", "set", "eth0", "up")
+        ip("-n", where, "link", "add", "idle0", "type", "veth", "peer", "name", "idle1")
+        for port in ("idle0", "idle1"):  # a bridge whose machines are off has no carrier, and Kea would not listen
+            ip("-n", where, "link", "set", port, "up")
+        ip("-n", where, "link", "set", "idle0", "master", "eth0")
         for way in members.values():
             ip("-n", where, "tuntap", "add", "dev", f"tap{way.rank}", "mode", "tap")
             ip("-n", where, "link", "set", f"tap{way.rank}", "master", "eth0", "up")
@@ -269,7 +273,9 @@ def machine(way: Way, net: str, serial: Path, place: Path) -> list[str]:
     words += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"]
     words += ["-drive", f"if=pflash,unit=1,format=raw,file={variables}"]
     if way.by_http:  # else OVMF tries PXE first
-        words += ["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]
+        words += [
+            word for version in "46" for word in ("-fw_cfg", f"name=opt/org.tianocore/IPv{version}PXESupport,string=n")
+        ]
     return words
 
 
