@@ -114,6 +114,15 @@ def test_no_file_names_the_folder_in_which_it_was_built_and_no_library_is_missin
     computer.run(f"{HOME}/bin/python3", "-c", extras, user="nobody")
 
 
+def test_no_file_has_a_name_that_a_package_of_debian_has(computer: Machine) -> None:
+    """Libraries bring pages and commands of their own, such as clush(1)."""
+    listed = 'dpkg -L kadeploy | while read -r path; do [ -d "$path" ] || echo "$path"; done'
+    own = (f"{HOME}/", "/usr/share/kadeploy/", "/usr/share/doc/kadeploy/")
+    outside = [Path(path) for path in computer.run("sh", "-c", listed).splitlines() if not path.startswith(own)]
+    assert len(outside) > len(SCRIPTS)
+    assert [path for path in outside if not re.match(rf"_?({'|'.join(SCRIPTS)}|kadeploy)", path.name)] == []
+
+
 def test_what_is_compiled_counts(computer: Machine) -> None:
     script = "import kadeploy.workflow as w; print(w.__cached__, __import__('os').path.exists(w.__cached__))"
     verbose = computer.tried(f"{HOME}/bin/python3", "-v", "-c", script)
