@@ -145,6 +145,7 @@ def _is_ours(request: Request[Any, Any, Any]) -> bool:
 
 
 def status_of(error: KadeployError) -> int:
+    """HTTP status of the answer to a request that *error* has refused."""
     return next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
 
 
