@@ -19,10 +19,6 @@ _TRIES = 3
 logging.getLogger("tftpy").setLevel(logging.CRITICAL)  # what went wrong is in the error
 
 
-class _EnoughError(Exception):
-    """What was wanted has come."""
-
-
 class _Content:
     """What has come; the end, when it is too much or takes too long."""
 
@@ -32,14 +28,19 @@ class _Content:
         self._enough = enough
         self._deadline = deadline
 
+    @property
+    def will_do(self) -> bool:
+        """Whether what was wanted has come, and there may be more."""
+        return self._enough is not None and len(self.bytes) >= self._enough
+
     def write(self, piece: bytes) -> None:
         """Take the next block."""
         self.bytes += piece
 
     def look_at(self, packet: Any) -> None:
         """Refuse to go on for ever, or longer than is of use."""
-        if self._enough is not None and len(self.bytes) >= self._enough:
-            raise _EnoughError
+        if self.will_do:
+            raise TftpException("it has sent enough")
         if isinstance(packet, TftpPacketDAT) and len(self.bytes) > self._most:
             raise TftpException(f"it has more than {self._most} bytes, and loaders are smaller")
         if time.monotonic() > self._deadline:
@@ -67,14 +68,14 @@ def fetch(
     try:
         client = TftpClient(server, port, {"blksize": BLOCK_SIZE, "tsize": 0})
         client.download(name, content, content.look_at, timeout=max(0.05, timeout / _TRIES), retries=_TRIES)
-    except _EnoughError:
-        return bytes(content.bytes[:enough])
     except TftpFileNotFoundError as error:
         raise FileError(f"{what}: the TFTP server has no such file. Is it below the folder that it serves?") from error
     except TftpTimeout as error:
         how = f"stopped after {len(content.bytes)} bytes" if content.bytes else f"nothing came within {timeout:g} s"
         raise FileError(f"{what}: {how}. Does a TFTP server run there, and may UDP pass?") from error
     except (TftpException, OSError, AssertionError) as error:
+        if content.will_do:
+            return bytes(content.bytes[:enough])
         raise FileError(f"{what}: {_why(error)}.") from error
     return bytes(content.bytes)
 

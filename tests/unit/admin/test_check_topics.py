@@ -35,8 +35,9 @@ def documented() -> dict[tuple[str, str], list[str]]:
     """What the page lists: the cells behind topic and name."""
     topic, found = "", {}
     for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if heading := re.fullmatch(r"### `([a-z]+)`.*", line):
-            topic = heading[1]
+        if line.startswith("#"):
+            heading = re.fullmatch(r"### `([a-z]+)`.*", line)
+            topic = heading[1] if heading else ""
         elif topic and (row := re.match(r"\| `([a-z0-9-]+)` \|", line)):
             found[topic, row[1]] = [cell.strip() for cell in line.strip("|").split("|")[1:]]
     return found
