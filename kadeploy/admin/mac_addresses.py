@@ -98,7 +98,7 @@ def _interface(node: KnownNode) -> str:
 
 def _heard(service: Service, node: KnownNode, listen: card.Listen, patience: float) -> Heard:
     reasons: list[str] = []
-    until = math.inf
+    until = math.inf  # it is not rebooted yet
     wish = RebootRequest(
         user=service.user,
         nodes=(node.name,),
@@ -110,15 +110,19 @@ def _heard(service: Service, node: KnownNode, listen: card.Listen, patience: flo
 
     def hear(event: Event) -> None:
         nonlocal until
-        if not isinstance(event, StepResult):
+        if not isinstance(event, StepResult) or until < math.inf:
             return
-        reasons.extend(each.message for each in event.outcomes.values() if each.verdict is Verdict.KO)
-        if event.micro_step == "reboot":
+        ko = [each.message for each in event.outcomes.values() if each.verdict is Verdict.KO]
+        reasons.extend(ko)
+        if event.micro_step == "reboot" and not ko:
             until = time.monotonic() + patience
+
+    def goes_on() -> bool:
+        return time.monotonic() < until if until < math.inf else not operation.ended.is_set()
 
     with operating(service, wish, hear) as operation:
         try:
-            found = listen(lambda: not operation.ended.is_set() and time.monotonic() < until)
+            found = listen(goes_on)
         except KadeployError as error:
             return Heard(node, None, str(error))
         finally:
