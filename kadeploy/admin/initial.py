@@ -36,6 +36,10 @@ _SECRET = 0o600
 _PUBLIC = 0o644
 
 
+OUR_BOOT_LOG = "/var/log/kadeploy/bootserver.log"
+"""Where ``kadeploy-bootserver.service`` logs; its folder is there where the unit is installed."""
+
+
 class SiteWish(msgspec.Struct, frozen=True, kw_only=True):
     """What ``site.yml`` is to say."""
 
@@ -45,6 +49,7 @@ class SiteWish(msgspec.Struct, frozen=True, kw_only=True):
     tftp_root: str
     http_root: str
     http_url: str
+    boot_log: str = ""
     database: str = ""
 
 
@@ -182,6 +187,11 @@ def require_address(option: str, text: str) -> None:
     """
     if not is_address(text):
         raise OptionError(f"{option} {text!r}: expected the controller's address as nodes reach it, such as 10.0.0.1.")
+
+
+def usual_boot_log() -> str:
+    """The log of our boot server; empty where that is not installed."""
+    return OUR_BOOT_LOG if Path(OUR_BOOT_LOG).parent.is_dir() else ""
 
 
 def url_of(address: str) -> str:
@@ -360,6 +370,8 @@ class _Work:
             "ssh": {"private_key": str(keys / SITE_KEY), "host_key": " ".join(host_key.split()[:2])},
             "boot": {"tftp_root": wish.tftp_root, "http_root": wish.http_root, "http_url": wish.http_url},
         }
+        if wish.boot_log:
+            values["boot"]["log"] = wish.boot_log
         if wish.database:
             values["database"] = wish.database
         if wish.database.startswith("mysql") and _password_in(wish.database):

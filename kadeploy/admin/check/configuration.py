@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from kadeploy import commands
-from kadeploy.admin import restore
+from kadeploy.admin import initial, restore
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
 from kadeploy.config.cluster import Cluster
@@ -113,7 +113,7 @@ def _boot_log(site: Site) -> Iterator[Finding]:
         yield BOOT_LOG.warn(
             "boot.log is not set: when a node does not come back, what it asked the boot server for is not told",
             "name the log of the boot server as boot.log in site.yml; kadeploy-bootserver.service writes "
-            "/var/log/kadeploy/bootserver.log",
+            f"{initial.OUR_BOOT_LOG}",
         )
     elif not os.path.exists(log):  # noqa: PTH110 - a text of the configuration
         yield BOOT_LOG.warn(

@@ -174,6 +174,15 @@ def init(
         str | None,
         typer.Option("--http-url", metavar="URL", help="Of --http-root; http://ADDRESS/.", rich_help_panel=usage.BOOT),
     ] = None,
+    boot_log: Annotated[
+        str | None,
+        typer.Option(
+            "--boot-log",
+            metavar="FILE",
+            help="Of the boot server, in which try sees what a node fetched; of ours where that is installed.",
+            rich_help_panel=usage.BOOT,
+        ),
+    ] = None,
     state_dir: Annotated[
         str | None,
         typer.Option(
@@ -220,6 +229,7 @@ def init(
         "--tftp-root": tftp_root,
         "--http-root": http_root,
         "--http-url": http_url,
+        "--boot-log": boot_log,
         "--database": database,
         "--cluster": cluster,
         "--nodes": nodes,
@@ -260,11 +270,15 @@ def _at_terminal() -> bool:
 
 # --- answers --------------------------------------------------------------------------------------------------------
 
-_SITE_OPTIONS = ("--name", "--address", "--state-dir", "--tftp-root", "--http-root", "--http-url", "--database")
+_SITE_OPTIONS = (
+    *("--name", "--address", "--state-dir", "--tftp-root", "--http-root", "--http-url", "--boot-log"),
+    "--database",
+)
 _CLUSTER_OPTIONS = (
     *("--nodes", "--domain", "--addresses", "--bmcs", "--macs", "--power", "--bmc-user", "--bmc-password-file"),
     *("--disk", "--table", "--partitions", "--firmware", "--profiles"),
 )
+_BMC_OPTIONS = ("--bmcs", "--bmc-user", "--bmc-password-file")
 
 
 @dataclass
@@ -353,6 +367,7 @@ class _Answers:
             tftp_root=tftp,
             http_root=http,
             http_url=url if url.endswith("/") else f"{url}/",
+            boot_log=self.of("--boot-log", "", boot.log if boot else initial.usual_boot_log()),
             database=self.of("--database", "", existing.database if existing else ""),
         )
 
@@ -385,6 +400,8 @@ class _Answers:
             user = self.of("--bmc-user", "User of the BMCs", is_guess=True, check=_require_line)
             file, password = self._password(state / "keys" / f"bmc-{name}")
         else:
+            if stray := [option for option in _BMC_OPTIONS if option in self.given]:
+                raise OptionError(f"{stray[0]} goes with --power ipmi or redfish: commands know the BMCs themselves.")
             commands = self._commands()
         wish = initial.ClusterWish(
             name=name,

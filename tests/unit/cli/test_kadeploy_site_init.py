@@ -17,7 +17,7 @@ import pexpect
 import pytest
 import yaml
 
-from kadeploy.config.folder import load_configuration
+from kadeploy.config.folder import load_configuration, load_site
 from tests.unit.conftest import Tool
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it is for root")
@@ -77,6 +77,14 @@ def test_flags_alone_make_a_site_that_loads_and_the_next_command_is_told(init: R
         "nobody",
         0o600,
     )
+
+
+def test_the_log_of_the_boot_server_stays_when_something_else_changes(init: Run, open_folder: Path) -> None:
+    assert init(*SITE, "--boot-log", "/var/log/boot.log", "--yes").returncode == 0
+    changed = init("--name", "lyon", "--replace", "--yes")
+    assert changed.returncode == 0, changed.stderr
+    site = load_site(open_folder / "etc")
+    assert (site.name, site.boot.log) == ("lyon", "/var/log/boot.log")
 
 
 def test_a_deployment_on_it_is_admitted(init: Run, tool: Tool, open_folder: Path) -> None:
@@ -150,6 +158,7 @@ def test_a_difference_is_shown_and_replaced_on_demand_alone(init: Run, open_fold
         ((*SITE, *CLUSTER, *BMCS, "--bmc-password-file", "/nowhere"), "/nowhere: there is no such file; - takes the"),
         ((*SITE, *CLUSTER, *BMCS, "--bmc-password-file", "/dev/null"), "/dev/null: is no file that stays; - takes the"),
         ((*SITE, *CLUSTER, "--power", "command"), "--power-command is missing"),
+        ((*SITE, *CLUSTER, *BMCS, "--power", "command"), "--bmcs goes with --power ipmi or redfish"),
         ((*SITE, *CLUSTER, "--power", "command", "--power-command", "statsu=x"), "Did you mean status?"),
         (
             (*SITE, *CLUSTER, "--power", "impi"),
