@@ -54,7 +54,6 @@ def learn(
 
     Raises:
         OptionError: this user may not listen, there is no such interface, or none leads to the nodes directly.
-        KadeployError: a reboot is refused.
     """
     if not nodes:
         return
@@ -127,6 +126,8 @@ def _heard(service: Service, node: KnownNode, listen: card.Listen, patience: flo
             return Heard(node, None, str(error))
         finally:
             operation.give_up()
+    if isinstance(operation.error, KadeployError) and not found:  # refused: somebody else has the node, for one
+        return Heard(node, None, str(operation.error))
     if operation.error and not found:
         raise operation.error
     return Heard(node, found) if found else Heard(node, None, _why(reasons, patience))

@@ -42,14 +42,15 @@ def operating(service: Service, wish: Wish, hear: Callable[[Event], None]) -> It
         found.ended.set()
 
     thread = threading.Thread(target=run, name="operation")
-    thread.start()
     try:
+        thread.start()  # inside: Ctrl-C may come as soon as it runs
         yield found
     except BaseException:
         found.stop.set()
         raise
     finally:
-        thread.join()
+        if thread.ident:
+            thread.join()
 
 
 def carried_out(service: Service, wish: Wish) -> Report:

@@ -13,7 +13,7 @@ import typer
 from kadeploy.cli import completion, shell, sites, usage
 from kadeploy.cli.site import unattended
 from kadeploy.config.folder import Configuration, load_configuration
-from kadeploy.errors import MissingOptionError, OptionError
+from kadeploy.errors import MissingOptionError, OptionError, UserInterruptError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import fold, natural_key, told
 
@@ -97,16 +97,7 @@ def inspect(
     stay: Annotated[
         bool, typer.Option("--stay", help="Leave them in the deployment system.", rich_help_panel=usage.RUN)
     ] = False,
-    timeout: Annotated[
-        str,
-        typer.Option(
-            "--timeout",
-            metavar="SECONDS",
-            help="Seconds that a boot may take (default: timeouts.reboot of the cluster file).",
-            rich_help_panel=usage.RUN,
-            show_default=False,
-        ),
-    ] = "",
+    timeout: unattended.BootTimeout = "",
     form: shell.Format = "text",
 ) -> int:
     """Boot nodes into the deployment system, and write what they are into the cluster file; the difference first."""
@@ -222,13 +213,19 @@ def _learn(
     learned: dict[str, str] = {}
     ko: dict[str, str] = {}
     odd: list[Finding] = []
-    for heard in mac_addresses.learn(sites.service(), chosen, interface=interface, patience=patience, say=_say):
-        if heard.question:
-            learned[heard.node.name] = heard.question.mac
-            odd += mac_addresses.contradictions(heard)
-            _say(f"{heard.node.name}: {heard.question.mac}")
-        else:
-            ko[heard.node.name] = heard.why
+    is_interrupted = False
+    try:
+        for heard in mac_addresses.learn(sites.service(), chosen, interface=interface, patience=patience, say=_say):
+            if heard.question:
+                learned[heard.node.name] = heard.question.mac
+                odd += mac_addresses.contradictions(heard)
+                _say(f"{heard.node.name}: {heard.question.mac}")
+            else:
+                ko[heard.node.name] = heard.why
+    except KeyboardInterrupt:  # each node takes minutes: those before are not to be lost
+        if not learned:
+            raise
+        is_interrupted = True
     odd += _failed(ko, {})
     if form == "text":
         print("".join(f"{_line(each)}\n" for each in odd), end="")
@@ -238,6 +235,9 @@ def _learn(
         _emit({"macs": learned, "ko": ko, "findings": msgspec.to_builtins(odd)}, edits, written, form)
     elif edits and written:
         print("Next: kadeploy-site dhcp, and restart the DHCP server, so that it knows them")
+    if is_interrupted:
+        left = [node.name for node in chosen if node.name not in learned and node.name not in ko]
+        raise UserInterruptError(f"Interrupted: {told(left)} are still to be asked, the same command does it.")
     if ko:
         return SOME_KO
     return 0 if written else NOT_WRITTEN

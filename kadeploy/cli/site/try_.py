@@ -24,16 +24,7 @@ def try_(
         bool,
         typer.Option("--stay", help="Leave it in the deployment system, to look around.", rich_help_panel=usage.RUN),
     ] = False,
-    timeout: Annotated[
-        str,
-        typer.Option(
-            "--timeout",
-            metavar="SECONDS",
-            help="Seconds that a boot may take (default: timeouts.reboot of the cluster file).",
-            rich_help_panel=usage.RUN,
-            show_default=False,
-        ),
-    ] = "",
+    timeout: unattended.BootTimeout = "",
     form: shell.Format = "text",
 ) -> int:
     """Take a node from its BMC to a login, and say where it breaks and what to do; nothing on its disk is changed."""

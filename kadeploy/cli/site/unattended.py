@@ -12,6 +12,17 @@ from kadeploy.errors import OptionError
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing when all goes well.", rich_help_panel=usage.OUTPUT)]
 
+BootTimeout = Annotated[
+    str,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        help="Seconds that a boot may take (default: timeouts.reboot of the cluster file).",
+        rich_help_panel=usage.RUN,
+        show_default=False,
+    ),
+]
+
 
 def require_one_form(quiet: bool, form: shell.Form) -> None:
     """Refuse to say nothing in a format."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -65,6 +68,31 @@ def test_the_card_of_each_node_that_asks_is_written_and_the_others_are_told(site
     assert [members[f"gdx-{rank}.site"].mac for rank in (1, 2, 3, 9)] == [NEW, "", "", KNOWN]
     again = tool("kadeploy-site", "inspect", "--macs", "gdx-1", "--yes")
     assert (again.returncode, again.stdout) == (0, "The cluster file says so already.\n")
+
+
+def test_a_node_that_is_refused_costs_no_other_one(site: SoundSite, tool: Tool) -> None:
+    assert tool("karights3", "-d", "-m", "gdx-2.site", "-p", "*", "-u", "root").returncode == 0
+    done = tool("kadeploy-site", "inspect", "--macs", "gdx-2", "gdx-1", "--yes", "--format", "json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["macs"], told["written"]) == (3, {"gdx-1.site": NEW}, True), done.stderr
+    assert "does not have the right" in told["ko"]["gdx-2.site"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_who_leaves_keeps_what_was_learned(site: SoundSite, number: signal.Signals) -> None:
+    command = [Path(sys.executable).parent / "kadeploy-site", "inspect", "--macs", "gdx-1", "gdx-2", "--yes"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as asked:
+        assert asked.stderr is not None
+        assert any("gdx-2.site: rebooting" in line for line in asked.stderr)
+        asked.send_signal(number)
+        output, said = asked.communicate(timeout=60)
+    assert asked.returncode == 130, said
+    assert "Interrupted: gdx-2.site are still to be asked" in said
+    assert "Written: " in output
+    members = load_configuration(site.folder).clusters["gdx"].members
+    assert [members[f"gdx-{rank}.site"].mac for rank in (1, 2)] == [NEW, ""]
 
 
 @pytest.mark.parametrize(
