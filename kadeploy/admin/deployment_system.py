@@ -153,15 +153,14 @@ def edits(configuration: Configuration, system: DeploymentSystem, consoles: Mapp
     Raises:
         ConfigError: a file cannot be changed by a program.
     """
-    folder = configuration.folder
     found: list[Edit] = []
     if configuration.site.ssh.host_key.split()[:2] != system.host_key_public.split()[:2]:
-        found.append(edit(folder / "site.yml", {("ssh", "host_key"): system.host_key_public}))
+        found.append(edit(configuration.folder / "site.yml", {("ssh", "host_key"): system.host_key_public}))
     for name, console in consoles.items():
         before = configuration.clusters[name].loader.params
         values: dict[Place, str] = {("loader", "params"): with_console(before, console)}
         if values["loader", "params"] != before:
-            found.append(edit(folder / "clusters" / f"{name}.yml", values))
+            found.append(edit(configuration.files[name], values))
     return found
 
 

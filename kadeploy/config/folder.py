@@ -35,6 +35,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
     folder: Path
     site: Site
     clusters: dict[str, Cluster]
+    files: dict[str, Path] = {}
+    """Which file each cluster was read from: one may call itself other than its file."""
 
     @property
     def has_consoles(self) -> bool:
@@ -140,6 +142,7 @@ def load_configuration(where: Path | None = None) -> Configuration:
     root = where or configuration_folder()
     site = load_site(root)
     clusters: dict[str, Cluster] = {}
+    files: dict[str, Path] = {}
     machines, names = _Machines(site), _Names(root)
     for path in sorted((root / "clusters").glob("*.yml")):
         cluster = read_struct(path, Cluster, names.wrong, name=path.stem)
@@ -148,10 +151,11 @@ def load_configuration(where: Path | None = None) -> Configuration:
             raise refusal(path, [Wrong(("name",), said)])
         machines.add(cluster, path)
         clusters[cluster.name] = cluster
+        files[cluster.name] = path
     take_back(cluster.power.password_env for cluster in clusters.values())
     if not clusters:
         raise ConfigError(f"{root}/clusters: no cluster file (NAME.yml) found.")
-    return Configuration(folder=root, site=site, clusters=clusters)
+    return Configuration(folder=root, site=site, clusters=clusters, files=files)
 
 
 class _Names:

@@ -209,3 +209,12 @@ def test_without_a_host_key_nothing_is_built(configuration: Configuration, tmp_p
 
 def test_keyboard_layouts_differ() -> None:
     assert len({keymap_of(layout) for layout in ("us", "fr", "de(nodeadkeys)")}) == 3
+
+
+def test_a_cluster_that_calls_itself_other_than_its_file_is_changed_in_that(
+    configuration: Configuration, system: DeploymentSystem
+) -> None:
+    file = configuration.folder / "clusters" / "gdx.yml"
+    file.write_text(f"name: other\n{file.read_text()}")
+    found = edits(load_configuration(configuration.folder), system, {"other": "ttyS1,115200"})
+    assert [each.path for each in found] == [configuration.folder / "site.yml", file]
