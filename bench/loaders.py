@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -98,7 +99,7 @@ class Fetched:
         return ordered[min(int(part * len(ordered)), len(ordered) - 1)] if ordered else float("nan")
 
 
-class _Node:
+class _Node(ABC):
     """One that fetches its files."""
 
     def __init__(self, rank: int, server: Server, names: Sequence[str]) -> None:
@@ -113,13 +114,13 @@ class _Node:
         self.bytes = 0
         self.again = 0
 
+    @abstractmethod
     def begin(self) -> None:
         """Ask for the file that is next."""
-        raise NotImplementedError
 
+    @abstractmethod
     def go_on(self) -> None:
         """Take what has come."""
-        raise NotImplementedError
 
     def renew(self, kind: socket.SocketKind) -> None:
         """Take a port of its own for another transfer."""

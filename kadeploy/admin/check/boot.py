@@ -194,7 +194,10 @@ def _machines(path: Path, cluster: Cluster) -> Iterator[Finding]:
 
 
 def _unsigned(paths: Sequence[Path], cluster: Cluster) -> list[Finding]:
-    """Those of *paths* that Secure Boot would refuse for want of a signature; none where it is not used."""
+    """Those of *paths* that Secure Boot would refuse for want of a signature; none where it is not used.
+
+    Files that cannot be read are told of elsewhere.
+    """
     if not cluster.loader.secure_boot:
         return []
     return [
@@ -203,7 +206,7 @@ def _unsigned(paths: Sequence[Path], cluster: Cluster) -> list[Finding]:
             "kadeploy-site loaders installs signed loaders, and kadeploy-site build a kernel that Debian has signed",
         )
         for path in paths
-        if not is_signed(path)
+        if os.access(path, os.R_OK) and not is_signed(path)
     ]
 
 
