@@ -1,7 +1,8 @@
 """One request as data: what ``inventory.kadeploy.yml`` holds and the inventory plugin reads back.
 
 The file is written once per attempt (nodes, macro-step, implementation, retry). It holds everything the user asked
-for and what the site says about the nodes, and no secret: keys and passwords are named by path.
+for and what the site says about the nodes, and no secret: keys and passwords are named by path. Its first key tells
+Ansible by which plugin the file is read, whatever plugins are enabled; files of earlier versions do without.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ except ImportError:  # PyYAML built without libyaml
     from yaml import SafeDumper  # type: ignore[assignment]
 
 FILE_NAME = "inventory.kadeploy.yml"
+PLUGIN = "kadeploy.core.kadeploy"
 
 
 class CustomOperation(Struct, frozen=True, kw_only=True):
@@ -164,7 +166,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
         return (self.environment.devices if self.environment else ()) or (self.deploy_part,)
 
 
-class Request(Assignment, frozen=True, kw_only=True):
+class Request(Assignment, frozen=True, kw_only=True, tag_field="plugin", tag=PLUGIN):
     """Everything the playbook of one attempt needs to know; made by the player, once."""
 
     attempt: Attempt

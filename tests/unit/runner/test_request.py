@@ -28,6 +28,24 @@ def test_a_request_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert read(write(before)) == before
 
 
+def test_its_first_line_tells_ansible_which_plugin_reads_it(tmp_path: Path) -> None:
+    assert write(stored(tmp_path)).read_text().startswith("plugin: kadeploy.core.kadeploy\n")
+
+
+def test_a_file_of_before_that_names_no_plugin_is_read(tmp_path: Path) -> None:
+    before = stored(tmp_path)
+    path = write(before)
+    path.write_text(path.read_text().split("\n", 1)[1])
+    assert read(path) == before
+
+
+def test_a_file_that_names_another_plugin_is_refused(tmp_path: Path) -> None:
+    path = write(stored(tmp_path))
+    path.write_text(path.read_text().replace("kadeploy.core.kadeploy", "amazon.aws.aws_ec2"))
+    with pytest.raises(ConfigError, match=r"amazon\.aws\.aws_ec2.*plugin"):
+        read(path)
+
+
 @settings(max_examples=60)
 @given(params=ANY, name=ANY)
 def test_user_text_comes_back_letter_by_letter(
