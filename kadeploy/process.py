@@ -145,6 +145,24 @@ def is_here(controller: Controller) -> bool:
     return controller.host == socket.gethostname()
 
 
+def told(controller: Controller) -> str:
+    """*controller* as one line, for the environment of what it starts."""
+    return " ".join(map(str, controller))
+
+
+def running_here(text: str) -> Process | None:
+    """The process that `told` wrote down; None when it is another machine's, or from before this one was booted.
+
+    >>> running_here("elsewhere 7 2000 0123-4567")
+
+    Raises:
+        ValueError: *text* is no such line.
+    """
+    host, pid, started, boot_id = text.split()
+    here = host == socket.gethostname() and boot_id == _boot_id()
+    return Process(int(pid), int(started)) if here else None
+
+
 def is_alive(controller: Controller) -> bool:
     """Whether *controller*, a process of this machine, still runs."""
     return controller.boot_id == _boot_id() and controller.process_start == _start(controller.pid)

@@ -207,10 +207,9 @@ def _end() -> NoReturn:
 @contextmanager
 def _watchdog(cancel: Any) -> Iterator[None]:
     """Cancel the work, then end this process, when ansible-playbook (the parent) or the controller dies."""
-    parent = os.getppid()
-    controller = int(os.environ.get("KADEPLOY_CONTROLLER_PID", "0"))
     over, stop = os.pipe()
-    watched = [pid for pid in (parent, controller) if pid]
+    controller = process.running_here(told) if (told := os.environ.get("KADEPLOY_CONTROLLER")) else None
+    watched = [each for each in (process.find(os.getppid()), controller) if each]
     thread = threading.Thread(target=_watch, args=(watched, over, cancel), daemon=True)
     thread.start()
     try:
@@ -221,15 +220,16 @@ def _watchdog(cancel: Any) -> Iterator[None]:
         os.close(over)
 
 
-def _watch(watched: list[int], over: int, cancel: Any) -> None:
+def _watch(watched: list[process.Process], over: int, cancel: Any) -> None:
     poll = select.poll()
     poll.register(over, select.POLLHUP)
     gone = False
-    for pid in watched:
+    for each in watched:
         try:
-            poll.register(os.pidfd_open(pid), select.POLLIN)
+            poll.register(os.pidfd_open(each.pid), select.POLLIN)
         except ProcessLookupError:
             gone = True
+        gone = gone or not each.alive()  # its number may be another's by now
     if not gone and any(descriptor == over for descriptor, _ in poll.poll()):
         return
     cancel()
@@ -237,6 +237,6 @@ def _watch(watched: list[int], over: int, cancel: Any) -> None:
     ended.register(over, select.POLLHUP)
     ended.poll(int(GRACE * 1000))
     playbook = process.find(os.getppid())
-    if playbook and playbook.pid in watched:  # the controller is gone, ansible-playbook is not
+    if playbook and playbook in watched:  # the controller is gone, ansible-playbook is not
         playbook.end(patience=1)
     _end()

@@ -247,7 +247,7 @@ def _run(
         inventory=str(source),
         skip_tags=",".join(("report", "always", *done)),  # always: what validates the arguments of roles, host by host
         envvars=dict(settings)
-        | {"KADEPLOY_RUN": "1", "KADEPLOY_CONTROLLER_PID": str(os.getpid()), MARK: str(watch.folder)},
+        | {"KADEPLOY_RUN": "1", "KADEPLOY_CONTROLLER": process.told(process.this()), MARK: str(watch.folder)},
         settings={"pexpect_timeout": _POLL},
         fact_cache_type="memory",
         quiet=True,

@@ -15,6 +15,7 @@ import pytest
 
 from kadeploy.microsteps.action import folded
 from kadeploy.microsteps.memory import latest
+from kadeploy.process import read_stat, this, told
 from kadeploy.remote.broker import Broker
 from kadeploy.runner.request import CustomOperation
 from kadeploy.workflow import Outcome, Verdict
@@ -210,13 +211,36 @@ def test_nothing_survives_a_controller_that_is_killed(lab: Lab) -> None:
     mark = f"4444.{os.getpid()}"
     controller = subprocess.Popen(["sleep", "1000"])
     lab.role("hang", f"sleep {mark}")
-    process = lab.start(KADEPLOY_CONTROLLER_PID=str(controller.pid), KADEPLOY_RUN="1")
+    process = lab.start(KADEPLOY_CONTROLLER=_named(controller.pid), KADEPLOY_RUN="1")
     _until(lambda: _running(f"sleep {mark}"))
     controller.send_signal(signal.SIGKILL)
     controller.wait()
     process.communicate(timeout=60)
     assert process.returncode != 0
     _until(lambda: not _running(f"sleep {mark}") and not _running(str(lab.folder / "SetDeploymentEnvTest.yml")))
+
+
+def test_what_begins_after_its_controller_has_died_ends_at_once(lab: Lab) -> None:
+    """Also where another process has its number by now."""
+    lab.role("hang", "sleep 1000")
+    controller = _named(os.getpid(), started=1)
+    status, output = lab.run(KADEPLOY_CONTROLLER=controller)
+    assert status != 0, output
+
+
+@pytest.mark.parametrize("other", ["host", "boot_id"])
+def test_a_controller_of_another_machine_or_another_boot_stops_nothing(lab: Lab, other: str) -> None:
+    """Its number means nothing here: the run folder was carried to another machine."""
+    lab.role("one", f"touch {lab.folder}/touched")
+    status, output = lab.run(KADEPLOY_CONTROLLER=_named(os.getpid(), started=1, **{other: "elsewhere"}))
+    assert status == 0, output
+    assert (lab.folder / "touched").exists()
+
+
+def _named(pid: int, started: int | None = None, **changes: str) -> str:
+    """What a controller with the number *pid* hands on."""
+    start = read_stat(pid).started if started is None else started
+    return told(this()._replace(pid=pid, process_start=str(start), **changes))
 
 
 def test_the_worker_and_the_nodes_commands_end_with_ansible_playbook(lab: Lab) -> None:
