@@ -112,7 +112,7 @@ def installation() -> Iterator[Installation]:
     try:
         folder.chmod(0o755)
         _install(folder)
-        with _accounts(folder) as (alice, bob, service, consoles):
+        with made(folder) as (alice, bob, service, consoles):
             yield Installation(folder, alice, bob, service, consoles)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -180,7 +180,7 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def _accounts(folder: Path) -> Iterator[list[Account]]:
+def made(folder: Path) -> Iterator[list[Account]]:
     """Four accounts whose names no other session has, and no process of theirs when it ends."""
     me = process.find(os.getpid())
     assert me is not None

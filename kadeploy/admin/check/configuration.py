@@ -7,14 +7,13 @@ import os
 import pwd
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
-
-from kadeploy import commands
 from kadeploy.admin import initial, restore
+from kadeploy.admin.check import site_commands
+from kadeploy.admin.check.site_commands import SiteCommand
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
 from kadeploy.config.cluster import Cluster
@@ -90,9 +89,7 @@ def _of_site(site: Site, clusters: dict[str, Cluster]) -> Iterator[Finding]:
             f"almighty_users: {', '.join(unknown)} has no account on this machine",
             f"correct almighty_users in site.yml, unless they call over HTTPS.{_meant(unknown[0])}",
         )
-    hooks = {f"hooks.{name}": text for name, text in msgspec.structs.asdict(site.hooks).items()}
-    hooks["vlan.set_command"] = site.vlan.set_command if site.vlan else ""
-    yield from _commands("site.yml", hooks)
+    yield from _commands(site_commands.of_site(site, "node"))
 
 
 def _meant(name: str) -> str:
@@ -174,11 +171,7 @@ def _of_cluster(cluster: Cluster, site: Site) -> Iterator[Finding]:
     yield from _macro_steps(cluster, where)
     yield from _addresses(cluster, site, where)
     yield from _power(cluster, site, where)
-    texts = {f"power.commands.{name}": text for name, text in msgspec.structs.asdict(cluster.power.commands).items()}
-    texts |= {"console": cluster.console, "broadcast_command": cluster.broadcast_command}
-    if cluster.power.driver != "command":
-        texts = {name: text for name, text in texts.items() if not name.startswith("power.")}
-    yield from _commands(where, texts)
+    yield from _commands(site_commands.of_cluster(cluster))
     for archive in (*cluster.pre_installs, *cluster.post_installs):
         if "://" not in archive.file and not Path(archive.file).is_file():
             yield ARCHIVES.fail(
@@ -254,18 +247,16 @@ def _power_commands(cluster: Cluster, site: Site, where: str) -> Iterator[Findin
 # --- commands ---------------------------------------------------------------------------------------------------
 
 
-def _commands(where: str, texts: dict[str, str]) -> Iterator[Finding]:
-    """Programs of the site that are not there; *texts* by setting."""
-    for name, text in texts.items():
-        if not text:
-            continue
+def _commands(named: Iterable[SiteCommand]) -> Iterator[Finding]:
+    """Programs of the site that are not there."""
+    for each in named:
         try:
-            program = commands.argv(text, {}, f"{where}: {name}")[0]
+            program = each.argv()[0]
         except KadeployError as error:
             yield PROGRAMS.fail(str(error), "write it as a shell would split it")
             continue
         if shutil.which(program) is None:
             yield PROGRAMS.fail(
-                f"{where}: {name}: {shlex.quote(program)} is no program of this machine",
+                f"{each.place}: {shlex.quote(program)} is no program of this machine",
                 "correct it, install it, or make it executable (chmod +x)",
             )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kadeploy.admin import keeper
+from kadeploy.admin.check import unit_files
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
 from kadeploy.caller import Account, as_user
@@ -22,9 +23,6 @@ PATH = Look("files", "path")
 ACCOUNT = Look("files", "account")
 BOOT = Look("files", "boot")
 
-UNITS = (Path("/etc/systemd/system"), Path("/lib/systemd/system"), Path("/usr/lib/systemd/system"))
-SERVICE = keeper.NAME
-"""The account of the service (contrib/systemd/kadeploy.sysusers)."""
 _SHOWN = 5
 
 
@@ -157,7 +155,8 @@ def _state(subject: Subject) -> Iterator[Finding]:
         if state.parent.is_dir():
             yield STATE.warn(
                 f"state_dir: there is no folder {state}",
-                f"install -d -m 700 {shlex.quote(str(state))}, as {SERVICE}'s where there is a service (-o {SERVICE})",
+                f"install -d -m 700 {shlex.quote(str(state))}, as {keeper.NAME}'s where there is a service "
+                f"(-o {keeper.NAME})",
             )
         else:
             yield STATE.fail(
@@ -227,26 +226,20 @@ def can(account: Account, path: Path, flags: int) -> bool:
 
 
 def _account(subject: Subject) -> Iterator[Finding]:
-    """The account of the service, where its units are installed."""
-    unit = next((folder / "kadeploy3d.service" for folder in UNITS if (folder / "kadeploy3d.service").exists()), None)
-    if unit is None:
+    """Whose the state is, where the units of the service are installed; `accounts` tells whether theirs is there."""
+    if unit_files.find(unit_files.SERVICE) is None:
         return
-    try:
-        entry = pwd.getpwnam(SERVICE)
-    except KeyError:
-        yield ACCOUNT.fail(
-            f"{unit} runs as {SERVICE}, and there is no such account",
-            "systemd-sysusers, after copying contrib/systemd/kadeploy.sysusers to /etc/sysusers.d/kadeploy.conf",
-        )
+    name, owner = unit_files.account(unit_files.SERVICE), subject.owner
+    entry = keeper.named(name)
+    if entry is None:
         return
-    owner = subject.owner
-    if owner and owner.uid != entry.pw_uid:
+    if owner and owner.uid != entry.uid:
         yield ACCOUNT.fail(
-            f"the service runs as {SERVICE}, and {subject.site.state} belongs to {owner.name}",
-            f"while nothing runs: chown -R {SERVICE}: {shlex.quote(str(subject.site.state))}",
+            f"the service runs as {name}, and {subject.site.state} belongs to {owner.name}",
+            f"while nothing runs: chown -R {name}: {shlex.quote(str(subject.site.state))}",
         )
     else:
-        yield ACCOUNT.ok(f"the service has the account {SERVICE}, and the state is its own")
+        yield ACCOUNT.ok(f"the service has the account {name}, and the state is its own")
 
 
 # --- boot folders -----------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from kadeploy import __version__
+from kadeploy.admin.check import unit_files
 from kadeploy.admin.check.asked import ask
-from kadeploy.admin.check.files import UNITS
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
 
@@ -24,10 +24,10 @@ CONSOLES = Look("service", "consoles")
 
 SYSTEMD = Path("/run/systemd/system")
 """There where systemd runs (sd_booted(3))."""
-_UNITS = ("kadeploy3d.socket", "kadeploy3d.service")
+_UNITS = ("kadeploy3d.socket", unit_files.SERVICE)
 _CONSOLES = "kadeploy3d-consoles.socket"
 _PURGE = "kadeploy-purge.timer"
-_CHOSEN = ("kadeploy-bootserver.service", _PURGE, "kadeploy-backup.timer")
+_CHOSEN = (unit_files.BOOT_SERVER, _PURGE, "kadeploy-backup.timer")
 """Units that a site may have enabled: it may have a boot server, or nightly work, of its own."""
 _LIMIT = 10.0
 
@@ -42,7 +42,7 @@ class _About(msgspec.Struct):
 
 def check(subject: Subject) -> Iterator[Finding]:
     """What is wrong with the service."""
-    installed = _is_installed(_UNITS[1])
+    installed = _is_installed(unit_files.SERVICE)
     if installed and SYSTEMD.is_dir():
         yield from _units(subject)
     if not subject.socket.exists():
@@ -72,7 +72,7 @@ def _units(subject: Subject) -> Iterator[Finding]:
 
 
 def _is_installed(unit: str) -> bool:
-    return any((folder / unit).exists() for folder in UNITS)
+    return unit_files.find(unit) is not None
 
 
 def unit_found(name: str, state: dict[str, str]) -> Finding:

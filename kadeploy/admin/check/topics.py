@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kadeploy.admin import restore
 from kadeploy.admin.check import (
+    accounts,
     bmc,
     boot,
     clock,
@@ -22,6 +23,7 @@ from kadeploy.admin.check import (
     programs,
     room,
     service,
+    sudo,
 )
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
@@ -38,6 +40,8 @@ TOPICS: Mapping[str, Check] = {
     "environments": environments.check,
     "room": room.check,
     "time": clock.check,
+    "accounts": accounts.check,
+    "sudo": sudo.check,
     "service": service.check,
     "ports": ports.check,
     "boot": boot.check,

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.admin.sound_site import served, sound
+from tests.unit.admin.sound_site import served, sound, units
 
-__all__ = ["served", "sound"]
+__all__ = ["served", "sound", "units"]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kadeploy.admin.check import unit_files
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.check.topics import Check
 from kadeploy.admin.findings import Finding
@@ -156,6 +157,15 @@ def _cluster(folder: Path) -> dict[str, Any]:
         },
         "power": {"driver": "ipmi", "user": "admin", "password_file": f"{folder}/keys/bmc"},
     }
+
+
+@pytest.fixture
+def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the units of this machine, empty."""
+    monkeypatch.setattr(unit_files, "FOLDERS", (tmp_path / "etc", tmp_path / "lib"))
+    folder = tmp_path / "lib/systemd/system"
+    folder.mkdir(parents=True)
+    return folder
 
 
 @pytest.fixture

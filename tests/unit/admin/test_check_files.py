@@ -99,17 +99,11 @@ def test_a_state_folder_that_is_not_there_is_odd_and_one_that_cannot_be_made_is_
 
 
 @as_root
-def test_units_without_their_account_and_a_state_of_another_one_are_told(
-    sound: SoundSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "UNITS", (tmp_path,))
+def test_a_state_of_another_account_than_the_units_is_told(sound: SoundSite, units: Path) -> None:
     assert "account" not in sound.levels(files.check)
-    (tmp_path / "kadeploy3d.service").touch()
-    monkeypatch.setattr(files, "SERVICE", "kadeploy-nobody-is-called-so")
-    assert "no such account" in sound.one(files.check, "account", "fail").text
-    monkeypatch.setattr(files, "SERVICE", "nobody")
+    (units / "kadeploy3d.service").write_text("[Service]\nUser=nobody\n")
     assert "belongs to root" in sound.one(files.check, "account", "fail").text
-    monkeypatch.setattr(files, "SERVICE", "root")
+    (units / "kadeploy3d.service").write_text("[Service]\nUser=root\n")
     assert sound.levels(files.check)["account"] == "ok"
 
 

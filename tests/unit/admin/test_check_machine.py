@@ -277,12 +277,9 @@ def test_a_socket_that_nobody_answers_at_is_told(sound: SoundSite) -> None:
     assert "is no socket" in sound.one(service.check, "answers", "fail").text
 
 
-def test_a_service_that_is_not_there_is_wrong_only_where_there_should_be_one(
-    sound: SoundSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_service_that_is_not_there_is_wrong_only_where_there_should_be_one(sound: SoundSite, units: Path) -> None:
     assert sound.levels(service.check) == {"answers": "ok"}
-    (tmp_path / "kadeploy3d.service").touch()
-    monkeypatch.setattr(service, "UNITS", (tmp_path,))
+    (units / "kadeploy3d.service").touch()
     assert "units are installed" in sound.one(service.check, "answers", "fail").text
 
 
@@ -315,20 +312,19 @@ def test_what_systemd_says_of_a_unit_is_understood(state: dict[str, str], level:
 
 
 def test_units_are_asked_for_where_systemd_runs(
-    sound: SoundSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sound: SoundSite, units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "kadeploy3d.service").touch()
+    (units / "kadeploy3d.service").touch()
     (tmp_path / "systemctl").write_text(
         "#!/bin/sh\nprintf 'LoadState=loaded\\nUnitFileState=enabled\\nActiveState=active\\n'\n"
     )
     (tmp_path / "systemctl").chmod(0o755)
-    monkeypatch.setattr(service, "UNITS", (tmp_path,))
     monkeypatch.setattr(service, "SYSTEMD", tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     found = [each.text for each in sound.found(service.check) if each.name == "units"]
     assert found == ["kadeploy3d.socket is enabled and runs", "kadeploy3d.service is enabled and runs"]
     for name in ("kadeploy-bootserver.service", "kadeploy-purge.timer", "kadeploy-backup.timer"):
-        (tmp_path / name).touch()
+        (units / name).touch()
     assert "kadeploy-bootserver.service is enabled and runs" in {each.text for each in sound.found(service.check)}
     (tmp_path / "systemctl").write_text(
         "#!/bin/sh\ncase $4 in kadeploy3d*) word=enabled state=active ;; *) word=disabled state=inactive ;; esac\n"
