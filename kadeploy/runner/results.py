@@ -11,6 +11,9 @@ from kadeploy.events import Listener, StepResult, StepStarted
 from kadeploy.runner import answers
 from kadeploy.workflow import Attempt, Outcome, Verdict
 
+_NO_REASON = "non-zero return code"
+"""What Ansible says of a command that failed, in other words around it since 2.21; why is in what the command said."""
+
 
 @dataclass
 class Reading:
@@ -129,12 +132,12 @@ class Reading:
     def _failure(self, data: Mapping[str, Any]) -> None:
         """A task has failed on a host."""
         result = data.get("res") or {}
-        reason = str(result.get("msg") or _last_line(result) or "the task failed")
-        if _last_line(result) and result.get("msg") == "non-zero return code":
-            reason = _last_line(result)
+        said = str(result.get("msg") or "")
+        if not said or _NO_REASON in said:
+            said = _last_line(result) or said or "the task failed"
         outcome = Outcome(
             Verdict.KO,
-            self._reason(self.step or str(data.get("task") or ""), reason),
+            self._reason(self.step or str(data.get("task") or ""), said),
             int(result.get("rc") or 0) if isinstance(result.get("rc"), int) else 1,
             str(result.get("stdout") or ""),
             str(result.get("stderr") or ""),

@@ -295,7 +295,7 @@ def test_a_play_for_other_hosts_deploys_nobody(stage: Stage) -> None:
 
 def test_a_missing_role_is_everybodys_ko_with_ansibles_words(stage: Stage) -> None:
     outcomes = stage.play("  roles: [nonesuch]\n")
-    assert all("the role 'nonesuch' was not found" in outcome.message for outcome in outcomes.values())
+    assert all("role 'nonesuch' was not found" in outcome.message for outcome in outcomes.values())
     assert str(stage.folder / "artifacts") in outcomes["n-1"].message
 
 
