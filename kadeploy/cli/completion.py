@@ -149,7 +149,7 @@ def nodes(incomplete: str) -> list[str]:
 
 def servers(incomplete: str) -> list[str]:
     """Names of servers."""
-    from kadeploy.cli import sites  # noqa: PLC0415 - for the TAB key alone
+    from kadeploy.client import sites  # noqa: PLC0415 - for the TAB key alone
 
     return _starting(incomplete, sites.names())
 
@@ -259,7 +259,7 @@ def _starting(incomplete: str, names: Iterable[str], several: bool = False) -> l
 
 
 def _service() -> Service:
-    from kadeploy.cli import sites  # noqa: PLC0415 - for the TAB key alone
+    from kadeploy.client import sites  # noqa: PLC0415 - for the TAB key alone
 
     return sites.service()
 

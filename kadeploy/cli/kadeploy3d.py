@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import typer
 
 from kadeploy.caller import caller, is_user_name
-from kadeploy.cli import completion, shell, sites
+from kadeploy.cli import completion, shell
+from kadeploy.client import sites
 from kadeploy.config.folder import configuration_folder, load_site
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError

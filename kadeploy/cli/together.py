@@ -8,7 +8,8 @@ from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
-from kadeploy.cli import shell, sites
+from kadeploy.cli import shell
+from kadeploy.client import sites
 from kadeploy.client.several import Several
 from kadeploy.errors import KadeployError, OptionError
 from kadeploy.operations.service import Service

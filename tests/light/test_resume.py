@@ -21,9 +21,9 @@ import pytest
 
 from kadeploy import events, process
 from kadeploy.caller import Account
-from kadeploy.cli.sites import VARIABLE
 from kadeploy.client import servers
 from kadeploy.client.remote import Remote
+from kadeploy.client.sites import VARIABLE
 from kadeploy.config.cluster import Implementation
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.environments import description

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kadeploy.cli.sites import VARIABLE
+from kadeploy.client.sites import VARIABLE
 from kadeploy.config.folder import load_site
 from kadeploy.errors import KadeployError
 from kadeploy.operations import background

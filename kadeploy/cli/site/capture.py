@@ -18,8 +18,9 @@ from kadeploy.admin.capture import Reach
 from kadeploy.admin.known_node import KnownNode
 from kadeploy.admin.ready_environment import require_name
 from kadeploy.caller import caller
-from kadeploy.cli import shell, sites, usage
+from kadeploy.cli import shell, usage
 from kadeploy.cli.site import unattended
+from kadeploy.client import sites
 from kadeploy.config.folder import load_configuration
 from kadeploy.config.partition import split_partition
 from kadeploy.environments import description as descriptions

@@ -10,7 +10,8 @@ import msgspec
 import typer
 
 from kadeploy.admin.findings import Finding, worst
-from kadeploy.cli import completion, shell, sites, usage
+from kadeploy.cli import completion, shell, usage
+from kadeploy.client import sites
 from kadeploy.config.folder import Configuration, configuration_folder, load_configuration
 from kadeploy.errors import ConfigError, OptionError
 from kadeploy.hints import did_you_mean

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from kadeploy.cli import completion, shell, sites, usage
+from kadeploy.cli import completion, shell, usage
 from kadeploy.cli.site import unattended
+from kadeploy.client import sites
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.errors import MissingOptionError, OptionError, UserInterruptError
 from kadeploy.hints import did_you_mean

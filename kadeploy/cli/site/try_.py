@@ -10,8 +10,9 @@ import typer
 
 from kadeploy.admin import ladder
 from kadeploy.admin.known_node import KnownNode
-from kadeploy.cli import completion, shell, sites, usage
+from kadeploy.cli import completion, shell, usage
 from kadeploy.cli.site import unattended
+from kadeploy.client import sites
 from kadeploy.config.folder import load_configuration
 
 

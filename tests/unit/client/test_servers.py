@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from kadeploy.caller import Account, account, as_user
-from kadeploy.cli import sites
-from kadeploy.client import servers
+from kadeploy.client import servers, sites
 from kadeploy.client.servers import Server
 from kadeploy.config.site import Site
 from kadeploy.errors import KadeployError, ServiceError
