@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kadeploy import commands, process
 from kadeploy.boot import profile, traces
@@ -18,6 +19,7 @@ from kadeploy.errors import ConfigError
 from kadeploy.microsteps.memory import memory_of_reboots
 from kadeploy.microsteps.microstep import MicroStep
 from kadeploy.remote import reach
+from kadeploy.runner import known_hosts
 from kadeploy.runner.request import Request
 from kadeploy.workflow import Outcome, Verdict
 
@@ -35,7 +37,23 @@ That it is another one than the deployment system proves that it has booted.
 """
 
 
+_WORDS = {"deploy": "the deployment system", "user": "the user's system", "any": "whatever system is booted"}
+
+
+def what(args: Mapping[str, Any], _request: Request) -> str:
+    """``wait for the deployment system``."""
+    return f"wait for {_WORDS[args['target']]}"
+
+
 async def run(step: MicroStep) -> Mapping[str, Outcome]:
+    """Wait until they have come up, and have the run folder's `known_hosts` expect the system that they run."""
+    outcomes = await _wait(step)
+    up = {node for node, outcome in outcomes.items() if outcome.verdict is Verdict.OK}
+    known_hosts.booted(step.request, up, step.args["target"] == "deploy")
+    return outcomes
+
+
+async def _wait(step: MicroStep) -> Mapping[str, Outcome]:
     """Wait for the ssh port, and for the marker port to be open (deployment system) or closed (user system, not any).
 
     In a deployment by kadeploy3 a few nodes that boot slowly, or not at all, are LATE: the others go on, and these are

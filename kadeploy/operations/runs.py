@@ -76,9 +76,11 @@ def _note_size(folder: Path) -> None:
 
 
 def _count(folder: Path) -> int:
-    total = 0
+    """A file that several attempts have, by links, counts once."""
+    sizes: dict[tuple[int, int], int] = {}
     for where, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
-                total += os.lstat(os.path.join(where, name)).st_size  # noqa: PTH118 - many files
-    return total
+                found = os.lstat(os.path.join(where, name))  # noqa: PTH118 - many files
+                sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())

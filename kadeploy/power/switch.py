@@ -30,6 +30,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from kadeploy.config import secret_files
 from kadeploy.config.cluster import Cluster, Node, Power, address
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError
@@ -331,11 +332,13 @@ sync &
 def password(power: Power, config_dir: Path, environment: Mapping[str, str] | None = None) -> str:
     """The BMCs' password: first line of *password_file* (relative to *config_dir*), or variable *password_env*.
 
+    Where the folder of secrets is named, the file is there (`kadeploy.config.secret_files`).
+
     Raises:
         ConfigError: unset, unreadable, or readable by others.
     """
     if power.password_file:
-        return _from_file(config_dir / power.password_file)
+        return _from_file(secret_files.place(config_dir / power.password_file))
     if power.password_env:
         variables = os.environ if environment is None else environment
         if power.password_env not in variables:

@@ -6,18 +6,16 @@ computed here (rules: wiki page, and the original's behaviour where it is silent
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
 from typing import Any
 
 from kadeploy.boot import loaders, parameters, served
 from kadeploy.config.cluster import Node, address
 from kadeploy.config.partition import Partition, partition_device
 from kadeploy.errors import ProfileRefusedError
+from kadeploy.runner import known_hosts
 from kadeploy.runner.request import Assignment, LocalArchive, Request
 
 GROUP = "kadeploy_nodes"
-KNOWN_HOSTS = "known_hosts"
 
 _GPT_TYPES = {
     "83": "L",
@@ -49,23 +47,15 @@ def variables(request: Request) -> dict[str, Any]:
 
 
 def host_variables(request: Request, node: Node) -> dict[str, Any]:
-    """Variables of one node: how plain Ansible tasks reach it, with the deployment system's key pinned."""
-    known_hosts = Path(request.run_dir) / KNOWN_HOSTS
+    """Variables of one node: how ordinary Ansible tasks reach it, in the deployment system and in the one it boots."""
     return {
         "ansible_host": address(request.site, node),
         "ansible_port": request.site.ssh.port,
         "ansible_user": "root",
         "ansible_ssh_private_key_file": request.site.ssh.private_key,
-        "ansible_ssh_common_args": "-o StrictHostKeyChecking=yes -o UserKnownHostsFile="
-        + shlex.quote(str(known_hosts)),
+        "ansible_ssh_common_args": known_hosts.ssh_options(request),
+        "ansible_host_key_checking": True,
     }
-
-
-def known_hosts_lines(request: Request) -> str:
-    """A known-hosts file that pins the deployment system's host key for every node."""
-    port = request.site.ssh.port
-    names = [address(request.site, node) for node in request.nodes]
-    return "".join(f"{name if port == 22 else f'[{name}]:{port}'} {request.site.ssh.host_key}\n" for name in names)
 
 
 def reboot_level(request: Request) -> str:

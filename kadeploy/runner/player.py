@@ -8,6 +8,7 @@ nodes' outcomes from the events of its tasks. Each attempt has a folder that hol
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shlex
 import sys
@@ -29,7 +30,7 @@ from kadeploy.config.folder import collection
 from kadeploy.events import Listener, Progress
 from kadeploy.remote import broker, reach
 from kadeploy.remote.fanout import Credentials, Target, on_all
-from kadeploy.runner import custom, inventory, playbooks, request, roles
+from kadeploy.runner import custom, inventory, known_hosts, playbooks, request, roles
 from kadeploy.runner.request import Assignment, Request, RequestNode
 from kadeploy.runner.results import Reading
 from kadeploy.workflow import Again, Attempt, Outcome, Verdict
@@ -40,7 +41,11 @@ MARK = "KADEPLOY_ATTEMPT_DIR"
 _POLL = 0.5
 """Seconds between two looks at the clock and at the stop event while a playbook runs."""
 
+MANY = 100
+"""Nodes beyond which a run by hand tells one by one only those that are KO: a task for each costs 20 ms."""
+
 SETTINGS = {
+    "ANSIBLE_CONFIG": "ansible.cfg",  # the run folder's: it is the working directory
     "ANSIBLE_GATHERING": "explicit",
     "ANSIBLE_FORKS": "20",
     "ANSIBLE_PIPELINING": "True",
@@ -55,12 +60,14 @@ SETTINGS = {
 }
 """What every run sets, whatever the configuration files of the machine say."""
 
-
 _CONFIGURATION = """\
 # Keeps Ansible from reading other configuration files; what else counts is set in `command`.
 [defaults]
 # Seconds between two looks whether a task has ended: at Ansible's own 0.001, waiting for nodes costs 3 % of a core.
 internal_poll_interval = 0.02
+# Where nothing says otherwise, the package is installed.
+[inventory]
+enable_plugins = kadeploy.core.kadeploy
 """
 
 
@@ -102,19 +109,19 @@ class Player:
         left_out = playbooks.left_out(playbook, inventory.wants(this)) if playbook else frozenset()
         if playbook:
             this = _with_operations(this, playbooks.micro_steps(playbook, config_dir), left_out)
-        source = request.write(this)
-        (folder / inventory.KNOWN_HOSTS).write_text(inventory.known_hosts_lines(this), encoding="utf-8")
+        source = request.write(request.with_files(this, _Files(folder / request.FILES).place))
+        known_hosts.write(this)
         if playbook is None:
             return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
-        (folder / "ansible.cfg").write_text(_CONFIGURATION, encoding="utf-8")
         settings = environment(this)
         done = playbooks.before(playbook, attempt.goes_on.micro_step, config_dir) if attempt.goes_on else ()
-        _write_command(folder, settings, source, playbook, done, this.site.network_namespace)
+        _furnish(folder, done)
+        _write_command(folder, settings, source, playbook, done, this.site.network_namespace, many=len(nodes) > MANY)
         reading = Reading(attempt, nodes, left_out | set(done), self.tell, self._silent, self.taken)
         begun = attempt.goes_on.begun if attempt.goes_on else time.monotonic()
         spy = _Spy(folder, attempt, reading, self.tell)
         watch = _Watch(folder, attempt.timeout, lambda: self._useless(nodes), begun, spy)
-        rc = _run(settings, source, playbook, done, reading, watch)
+        rc = _run(settings, source, playbook, reading, watch)
         end_processes(folder)
         outcomes = reading.outcomes(_why(watch, attempt, rc, folder))
         return outcomes if watch.stopped else self._with_ways_on(playbook, outcomes, begun)
@@ -200,7 +207,6 @@ def environment(this: Request) -> dict[str, str]:
         plugins = {kind: ours / "plugins" / kind for kind in plugins}
     return SETTINGS | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
-        "ANSIBLE_CONFIG": str(Path(this.run_dir) / "ansible.cfg"),
         "ANSIBLE_HOME": str(Path(this.workflow_dir) / "ansible"),
         "ANSIBLE_ROLES_PATH": ":".join(map(str, roles.folders(site))),
         "ANSIBLE_ACTION_PLUGINS": f"{site / 'action_plugins'}:{plugins['action']}",
@@ -210,20 +216,64 @@ def environment(this: Request) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class _Files:
+    """Files for nodes, brought into a run folder; as links they need no room."""
+
+    folder: Path
+
+    def place(self, name: str) -> str:
+        """Where the file *name* is from now on; nodes may see its last name."""
+        source = Path(name)
+        into = self.folder / hashlib.sha256(name.encode()).hexdigest()[:8]
+        into.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, into / source.name)
+        except FileExistsError:
+            pass  # it is needed twice
+        except OSError:
+            return name  # the task that wants it says why it cannot be read
+        return str(into / source.name)
+
+
+def _furnish(folder: Path, done: Sequence[str]) -> None:
+    """Make *folder* one that ansible-runner can run, here or elsewhere (its private_data_dir); *done* is left out."""
+    (folder / "ansible.cfg").write_text(_CONFIGURATION, encoding="utf-8")
+    (folder / "env").mkdir(mode=0o700)
+    skipped = ",".join(("report", "always", *done))  # always: what validates the arguments of roles, host by host
+    (folder / "env" / "cmdline").write_text(f"--skip-tags {skipped}\n", encoding="utf-8")
+    (folder / "env" / "envvars").write_bytes(msgspec.json.encode(SETTINGS))
+    (folder / "inventory").mkdir()
+    (folder / "inventory" / request.FILE_NAME).symlink_to(Path("..") / request.FILE_NAME)
+
+
 def _write_command(
-    folder: Path, settings: Mapping[str, str], source: Path, playbook: Path, done: Sequence[str], namespace: str
+    folder: Path,
+    settings: Mapping[str, str],
+    source: Path,
+    playbook: Path,
+    done: Sequence[str],
+    namespace: str,
+    *,
+    many: bool,
 ) -> None:
-    """The attempt as a script: by hand, outcomes are shown folded and KO nodes make it end with a failure."""
-    argv = ["ansible-playbook", "-i", str(source), str(playbook)]
-    if done:
-        argv += ["--skip-tags", ",".join(done)]
+    """The attempt as a script: by hand, outcomes are shown folded, and nodes that are KO are failed hosts.
+
+    The tag ``always`` is left out: the check of roles' arguments, and Ansible's own look at each host behind each role,
+    which takes a millisecond. Of *many* nodes Ansible tells those that are KO.
+    """
+    argv = ["ansible-playbook", "-i", source.name, str(playbook)]
+    argv += ["--skip-tags", ",".join(("always", *done))]
+    if many:
+        argv += ["-e", "kadeploy_brief=true"]
+        settings = {**settings, "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "False"}
     if namespace:
         argv = ["ip", "netns", "exec", namespace, *argv]
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
     path = folder / "command"
     path.write_text(
         f"#!/bin/sh\n# Repeat this attempt by hand; options of ansible-playbook may follow.\n{exports}"
-        f'cd {shlex.quote(str(folder))} && exec {shlex.join(argv)} "$@"\n',
+        f'cd "$(dirname "$0")" && exec {shlex.join(argv)} "$@"\n',
         encoding="utf-8",
     )
     path.chmod(0o700)
@@ -233,7 +283,6 @@ def _run(
     settings: Mapping[str, str],
     source: Path,
     playbook: Path,
-    done: Sequence[str],
     reading: Reading,
     watch: _Watch,
 ) -> int:
@@ -245,7 +294,6 @@ def _run(
         ident="ansible",
         playbook=str(playbook),
         inventory=str(source),
-        skip_tags=",".join(("report", "always", *done)),  # always: what validates the arguments of roles, host by host
         envvars=dict(settings)
         | {"KADEPLOY_RUN": "1", "KADEPLOY_CONTROLLER": process.told(process.this()), MARK: str(watch.folder)},
         settings={"pexpect_timeout": _POLL},

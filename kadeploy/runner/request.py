@@ -7,13 +7,16 @@ Ansible by which plugin the file is read, whatever plugins are enabled; files of
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import yaml
+from msgspec.structs import replace
 
 from kadeploy.boot import profile
+from kadeploy.config import secret_files
 from kadeploy.config.cluster import Cluster, Node
 from kadeploy.config.file import Struct, read_yaml
 from kadeploy.config.partition import partition_device
@@ -28,6 +31,8 @@ except ImportError:  # PyYAML built without libyaml
     from yaml import SafeDumper  # type: ignore[assignment]
 
 FILE_NAME = "inventory.kadeploy.yml"
+FILES = "files"
+"""Folder in the run folder of what nodes get."""
 PLUGIN = "kadeploy.core.kadeploy"
 
 
@@ -193,21 +198,82 @@ def profile_sources(request: Assignment) -> profile.Sources:
 
 
 def write(request: Request) -> Path:
-    """Write *request* as its run folder's inventory (mode 0600); returns the file."""
+    """Write *request* as its run folder's inventory (mode 0600); returns the file.
+
+    What lies in the folder is named from there, so that it can be read wherever the folder is.
+    """
     path = Path(request.run_dir) / FILE_NAME
-    text = yaml.dump(msgspec.to_builtins(request), Dumper=SafeDumper, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(msgspec.to_builtins(_packed(request)), Dumper=SafeDumper, sort_keys=False, allow_unicode=True)
     path.touch(mode=0o600)
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def read(path: Path) -> Request:
-    """Read an inventory file back.
+    """Read an inventory file back, with the paths that things have on this machine.
 
     Raises:
         ConfigError: not YAML, or not a request (the message names the key).
     """
     try:
-        return msgspec.convert(read_yaml(path), Request)
+        return _unpacked(msgspec.convert(read_yaml(path), Request), path.absolute().parent)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}.") from error
+
+
+# --- in a run folder, wherever it is ------------------------------------------------------------------------------
+
+_HERE, _ABOVE = ".", ".."
+
+
+def with_files(request: Request, place: Callable[[str], str]) -> Request:
+    """*request* with the files for nodes where *place* says, but for images."""
+
+    def placed(archives: Iterable[LocalArchive]) -> tuple[LocalArchive, ...]:
+        return tuple(replace(archive, path=place(archive.path)) for archive in archives)
+
+    operations = (replace(each, file=each.file and place(each.file)) for each in request.options.custom_operations)
+    return replace(
+        request,
+        preinstall=next(iter(placed(filter(None, [request.preinstall]))), None),
+        admin_preinstalls=placed(request.admin_preinstalls),
+        postinstalls=placed(request.postinstalls),
+        admin_postinstalls=placed(request.admin_postinstalls),
+        options=replace(request.options, custom_operations=tuple(operations)),
+    )
+
+
+def _packed(request: Request) -> Request:
+    folder = Path(request.run_dir)
+
+    def relative(name: str) -> str:
+        return f"{_HERE}/{Path(name).relative_to(folder)}" if Path(name).is_relative_to(folder) else name
+
+    known = {folder: _HERE, folder.parent: _ABOVE}
+    workflow_dir = known.get(Path(request.workflow_dir), request.workflow_dir)
+    return replace(with_files(request, relative), run_dir=_HERE, workflow_dir=workflow_dir)
+
+
+def _unpacked(request: Request, folder: Path) -> Request:
+    """*request* as it was found in *folder*. What came without its workflow's folder is a workflow of its own."""
+
+    def absolute(name: str) -> str:
+        return str(folder / name) if name.startswith(f"{_HERE}/") else name
+
+    above = folder.parent if folder.parent.name == request.wid else folder
+    known = {_HERE: folder, _ABOVE: above}
+    key = secret_files.place(Path(request.site.ssh.private_key))
+    return replace(
+        with_files(request, absolute),
+        run_dir=str(known.get(request.run_dir, request.run_dir)),
+        workflow_dir=str(known.get(request.workflow_dir, request.workflow_dir)),
+        site=replace(request.site, ssh=replace(request.site.ssh, private_key=str(key))),
+        image=request.image and _image(request.image, folder),
+        partition_images=tuple(_image(image, folder) for image in request.partition_images),
+    )
+
+
+def _image(image: LocalImage, folder: Path) -> LocalImage:
+    """An image that somebody has put into the run folder, by its SHA-256, is there."""
+    here = folder / FILES / image.sha256
+    return replace(image, path=str(here), lent=False) if here.is_file() else image

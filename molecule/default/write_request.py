@@ -8,7 +8,7 @@ from kadeploy.caller import Account
 from kadeploy.config.folder import load_configuration
 from kadeploy.environments import description
 from kadeploy.lab.lab import saved
-from kadeploy.runner import inventory, request
+from kadeploy.runner import known_hosts, request
 from kadeploy.runner.request import Attempt, LocalImage, Options, Request, RequestNode
 
 
@@ -40,7 +40,7 @@ def main(name: str, folder: Path) -> None:
         nodes=tuple(RequestNode(name=node.name, address=node.address) for node in lab.members.values()),
     )
     request.write(asked)
-    (folder / inventory.KNOWN_HOSTS).write_text(inventory.known_hosts_lines(asked))
+    known_hosts.write(asked)
 
 
 if __name__ == "__main__":

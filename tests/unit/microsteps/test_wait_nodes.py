@@ -26,6 +26,7 @@ from kadeploy.microsteps.memory import Begun
 from kadeploy.microsteps.microstep import Engine, MicroStep, perform
 from kadeploy.remote.connections import Connections
 from kadeploy.remote.fanout import Credentials
+from kadeploy.runner import known_hosts
 from kadeploy.runner.request import Options, Request
 from kadeploy.workflow import Attempt, GoesOn, Outcome, Verdict
 from tests.unit import build
@@ -98,6 +99,23 @@ def performed(
 
     (outcome,) = asyncio.run(asyncio.wait_for(main(), 60)).values()
     return outcome
+
+
+def test_ordinary_tasks_meet_the_key_of_a_system_that_has_come_up(
+    refused: Request, nodes: Nodes, tmp_path: Path
+) -> None:
+    """A node that has not come up stays pinned to the deployment system's key."""
+    known_hosts.write(refused)
+    pinned = (tmp_path / known_hosts.FILE_NAME).read_text()
+    assert performed(refused, "wait_reboot", wait_nodes.run, target="user", kind="classical").verdict is Verdict.KO
+    assert (tmp_path / known_hosts.FILE_NAME).read_text() == pinned != ""
+
+    cluster = build.cluster(nodes=(NodeRange(name="n-1.site", address=nodes.addresses[0]),))
+    site = build.site(tmp_path, ssh=Ssh(private_key="/none", host_key=build.HOST_KEY, port=nodes.port))
+    answering = build.request(tmp_path, attempt=ATTEMPT, site=site, cluster=cluster)
+    known_hosts.write(answering)
+    assert performed(answering, "wait_reboot", wait_nodes.run, target="user", kind="classical").verdict is Verdict.OK
+    assert (tmp_path / known_hosts.FILE_NAME).read_text() == ""
 
 
 def test_a_node_that_does_not_come_back_tells_what_it_asked_for_and_what_its_console_showed(

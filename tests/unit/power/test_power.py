@@ -603,6 +603,16 @@ def test_the_password_is_the_first_line_of_its_file(tmp_path: Path, ipmi: Power)
     assert switch.password(ipmi, tmp_path) == "two words "
 
 
+def test_the_password_file_is_in_the_folder_of_secrets_where_there_is_one(
+    tmp_path: Path, ipmi: Power, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "password").rename(tmp_path / "aside")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "aside").rename(tmp_path / "secrets" / "password")
+    monkeypatch.setenv("KADEPLOY_SECRETS", str(tmp_path / "secrets"))
+    assert switch.password(ipmi, Path("/etc/kadeploy")) == switch.password(ipmi, tmp_path) != ""
+
+
 def test_a_password_that_others_may_read_is_refused_with_the_command_that_mends_it(tmp_path: Path, ipmi: Power) -> None:
     (tmp_path / "password").chmod(0o640)
     with pytest.raises(ConfigError, match=f"chmod 600 {tmp_path}/password"):

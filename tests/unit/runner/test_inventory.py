@@ -186,8 +186,8 @@ def test_a_gpt_layout_uses_gpt_types() -> None:
     ]
 
 
-def test_plain_ansible_tasks_are_pinned_to_the_deployment_systems_host_key() -> None:
+def test_plain_ansible_tasks_know_where_host_keys_are_and_take_none_of_another_type() -> None:
     found = host_variables(request(), request().nodes[0])
     assert found["ansible_host"] == "10.0.1.1"
-    assert "StrictHostKeyChecking=yes" in found["ansible_ssh_common_args"]
-    assert "'/run/a b/known_hosts'" in found["ansible_ssh_common_args"]
+    assert "-o HostKeyAlgorithms=ssh-ed25519" in found["ansible_ssh_common_args"]
+    assert "'UserKnownHostsFile=\"/run/a b/known_hosts\"'" in found["ansible_ssh_common_args"]

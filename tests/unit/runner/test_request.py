@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kadeploy.errors import ConfigError
-from kadeploy.runner.request import FILE_NAME, Request, read, write
+from kadeploy.runner.request import (
+    FILE_NAME,
+    CustomOperation,
+    LocalArchive,
+    LocalImage,
+    Options,
+    Request,
+    read,
+    write,
+)
+from tests.unit import build
 from tests.unit.runner.test_inventory import environment, request
 
 ANY = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=40) | st.sampled_from(
@@ -44,6 +54,71 @@ def test_a_file_that_names_another_plugin_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("kadeploy.core.kadeploy", "amazon.aws.aws_ec2"))
     with pytest.raises(ConfigError, match=r"amazon\.aws\.aws_ec2.*plugin"):
         read(path)
+
+
+# --- wherever the folder is -----------------------------------------------------------------------------------------
+
+
+def carried(before: Request, to: Path) -> Request:
+    """*before*, written into its folder and read in another one; the first is gone."""
+    write(before)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    Path(before.run_dir).rename(to)
+    return read(to / FILE_NAME)
+
+
+def test_a_folder_that_is_carried_elsewhere_names_what_lies_in_it(tmp_path: Path) -> None:
+    home = tmp_path / "home" / "D-1" / "01-Test"
+    home.mkdir(parents=True)
+
+    def archive(name: str) -> LocalArchive:
+        return LocalArchive(path=str(home / "files" / name), kind="tgz", script="run")
+
+    operation = CustomOperation(implementation="X", micro_step="y", action="send", file=str(home / "files/op"))
+    before = build.request(
+        home,
+        workflow_dir=str(home.parent),
+        preinstall=archive("a b"),
+        postinstalls=(archive("c"),),
+        admin_preinstalls=(LocalArchive(path="/elsewhere/e", kind="tgz", script=""),),
+        admin_postinstalls=(archive("d"),),
+        options=Options(custom_operations=(operation,)),
+    )
+    there = tmp_path / "there" / "D-1" / "01-Test"
+    after = carried(before, there)
+    assert (after.run_dir, after.workflow_dir) == (str(there), str(there.parent))
+    assert after.preinstall
+    archives = (after.preinstall, *after.postinstalls, *after.admin_postinstalls, *after.admin_preinstalls)
+    assert [each.path for each in archives] == [
+        *(f"{there}/files/{name}" for name in ("a b", "c", "d")),
+        "/elsewhere/e",
+    ]
+    assert after.options.custom_operations[0].file == f"{there}/files/op"
+
+
+def test_what_comes_without_its_workflows_folder_writes_nothing_above_itself(tmp_path: Path) -> None:
+    home = tmp_path / "D-1" / "01-Test"
+    home.mkdir(parents=True)
+    after = carried(build.request(home, workflow_dir=str(home.parent)), tmp_path / "tmp" / "x3f")
+    assert after.workflow_dir == after.run_dir == str(tmp_path / "tmp" / "x3f")
+
+
+def test_an_image_that_lies_in_the_folder_by_its_checksum_is_taken_from_there(tmp_path: Path) -> None:
+    image = LocalImage(path="/home/alice/image.tgz", size=1, sha256="ab" * 32, lent=True)
+    before = stored(tmp_path, image=image, partition_images=(image,))
+    assert read(write(before)).image == image
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / image.sha256).touch()
+    here = LocalImage(path=f"{tmp_path}/files/{image.sha256}", size=1, sha256=image.sha256)
+    assert read(write(before)).image == here
+    assert read(write(before)).partition_images == (here,)
+
+
+def test_the_sites_key_is_where_this_machine_keeps_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(build.request(tmp_path))
+    assert read(path).site.ssh.private_key == f"{tmp_path}/key"
+    monkeypatch.setenv("KADEPLOY_SECRETS", "/run/secrets")
+    assert read(path).site.ssh.private_key == "/run/secrets/key"
 
 
 @settings(max_examples=60)
