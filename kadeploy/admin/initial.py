@@ -62,6 +62,7 @@ class ClusterWish(msgspec.Struct, frozen=True, kw_only=True):
     table: Literal["gpt", "msdos"]
     firmware: Literal["bios", "uefi"]
     profiles: Literal["pxelinux", "grub", "ipxe"]
+    secure_boot: bool = False
     partitions: tuple[dict[str, Any], ...]
     power: Literal["ipmi", "redfish", "command"]
     commands: dict[str, str] = {}
@@ -393,7 +394,11 @@ class _Work:
         values = {
             "nodes": folded(wish.machines),
             "disk": disk,
-            "loader": {"firmware": wish.firmware, "profiles": wish.profiles},
+            "loader": {
+                "firmware": wish.firmware,
+                "profiles": wish.profiles,
+                **({"secure_boot": True} if wish.secure_boot else {}),
+            },
             "power": self._power(wish, keys),
         }
         return commented.text(Cluster, values, _CLUSTER_HEADER)

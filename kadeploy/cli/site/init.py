@@ -149,6 +149,14 @@ def init(
         Firmware | None,
         typer.Option("--firmware", metavar="WORD", help="bios or uefi.", rich_help_panel=usage.BOOT),
     ] = None,
+    secure_boot: Annotated[
+        bool,
+        typer.Option(
+            "--secure-boot",
+            help="UEFI, and its Secure Boot: nodes load what is signed, by TFTP.",
+            rich_help_panel=usage.BOOT,
+        ),
+    ] = False,
     profiles: Annotated[
         Profiles | None,
         typer.Option(
@@ -244,6 +252,7 @@ def init(
         "--table": table,
         "--partitions": partitions,
         "--firmware": firmware,
+        "--secure-boot": "yes" if secure_boot else None,
         "--profiles": profiles,
     }
     answers = _Answers(
@@ -276,7 +285,7 @@ _SITE_OPTIONS = (
 )
 _CLUSTER_OPTIONS = (
     *("--nodes", "--domain", "--addresses", "--bmcs", "--macs", "--power", "--bmc-user", "--bmc-password-file"),
-    *("--disk", "--table", "--partitions", "--firmware", "--profiles"),
+    *("--disk", "--table", "--partitions", "--firmware", "--secure-boot", "--profiles"),
 )
 _BMC_OPTIONS = ("--bmcs", "--bmc-user", "--bmc-password-file")
 
@@ -384,7 +393,7 @@ class _Answers:
                 raise MissingOptionError(f"--cluster is missing: {stray[0]} belongs to a cluster, which has a name.")
             return Found([], []), None
         found = self._machines()
-        firmware = self._word("--firmware", "Firmware of the nodes, bios or uefi", "bios", ("bios", "uefi"))
+        firmware, profiles, secure_boot = self._boot()
         table = self._word("--table", "", _TABLES[firmware], ("gpt", "msdos"))
         parts = self.of(
             "--partitions",
@@ -409,7 +418,8 @@ class _Answers:
             device=device,
             table=table,
             firmware=firmware,
-            profiles=self._word("--profiles", "", _PROFILES[firmware], ("pxelinux", "grub", "ipxe")),
+            profiles=profiles,
+            secure_boot=secure_boot,
             partitions=tuple(layout.partitions(parts, table, firmware)),
             power=power,
             commands=commands,
@@ -418,6 +428,19 @@ class _Answers:
             password=password,
         )
         return found, wish
+
+    def _boot(self) -> tuple[Firmware, Profiles, bool]:
+        """Firmware, what reads boot profiles, and whether all has to be signed: UEFI, and GRUB's profiles."""
+        usual = "uefi" if "--secure-boot" in self.given else "bios"
+        firmware = self._word("--firmware", "Firmware of the nodes, bios or uefi", usual, ("bios", "uefi"))
+        question = "Secure Boot, yes or no" if firmware == "uefi" else ""
+        is_secure = self._word("--secure-boot", question, "no", ("yes", "no")) == "yes"
+        profiles = self._word("--profiles", "", _PROFILES[firmware], ("pxelinux", "grub", "ipxe"))
+        if is_secure and firmware != "uefi":
+            raise OptionError(f"--secure-boot and --firmware {firmware} contradict each other: it is UEFI's alone.")
+        if is_secure and profiles != "grub":
+            raise OptionError(f"--secure-boot and --profiles {profiles} contradict each other: GRUB alone is signed.")
+        return firmware, profiles, is_secure
 
     def _word(self, option: str, question: str, default: str, words: tuple[str, ...]) -> Any:
         def check(option: str, text: str) -> None:

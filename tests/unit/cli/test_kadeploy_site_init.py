@@ -117,6 +117,15 @@ def test_bmcs_that_speak_redfish_are_urls(init: Run, open_folder: Path) -> None:
     assert len(found.nodes) == 1
 
 
+def test_secure_boot_is_uefi_with_all_that_goes_with_it(init: Run, open_folder: Path) -> None:
+    done = init(*SITE, *CLUSTER, "--power", "command", "--power-command", "hard_reboot=true", "--secure-boot")
+    assert done.returncode == 0, done.stderr
+    found = load_configuration(open_folder / "etc").clusters["gdx"]
+    assert (found.loader.firmware, found.loader.profiles, found.loader.secure_boot) == ("uefi", "grub", True)
+    assert (found.disk.table, found.disk.number("efi")) == ("gpt", 4)
+    assert "\n  secure_boot: true\n" in (open_folder / "etc/clusters/gdx.yml").read_text()
+
+
 def test_programs_are_told_all_of_it(init: Run, open_folder: Path) -> None:
     table = open_folder / "nodes.csv"
     table.write_text("name;address\ngdx-1;127.9.1.1\ngdx-2;\n")
@@ -164,6 +173,15 @@ def test_a_difference_is_shown_and_replaced_on_demand_alone(init: Run, open_fold
             (*SITE, *CLUSTER, "--power", "impi"),
             "--power impi: expected one of ipmi, redfish, command. Did you mean ipmi?",
         ),
+        (
+            (*SITE, *CLUSTER, "--firmware", "bios", "--secure-boot"),
+            "--secure-boot and --firmware bios contradict each other: it is UEFI's alone.",
+        ),
+        (
+            (*SITE, *CLUSTER, "--secure-boot", "--profiles", "ipxe"),
+            "--secure-boot and --profiles ipxe contradict each other: GRUB alone is signed.",
+        ),
+        ((*SITE, "--secure-boot"), "--cluster is missing: --secure-boot belongs to a cluster"),
         ((*SITE, *CLUSTER, "--disk", "sda"), "--disk sda: expected a disk such as /dev/sda"),
         ((*SITE, *CLUSTER, "--partitions", "deploy:4GB"), "Did you mean 4GiB?"),
         ((*SITE, *CLUSTER, "--macs", "52:54:00:00:00:01,52:54:00:00:00:01,x"), "gdx-2.paris has the MAC address"),
@@ -230,6 +248,8 @@ DIALOGUE = [
     ("Their addresses", "127.9.1.[1-4]"),
     ("4 values for 3 nodes", "127.9.1.[1-3]"),
     ("Firmware of the nodes, bios or uefi [bios]", "uefi"),
+    ("Secure Boot, yes or no [no]", "maybe"),
+    ("--secure-boot maybe: expected one of yes, no.", "yes"),
     ("Partitions [swap:4GiB,prod:20GiB,deploy:50GiB,efi:512MiB,tmp]", ""),
     ("Disk that deployments go to [/dev/sda]", "/dev/nvme0n1"),
     ("ipmi, redfish, command [ipmi]", ""),
@@ -246,6 +266,7 @@ def test_a_terminal_is_asked_until_the_answers_make_sense(open_folder: Path) -> 
     assert "s3cret" not in rest
     found = load_configuration(open_folder / "etc").clusters["gdx"]
     assert (found.loader.profiles, found.disk.table, found.disk.device) == ("grub", "gpt", "/dev/nvme0n1")
+    assert found.loader.secure_boot
     assert found.members["gdx-3.paris"].bmc == "gdx-3-bmc"
     assert (open_folder / "state" / "keys" / "bmc-gdx").read_text() == "s3cret\n"
 
