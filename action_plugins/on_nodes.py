@@ -5,16 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 
-from kadeploy.microsteps import on_nodes
-from kadeploy.microsteps.action import BatchAction
+try:
+    from kadeploy.microsteps import on_nodes
+    from kadeploy.microsteps.action import BatchAction
+except ImportError as error:
+    raise AnsibleError(
+        "kadeploy.core needs the Python package kadeploy beside Ansible: pip install kadeploy"
+    ) from error
 
 
 class ActionModule(BatchAction):
     """The task `on_nodes`."""
 
     engine = staticmethod(on_nodes.run)
+    what = staticmethod(on_nodes.what)
     arguments = on_nodes.ARGUMENTS
 
     def prepare(self, args: dict[str, Any]) -> dict[str, Any]:

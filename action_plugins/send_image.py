@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from kadeploy.microsteps import send_image
-from kadeploy.microsteps.action import BatchAction
+from ansible.errors import AnsibleError
+
+try:
+    from kadeploy.microsteps import send_image
+    from kadeploy.microsteps.action import BatchAction
+except ImportError as error:
+    raise AnsibleError(
+        "kadeploy.core needs the Python package kadeploy beside Ansible: pip install kadeploy"
+    ) from error
 
 
 class ActionModule(BatchAction):
     """The task `send_image`."""
 
     engine = staticmethod(send_image.run)
+    what = staticmethod(send_image.what)
     arguments = send_image.ARGUMENTS

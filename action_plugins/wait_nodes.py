@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from kadeploy.microsteps import wait_nodes
-from kadeploy.microsteps.action import BatchAction
+from ansible.errors import AnsibleError
+
+try:
+    from kadeploy.microsteps import wait_nodes
+    from kadeploy.microsteps.action import BatchAction
+except ImportError as error:
+    raise AnsibleError(
+        "kadeploy.core needs the Python package kadeploy beside Ansible: pip install kadeploy"
+    ) from error
 
 
 class ActionModule(BatchAction):
     """The task `wait_nodes`."""
 
     engine = staticmethod(wait_nodes.run)
+    what = staticmethod(wait_nodes.what)
+    changes = False
     arguments = wait_nodes.ARGUMENTS

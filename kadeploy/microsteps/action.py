@@ -3,7 +3,10 @@
 A batch action works on exactly the hosts for which Ansible runs the task: on one host, as any action does, or with
 ``run_once`` on all hosts of the play's batch. It asks the request what to do, lets an engine do it (`microstep.play`),
 and answers with an outcome per node (`answers`). The task itself succeeds; a node that is KO takes no part in what
-follows. In check mode nothing is done.
+follows, and the role `finish` fails it. In check mode the answer says what would be done, and nothing is.
+
+By hand a step asks first whose the nodes are (`by_hand`), and its outcomes are shown folded on standard error: standard
+output belongs to whatever callback the user has chosen.
 """
 
 from __future__ import annotations
@@ -16,19 +19,22 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.playbook.handler import Handler
 from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.action import ActionBase
 
 from kadeploy import process
 from kadeploy.errors import KadeployError
+from kadeploy.microsteps import by_hand
 from kadeploy.microsteps.memory import Begun, Memory, memory_of
-from kadeploy.microsteps.microstep import Engine, MicroStep, play
+from kadeploy.microsteps.microstep import Engine, MicroStep, play, would
 from kadeploy.nodeset import fold
 from kadeploy.remote import broker
 from kadeploy.remote.fanout import Credentials
@@ -46,11 +52,30 @@ _SAME_FOR_ALL = re.compile(r"kadeploy_wants(\.\w+|\[['\"]\w+['\"]\])")
 """Conditions that hold for all nodes of a request or for none; of any other, ``run_once`` asks the first host alone."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a task has to do."""
+
+    request: Request
+    begun: Begun
+    members: tuple[str, ...]
+    args: dict[str, Any]
+    """Its arguments, checked and completed."""
+
+
+def _is_by_hand() -> bool:
+    return os.environ.get("KADEPLOY_RUN") != "1"
+
+
 class BatchAction(ActionBase):  # type: ignore[misc]
     """An action plugin that does one micro-step on many nodes at once; subclasses name an engine and its arguments."""
 
     _requires_connection = False
     engine: ClassVar[Engine]
+    what: ClassVar[Callable[[Mapping[str, Any], Request], str]]
+    """What the task does to nodes, for check mode: ``run sync.sh``; empty for nothing."""
+    changes: ClassVar[bool] = True
+    """Whether it leaves nodes, or what they boot, in another state than before."""
     arguments: ClassVar[Mapping[str, Any]] = {}
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -66,8 +91,12 @@ class BatchAction(ActionBase):  # type: ignore[misc]
         """Complete checked arguments with what only Ansible can find (files of the role)."""
         return args
 
-    def facts(self, memory: Memory) -> dict[str, Any]:  # noqa: ARG002
-        """Facts for the tasks that follow."""
+    def differences(self, work: Work) -> list[dict[str, str]]:  # noqa: ARG002
+        """How files on this machine are changed, for ``--diff``."""
+        return []
+
+    def found(self, memory: Memory) -> dict[str, Any]:  # noqa: ARG002
+        """What the result tells beside the outcomes."""
         return {}
 
     def _hosts(self, facts: dict[str, Any]) -> tuple[str, ...]:
@@ -89,22 +118,49 @@ class BatchAction(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(f"Not in the request {asked.run_dir}: {fold(strangers)}. Nothing was done.")
         members = tuple(host for host in hosts if host not in out)
         _, args = self.validate_argument_spec(argument_spec=dict(self.arguments))
-        begun = self._begun(asked, facts)
-        outcomes: dict[str, Outcome] = {}
-        if members and not self._task.check_mode:
-            env = {str(name): str(value) for name, value in facts.get("kadeploy_env", {}).items()}
-            together = len(facts["ansible_play_batch"])
-            step = partial(
-                MicroStep, asked, begun, members, env=env, args=self.prepare(_plain(args)), together=together
-            )
-            outcomes = _drive(self._play(asked, step, memory))
-        if os.environ.get("KADEPLOY_RUN") != "1":
-            for line in folded(outcomes, asked.options.debug):
-                self._display.display(line)
-        answer = {"changed": bool(outcomes), **answers.write(begun.step, outcomes, asked.options.debug)}
-        if found := self.facts(memory):
-            answer["ansible_facts"] = found
-        return answer
+        work = Work(asked, self._begun(asked, facts), members, self.prepare(_plain(args)))
+        differences = self.differences(work) if self._task.diff else []
+        outcomes = {} if self._task.check_mode or not members else self._outcomes(work, facts, memory)
+        lines = self._would(work) if self._task.check_mode else folded(outcomes, asked.options.debug)
+        answer = answers.write(work.begun.step, outcomes, asked.options.debug) | self._shown(lines) | self.found(memory)
+        answer["changed"] = bool(lines) and self.changes and not self._only_looks(work)
+        return answer | ({"diff": differences} if differences else {})
+
+    def _outcomes(self, work: Work, facts: dict[str, Any], memory: Memory) -> dict[str, Outcome]:
+        env = {str(name): str(value) for name, value in facts.get("kadeploy_env", {}).items()}
+        together = len(facts["ansible_play_batch"])
+        step = partial(MicroStep, work.request, work.begun, env=env, args=work.args, together=together)
+
+        def act(members: tuple[str, ...]) -> dict[str, Outcome]:
+            return _drive(self._play(work.request, partial(step, members), memory))
+
+        if not _is_by_hand() or self._only_looks(work):
+            return act(work.members)
+        after = by_hand.left(self._name, work.args, work.request)
+        force = boolean(facts.get(by_hand.FORCE, False))
+        outcomes = by_hand.do(work.request, work.members, after, act, self._display.warning, force=force)
+        memory.note(work.begun, {node: outcomes[node] for node in outcomes.keys() - memory.out().keys()})
+        return {node: outcomes[node] for node in work.members}
+
+    def _would(self, work: Work) -> list[str]:
+        """For check mode."""
+        done = would(work.request, work.begun, type(self).what(work.args, work.request)) if work.members else []
+        return [f"{fold(work.members)}: would {each}" for each in done]
+
+    def _only_looks(self, work: Work) -> bool:
+        return by_hand.only_looks(self._name, work.args, work.request)
+
+    @property
+    def _name(self) -> str:
+        return str(self._task.action).rsplit(".", 1)[-1]
+
+    def _shown(self, lines: list[str]) -> dict[str, Any]:
+        """By hand: show *lines*; the result has them as well, for callbacks that show nothing else."""
+        if not _is_by_hand() or not lines:
+            return {}
+        for line in lines:
+            self._display.display(line, stderr=True)
+        return {"msg": "\n".join(lines)}
 
     async def _play(self, asked: Request, step: Callable[..., MicroStep], memory: Memory) -> dict[str, Outcome]:
         remote = await broker.connect(Path(asked.workflow_dir), Credentials.of(asked.site))

@@ -111,6 +111,15 @@ def _stages(step: MicroStep, engine: Engine, begun: list[Begun]) -> list[Stage]:
     return stages
 
 
+def would(request: Request, begun: Begun, what: str) -> list[str]:
+    """What would happen in a micro-step whose task does *what*, in order, for people who try it."""
+    if at_breakpoint(request.options.breakpoint, begun):
+        return [f"stop at the breakpoint before {begun.implementation}:{begun.step}"]
+    instead = operations(request, begun, "substitute")
+    done = [f"run the custom operation {_title(each)}" for each in (*operations(request, begun, "pre"), *instead)]
+    return done if instead or not what else [*done, what]
+
+
 def _goes_on(outcome: Outcome | None) -> bool:
     return outcome is None or outcome.verdict is Verdict.OK
 
@@ -224,11 +233,15 @@ async def _operate(operation: CustomOperation, step: MicroStep) -> dict[str, Out
             window = step.request.site.windows.ssh
             outcomes |= await on_all(step.only(left).targets(), _job(step, operation), window)
             left = tuple(node for node in left if outcomes[node].verdict is Verdict.KO)
-    title = f"custom operation {operation.name or operation.action}"
+    title = f"custom operation {_title(operation)}"
     return {
         node: replace(outcome, message=f"{title}: {outcome.message}") if outcome.verdict is Verdict.KO else outcome
         for node, outcome in outcomes.items()
     }
+
+
+def _title(operation: CustomOperation) -> str:
+    return operation.name or operation.action
 
 
 def _job(step: MicroStep, operation: CustomOperation) -> Callable[[Target], Awaitable[Outcome]]:

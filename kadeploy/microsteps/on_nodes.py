@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kadeploy.boot.secret import make
 from kadeploy.microsteps.microstep import MicroStep
 from kadeploy.remote.fanout import Target, on_all
 from kadeploy.remote.window import window
+from kadeploy.runner.request import Request
 from kadeploy.workflow import Outcome, Verdict
 
 ARGUMENTS = {
@@ -34,6 +37,24 @@ ARGUMENTS = {
     "secret": {"type": "bool", "default": False},
 }
 """As an Ansible argument specification."""
+
+
+_SHORT = 60
+"""Characters of a variable's value that check mode shows."""
+
+
+def what(args: Mapping[str, Any], _request: Request) -> str:
+    """``run format_partition.sh (KADEPLOY_FORMAT_PART=/dev/sda3)``, or ``send FILE to FILE``."""
+    if send := args["send"]:
+        return f"send {send['src']} to {send['dest']}"
+    variables = " ".join(f"{name}={_short(str(value))}" for name, value in args["env"].items())
+    source = f" on {args['stdin_file']}" if args["stdin_file"] else ""
+    return f"run {args['script']}{source}" + (f" ({variables})" if variables else "")
+
+
+def _short(value: str) -> str:
+    line = " ".join(value.split())
+    return shlex.quote(line if len(line) <= _SHORT else f"{line[:_SHORT]}…")
 
 
 async def run(step: MicroStep) -> Mapping[str, Outcome]:

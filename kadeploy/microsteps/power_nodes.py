@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kadeploy.boot.traces import Log
 from kadeploy.microsteps.memory import Rebooted, memory_of_reboots
 from kadeploy.microsteps.microstep import MicroStep
 from kadeploy.power import switch
+from kadeploy.runner.request import Request
 from kadeploy.workflow import Outcome
 
 ARGUMENTS = {
@@ -16,6 +18,15 @@ ARGUMENTS = {
     "level": {"type": "str", "default": "soft", "choices": ["soft", "hard", "very_hard"]},
 }
 """As an Ansible argument specification."""
+
+
+_WORDS = {"reboot": "reboot", "on": "switch on", "off": "switch off", "status": "ask the BMC"}
+
+
+def what(args: Mapping[str, Any], _request: Request) -> str:
+    """``reboot (soft at first)``."""
+    asks = args["operation"] == "status"
+    return _WORDS[args["operation"]] + ("" if asks else f" ({args['level']} at first)")
 
 
 async def run(step: MicroStep) -> Mapping[str, Outcome]:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from kadeploy import commands, files
 from kadeploy.broadcast import chain, sink
@@ -36,6 +36,13 @@ RELAY = b"exec python3 -IS -"
 """What reads a relay's program; without `site`, which costs as much as Python itself: the relay needs no more."""
 TREE_FANOUT = 2
 """Successors of each node in a tree."""
+
+
+def what(args: Mapping[str, Any], request: Request) -> str:
+    """``send tiny.tgz to /dev/sda3 (chain)``."""
+    images = filter(None, (request.image, *request.partition_images))
+    names = ", ".join(Path(image.path).name for image in images)
+    return f"send {names} to {', '.join(request.deploy_parts)} ({args['method']})"
 
 
 async def run(step: MicroStep) -> Mapping[str, Outcome]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kadeploy import commands
 from kadeploy.errors import ConfigError
 from kadeploy.microsteps.microstep import MicroStep, on_held
+from kadeploy.runner.request import Request
 from kadeploy.workflow import Outcome, Verdict
 
 ARGUMENTS = {
@@ -14,6 +16,11 @@ ARGUMENTS = {
     "vlan": {"type": "str", "default": ""},
 }
 """As an Ansible argument specification."""
+
+
+def what(args: Mapping[str, Any], request: Request) -> str:
+    """``put into VLAN 5``."""
+    return f"put into VLAN {args['vlan'] or request.options.vlan}"
 
 
 async def run(step: MicroStep) -> Mapping[str, Outcome]:

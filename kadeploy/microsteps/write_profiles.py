@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kadeploy.boot import profile
 from kadeploy.boot.secret import make
+from kadeploy.errors import KadeployError
 from kadeploy.microsteps.microstep import MicroStep, on_held
-from kadeploy.runner.request import profile_sources
+from kadeploy.runner.request import Request, profile_sources
 from kadeploy.workflow import Outcome
 
 ARGUMENTS = {
@@ -17,6 +20,30 @@ ARGUMENTS = {
 }
 """As an Ansible argument specification."""
 _SHOW_SECRET = {"deploy", "nfsroot"}  # systems that let us in, and that we wait for
+
+
+def what(args: Mapping[str, Any], _request: Request) -> str:
+    """``write the boot profile "deploy"``."""
+    return f'write the boot profile "{args["boot"]}"'
+
+
+def differences(args: Mapping[str, Any], request: Request, members: Iterable[str]) -> list[dict[str, str]]:
+    """The profiles before and after, for ``--diff``; a node whose profile cannot be made has none."""
+    wanted, sources = set(members), profile_sources(request)
+    found = []
+    for node in (node for node in request.nodes if node.name in wanted):
+        with contextlib.suppress(KadeployError):
+            for name, text in profile.profiles(sources, args["boot"], node).items():
+                found.append(_difference(Path(request.site.boot.tftp_root) / name, text))
+    return found
+
+
+def _difference(path: Path, text: str) -> dict[str, str]:
+    try:
+        before = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        before = ""
+    return {"before": before, "after": text, "before_header": str(path), "after_header": str(path)}
 
 
 async def run(step: MicroStep) -> Mapping[str, Outcome]:

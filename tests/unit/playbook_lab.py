@@ -42,7 +42,9 @@ class Lab:
             port=nodes.port,
             connect_timeout=2,
         )
-        self.request = build.request(folder, run_dir=str(self.run_dir), site=build.site(folder, ssh=ssh))
+        self.request = build.request(
+            folder, wid=folder.name, run_dir=str(self.run_dir), site=build.site(folder, ssh=ssh)
+        )
 
     def members(self, *targets: Target) -> None:
         listed = tuple(RequestNode(name=target.name, address=target.address) for target in targets)

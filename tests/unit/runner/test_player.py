@@ -113,7 +113,7 @@ def test_late_nodes_go_on_at_their_micro_step_and_what_came_before_is_not_done_a
     late = stage.player.perform(Attempt("Macro", "Small", 1, 200, 2, goes_on), ("n-2",))
     assert late["n-2"].micro_step == "wait"
     assert [step for step, _ in stage.ear.started] == ["wait"]
-    assert "--skip-tags reboot" in (stage.workflow / "02-Small-retry1-late" / "command").read_text()
+    assert "--skip-tags always,reboot" in (stage.workflow / "02-Small-retry1-late" / "command").read_text()
 
 
 # --- how a node is tried again --------------------------------------------------------------------------------------
