@@ -51,7 +51,7 @@ def _page(title: str, *parts: str) -> str:
     return "\n\n".join((f"# {title}", MADE, *parts)) + "\n"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown, without columns that are empty throughout."""
     found = list(rows)
     kept = [number for number in range(len(heads)) if any(row[number] for row in found)]
@@ -59,12 +59,12 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in shown)
 
 
-def _code(text: object) -> str:
+def code(text: object) -> str:
     """*text* in a code span, within a table."""
     return f"`{str(text).replace('|', chr(92) + '|')}`" if str(text) else ""
 
 
-def _text(words: str) -> str:
+def plain(words: str) -> str:
     """*words* as plain text of a table: no sign in them is Markdown."""
     return "".join(f"\\{sign}" if sign in "\\`*_<>[]|" else sign for sign in " ".join(words.split()))
 
@@ -93,7 +93,7 @@ def keys() -> str:
         for place, section in sections(kind):
             parts += [*([f"### {name}: `{place}`"] if place else []), _keys(section)]
     parts += ["## An environment, as lines", "The same in the form of Kadeploy 3.1: `KEY : VALUE`, a line each."]
-    parts += [_table(("line", "field"), ((_code(line), _code(field)) for line, field in lines.KEYS.items()))]
+    parts += [table(("line", "field"), ((code(line), code(field)) for line, field in lines.KEYS.items()))]
     return _page("Keys of files", *parts)
 
 
@@ -109,16 +109,16 @@ def sections(kind: type, place: str = "") -> Iterator[tuple[str, type]]:
 
 def _keys(kind: type) -> str:
     rows = (
-        (_code(key.name), _text(key.meaning), typed(key.kind), "" if key.required else _default(key))
+        (code(key.name), plain(key.meaning), typed(key.kind), "" if key.required else _default(key))
         for key in commented.keys(kind)
     )
-    return _table(("key", "meaning", "is", "default"), rows)
+    return table(("key", "meaning", "is", "default"), rows)
 
 
 def _default(key: commented.Key) -> str:
     if key.section:
         return "none" if key.default is None else "as below"
-    return _code(msgspec.json.encode(key.default).decode())
+    return code(msgspec.json.encode(key.default).decode())
 
 
 _PLAIN: Mapping[type, str] = {
@@ -137,7 +137,7 @@ def typed(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.Metadata):
         return typed(kind.type)
     if isinstance(kind, inspect.LiteralType):
-        return " ".join(_code(word) for word in kind.values)
+        return " ".join(code(word) for word in kind.values)
     if isinstance(kind, inspect.UnionType):
         return " or ".join(dict.fromkeys(typed(each) for each in kind.types if not isinstance(each, inspect.NoneType)))
     if isinstance(kind, inspect.DictType):
@@ -161,11 +161,11 @@ def _bounds(kind: Any) -> str:
 
 def seen() -> str:
     """Every variable of tools, scripts and plays."""
-    own = ((_code(name), _text(meaning)) for name, meaning in manpages.ENVIRONMENT.items())
+    own = ((code(name), plain(meaning)) for name, meaning in manpages.ENVIRONMENT.items())
     return _page(
         "Variables",
         "## Of the tools",
-        _table(("variable", "meaning"), own),
+        table(("variable", "meaning"), own),
         "## Of scripts",
         "Scripts of micro-steps, pre- and post-installs and custom operations find these in their environment, besides "
         "the [custom variables](../environments.md#custom-variables) of the environment.",
@@ -180,8 +180,8 @@ def seen() -> str:
     )
 
 
-def _variables(table: Mapping[str, str]) -> str:
-    return _table(("variable", "holds"), ((_code(name), _text(meaning)) for name, meaning in table.items()))
+def _variables(meanings: Mapping[str, str]) -> str:
+    return table(("variable", "holds"), ((code(name), plain(meaning)) for name, meaning in meanings.items()))
 
 
 # --- steps --------------------------------------------------------------------------------------------------------
@@ -197,10 +197,10 @@ def steps() -> str:
     ]
     known = playbooks.implementations(NOWHERE)
     for macro in playbooks.MACRO_STEPS:
-        rows = ((_code(name), _micro_steps(path)) for name, path in known.items() if playbooks.generic(name) == macro)
-        parts += [f"### {macro}", _table(("implementation", "micro-steps, in order"), rows)]
+        rows = ((code(name), _micro_steps(path)) for name, path in known.items() if playbooks.generic(name) == macro)
+        parts += [f"### {macro}", table(("implementation", "micro-steps, in order"), rows)]
     others = (path for path in sorted((folder / "playbooks").glob("*.yml")) if path.stem not in (*known, "deploy"))
-    parts += ["### Reboots and power", _table(("playbook", "micro-steps, in order"), map(_other, others))]
+    parts += ["### Reboots and power", table(("playbook", "micro-steps, in order"), map(_other, others))]
     parts += ["## Micro-steps"]
     for path in sorted((folder / "roles").iterdir()):
         parts += _role(path)
@@ -208,13 +208,13 @@ def steps() -> str:
 
 
 def _other(path: Path) -> tuple[str, str]:
-    return _code(path.stem), _micro_steps(path)
+    return code(path.stem), _micro_steps(path)
 
 
 def _micro_steps(path: Path) -> str:
     conditional = playbooks.left_out(path, {"": True} | dict.fromkeys(_conditions(path), False))
     names = playbooks.micro_steps(path, NOWHERE)
-    return ", ".join(f"({_code(name)})" if name in conditional else _code(name) for name in names)
+    return ", ".join(f"({code(name)})" if name in conditional else code(name) for name in names)
 
 
 def _conditions(path: Path) -> set[str]:
@@ -223,25 +223,51 @@ def _conditions(path: Path) -> set[str]:
 
 
 def _role(path: Path) -> list[str]:
-    spec = read_yaml(path / "meta" / "argument_specs.yml")["argument_specs"]["main"]
-    role = roles.find(path.name, NOWHERE)
-    facts = [
+    spec = specification(path)
+    own = {name: option for name, option in spec["options"].items() if not name.startswith("kadeploy_")}
+    about = f"{plain(spec['short_description'])}{_told(path.name)}. [More](../../roles/{path.name}/README.md)"
+    return [f"### {path.name}", about, *([options(own)] if own else [])]
+
+
+def _told(name: str) -> str:
+    facts = "; ".join(of_step(name))
+    return f" ({facts})" if facts else ""
+
+
+def specification(role: Path) -> dict[str, Any]:
+    """What the role in a folder says of itself and its variables."""
+    spec: dict[str, Any] = read_yaml(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]
+    return spec
+
+
+def of_step(name: str) -> list[str]:
+    """What else is to be known of our role *name* as a micro-step."""
+    role = roles.find(name, NOWHERE)
+    facts = (
         f"after {role.timeout} s nodes that are still busy are KO" * bool(role.timeout),
         "its nodes count as rebooting" * role.reboots,
         "nodes that are OK after it have booted" * role.booted,
         "it is no step of its own, and cannot be named" * role.silent,
-    ]
-    told = "; ".join(filter(None, facts))
-    about = f"{_text(spec['short_description'])}{f' ({told})' if told else ''}."
-    defaults_file = path / "defaults" / "main.yml"
-    defaults = read_yaml(defaults_file) or {} if defaults_file.is_file() else {}
-    rows = [_variable(name, option, defaults) for name, option in spec["options"].items()]
-    return [f"### {path.name}", about, *([_table(("variable", "meaning", "one of", "default"), rows)] if rows else [])]
+    )
+    return [fact for fact in facts if fact]
 
 
-def _variable(name: str, option: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[str, ...]:
-    choices = " ".join(map(_code, option.get("choices", ())))
-    return _code(name), _text(option["description"]), choices, _code(defaults.get(name, ""))
+def options(spec: Mapping[str, Any]) -> str:
+    """A table of the variables of a role."""
+    return table(("variable", "meaning", "is", "one of", "default"), map(_option, spec, spec.values()))
+
+
+def _option(name: str, option: Mapping[str, Any]) -> tuple[str, ...]:
+    described = option["description"]
+    meaning = described if isinstance(described, str) else " ".join(described)
+    choices = " ".join(map(code, option.get("choices", ())))
+    default = "required" if option.get("required") else code(option["default"]) or "empty"
+    return code(name), plain(unmarked(meaning)), option["type"], choices, default
+
+
+def unmarked(text: str) -> str:
+    """*text* without the marks of Ansible's documents, such as ``V(…)``."""
+    return re.sub(r"\b[CMOV]\(([^)]*)\)", r"\1", text)
 
 
 # --- the database -------------------------------------------------------------------------------------------------
@@ -257,7 +283,7 @@ def database() -> str:
     for kind in tables.TABLES:
         rows = [_column(kind, name) for name in kind._meta.fields]
         heads = ("column", "type", "", "default", "meaning")
-        parts += [f"## {kind._meta.table_name}", _text(_summary(kind)), _table(heads, rows)]
+        parts += [f"## {kind._meta.table_name}", plain(_summary(kind)), table(heads, rows)]
     return _page("Tables of the database", *parts)
 
 
@@ -269,11 +295,11 @@ def _column(kind: Any, name: str) -> tuple[str, ...]:
     typed = f"{field.field_type.lower()}({length})" if length else field.field_type.lower()
     held = "key" if is_key else "or null" if field.null else ""
     meaning = commented.readable(commented.texts(kind).get(name, ""), kind)
-    return _code(field.column_name), _text(typed), held, _column_default(field.default), _text(meaning)
+    return code(field.column_name), plain(typed), held, _column_default(field.default), plain(meaning)
 
 
 def _column_default(value: Any) -> str:
-    return "" if value is None or callable(value) else _code(msgspec.json.encode(value).decode())
+    return "" if value is None or callable(value) else code(msgspec.json.encode(value).decode())
 
 
 # --- statuses and messages ----------------------------------------------------------------------------------------
@@ -282,23 +308,23 @@ def _column_default(value: Any) -> str:
 def statuses() -> str:
     """Every exit status of every tool, and every kind of refusal."""
     rows = [
-        (_code(name), _code(status), _text(manpages.tool(name).statuses[status]))
+        (code(name), code(status), plain(manpages.tool(name).statuses[status]))
         for name in TOOLS
         for status in sorted(manpages.tool(name).statuses)
     ]
     return _page(
         "Exit statuses and refusals",
         "## Statuses of the tools",
-        _table(("tool", "status", "tells"), rows),
+        table(("tool", "status", "tells"), rows),
         "## Refusals",
         "What is refused is told in one line on standard error. Programs get the kind too: from the "
         "[service](../api.md) as `error`, with an HTTP status.",
-        _table(("kind", "means", "exit status", "HTTP status"), map(_refusal, _kinds())),
+        table(("kind", "means", "exit status", "HTTP status"), map(_refusal, _kinds())),
     )
 
 
 def _refusal(kind: type[KadeployError]) -> tuple[str, ...]:
-    return _code(kind.__name__), _text(_summary(kind)), _code(kind.exit_code), _code(status_of(kind("")))
+    return code(kind.__name__), plain(_summary(kind)), code(kind.exit_code), code(status_of(kind("")))
 
 
 def _kinds(kind: type[KadeployError] = KadeployError) -> Iterator[type[KadeployError]]:
@@ -317,14 +343,14 @@ def messages() -> str:
     found: dict[str, set[tuple[str, str]]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for name, words in _raised(ast.parse(path.read_text(encoding="utf-8"))):
-            found.setdefault(name, set()).add((_text(words), _code(path.relative_to(PACKAGE))))
+            found.setdefault(name, set()).add((plain(words), code(path.relative_to(PACKAGE))))
     parts = [
         "What is refused and why, as the program says it. … stands for a name, a number or a reason that is only known "
         "then.",
     ]
     for kind in (each for each in _kinds() if each.__name__ in found):
-        about = f"{_text(_summary(kind))} Exit status {kind.exit_code}."
-        parts += [f"## {kind.__name__}", about, _table(("message", "in"), sorted(found[kind.__name__]))]
+        about = f"{plain(_summary(kind))} Exit status {kind.exit_code}."
+        parts += [f"## {kind.__name__}", about, table(("message", "in"), sorted(found[kind.__name__]))]
     return _page("Messages", *parts)
 
 

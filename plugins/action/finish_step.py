@@ -1,0 +1,1 @@
+../../action_plugins/finish_step.py

@@ -1,0 +1,1 @@
+../../action_plugins/on_nodes.py

@@ -1,0 +1,1 @@
+../../action_plugins/power_nodes.py

@@ -1,0 +1,1 @@
+../../action_plugins/send_image.py

@@ -1,0 +1,1 @@
+../../action_plugins/site_command.py

@@ -1,0 +1,1 @@
+../../action_plugins/wait_nodes.py

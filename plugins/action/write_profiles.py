@@ -1,0 +1,1 @@
+../../action_plugins/write_profiles.py
