@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Seen from inside the deployed system, which is how its symbolic links are meant.
 exec python3 -IS -c '
 import os, struct, sys

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Boundaries that stay the same keep their contents. What describes the disk as a whole goes: a table of another kind,
 # the superblock of an array, the labels of a pool.
 set -eu

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Make a file system of type $KADEPLOY_FORMAT_TYPE on $KADEPLOY_FORMAT_PART, whatever was there before.
 set -eu
 [ -b "$KADEPLOY_FORMAT_PART" ] || { echo "no partition $KADEPLOY_FORMAT_PART on this node" >&2; exit 1; }

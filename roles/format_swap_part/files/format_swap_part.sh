@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 set -eu
 [ -b "$KADEPLOY_SWAP_PART" ] || { echo "no partition $KADEPLOY_SWAP_PART on this node" >&2; exit 1; }
 part=$(readlink -f "$KADEPLOY_SWAP_PART")

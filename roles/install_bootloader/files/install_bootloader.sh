@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # BIOS: in the partition itself, reached by chain.c32. UEFI: GRUB comes over the network and reads this grub.cfg.
 set -eu
 [ -n "$KADEPLOY_GRUB_MENU" ] || {

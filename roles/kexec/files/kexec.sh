@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The jump is detached: this script ends, and with it the ssh session, before the kernel is replaced.
 set -eu
 resolve() {

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Unpack the archive that arrives on standard input, then run what the user chose from it.
 set -eu
 rambin=$KADEPLOY_PREPOST_EXTRACTION_DIR

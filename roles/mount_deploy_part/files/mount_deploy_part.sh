@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 set -eu
 mkdir -p "$KADEPLOY_ENV_EXTRACTION_DIR"
 umount -R "$KADEPLOY_ENV_EXTRACTION_DIR" 2>/dev/null || true

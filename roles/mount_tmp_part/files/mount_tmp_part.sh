@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Without a /tmp partition (or one that is not formatted yet) the image is kept in memory.
 set -eu
 ! findmnt --mountpoint "$KADEPLOY_TMP_DIR" > /dev/null || exit 0

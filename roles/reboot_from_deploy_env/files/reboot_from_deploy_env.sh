@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Detached: this script ends, and with it the ssh session, before the node goes down.
 set -eu
 sync

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Append $KADEPLOY_AUTHORIZED_KEYS to root's authorized keys in the system that lies in $KADEPLOY_KEYS_ROOT.
 # Seen from inside: its /root may be a symbolic link, and none leads out of it.
 exec python3 -IS -c '

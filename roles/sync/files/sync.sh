@@ -1,2 +1,3 @@
+# shellcheck shell=bash
 set -eu
 sync

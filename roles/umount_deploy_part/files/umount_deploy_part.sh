@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # A file system that is not detached cleanly would replay its journal over the boot loader at the next boot.
 set -eu
 sync
