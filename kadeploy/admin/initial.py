@@ -449,7 +449,10 @@ class _Work:
                 shutil.copyfile(path, copy)
         self._has_nodes = any((hidden / "clusters").glob("*.yml"))
         try:
-            load_configuration(hidden) if self._has_nodes else load_site(hidden)
+            if self._has_nodes:
+                load_configuration(hidden).require_sound()
+            else:
+                load_site(hidden)
         except ConfigError as error:
             raise ConfigError(str(error).replace(f"/{HIDDEN}/", "/")) from error
 

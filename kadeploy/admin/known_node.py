@@ -35,9 +35,10 @@ class KnownNode:
 
         Raises:
             NodeListError: none of the site, or several.
+            ConfigError: the file of its cluster has mistakes.
         """
         (name,) = configuration.full_names(expand(word)) or [word]
-        configuration.cluster_nodes([name])
+        configuration.require_sound(configuration.cluster_nodes([name]))
         return cls(configuration, name)
 
     @property

@@ -59,13 +59,15 @@ def stand(folder: Path) -> tuple[Site, Stand]:
 def _require_configuration(folder: Path) -> Site:
     """The site, when all files of the configuration are sound."""
     try:
-        return load_configuration(folder).site
+        found = load_configuration(folder)
+        found.require_sound()
     except ConfigError as error:
         wrong = [str(error), *_wrong(folder)]
         raise ConfigError(
             f"The configuration is none for this version, and nothing was changed: {' '.join(dict.fromkeys(wrong))} "
             "What keys mean, and which there are, is in docs/configuration.md."
         ) from error
+    return found.site
 
 
 def _wrong(folder: Path) -> list[str]:

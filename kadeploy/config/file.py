@@ -55,6 +55,26 @@ def as_struct(
     Raises:
         ConfigError: names the file, the line, the key and what was expected.
     """
+    found, wrong = _examined(path, text, kind, further, **defaults)
+    if wrong:
+        raise _refusal(path, Lines(text), wrong)
+    return found
+
+
+def examine(
+    path: Path, kind: type[StructT], further: Further[StructT] = lambda _: (), **defaults: Any
+) -> tuple[StructT, list[Wrong]]:
+    """Read one YAML file as `read_struct` does, and tell which rules it breaks.
+
+    Raises:
+        ConfigError: it is no *kind* at all: its structure, or the kind of a value, is another.
+    """
+    return _examined(path, _text(path), kind, further, **defaults)
+
+
+def _examined(
+    path: Path, text: str, kind: type[StructT], further: Further[StructT], **defaults: Any
+) -> tuple[StructT, list[Wrong]]:
     data = _parsed(path, text, strict=True)
     if isinstance(data, dict):
         data |= {key: value for key, value in defaults.items() if data.get(key, "") == ""}
@@ -63,9 +83,7 @@ def as_struct(
     except msgspec.ValidationError as error:
         lines = Lines(text)
         raise _refusal(path, lines, [explain(error, kind, data, lines)]) from error
-    if wrong := [*_wrong(found, ()), *further(found)]:
-        raise _refusal(path, Lines(text), wrong)
-    return found
+    return found, [*_wrong(found, ()), *further(found)]
 
 
 def refusal(path: Path, wrong: Iterable[Wrong]) -> ConfigError:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kadeploy.caller import take_back
 from kadeploy.config.cluster import IPMI_PORT, Cluster, Node, Power, address
-from kadeploy.config.file import Struct, read_struct, refusal
+from kadeploy.config.file import Struct, examine, read_struct, refusal
 from kadeploy.config.rules import Wrong
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, NodeListError
@@ -37,11 +37,24 @@ class Configuration(Struct, frozen=True, kw_only=True):
     clusters: dict[str, Cluster]
     files: dict[str, Path] = {}
     """Which file each cluster was read from: one may call itself other than its file."""
+    faults: dict[str, str] = {}
+    """What is wrong with the file of a cluster, a line for each mistake: its nodes are known, and left alone."""
 
     @property
     def has_consoles(self) -> bool:
         """Whether any cluster names a command that opens consoles."""
         return any(cluster.console for cluster in self.clusters.values())
+
+    def require_sound(self, clusters: Iterable[str] | None = None) -> None:
+        """Refuse to work on one of *clusters* whose file has mistakes; None: on any.
+
+        Raises:
+            ConfigError: tells the mistakes.
+        """
+        found = [name for name in self.faults if clusters is None or name in clusters]
+        if found:
+            said = "\n".join(self.faults[name] for name in found)
+            raise ConfigError(f"{said}\nNothing is done with {', '.join(found)} until this is corrected.")
 
     @cached_property
     def cluster_of(self) -> dict[str, str]:
@@ -133,8 +146,15 @@ def load_site(where: Path | None = None) -> Site:
     return site
 
 
+_OF_MACHINES = (("name",), ("nodes",), ("power", "address"))
+"""Places that say which machines a cluster has: by them one node is told from another."""
+
+
 def load_configuration(where: Path | None = None) -> Configuration:
     """Read and validate the whole configuration folder.
+
+    A mistake in a cluster file that leaves no doubt which machines the cluster has is no reason to refuse the others:
+    it is among the `faults`, and whoever works on nodes asks `Configuration.require_sound`.
 
     Raises:
         ConfigError: names the file, the line, the key and what was expected.
@@ -143,9 +163,14 @@ def load_configuration(where: Path | None = None) -> Configuration:
     site = load_site(root)
     clusters: dict[str, Cluster] = {}
     files: dict[str, Path] = {}
+    faults: dict[str, str] = {}
     machines, names = _Machines(site), _Names(root)
     for path in sorted((root / "clusters").glob("*.yml")):
-        cluster = read_struct(path, Cluster, names.wrong, name=path.stem)
+        cluster, wrong = examine(path, Cluster, names.wrong, name=path.stem)
+        if wrong:
+            faults[cluster.name] = str(refusal(path, wrong))
+        if any(each.place[: len(place)] == place for each in wrong for place in _OF_MACHINES):
+            raise refusal(path, wrong)
         if cluster.name in clusters:
             said = f"{cluster.name} is the name of another cluster; expected one of its own, or none for the file's."
             raise refusal(path, [Wrong(("name",), said)])
@@ -155,7 +180,7 @@ def load_configuration(where: Path | None = None) -> Configuration:
     take_back(cluster.power.password_env for cluster in clusters.values())
     if not clusters:
         raise ConfigError(f"{root}/clusters: no cluster file (NAME.yml) found.")
-    return Configuration(folder=root, site=site, clusters=clusters, files=files)
+    return Configuration(folder=root, site=site, clusters=clusters, files=files, faults=faults)
 
 
 class _Names:

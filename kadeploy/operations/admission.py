@@ -352,6 +352,7 @@ class _Parts:
         self.user = user
         self.options = options
         self.groups = configuration.cluster_nodes(list(dict.fromkeys(nodes)))
+        configuration.require_sound(self.groups)
 
     def assignments(
         self,

@@ -157,7 +157,7 @@ def _one(configuration: Configuration, node: str) -> str:
     if len(names) != 1:
         raise NodeListError(f"{node}: {len(names)} nodes; a console is of one node.")
     (name,) = configuration.full_names(names)
-    configuration.cluster_nodes([name])
+    configuration.require_sound(configuration.cluster_nodes([name]))
     return name
 
 

@@ -48,7 +48,7 @@ class Watched:
         self._age = age
         self._lock = threading.Lock()
         self._marks = self._look()
-        self._known = load_configuration(folder)
+        self._known = self._read()
         self._next = 0.0
 
     def __call__(self) -> Configuration:
@@ -65,10 +65,16 @@ class Watched:
             return
         self._marks = marks
         try:
-            self._known = load_configuration(self.folder)
+            self._known = self._read()
             _LOG.info("the configuration has changed")
         except ConfigError as error:
             _LOG.error("the configuration has changed and is wrong, the one before is kept: %s", error)
+
+    def _read(self) -> Configuration:
+        found = load_configuration(self.folder)
+        for name, fault in found.faults.items():
+            _LOG.error("the file of cluster %s is wrong, and its nodes are left alone: %s", name, fault)
+        return found
 
     def _look(self) -> list[tuple[str, int, int]]:
         paths = [self.folder / "site.yml", *sorted((self.folder / "clusters").glob("*.yml"))]

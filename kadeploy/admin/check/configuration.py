@@ -49,11 +49,20 @@ def check(subject: Subject) -> Iterator[Finding]:
     site, clusters = subject.site, subject.configuration.clusters
     nodes = len(subject.configuration.cluster_of)
     yield from restore.half_way(subject.configuration.folder)
+    for fault in subject.configuration.faults.values():
+        yield from mistakes(fault)
     yield LOADS.ok(f"{subject.configuration.folder}: {_count(len(clusters), 'cluster')}, {_count(nodes, 'node')}")
     yield from _ignored(subject.configuration.folder)
     yield from _of_site(site, clusters)
     for cluster in clusters.values():
         yield from _of_cluster(cluster, site)
+
+
+def mistakes(said: str) -> Iterator[Finding]:
+    """A finding for each line of what is *said* of a file."""
+    for line in said.splitlines():
+        text, _, meant = line.partition(" Did you mean ")
+        yield LOADS.fail(text, f"did you mean {meant}" if meant else "correct it, then check again")
 
 
 def _count(number: int, what: str) -> str:

@@ -81,6 +81,4 @@ def refused(error: KadeployError, folder: Path) -> Iterator[Finding]:
     if half_way := restore.half_way(folder):
         yield from half_way
         return
-    for line in str(error).splitlines():
-        text, _, meant = line.partition(" Did you mean ")
-        yield configuration.LOADS.fail(text, f"did you mean {meant}" if meant else "correct it, then check again")
+    yield from configuration.mistakes(str(error))

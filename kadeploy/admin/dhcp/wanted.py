@@ -154,6 +154,7 @@ def _chosen(configuration: Configuration, names: Iterable[str]) -> dict[str, Clu
                 f"clusters/{name}.yml: the name of a cluster becomes a word of DHCP servers: "
                 "use letters, digits, dots, dashes and underscores alone."
             )
+    configuration.require_sound(wanted)
     return {name: known[name] for name in wanted}
 
 

@@ -262,7 +262,9 @@ def _chosen(configuration: Configuration, names: list[str]) -> list[Cluster]:
         if name not in configuration.clusters:
             known = configuration.clusters
             raise OptionError(f"--cluster {name}: there are {', '.join(known)}.{did_you_mean(name, known)}")
-    return [each for each in configuration.clusters.values() if not names or each.name in names]
+    chosen = [each for each in configuration.clusters.values() if not names or each.name in names]
+    configuration.require_sound([each.name for each in chosen])
+    return chosen
 
 
 def _require_line(console: str) -> None:

@@ -130,6 +130,18 @@ def test_files_are_written_only_as_a_good_configuration(site_folder: Path) -> No
         apply(site_folder, [right])
 
 
+def test_a_mistake_in_another_file_stops_no_change_and_one_in_this_file_does(site_folder: Path) -> None:
+    gdx, nvm = (site_folder / "clusters" / f"{name}.yml" for name in ("gdx", "nvm"))
+    nvm.write_text(f"{nvm.read_text()}micro_timeouts: {{no_such_step: 1}}\n")
+    apply(site_folder, [edit(gdx, {("arch",): "x86_64"})])
+    found = load_configuration(site_folder)
+    assert (found.clusters["gdx"].arch, list(found.faults)) == ("x86_64", ["nvm"])
+    before = nvm.read_text()
+    with pytest.raises(ConfigError, match=f"{nvm}:\\d+: micro_timeouts.no_such_step: unknown micro-step"):
+        apply(site_folder, [edit(nvm, {("arch",): "x86_64"})])
+    assert nvm.read_text() == before
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_of_several_files_all_are_written_or_none(site_folder: Path, open_folder: Path) -> None:
     entry = pwd.getpwnam("nobody")

@@ -91,9 +91,58 @@ def test_a_wrong_site_key_is_refused_by_file_key_and_expectation(
 )
 def test_a_wrong_cluster_key_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        load_configuration(folder(tmp_path, gdx={**CLUSTER, **change}))
+        load_configuration(folder(tmp_path, gdx={**CLUSTER, **change})).require_sound()
     assert "gdx.yml" in str(refusal.value)
     assert said in str(refusal.value)
+
+
+UNKNOWN: dict[str, Any] = {
+    "macro_steps": {
+        "SetDeploymentEnv": [{"implementation": "SetDeploymentEnvUntrusted"}],
+        "BroadcastEnv": [{"implementation": "BroadcastEnvChian"}],
+        "BootNewEnv": [{"implementation": "BootNewEnvClassical"}],
+    }
+}
+
+
+def test_a_mistake_of_one_cluster_stops_no_other_where_its_machines_are_known(tmp_path: Path) -> None:
+    where = folder(tmp_path, a=CLUSTER, b={**OTHER, **UNKNOWN})
+    found = load_configuration(where)
+    assert list(found.faults) == ["b"]
+    assert list(found.cluster_of) == ["gdx-1.site", "gdx-2.site", "gdx-3.site", "b-1", "b-2"]
+    found.require_sound(["a"])
+    for asked in (["a", "b"], None):
+        with pytest.raises(ConfigError) as refusal:
+            found.require_sound(asked)
+        first, last = str(refusal.value).splitlines()
+        assert first.startswith(f"{where}/clusters/b.yml:")
+        assert "unknown implementation BroadcastEnvChian" in first
+        assert first.endswith("Did you mean BroadcastEnvChain?")
+        assert last == "Nothing is done with b until this is corrected."
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nodes": [{"name": "b-[1-2]", "address": "10.0.9.[1-3]"}]},
+        {"nodes": [{"name": "b-[1-2]", "address": "10.0.9.[1-2]", "mac": "52-54-00-00-00-00"}]},
+        {"power": {"driver": "ipmi", "address": "10.0.8.[1-2].x y", **LOGIN}},
+        {"name": "two words"},
+        {"nodess": []},
+        {"disk": "none"},
+    ],
+)
+def test_a_mistake_that_leaves_it_open_which_machines_a_cluster_has_stops_all(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"b\.yml:\d+: "):
+        load_configuration(folder(tmp_path, a=CLUSTER, b={**OTHER, **UNKNOWN, **change}))
+
+
+def test_a_machine_of_two_clusters_is_seen_though_one_of_them_has_a_mistake(tmp_path: Path) -> None:
+    twice = {**OTHER, **UNKNOWN, "nodes": [{"name": "b-[1-2]", "address": "10.0.1.[1-2]"}]}
+    with pytest.raises(ConfigError, match=r"b-1 has the address 10\.0\.1\.1 of gdx-1\.site"):
+        load_configuration(folder(tmp_path, a=CLUSTER, b=twice))
 
 
 def test_a_node_belongs_to_one_cluster_only(tmp_path: Path) -> None:
