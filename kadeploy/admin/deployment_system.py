@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from kadeploy.admin import keeper
 from kadeploy.admin.edit import Edit, Place, apply, edit
+from kadeploy.admin.replacement import replaced
 from kadeploy.boot import served
 from kadeploy.boot.signature import is_signed
-from kadeploy.caller import Account, as_user
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError
-from kadeploy.files import replacing
 from kadeploy.images import DeploymentSystem, build_deployment_system
 from kadeploy.images.modules import kernel_version
 
@@ -102,7 +96,7 @@ def install(
 ) -> Installed:
     """Put *system* where the nodes of *clusters* fetch it, and make *changes* to the configuration: all or nothing.
 
-    Files belong to whom the folder belongs.
+    Files belong to whom the folder belongs. Initrd and kernel of a cluster change one right after the other.
 
     Raises:
         ConfigError: the folder is not there, the nodes boot by Secure Boot and the kernel is not signed, a file cannot
@@ -112,17 +106,18 @@ def install(
     _require_bootable(system, site, clusters)
     places: dict[Path, tuple[Path, Path]] = {}
     notes: list[str] = []
-    wanted = [(each.loader.initrd, system.initrd, each) for each in clusters]
-    wanted += [(each.loader.kernel, system.kernel, each) for each in clusters]
+    wanted = [
+        pair
+        for each in clusters
+        for pair in ((each.loader.initrd, system.initrd, each), (each.loader.kernel, system.kernel, each))
+    ]
     for name, source, cluster in wanted:
         path = served.path(site, cluster.loader, name)
         if path is None:
             notes.append(f"clusters/{cluster.name}.yml names {name}, which is elsewhere: copy {source} there.")
         else:
             places.setdefault(path, (source, served.root(site, cluster.loader)))
-    with ExitStack() as beside:
-        for path, (source, root) in places.items():
-            beside.enter_context(_put(source, path, root))
+    with replaced(places):
         if changes:
             apply(configuration.folder, changes)
     return Installed(
@@ -221,38 +216,3 @@ def _require_names(option: str, pattern: re.Pattern[str], words: Iterable[str]) 
     for word in words:
         if not pattern.fullmatch(word):
             raise ConfigError(f"{option} {word}: this is no name of a {option.lstrip('-')}.")
-
-
-@contextmanager
-def _put(source: Path, path: Path, root: Path) -> Iterator[None]:
-    """A copy of a file beside *path*, whose place it takes at the end, unless something is raised until then.
-
-    With the rights of the folder's owner: root would follow links that this account has made there.
-    """
-    owner = keeper.account(root.stat().st_uid)
-    copied = ExitStack()
-    try:
-        with _told(path, owner), source.open("rb") as stream, as_user(owner):
-            _require_no_folder(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfileobj(stream, copied.enter_context(replacing(path, 0o644)))
-        yield
-    except BaseException:
-        with as_user(owner):
-            copied.__exit__(*sys.exc_info())
-        raise
-    with _told(path, owner), as_user(owner):
-        copied.close()
-
-
-def _require_no_folder(path: Path) -> None:
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-
-
-@contextmanager
-def _told(path: Path, owner: Account) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"{error.filename or path}: {error.strerror}: it is written as {owner.name}.") from error

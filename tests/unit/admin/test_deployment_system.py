@@ -11,6 +11,7 @@ import pytest
 from kadeploy.admin import deployment_system
 from kadeploy.admin.deployment_system import Recipe, build, edits, install, memory, public_half, with_console
 from kadeploy.admin.edit import apply
+from kadeploy.admin.replacement import replaced
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.errors import ConfigError
 from kadeploy.images import DeploymentSystem
@@ -112,6 +113,67 @@ def test_what_cannot_be_done_as_a_whole_changes_neither_boot_files_nor_configura
     assert {path: path.read_text() for path in configuration.folder.rglob("*.yml")} == before
     assert [path.name for path in root.iterdir() if not path.is_dir()] == ["deploy-initrd"]
     assert (root / "deploy-initrd").read_text() == "the former"
+
+
+def test_a_kernel_that_cannot_take_its_place_puts_the_former_initrd_back(
+    configuration: Configuration, system: DeploymentSystem, root: Path, tmp_path: Path
+) -> None:
+    """The kernel's place is a mount point, over which nothing can be renamed."""
+    for name in ("deploy-initrd", "deploy-vmlinuz"):
+        (root / name).write_text(f"the former {name}")
+        os.chown(root / name, 1234, 1234)
+    before = {path: path.read_text() for path in configuration.folder.rglob("*.yml")}
+    (tmp_path / "mounted").write_text("the former deploy-vmlinuz")
+    subprocess.run(["mount", "--bind", tmp_path / "mounted", root / "deploy-vmlinuz"], check=True)
+    try:
+        with pytest.raises(ConfigError, match=r"deploy-vmlinuz: Device or resource busy: it is written as 1234\."):
+            install(system, configuration, list(configuration.clusters.values()), edits(configuration, system, {}))
+        found = {path.name: path.read_text() for path in root.iterdir()}
+    finally:
+        subprocess.run(["umount", root / "deploy-vmlinuz"], check=True)
+    assert found == {name: f"the former {name}" for name in ("deploy-initrd", "deploy-vmlinuz")}
+    assert {path: path.read_text() for path in configuration.folder.rglob("*.yml")} == before
+
+
+def test_ctrl_c_once_the_files_have_changed_puts_both_back(root: Path, system: DeploymentSystem) -> None:
+    (root / "kernel").write_text("the former")
+    places = {root / "initrd": (system.initrd, root), root / "kernel": (system.kernel, root)}
+
+    def broken_off() -> None:
+        with replaced(places):
+            assert (root / "initrd").read_text() == "the initrd"
+            assert (root / "kernel").read_text() == "the kernel"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    assert {path.name: path.read_text() for path in root.iterdir()} == {"kernel": "the former"}
+
+
+def test_a_file_of_another_account_is_replaced_and_put_back(root: Path, system: DeploymentSystem) -> None:
+    """The kernel lets nobody make a second name of it (fs.protected_hardlinks)."""
+    (root / "kernel").write_text("root's")
+    (root / "kernel").chmod(0o644)
+
+    def broken_off() -> None:
+        with replaced({root / "kernel": (system.kernel, root)}):
+            assert (root / "kernel").stat().st_uid == 1234
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken_off()
+    assert {path.name: path.read_text() for path in root.iterdir()} == {"kernel": "root's"}
+
+
+def test_initrd_and_kernel_of_a_cluster_change_together(
+    configuration: Configuration, system: DeploymentSystem, root: Path
+) -> None:
+    for name in ("gdx", "nvm"):
+        path = configuration.folder / "clusters" / f"{name}.yml"
+        path.write_text(f"{path.read_text()}loader: {{kernel: {name}-k, initrd: {name}-i}}\n")
+    named = load_configuration(configuration.folder)
+    found = install(system, named, list(named.clusters.values()))
+    assert list(found.files) == [str(root / name) for name in ("gdx-i", "gdx-k", "nvm-i", "nvm-k")]
 
 
 def test_a_cluster_that_fetches_it_elsewhere_is_told(
