@@ -107,7 +107,7 @@ class Cluster:
     def play(self, implementation: str, **asked: Any) -> dict[str, Outcome]:
         """Run one implementation on all nodes; *asked* are fields of the request."""
         number = next(self.numbers)
-        work = self.folder / f"w{number}"
+        work = self.folder / f"W-{number}"
         work.mkdir()
         macro_step = next(name for name in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv") if name in implementation)
         assignment = build.assignment(
