@@ -606,7 +606,15 @@ def read_keys(source: str, caller: Account) -> str:
         FileError: unreadable, empty, or a private key.
     """
     where = source or str(caller.home / ".ssh" / "authorized_keys")
-    text = read_text(where, caller)
+    return public_keys(read_text(where, caller), where)
+
+
+def public_keys(text: str, where: str) -> str:
+    """The keys in *text*, which is called *where*, a line each.
+
+    Raises:
+        FileError: there is none, or it is a private one.
+    """
     if looks_like_private_key(text):
         raise FileError(f"{where} is a private key: give the public one, {where}.pub.")
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kadeploy import dates
 from kadeploy.caller import caller, is_user_name
 from kadeploy.cli import completion, shell
 from kadeploy.client import sites
@@ -95,7 +96,7 @@ def create(
     """Make a token for a user and print it. It is shown this once: only a digest is kept."""
     site = _site()
     _require_name(user)
-    end = shell.moment("--until", until, day_ends=True)
+    end = dates.moment("--until", until, day_ends=True)
     if end <= time.time():
         raise OptionError(f"--until {until}: this date is over.")
     if not note.isprintable() or len(note) > _LONGEST_NOTE:

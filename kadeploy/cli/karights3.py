@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from kadeploy import dates
 from kadeploy.cli import completion, shell, together
 from kadeploy.config.cluster import Disk
 from kadeploy.config.folder import Configuration
@@ -133,7 +134,7 @@ def _nodes(service: Service, machines: Sequence[str] | None, files: Sequence[str
 
 
 def _end(text: str) -> int:
-    end = shell.moment("--until", text, day_ends=True)
+    end = dates.moment("--until", text, day_ends=True)
     if end <= time.time():
         raise OptionError(f"--until {text}: this date is over.")
     return end

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
+from kadeploy import dates
 from kadeploy.cli import completion, plot, shell, together, usage
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
@@ -213,8 +214,8 @@ def kastat3(
         selection=Selection(
             (None if wid else "deploy") if operation is None else None if operation == "all" else operation,
             _nodes(service, machines, lists),
-            None if date_min is None else shell.moment("-x", date_min),
-            None if date_max is None else shell.moment("-y", date_max, day_ends=True),
+            None if date_min is None else dates.moment("-x", date_min),
+            None if date_max is None else dates.moment("-y", date_max, day_ends=True),
             wid,
         ),
         fields=names or (RETRY_FIELDS if chosen == "-a" else FIELDS),

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kadeploy import __version__
+from kadeploy import __version__, dates
 from kadeploy.cli import shell
 from kadeploy.config.site import Site
 from kadeploy.errors import DestructiveEnvironmentError, FileError, NodeListError, OptionError
@@ -261,19 +261,19 @@ except shell.FileError as refusal:
 @pytest.mark.parametrize("zone", ["Z", "UTC", " GMT", "+00:00", " -0000"])
 @pytest.mark.parametrize("text", ["2026-02-12T08:00:00", "2026-02-12 08:00:00", "2026:02:12:08:00:00"])
 def test_a_date_may_say_its_zone(text: str, zone: str) -> None:
-    assert shell.moment("-x", f"{text}{zone}") == 1770883200
+    assert dates.moment("-x", f"{text}{zone}") == 1770883200
 
 
 def test_a_zone_moves_a_date_and_a_days_two_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shell.moment("-x", "2026-02-12 08:00+01:00") == 1770883200 - 3600
-    assert shell.moment("-x", "2026-02-12-0530") == 1770854400 + 5 * 3600 + 1800
-    assert shell.moment("-y", "2026-02-12Z", day_ends=True) == 1770854400 + 86399
+    assert dates.moment("-x", "2026-02-12 08:00+01:00") == 1770883200 - 3600
+    assert dates.moment("-x", "2026-02-12-0530") == 1770854400 + 5 * 3600 + 1800
+    assert dates.moment("-y", "2026-02-12Z", day_ends=True) == 1770854400 + 86399
 
 
 @pytest.mark.parametrize("text", ["2026-02-12T08:00:00+99:99", "2026-02-12T08:00:00 CET", "Z", "+01:00", "9999-99-99"])
 def test_what_is_no_zone_makes_no_date(text: str) -> None:
     with pytest.raises(OptionError, match="not a date"):
-        shell.moment("-x", text)
+        dates.moment("-x", text)
 
 
 # --- files for names --------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_names_are_written_one_per_line_in_natural_order(tmp_path: Path) -> None
     ],
 )
 def test_dates_are_read_as_local_time(text: str, day_ends: bool, seconds: int) -> None:
-    code = f"from kadeploy.cli import shell; print(shell.moment('-x', {text!r}, {day_ends}))"
+    code = f"from kadeploy import dates; print(dates.moment('-x', {text!r}, {day_ends}))"
     variables = os.environ | {"TZ": "UTC"}
     done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
     assert done.stdout == f"{seconds}\n"
@@ -326,7 +326,7 @@ def test_dates_are_read_as_local_time(text: str, day_ends: bool, seconds: int) -
 @pytest.mark.parametrize("text", ["", "yesterday", "2009:02:30:08:00:00", "2009:02:12"])
 def test_what_is_no_date_is_refused(text: str) -> None:
     with pytest.raises(OptionError, match="-x .*not a date"):  # noqa: RUF043 - a pattern
-        shell.moment("-x", text)
+        dates.moment("-x", text)
 
 
 # --- output -----------------------------------------------------------------------------------------------------
