@@ -7,8 +7,13 @@ from typing import Any
 
 from ansible.plugins.inventory import BaseInventoryPlugin
 
-from kadeploy.errors import KadeployError
-from kadeploy.runner import inventory, request
+try:
+    from kadeploy.errors import KadeployError
+    from kadeploy.runner import artifact, inventory, request
+except ImportError:
+    MISSING = "kadeploy.core needs the Python package kadeploy beside Ansible: pip install kadeploy"
+else:
+    MISSING = ""
 
 DOCUMENTATION = """
 name: kadeploy
@@ -60,6 +65,10 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         The file is read with plain safe YAML, never by Ansible's loader: that keeps user strings from being templates.
         """
         super().parse(inventory_data, loader, path, cache)
+        if MISSING:
+            raise SystemExit(f"ERROR! {MISSING}")
+        if warning := artifact.other_version(Path(__file__)):
+            self.display.warning(warning)
         source = Path(path).resolve()
         try:
             asked = request.read(source)
