@@ -34,7 +34,7 @@ def with_machines(configuration: Configuration, machines: Mapping[str, Machine])
         cluster = configuration.clusters[name]
         known = {node: machines[node] for node in nodes}
         members = {node: _as_found(cluster, cluster.members[node], machine) for node, machine in known.items()}
-        found.append(_edit(configuration.files[cluster.name], partial(_said, cluster, members, known)))
+        found.append(_edit(configuration.folder / cluster.file, partial(_said, cluster, members, known)))
     return [each for each in found if each.before != each.after]
 
 
@@ -48,7 +48,7 @@ def with_macs(configuration: Configuration, macs: Mapping[str, str]) -> list[Edi
     for name, nodes in configuration.cluster_nodes(list(macs)).items():
         cluster = configuration.clusters[name]
         members = {node: msgspec.structs.replace(cluster.members[node], mac=macs[node]) for node in nodes}
-        edits.append(_edit(configuration.files[cluster.name], partial(_with_members, cluster, members)))
+        edits.append(_edit(configuration.folder / cluster.file, partial(_with_members, cluster, members)))
     return edits
 
 
@@ -59,7 +59,7 @@ def with_nodes(configuration: Configuration, cluster: Cluster, entries: Sequence
         ConfigError: it cannot be changed by a program.
     """
     items = {len(cluster.nodes): folded(entries)}
-    return _edit(configuration.files[cluster.name], lambda text: with_items(text, ("nodes",), items))
+    return _edit(configuration.folder / cluster.file, lambda text: with_items(text, ("nodes",), items))
 
 
 def _edit(path: Path, change: Callable[[str], str]) -> Edit:

@@ -43,7 +43,7 @@ def _firmware(cluster: Cluster, _: Node, machine: Machine) -> _Told:
     also = "loader.profiles: grub, and a gpt table with an efi partition" if machine.firmware == "uefi" else ""
     text = f"it booted by {machine.firmware}, and loader.firmware is {loader.firmware}"
     advice = (
-        f"set loader.firmware: {machine.firmware} in clusters/{cluster.name}.yml"
+        f"set loader.firmware: {machine.firmware} in {cluster.file}"
         f"{f' (with {also})' if also else ''}, or change the firmware's own setting"
     )
     return FIRMWARE.warn(text, advice), ""
@@ -55,7 +55,7 @@ def _disk(cluster: Cluster, _: Node, machine: Machine) -> _Told:
         return None
     there = ", ".join(map(str, machine.disks)) or "none that can be written to"
     text = f"there is no {device}, which is disk.device; its disks are"
-    advice = f"set disk.device in clusters/{cluster.name}.yml, or add the disk's driver: kadeploy-site build --module"
+    advice = f"set disk.device in {cluster.file}, or add the disk's driver: kadeploy-site build --module"
     return DISK.fail(text, advice), there
 
 
@@ -64,7 +64,7 @@ def _arch(cluster: Cluster, _: Node, machine: Machine) -> _Told:
     if not cluster.arch or len(both) == 1 or any(both <= words for words in _SAME):
         return None
     text = f"its architecture is {machine.arch}, and arch is {cluster.arch}"
-    return ARCH.warn(text, f"set arch in clusters/{cluster.name}.yml"), ""
+    return ARCH.warn(text, f"set arch in {cluster.file}"), ""
 
 
 _SAME = (frozenset({"aarch64", "arm64"}), frozenset({"x86_64", "amd64"}))

@@ -114,7 +114,7 @@ def install(
     for name, source, cluster in wanted:
         path = served.path(site, cluster.loader, name)
         if path is None:
-            notes.append(f"clusters/{cluster.name}.yml names {name}, which is elsewhere: copy {source} there.")
+            notes.append(f"{cluster.file} names {name}, which is elsewhere: copy {source} there.")
         else:
             places.setdefault(path, (source, served.root(site, cluster.loader)))
     with replaced(places):
@@ -137,7 +137,7 @@ def _require_bootable(system: DeploymentSystem, site: Site, clusters: Sequence[C
             raise ConfigError(f"{root} ({key} in site.yml) is not there: kadeploy-site init makes it.")
         if cluster.loader.secure_boot and not is_signed(system.kernel):
             raise ConfigError(
-                f"clusters/{cluster.name}.yml has loader.secure_boot, and this kernel is not signed: nothing is "
+                f"{cluster.file} has loader.secure_boot, and this kernel is not signed: nothing is "
                 "installed. Take a kernel that Debian has signed: --kernel linux-image-amd64."
             )
 
@@ -155,7 +155,7 @@ def edits(configuration: Configuration, system: DeploymentSystem, consoles: Mapp
         before = configuration.clusters[name].loader.params
         values: dict[Place, str] = {("loader", "params"): with_console(before, console)}
         if values["loader", "params"] != before:
-            found.append(edit(configuration.files[name], values))
+            found.append(edit(configuration.folder / configuration.clusters[name].file, values))
     return found
 
 

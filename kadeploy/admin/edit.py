@@ -78,10 +78,10 @@ def apply(folder: Path, edits: Sequence[Edit]) -> None:
         shutil.copytree(folder, copied)
         for each in edits:
             (copied / each.path.relative_to(folder)).write_text(each.after, encoding="utf-8")
-        changed = {copied / each.path.relative_to(folder) for each in edits}
+        changed = {str(each.path.relative_to(folder)) for each in edits}
         try:
             found = load_configuration(copied)
-            found.require_sound([name for name, path in found.files.items() if path in changed])
+            found.require_sound([name for name, cluster in found.clusters.items() if cluster.file in changed])
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(copied), str(folder))) from error
     for each in edits:

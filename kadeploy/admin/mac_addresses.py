@@ -79,7 +79,7 @@ def contradictions(heard: Heard) -> Iterator[Finding]:
     if heard.question and heard.question.firmware != loader.firmware:
         yield FIRMWARE.warn(
             f"{heard.node.name}: it boots by {heard.question.firmware}, and loader.firmware is {loader.firmware}",
-            f"set loader.firmware in clusters/{heard.node.cluster.name}.yml, or change the firmware's own setting",
+            f"set loader.firmware in {heard.node.cluster.file}, or change the firmware's own setting",
         )
 
 

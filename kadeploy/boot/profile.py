@@ -241,7 +241,7 @@ def _boots(sources: Sources, kind: ProfileKind, node: Node) -> dict[str, Any]:
         return _linux(sources, loader.kernel, loader.initrd, params, tell_interface=True)
     if kind == "nfsroot":
         if not loader.nfsroot_kernel:
-            raise ConfigError(f"clusters/{sources.cluster.name}.yml: loader.nfsroot_kernel is not set.")
+            raise ConfigError(f"Cluster {sources.cluster.name} has no loader.nfsroot_kernel in its file.")
         params = _with_secret(sources, loader.nfsroot_params, node)
         return _linux(sources, loader.nfsroot_kernel, loader.nfsroot_initrd, params, tell_interface=True)
     environment = sources.environment

@@ -294,6 +294,14 @@ class Cluster(Struct, frozen=True, kw_only=True):
         yield from _addresses_wrong(self, self._of_ranges)
         yield from _timeouts_wrong(self.timeouts, len(members))
 
+    @cached_property
+    def file(self) -> str:
+        """Its file below the configuration folder, as messages name it; `load_configuration` tells one of another name.
+
+        What is known of a cluster elsewhere, in a request for instance, goes by its name.
+        """
+        return f"clusters/{self.name}.yml"
+
     def place_of(self, node: str) -> tuple[str | int, ...]:
         """Where the range of *node* is in the file."""
         named = (rank for rank, part in enumerate(self._of_ranges) if any(each.name == node for each in part))

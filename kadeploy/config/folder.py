@@ -35,8 +35,6 @@ class Configuration(Struct, frozen=True, kw_only=True):
     folder: Path
     site: Site
     clusters: dict[str, Cluster]
-    files: dict[str, Path] = {}
-    """Which file each cluster was read from: one may call itself other than its file."""
     faults: dict[str, str] = {}
     """What is wrong with the file of a cluster, a line for each mistake: its nodes are known, and left alone."""
 
@@ -162,11 +160,11 @@ def load_configuration(where: Path | None = None) -> Configuration:
     root = where or configuration_folder()
     site = load_site(root)
     clusters: dict[str, Cluster] = {}
-    files: dict[str, Path] = {}
     faults: dict[str, str] = {}
     machines, names = _Machines(site), _Names(root)
     for path in sorted((root / "clusters").glob("*.yml")):
         cluster, wrong = examine(path, Cluster, names.wrong, name=path.stem)
+        cluster.__dict__["file"] = f"clusters/{path.name}"  # where `Cluster.file` keeps what it tells
         if wrong:
             faults[cluster.name] = str(refusal(path, wrong))
         if any(each.place[: len(place)] == place for each in wrong for place in _OF_MACHINES):
@@ -176,11 +174,10 @@ def load_configuration(where: Path | None = None) -> Configuration:
             raise refusal(path, [Wrong(("name",), said)])
         machines.add(cluster, path)
         clusters[cluster.name] = cluster
-        files[cluster.name] = path
     take_back(cluster.power.password_env for cluster in clusters.values())
     if not clusters:
         raise ConfigError(f"{root}/clusters: no cluster file (NAME.yml) found.")
-    return Configuration(folder=root, site=site, clusters=clusters, files=files, faults=faults)
+    return Configuration(folder=root, site=site, clusters=clusters, faults=faults)
 
 
 class _Names:

@@ -216,14 +216,14 @@ async def _command(sending: _Sending, step: MicroStep) -> Mapping[str, Outcome]:
         raise ConfigError(f"A broadcast_command knows of one image: send that of {sending.place} by another method.")
     command = step.request.cluster.broadcast_command
     if not command:
-        raise ConfigError(f"There is no broadcast_command in clusters/{step.request.cluster.name}.yml.")
+        raise ConfigError(f"There is no broadcast_command in the file of cluster {step.request.cluster.name}.")
     with tempfile.TemporaryDirectory(prefix="broadcast-", dir=step.request.run_dir) as name:
         folder = Path(name)
         nodes, path = folder / "nodes", sending.image.path
         nodes.write_text("".join(f"{name}\n" for name in step.members), encoding="utf-8")
         if sending.descriptor is not None:
             path = str(await asyncio.to_thread(_copy, sending.image, sending.descriptor, folder))
-        where = f"broadcast_command in clusters/{step.request.cluster.name}.yml"
+        where = f"broadcast_command of cluster {step.request.cluster.name}"
         arguments = commands.argv(command, {"ENVFILE": [path], "NODEFILE": [str(nodes)]}, where)
         return dict.fromkeys(step.members, await site_command.execute(arguments))
 

@@ -145,7 +145,7 @@ def _fits(assignment: Assignment) -> None:
     if environment is not None and cluster.arch and environment.arch not in ("", cluster.arch):
         raise OptionError(
             f"{environment.name} is for {environment.arch}, and cluster {cluster.name} is {cluster.arch}: choose "
-            f"another environment, or correct `arch` in clusters/{cluster.name}.yml."
+            f"another environment, or correct `arch` in {cluster.file}."
         )
     for expression in filter(None, (options.reboot_timeout, options.kexec_timeout)):
         evaluate_timeout(expression, len(assignment.nodes))

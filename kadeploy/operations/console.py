@@ -145,8 +145,8 @@ def admit(configuration: Configuration, user: str, node: str, own: Account | Non
     part = partition_device(cluster.disk.device, cluster.disk.number("deploy"))
     rights.require(configuration.site, user, [name], part)
     if not cluster.console:
-        raise ConfigError(f"clusters/{cluster.name}.yml: console is not set: the command that opens a node's console.")
-    argv = commands.argv(cluster.console, commands.node_values(name), f"console in clusters/{cluster.name}.yml")
+        raise ConfigError(f"{cluster.file}: console is not set: the command that opens a node's console.")
+    argv = commands.argv(cluster.console, commands.node_values(name), f"console in {cluster.file}")
     return Console(configuration.site, user, name, part, argv, _starter(configuration.site, cluster, own))
 
 
@@ -220,7 +220,7 @@ def _account(cluster: Cluster, own: Account | None) -> Account:
         ConfigError: no such account, one that this process cannot become, or root's for somebody else: people would be
             root with the program's escapes.
     """
-    key = f"clusters/{cluster.name}.yml: console_account"
+    key = f"{cluster.file}: console_account"
     try:
         this = account(pwd.getpwuid(os.geteuid()).pw_name)
         found = account(cluster.console_account) if cluster.console_account else own or this

@@ -90,7 +90,7 @@ def require_made(assignment: Assignment) -> None:
         if filesystem not in cluster.supported_filesystems:
             raise OptionError(
                 f"Environment {environment.name} is on {filesystem}, and cluster {cluster.name} formats "
-                f"{', '.join(cluster.supported_filesystems)} (supported_filesystems in clusters/{cluster.name}.yml)."
+                f"{', '.join(cluster.supported_filesystems)} (supported_filesystems in {cluster.file})."
             )
 
 

@@ -300,5 +300,5 @@ def _admin(assignment: Assignment, archive: AdminArchive, files_of: _Files) -> L
         local = files_of.copy(source, of_site=True)
         _require_sound(local, archive.kind, source, assignment)
     except FileError as error:
-        raise FileError(f"clusters/{assignment.cluster.name}.yml: {error}") from error
+        raise FileError(f"{assignment.cluster.file}: {error}") from error
     return LocalArchive(path=str(local.path), kind=archive.kind, script=archive.script)

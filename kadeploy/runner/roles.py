@@ -57,9 +57,7 @@ def require_known(cluster: Cluster, config_dir: Path) -> None:
     for key, names in (("micro_timeouts", cluster.micro_timeouts), ("micro_retries", cluster.micro_retries)):
         for name in names:
             if name not in known and "." not in name:
-                raise ConfigError(
-                    f"clusters/{cluster.name}.yml: {key}: there is no micro-step {name!r}.{did_you_mean(name, known)}"
-                )
+                raise ConfigError(f"{cluster.file}: {key}: there is no micro-step {name!r}.{did_you_mean(name, known)}")
 
 
 @lru_cache(maxsize=256)

@@ -46,7 +46,7 @@ def _of_cluster(subject: Subject, cluster: Cluster, nodes: Sequence[Node]) -> It
     if power.driver == "command" and not power.commands.status:
         yield COMMAND.warn(
             f"{told(cluster.members)}: power.commands.status is not set: nobody can tell whether a node is on",
-            f"set it in clusters/{cluster.name}.yml",
+            f"set it in {cluster.file}",
         )
         return
     if not asked:

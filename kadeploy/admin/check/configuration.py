@@ -176,7 +176,7 @@ def _http_url(site: Site) -> Iterator[Finding]:
 
 
 def _of_cluster(cluster: Cluster, site: Site) -> Iterator[Finding]:
-    where = f"clusters/{cluster.name}.yml"
+    where = cluster.file
     yield from _macro_steps(cluster, where)
     yield from _addresses(cluster, site, where)
     yield from _power(cluster, site, where)

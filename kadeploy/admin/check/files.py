@@ -109,7 +109,7 @@ def secrets(subject: Subject) -> dict[str, Path]:
     found = {"ssh.private_key": Path(site.ssh.private_key)}
     for cluster in subject.configuration.clusters.values():
         if cluster.power.password_file and cluster.power.driver != "command":
-            found[f"clusters/{cluster.name}.yml: power.password_file"] = folder / cluster.power.password_file
+            found[f"{cluster.file}: power.password_file"] = folder / cluster.power.password_file
     if site.service.https:
         found["service.https.private_key"] = Path(site.service.https.private_key)
     if site.service.htpasswd:

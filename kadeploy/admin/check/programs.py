@@ -77,11 +77,11 @@ def _wanted(subject: Subject) -> Iterator[tuple[str, str, str]]:
     if scheme == "mysql":
         yield "pymysql", "mysql", "the database of site.yml"
     clusters = subject.configuration.clusters.values()
-    if name := next((each.name for each in clusters if each.power.driver == "redfish"), ""):
-        yield "sushy", "redfish", f"power.driver of clusters/{name}.yml"
-    ways = {way.name: each.name for each in clusters for tried in each.macro_steps.values() for way in tried}
+    if file := next((each.file for each in clusters if each.power.driver == "redfish"), ""):
+        yield "sushy", "redfish", f"power.driver of {file}"
+    ways = {way.name: each.file for each in clusters for tried in each.macro_steps.values() for way in tried}
     if "BroadcastEnvBittorrent" in ways:
-        yield "libtorrent", "bittorrent", f"BroadcastEnvBittorrent in clusters/{ways['BroadcastEnvBittorrent']}.yml"
+        yield "libtorrent", "bittorrent", f"BroadcastEnvBittorrent in {ways['BroadcastEnvBittorrent']}"
     service = subject.site.service
     if service.https or service.htpasswd or service.front_ends or service.socket:
         for library in ("litestar", "uvicorn"):

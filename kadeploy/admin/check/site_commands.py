@@ -44,7 +44,7 @@ def of_site(site: Site, node: str) -> Iterator[SiteCommand]:
 
 def of_cluster(cluster: Cluster) -> Iterator[SiteCommand]:
     """Those of a cluster file, as they are for the first node."""
-    where, values = f"clusters/{cluster.name}.yml", commands.node_values(next(iter(cluster.members)))
+    where, values = cluster.file, commands.node_values(next(iter(cluster.members)))
     if cluster.power.driver == "command":
         for name, text in msgspec.structs.asdict(cluster.power.commands).items():
             if text:

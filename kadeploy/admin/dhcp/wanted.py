@@ -151,7 +151,7 @@ def _chosen(configuration: Configuration, names: Iterable[str]) -> dict[str, Clu
             raise OptionError(f"There is no cluster {name}; there are {', '.join(known)}.{did_you_mean(name, known)}")
         if not re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII):
             raise ConfigError(
-                f"clusters/{name}.yml: the name of a cluster becomes a word of DHCP servers: "
+                f"{known[name].file}: the name of a cluster becomes a word of DHCP servers: "
                 "use letters, digits, dots, dashes and underscores alone."
             )
     configuration.require_sound(wanted)
@@ -170,8 +170,7 @@ def _chain(cluster: Cluster, firmware: str) -> tuple[str, str]:
     found = _CHAINS.get((firmware, cluster.loader.profiles))
     if found is None:
         raise ConfigError(
-            f"clusters/{cluster.name}.yml: loader.profiles: Debian has no {cluster.loader.profiles} for "
-            f"{cluster.arch}: set grub."
+            f"{cluster.file}: loader.profiles: Debian has no {cluster.loader.profiles} for {cluster.arch}: set grub."
         )
     return found
 
@@ -255,13 +254,13 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 def _require_name(cluster: Cluster, node: Node) -> None:
     if not re.fullmatch(rf"{_LABEL}(?:\.{_LABEL})*", node.name) or len(node.name) > 253:
         raise ConfigError(
-            f"clusters/{cluster.name}.yml: nodes: {node.name!r} is no name that DHCP can tell: "
+            f"{cluster.file}: nodes: {node.name!r} is no name that DHCP can tell: "
             "it has letters, digits and dashes, and dots between them."
         )
 
 
 def _host(cluster: Cluster, node: Node) -> Host:
-    where = f"clusters/{cluster.name}.yml: {node.name}"
+    where = f"{cluster.file}: {node.name}"
     try:
         mac = mac_bytes(node.mac).hex(":")
     except OptionError as error:

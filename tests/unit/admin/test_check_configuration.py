@@ -81,6 +81,13 @@ def test_a_name_from_which_a_signed_grub_would_fetch_kernels_is_odd(sound: Sound
     assert "localhost is a name" in sound.one(configuration.check, "server-address", "warn").text
 
 
+def test_a_finding_of_a_cluster_names_its_file_whatever_the_cluster_calls_itself(sound: SoundSite) -> None:
+    sound.change("gdx", name="other", power__user="", macro_steps=DUMMY)
+    found = [each for each in sound.found(configuration.check) if each.level == "warn"]
+    assert {each.name for each in found} == {"bmc-login", "tries"}
+    assert all(each.text.startswith("clusters/gdx.yml: ") for each in found)
+
+
 @pytest.mark.parametrize(("name", "meant"), [("clusters/old.yaml", "old.yml"), ("site.yaml", "site.yml")])
 def test_a_file_that_no_tool_reads_is_told(sound: SoundSite, name: str, meant: str) -> None:
     (sound.folder / name).write_text("{}")

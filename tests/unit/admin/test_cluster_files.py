@@ -185,5 +185,5 @@ def test_the_file_of_a_cluster_that_has_another_name_is_found(file: Path) -> Non
         .replace("other", "aaa")
     )
     configuration = load_configuration(file.parents[1])
-    assert configuration.files["other"] == file
+    assert configuration.folder / configuration.clusters["other"].file == file
     assert msgspec.structs.asdict(configuration.clusters["other"])["name"] == "other"

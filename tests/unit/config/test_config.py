@@ -139,6 +139,14 @@ def test_a_mistake_that_leaves_it_open_which_machines_a_cluster_has_stops_all(
         load_configuration(folder(tmp_path, a=CLUSTER, b={**OTHER, **UNKNOWN, **change}))
 
 
+def test_a_cluster_that_calls_itself_other_than_its_file_is_told_by_the_file(tmp_path: Path) -> None:
+    found = load_configuration(folder(tmp_path, a=CLUSTER, b={**OTHER, "name": "other"}))
+    assert {name: cluster.file for name, cluster in found.clusters.items()} == {
+        "a": "clusters/a.yml",
+        "other": "clusters/b.yml",
+    }
+
+
 def test_a_machine_of_two_clusters_is_seen_though_one_of_them_has_a_mistake(tmp_path: Path) -> None:
     twice = {**OTHER, **UNKNOWN, "nodes": [{"name": "b-[1-2]", "address": "10.0.1.[1-2]"}]}
     with pytest.raises(ConfigError, match=r"b-1 has the address 10\.0\.1\.1 of gdx-1\.site"):

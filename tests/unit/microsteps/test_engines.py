@@ -270,7 +270,9 @@ def test_by_hand_an_image_that_the_administrator_offers_is_opened_where_it_is_of
 
 def test_a_missing_command_or_image_is_every_nodes_failure_and_says_what_to_set(tmp_path: Path) -> None:
     custom = outcomes(send_image.run, asked(tmp_path, **described(tmp_path)), {"method": "custom"})
-    assert {outcome.message for outcome in custom.values()} == {"There is no broadcast_command in clusters/gdx.yml."}
+    assert {outcome.message for outcome in custom.values()} == {
+        "There is no broadcast_command in the file of cluster gdx."
+    }
     missing = outcomes(send_image.run, asked(tmp_path), {"method": "chain"})
     assert {outcome.verdict for outcome in missing.values()} == {Verdict.KO}
 
