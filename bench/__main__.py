@@ -1,11 +1,11 @@
-"""``python -m bench deploy|broadcast|commands|service|boot [--quick] [--json FILE]``: measure one thing."""
+"""``python -m bench deploy|broadcast|commands|inventory|service|boot [--quick] [--json FILE]``: measure one thing."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-BENCHES = ("commands", "broadcast", "deploy", "service", "boot")
+BENCHES = ("commands", "inventory", "broadcast", "deploy", "service", "boot")
 """Modules of this package; each has `main(arguments) -> exit status` and tells its options at ``--help``."""
 
 

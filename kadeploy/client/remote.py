@@ -30,7 +30,7 @@ from kadeploy.nodeset import fold
 from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
 from kadeploy.state import damage
 from kadeploy.state.environments import Change, Part, Visibility
-from kadeploy.state.history import Durations, Rate, Selection
+from kadeploy.state.history import Durations, Last, Rate, Selection
 from kadeploy.state.nodes import NodeRow
 from kadeploy.state.rights import Given, Holder
 
@@ -259,6 +259,10 @@ class Remote:
                 damage.leave_out(DatabaseError(row))
             else:
                 yield row
+
+    def latest(self, names: Sequence[str] | None = None) -> list[Last]:
+        """``GET /v1/statistics/latest``."""
+        return self._list("/v1/statistics/latest", Last, _nodes(names))
 
     def failure_rates(self, selection: Selection) -> list[Rate]:
         """``POST /v1/statistics/rates``."""

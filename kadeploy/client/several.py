@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kadeploy.operations.recording import Recorded
     from kadeploy.operations.requests import Wish
     from kadeploy.runner.playbooks import Register
-    from kadeploy.state.history import Durations, Rate, Selection
+    from kadeploy.state.history import Durations, Last, Rate, Selection
     from kadeploy.state.nodes import NodeRow
     from kadeploy.state.rights import Holder
 
@@ -272,6 +272,10 @@ class Several:
         found = (service.rows(more) for service in self.services.values())
         merged = heapq.merge(*found, key=lambda row: list(map(_rank, order, row[count:])))
         return (row[:count] for row in islice(merged, wanted.limit))
+
+    def latest(self, names: Sequence[str] | None = None) -> list[Last]:
+        """Of all servers."""
+        return list(chain.from_iterable(self._lists(names, lambda service, share: list(service.latest(share)))))
 
     def failure_rates(self, selection: Selection) -> list[Rate]:
         """Of all servers, in the natural order of the nodes."""

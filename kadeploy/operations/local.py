@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kadeploy.runner.playbooks import Register
     from kadeploy.state.environments import Change, Part, Visibility
     from kadeploy.state.fingerprints import RemoteUser
-    from kadeploy.state.history import Durations, Rate, Selection
+    from kadeploy.state.history import Durations, Last, Rate, Selection
     from kadeploy.state.nodes import NodeRow
     from kadeploy.state.rights import Given, Holder
 
@@ -208,6 +208,10 @@ class Local:
             wanted.order,
             wanted.limit,
         )
+
+    def latest(self, names: Sequence[str] | None = None) -> Iterable[Last]:
+        """See `kadeploy.state.history.latest`."""
+        return history.latest(self.site, names)
 
     def failure_rates(self, selection: Selection) -> list[Rate]:
         """See `kadeploy.state.history.failure_rates`."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kadeploy.operations.requests import Wish
     from kadeploy.runner.playbooks import Register
     from kadeploy.state.environments import Change, Part, Visibility
-    from kadeploy.state.history import Durations, Rate
+    from kadeploy.state.history import Durations, Last, Rate
     from kadeploy.state.nodes import NodeRow
     from kadeploy.state.rights import Holder
 
@@ -186,6 +186,9 @@ class Service(Protocol):
 
     def rows(self, wanted: Rows) -> Iterator[Sequence[Any]]:
         """Rows of the log."""
+
+    def latest(self, names: Sequence[str] | None = None) -> Iterable[Last]:
+        """The last operation on each node (default: all) that has any."""
 
     def failure_rates(self, selection: Selection) -> list[Rate]:
         """How often nodes failed."""

@@ -37,7 +37,7 @@ from kadeploy.server.served import Served
 from kadeploy.state import sent
 from kadeploy.state.damage import sparing
 from kadeploy.state.environments import Change, Part, Visibility
-from kadeploy.state.history import Durations, Rate, Selection
+from kadeploy.state.history import Durations, Last, Rate, Selection
 from kadeploy.state.nodes import Held, NodeRow
 from kadeploy.state.rights import Given, Holder
 
@@ -410,6 +410,11 @@ class StatisticsController(Controller):
     def rows(self, served: Here, data: JSONBody[Rows]) -> Stream:
         """Rows of the log, one JSON list a line."""
         return Stream(_lines(served.rows(data)))
+
+    @get("/latest", sync_to_thread=True)
+    def latest(self, served: Here, names: Nodes = None) -> Response[list[Last]]:
+        """The last operation on each node that has any, and what came of it."""
+        return _sparing(served.latest(_names(served, names)))
 
     @post("/rates", sync_to_thread=True, status_code=200)
     def rates(self, served: Here, data: JSONBody[Selection]) -> Response[list[Rate]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from operator import and_, or_
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
 from peewee import Case, fn
@@ -14,8 +14,8 @@ from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
 from kadeploy.state.database import chunked, connect, fetch, stream, with_numbers
-from kadeploy.state.tables import Log, Moment
-from kadeploy.workflow import ABORTED
+from kadeploy.state.tables import Log, Moment, NodeState
+from kadeploy.workflow import ABORTED, Operation
 
 FIELDS = (
     "user",
@@ -93,6 +93,20 @@ class Durations(msgspec.Struct, frozen=True):
     """How many these are the means of."""
 
 
+class Last(msgspec.Struct, frozen=True):
+    """What was last done to a node, and what came of it; *env* is ``name:version``, empty where none was deployed."""
+
+    hostname: str
+    operation: Operation
+    wid: str
+    user: str
+    env: str
+    start: int
+    """Unix seconds."""
+    success: bool
+    error: str
+
+
 def rows(
     site: Site,
     selection: Selection,
@@ -130,6 +144,33 @@ def _in_words(row: tuple[Any, ...], truths: Sequence[int]) -> tuple[Any, ...]:
     for rank in truths:
         values[rank] = "true" if values[rank] else "false"
     return tuple(values)
+
+
+def latest(site: Site, nodes: Sequence[str] | None = None) -> Iterator[Last]:
+    """The last operation on each of *nodes* (default: all), in no particular order; nodes without any are missing.
+
+    The log may be long: it is looked up node by node in its index, not read.
+    """
+    connect(site)
+    newest = [_newest(operation) for operation in get_args(Operation)]
+    query = NodeState.select(*newest)
+    parts = [None] if nodes is None else chunked(nodes)
+    found = (fetch(query if part is None else query.where(NodeState.hostname.in_(part))) for part in parts)
+    ids = [number for part in found for row in part for number in row if number is not None]
+    columns = [getattr(Log, name) for name in Last.__struct_fields__]
+    last: dict[str, Last] = {}
+    for part in chunked(sorted(ids)):
+        for values in fetch(Log.select(*columns).where(Log.id.in_(part)).order_by(Log.id)):
+            row = Last(*values)
+            if row.hostname not in last or row.start >= last[row.hostname].start:
+                last[row.hostname] = row
+    return iter(last.values())
+
+
+def _newest(operation: str) -> Any:
+    """Subquery for the number of the last row of an operation on the node of the outer query."""
+    of_node = (Log.operation == operation) & (Log.hostname == NodeState.hostname)
+    return Log.select(Log.id).where(of_node).order_by(Log.start.desc(), Log.id.desc()).limit(1)
 
 
 def failure_rates(site: Site, selection: Selection) -> list[Rate]:

@@ -182,6 +182,7 @@ USED: Sequence[tuple[str, str, dict[str, Any]]] = (
     ("ada", "GET /v1/nodes", {}),
     ("ada", "GET /v1/statistics/newest", {}),
     ("ada", "GET /v1/statistics/workflows/{wid}", {"path_parameters": {"wid": "{D}"}}),
+    ("ada", "GET /v1/statistics/latest", {"query": {"nodes": "gdx-1"}}),
     ("ada", "POST /v1/statistics/strangers", {"body": ["gdx-1.site", "nobody.site"]}),
     ("ada", "POST /v1/statistics/rows", {"body": {"selection": {}, "fields": ["user", "start"]}}),
     ("ada", "POST /v1/statistics/rates", {"body": {}}),

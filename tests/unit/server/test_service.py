@@ -39,7 +39,7 @@ from kadeploy.server import peers
 from kadeploy.server.app import STATUSES
 from kadeploy.state import database, environments, nodes, rights
 from kadeploy.state.history import FIELDS, Selection
-from kadeploy.state.tables import Claim
+from kadeploy.state.tables import Claim, Log
 from tests.unit import build
 from tests.unit.plays import write_play
 
@@ -64,6 +64,8 @@ QUESTIONS: dict[str, Callable[[Service], Any]] = {
     "versions": lambda asked: asked.versions(TINY),
     "strangers": lambda asked: asked.strangers([NODE, "nvm-99.site"]),
     "rows": lambda asked: [list(row) for row in asked.rows(Rows(selection=Selection(None), fields=FIELDS))],
+    "latest": lambda asked: list(asked.latest()),
+    "latest of some": lambda asked: list(asked.latest([NODE, "gdx-2.site"])),
     "rates": lambda asked: asked.failure_rates(Selection(None)),
     "durations": lambda asked: asked.durations(Selection(None)),
     "recordings": lambda asked: asked.recordings(),
@@ -99,6 +101,8 @@ def used(site: Site, tmp_path: Path) -> Site:
             site, build.environment(name="tiny", version=version, image=Image(file=str(image), kind="tgz")), caller()
         )
     nodes.set_state([NODE], "deployed", build.environment(name="tiny", version=2), "alice")
+    done = {"wid": "D-1", "operation": "deploy", "user": "alice", "hostname": NODE, "start": 1000, "success": True}
+    database.insert(Log, [done])
     return site
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from kadeploy.config.site import Site
-from kadeploy.state import database, history
-from kadeploy.state.history import Durations, Rate, Selection
+from kadeploy.state import database, history, nodes
+from kadeploy.state.history import Durations, Last, Rate, Selection
 from kadeploy.state.tables import Log
 
 
@@ -74,3 +74,24 @@ def test_durations_of_different_images_are_kept_apart(site: Site) -> None:
         (images[1], 20.0),
         (images[2], 30.0),
     ]
+
+
+def test_the_last_operation_of_each_node_is_told_whatever_its_kind(site: Site) -> None:
+    """Rows are written when an operation ends: of those that began at one moment the last one written counts."""
+    database.connect(site)
+    nodes.set_state(["gdx-1.site", "gdx-2.site", "gdx-3.site"], "deployed", None, "alice")
+    failed = {"wid": "R-3", "operation": "reboot", "success": False, "error": "time-out"}
+    of_second = {"hostname": "gdx-2.site"}
+    found = [
+        record(3000, 10) | failed,
+        record(2000, 10),
+        record(1000, 10) | of_second,
+        record(1000, 10) | of_second | {"operation": "power", "wid": "P-1"},
+    ]
+    database.insert(Log, found)
+    told = {row.hostname: row for row in history.latest(site)}
+    assert told == {
+        "gdx-1.site": Last("gdx-1.site", "reboot", "R-3", "alice", "", 3000, False, "time-out"),
+        "gdx-2.site": Last("gdx-2.site", "power", "P-1", "alice", "", 1000, True, ""),
+    }
+    assert [row.hostname for row in history.latest(site, ["gdx-2.site", "gdx-3.site"])] == ["gdx-2.site"]
