@@ -25,7 +25,7 @@ SOURCES = ("kadeploy", "action_plugins", "inventory_plugins", "bench", "tests")
 """Folders of Python whose names pages may use."""
 PRODUCT = ("kadeploy", "playbooks", "roles")
 """Folders whose files pages may call by the end of their path, such as remote/fanout.py."""
-BUILDS = ("playbooks", "roles", "templates", "scripts", "docs", "molecule", "contrib", "debian")
+BUILDS = ("playbooks", "roles", "templates", "plugins", "meta", "scripts", "docs", "molecule", "contrib", "debian")
 """Folders of other files."""
 
 NAMED = ("README.md", "docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.md", "docs/adr/*.md")
