@@ -187,6 +187,10 @@ def _variables(meanings: Mapping[str, str]) -> str:
 # --- steps --------------------------------------------------------------------------------------------------------
 
 
+_PARTS = ("deploy", "failed_nodes")
+"""Playbooks of ours that are no step."""
+
+
 def steps() -> str:
     """Every macro-step with its implementations, and every micro-step."""
     folder = collection()
@@ -199,7 +203,7 @@ def steps() -> str:
     for macro in playbooks.MACRO_STEPS:
         rows = ((code(name), _micro_steps(path)) for name, path in known.items() if playbooks.generic(name) == macro)
         parts += [f"### {macro}", table(("implementation", "micro-steps, in order"), rows)]
-    others = (path for path in sorted((folder / "playbooks").glob("*.yml")) if path.stem not in (*known, "deploy"))
+    others = (path for path in sorted((folder / "playbooks").glob("*.yml")) if path.stem not in (*known, *_PARTS))
     parts += ["### Reboots and power", table(("playbook", "micro-steps, in order"), map(_other, others))]
     parts += ["## Micro-steps"]
     for path in sorted((folder / "roles").iterdir()):

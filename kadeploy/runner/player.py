@@ -26,7 +26,7 @@ from kadeploy import process
 from kadeploy.broadcast import progress
 from kadeploy.broadcast.progress import Transfer
 from kadeploy.config.cluster import address
-from kadeploy.config.folder import collection
+from kadeploy.config.folder import collection, places
 from kadeploy.events import Listener, Progress
 from kadeploy.remote import broker, reach
 from kadeploy.remote.fanout import Credentials, Target, on_all
@@ -194,7 +194,7 @@ def folder_name(attempt: Attempt) -> str:
 
 def find(implementation: str, config_dir: Path) -> Path | None:
     """The playbook of *implementation*: the site's own, else ours."""
-    candidates = (folder / f"{implementation}.yml" for folder in playbooks.playbook_folders(config_dir))
+    candidates = (folder / f"{implementation}.yml" for folder in places(config_dir, "playbooks"))
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -208,7 +208,7 @@ def environment(this: Request) -> dict[str, str]:
     return SETTINGS | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
         "ANSIBLE_HOME": str(Path(this.workflow_dir) / "ansible"),
-        "ANSIBLE_ROLES_PATH": ":".join(map(str, roles.folders(site))),
+        "ANSIBLE_ROLES_PATH": ":".join(map(str, places(site, "roles"))),
         "ANSIBLE_ACTION_PLUGINS": f"{site / 'action_plugins'}:{plugins['action']}",
         "ANSIBLE_INVENTORY_PLUGINS": str(plugins["inventory"]),
         "ANSIBLE_INVENTORY_ENABLED": "kadeploy",
@@ -260,13 +260,13 @@ def _write_command(
     """The attempt as a script: by hand, outcomes are shown folded, and nodes that are KO are failed hosts.
 
     The tag ``always`` is left out: the check of roles' arguments, and Ansible's own look at each host behind each role,
-    which takes a millisecond. Of *many* nodes Ansible tells those that are KO.
+    which takes a millisecond. Of *many* nodes Ansible tells those that are KO, by a playbook of their own.
     """
     argv = ["ansible-playbook", "-i", source.name, str(playbook)]
     argv += ["--skip-tags", ",".join(("always", *done))]
     if many:
-        argv += ["-e", "kadeploy_brief=true"]
-        settings = {**settings, "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "False"}
+        argv += [str(collection() / "playbooks" / "failed_nodes.yml"), "-e", "kadeploy_brief=true"]
+        settings = {**settings, "ANSIBLE_HOST_PATTERN_MISMATCH": "ignore"}  # without KO nodes there is no group of them
     if namespace:
         argv = ["ip", "netns", "exec", namespace, *argv]
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())

@@ -11,7 +11,7 @@ version_added: 0.1.0
 author: Kadeploy maintainers (@kadeploy)
 description:
   - Runs the operations that were asked for after the last micro-step.
-  - Sets the fact C(kadeploy_failed), where and why each node is KO, by its name.
+  - Tells in its result where and why each node is KO, by its name.
 extends_documentation_fragment:
   - kadeploy.core.batch
 """
@@ -20,13 +20,19 @@ EXAMPLES = r"""
 - name: Ask which nodes are KO
   kadeploy.core.finish_step:
   run_once: true
+  register: answer
 
 - name: Leave them out of what follows
   ansible.builtin.meta: end_host
-  when: inventory_hostname in kadeploy_failed
+  when: inventory_hostname in answer.ko
 """
 
 RETURN = r"""
+ko:
+  description: Where and why each node is KO, by its name.
+  returned: always
+  type: dict
+  sample: {"node-4": "SetDeploymentEnvUntrusted-format_deploy_part: mkfs.ext4: no space"}
 step:
   description: Name of the micro-step, which is that of the role.
   returned: always

@@ -77,7 +77,8 @@ class Lab:
     def _python() -> dict[str, str]:
         return {"ansible_python_interpreter": sys.executable}
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, apart: bool = False, **environment: str) -> subprocess.Popen[str]:
+        """Start it; what it says on standard error is among the rest, or else *apart*."""
         head = {"name": "SetDeploymentEnvTest", "hosts": "kadeploy_nodes", "gather_facts": False}
         playbook = self.folder / "SetDeploymentEnvTest.yml"
         playbook.write_text(yaml.safe_dump([{**head, "roles": [*self.roles, "finish"], **self.play}]))
@@ -93,9 +94,9 @@ class Lab:
             [ANSIBLE, "-i", request.write(self.request), playbook, *arguments],
             env=env,
             text=True,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE if apart else subprocess.STDOUT,
             start_new_session=True,
         )
 

@@ -14,7 +14,9 @@ from kadeploy.runner.inventory import variables, wants
 from tests.unit.runner.test_inventory import request
 
 OURS = collection()
-PLAYBOOKS = {path.stem: path for path in sorted(OURS.glob("playbooks/*.yml")) if path.stem != "deploy"}
+PLAYBOOKS = {
+    path.stem: path for path in sorted(OURS.glob("playbooks/*.yml")) if path.stem not in ("deploy", "failed_nodes")
+}
 PLAYS: dict[str, dict[str, Any]] = {name: yaml.safe_load(path.read_text())[0] for name, path in PLAYBOOKS.items()}
 TEXT = "\n".join(path.read_text() for folder in ("playbooks", "roles") for path in (OURS / folder).rglob("*.yml"))
 ENTRIES = [(name, entry) for name, play in PLAYS.items() for entry in play["roles"]]
