@@ -30,7 +30,7 @@ import jinja2
 from kadeploy.boot import loaders, parameters, served
 from kadeploy.boot.secret import Secret
 from kadeploy.config.cluster import Cluster, Node
-from kadeploy.config.folder import collection
+from kadeploy.config.folder import places
 from kadeploy.config.partition import partition_device
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
@@ -327,9 +327,8 @@ def _filled(sources: Sources, loader: Loader, values: dict[str, Any]) -> str:
 
 @cache
 def _templates(config_dir: Path) -> jinja2.Environment:
-    folders = [config_dir / "templates" / "pxe", collection() / "templates" / "pxe"]
     made = jinja2.Environment(  # noqa: S701 - no HTML
-        loader=jinja2.FileSystemLoader(folders),
+        loader=jinja2.FileSystemLoader(places(config_dir, "templates/pxe")),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

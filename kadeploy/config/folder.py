@@ -184,9 +184,8 @@ class _Names:
     """Implementations of macro-steps and micro-steps that there are: ours, and the site's own."""
 
     def __init__(self, root: Path) -> None:
-        places = (root, collection())
-        self._playbooks = {path.stem for place in places for path in (place / "playbooks").glob("*.yml")}
-        self._roles = {path.name for place in places for path in (place / "roles").glob("*")}
+        self._playbooks = {path.stem for place in places(root, "playbooks") for path in place.glob("*.yml")}
+        self._roles = {path.name for place in places(root, "roles") for path in place.glob("*")}
 
     def wrong(self, cluster: Cluster) -> Iterator[Wrong]:
         """What a cluster file names and is not there; roles of collections, which have a dot, may be."""
@@ -275,3 +274,8 @@ def collection() -> Path:
     if (checkout / "playbooks" / "deploy.yml").is_file():
         return checkout
     return checkout / "ansible_collections" / "kadeploy" / "core"
+
+
+def places(config_dir: Path, kind: str) -> list[Path]:
+    """Where ``playbooks``, ``roles`` or ``templates/pxe`` are looked for: the site's folder first, then ours."""
+    return [config_dir / kind, collection() / kind]

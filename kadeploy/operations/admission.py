@@ -36,7 +36,7 @@ from kadeploy.operations.requests import (
 )
 from kadeploy.operations.work import States, Work, run_folder
 from kadeploy.power.switch import LEVELS
-from kadeploy.runner import inventory, playbooks, roles
+from kadeploy.runner import inventory, playbooks
 from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode, profile_sources
 from kadeploy.state import environments, journal
 from kadeploy.state.nodes import NO_ENVIRONMENT, State
@@ -382,7 +382,6 @@ class _Parts:
             for name, names in self.groups.items()
         }
         for assignment in made.values():
-            roles.require_known(assignment.cluster, self.configuration.folder)
             placement.require_in_layout(assignment)
             permission.require(site, assignment)
         return made

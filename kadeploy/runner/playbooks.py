@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kadeploy.config.file import read_yaml
-from kadeploy.config.folder import collection
+from kadeploy.config.folder import collection, places
 from kadeploy.errors import ConfigError, OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.runner import roles
@@ -32,16 +32,11 @@ def named_today(where: str) -> str:
     return f"{TODAY.get(macro, macro)}{colon}{micro}"
 
 
-def playbook_folders(config_dir: Path) -> list[Path]:
-    """Where playbooks are looked for: the site's first, then ours."""
-    return [config_dir / "playbooks", collection() / "playbooks"]
-
-
 def implementations(config_dir: Path) -> dict[str, Path]:
     """Every implementation of a macro-step and its playbook; the file's name registers it."""
     return {
         path.stem: path
-        for folder in reversed(playbook_folders(config_dir))
+        for folder in reversed(places(config_dir, "playbooks"))
         for path in sorted(folder.glob("*.yml"))
         if generic(path.stem)
     }

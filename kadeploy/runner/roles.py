@@ -8,11 +8,8 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from kadeploy.config.cluster import Cluster
 from kadeploy.config.file import Struct, read_struct
-from kadeploy.config.folder import collection
-from kadeploy.errors import ConfigError
-from kadeploy.hints import did_you_mean
+from kadeploy.config.folder import places
 
 
 class Role(Struct, frozen=True, kw_only=True):
@@ -30,34 +27,16 @@ class Role(Struct, frozen=True, kw_only=True):
     """Variable of the role that names the boot profile it writes, for ``--dry-run``."""
 
 
-def folders(config_dir: Path) -> list[Path]:
-    """Where roles are looked for: the site's first, then ours."""
-    return [config_dir / "roles", collection() / "roles"]
-
-
 def find(name: str, config_dir: Path) -> Role:
     """What the role *name* says of itself.
 
     Raises:
         ConfigError: names the file, the key and what was expected.
     """
-    places = (folder / name for folder in folders(config_dir))
-    place = next((place for place in places if place.is_dir()), None)
+    found = (folder / name for folder in places(config_dir, "roles"))
+    place = next((place for place in found if place.is_dir()), None)
     path = place and place / "meta" / "microstep.yml"
     return _read(path, path.stat().st_mtime_ns) if path and path.is_file() else Role()
-
-
-def require_known(cluster: Cluster, config_dir: Path) -> None:
-    """Check that the roles for which *cluster* has time-outs or retries exist; those of other collections may.
-
-    Raises:
-        ConfigError: names the key, and the role that may be meant.
-    """
-    known = [path.name for folder in folders(config_dir) if folder.is_dir() for path in folder.iterdir()]
-    for key, names in (("micro_timeouts", cluster.micro_timeouts), ("micro_retries", cluster.micro_retries)):
-        for name in names:
-            if name not in known and "." not in name:
-                raise ConfigError(f"{cluster.file}: {key}: there is no micro-step {name!r}.{did_you_mean(name, known)}")
 
 
 @lru_cache(maxsize=256)

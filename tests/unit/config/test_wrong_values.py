@@ -529,7 +529,7 @@ def test_implementations_and_micro_steps_of_the_sites_own_are_known(tmp_path: Pa
     (tmp_path / "playbooks").mkdir()
     (tmp_path / "playbooks" / "BroadcastEnvMine.yml").write_text("[]")
     (tmp_path / "roles" / "burn_in").mkdir(parents=True)
-    load_configuration(tmp_path)
+    load_configuration(tmp_path).require_sound()
 
 
 def test_what_may_be_a_password_is_not_repeated(tmp_path: Path) -> None:
@@ -663,13 +663,13 @@ GOOD_CLUSTER = [
 @pytest.mark.parametrize(("before", "after"), GOOD_SITE)
 def test_a_right_value_of_the_site_near_a_wrong_one_is_accepted(tmp_path: Path, before: str, after: str) -> None:
     assert before in SITE
-    load_configuration(folder(tmp_path, SITE.replace(before, after)))
+    load_configuration(folder(tmp_path, SITE.replace(before, after))).require_sound()
 
 
 @pytest.mark.parametrize(("before", "after"), GOOD_CLUSTER)
 def test_a_right_value_of_a_cluster_near_a_wrong_one_is_accepted(tmp_path: Path, before: str, after: str) -> None:
     assert before in CLUSTER
-    load_configuration(folder(tmp_path, cluster=CLUSTER.replace(before, after)))
+    load_configuration(folder(tmp_path, cluster=CLUSTER.replace(before, after))).require_sound()
 
 
 def test_the_good_files_are_good_and_so_is_the_least_that_may_be_written(tmp_path: Path) -> None:

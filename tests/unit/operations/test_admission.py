@@ -187,13 +187,18 @@ def test_a_command_that_knows_of_one_image_sends_none_of_several(configuration: 
     assert deployed(configuration, environment, nodes=GDX)
 
 
-def test_a_time_out_for_a_micro_step_that_there_is_not_is_refused_before_anything_is_done(
+def test_a_time_out_for_a_micro_step_that_there_is_not_is_refused_where_its_cluster_is_meant(
     configuration: Configuration,
 ) -> None:
-    gdx = msgspec.structs.replace(configuration.clusters["gdx"], micro_timeouts={"format_deploy_prat": 90})
-    wrong = msgspec.structs.replace(configuration, clusters={**configuration.clusters, "gdx": gdx})
-    with pytest.raises(ConfigError, match=r"micro_timeouts: .*Did you mean format_deploy_part\?"):
-        deployed(wrong, build.environment(), nodes=GDX)
+    file = configuration.folder / configuration.clusters["gdx"].file
+    file.write_text(f"{file.read_text()}micro_timeouts: {{format_deploy_prat: 90}}\n")
+    wrong = load_configuration(configuration.folder)
+    for nodes in (GDX, (*GDX, *NVM)):
+        with pytest.raises(
+            ConfigError, match=r"micro_timeouts.format_deploy_prat: .*Did you mean format_deploy_part\?"
+        ):
+            deployed(wrong, build.environment(), nodes=nodes)
+    assert set(deployed(wrong, build.environment(), nodes=NVM).assignments) == {"nvm"}
 
 
 def test_an_environment_that_is_a_whole_disk_goes_to_its_own(configuration: Configuration) -> None:

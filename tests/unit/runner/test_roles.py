@@ -13,7 +13,6 @@ from kadeploy.config.folder import collection
 from kadeploy.errors import ConfigError
 from kadeploy.runner import roles
 from kadeploy.runner.roles import Role
-from tests.unit import build
 
 NOWHERE = Path("/nonexistent")
 ROOT = Path(__file__).parents[3]
@@ -93,14 +92,3 @@ def test_python_knows_no_role_by_its_name() -> None:
 def test_every_word_is_in_the_documentation() -> None:
     text = (ROOT / "docs" / "workflow.md").read_text()
     assert [name for name in Role.__struct_fields__ if f"`{name}`" not in text] == []
-
-
-def test_a_time_out_or_retries_for_a_role_that_there_is_not_are_refused_with_the_one_that_is_meant(
-    tmp_path: Path,
-) -> None:
-    write(tmp_path, "burn_in", "timeout: 7\n")
-    known = build.cluster(micro_timeouts={"burn_in": 5, "format_deploy_part": 90, "lab.tools.check": 5})
-    roles.require_known(known, tmp_path)
-    for key in ("micro_timeouts", "micro_retries"):
-        with pytest.raises(ConfigError, match=rf"clusters/gdx\.yml: {key}: .*'burnin'\. Did you mean burn_in\?"):
-            roles.require_known(build.cluster(**{key: {"burnin": 5}}), tmp_path)
