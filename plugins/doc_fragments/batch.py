@@ -22,9 +22,8 @@ attributes:
     description: Runs on the controller.
     support: full
   check_mode:
-    description: Can say what it would do, and does nothing.
-    support: partial
-    details: Nothing is done. What would be done is not told.
+    description: Tells what it would do, and does nothing.
+    support: full
   diff_mode:
     description: Tells what changes.
     support: none

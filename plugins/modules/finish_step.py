@@ -19,6 +19,7 @@ extends_documentation_fragment:
 EXAMPLES = r"""
 - name: Ask which nodes are KO
   kadeploy.core.finish_step:
+  register: answer
   run_once: true
   register: answer
 
@@ -38,6 +39,12 @@ step:
   returned: always
   type: str
   sample: finish
+ko:
+  description: Where and why each node is KO, by its name.
+  returned: always
+  type: dict
+  sample:
+    node-4: "SetDeploymentEnvUntrusted-format_deploy_part: no partition /dev/sda3 on this node"
 nodes:
   description: What became of each node, by its name. Nodes that were KO before are not in it.
   returned: always

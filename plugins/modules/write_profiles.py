@@ -14,6 +14,9 @@ description:
   - The loader is PXELINUX, GRUB or iPXE, as the configuration of the cluster says.
 extends_documentation_fragment:
   - kadeploy.core.batch
+attributes:
+  diff_mode:
+    support: full
 options:
   boot:
     description: What the nodes boot next.
