@@ -31,16 +31,16 @@ DOCUMENTATION = """
 name: kadeploy
 short_description: Nodes of a Kadeploy site, with their states; or a request
 description:
-  - A file that says C(plugin=kadeploy.core.kadeploy) asks for the nodes of a site, as they stand. Who reads it sees
-    what C(kanodes3) and C(kastat3) would show, no more; nobody sees how BMCs are reached.
+  - A file whose key C(plugin) is C(kadeploy.core.kadeploy) asks for the nodes of a site, as they stand. Who reads it
+    sees what C(kanodes3) and C(kastat3) would show, no more; nobody sees how BMCs are reached.
   - The site is asked as the tools ask it, by its service or, where there is none, in its database.
   - Nodes are in groups by cluster (C(cluster_NAME)), state (C(state_deployed)), environment (C(environment_NAME)) and
     user (C(user_NAME)). Signs that names of groups may not have become C(_).
   - What users wrote, such as the name of an environment, stays text; nothing of it is ever evaluated as a template.
-  - A file that begins with C(format) is a request, which C(kadeploy3), C(kareboot3) or C(kapower3) has written into its
-    run folder as C(inventory.kadeploy.yml). Its nodes are in the group C(kadeploy_nodes), in one for their cluster
-    (C(cluster_NAME)) and, when an environment is deployed, in one for the kind of system (C(os_linux), C(os_xen),
-    C(os_other)). The options below are not for requests.
+  - A file that has the key C(format) too is a request, which C(kadeploy3), C(kareboot3) or C(kapower3) has written
+    into its run folder as C(inventory.kadeploy.yml). Its nodes are in the group C(kadeploy_nodes), in one for their
+    cluster (C(cluster_NAME)) and, when an environment is deployed, in one for the kind of system (C(os_linux),
+    C(os_xen), C(os_other)). The options below are not for requests.
 author: Kadeploy maintainers
 extends_documentation_fragment:
   - constructed
@@ -61,7 +61,8 @@ notes:
 options:
   plugin:
     description:
-      - Needed in every file that is not called C(*.kadeploy.yml); Ansible finds the plugin by it.
+      - By it Ansible finds the plugin. The name of the file ends with C(.yml) or C(.yaml), by custom it is
+        C(*.kadeploy.yml).
     type: str
     choices: [kadeploy.core.kadeploy, kadeploy]
   server:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench import boot, broadcast, deploy
+from bench import boot, broadcast, deploy, inventory
 
 
 def test_the_bench_of_deployments_runs_and_writes_its_figures(tmp_path: Path) -> None:
@@ -31,3 +31,11 @@ def test_the_bench_of_boot_servers_has_strangers_beside_ours(tmp_path: Path) -> 
     told = json.loads(figures.read_text())
     assert {row["server"] for row in told["tftp"]} >= {"ours", "dnsmasq"}
     assert all(row["rate"] > 0 and row["failures"] == [] for row in told["tftp"] + told["http"])
+
+
+def test_the_bench_of_inventories_has_ours_beside_ansibles_own(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    assert inventory.main(["--quick", "--json", str(figures)]) == 0
+    told = json.loads(figures.read_text())
+    assert told["kadeploy"]["cpu"] > 0
+    assert told["YAML"]["cpu"] > 0
