@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,14 +17,31 @@ pytestmark = pytest.mark.timeout(1800)
 COMMANDS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
 
 
-@pytest.fixture(scope="module")
+def checkout(factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout as it stands, without what git ignores."""
+    folder = factory.getbasetemp() / "checkout"
+    if not folder.exists():
+        listed = run(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        for name in listed.rstrip("\0").split("\0"):
+            if os.path.lexists(ROOT / name):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of a virtual environment that holds the wheel and what it requires, nothing of the checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run(folder, sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT))
-    run(folder, sys.executable, "-m", "venv", str(folder / "venv"))
-    (wheel,) = folder.glob("*.whl")
-    run(folder, str(folder / "venv/bin/pip"), "install", "--quiet", "--disable-pip-version-check", str(wheel))
+    """The bin folder of a virtual environment that holds the wheel and what it requires, nothing of the checkout.
+
+    It is made once in a process, whichever modules want it.
+    """
+    folder = tmp_path_factory.getbasetemp() / "wheel"
+    if not folder.exists():
+        folder.mkdir()
+        run(folder, sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(checkout(tmp_path_factory)))
+        run(folder, sys.executable, "-m", "venv", str(folder / "venv"))
+        (wheel,) = folder.glob("*.whl")
+        run(folder, str(folder / "venv/bin/pip"), "install", "--quiet", "--disable-pip-version-check", str(wheel))
     return folder / "venv" / "bin"
 
 
