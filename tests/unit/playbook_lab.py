@@ -103,7 +103,7 @@ class Lab:
     def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
         """Exit status and output."""
         process = self.start(*arguments, **environment)
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=280)[0]
         return process.returncode, output
 
     def answer(self, role: str, task: int = 0) -> dict[str, dict[str, Any]]:

@@ -107,7 +107,7 @@ def test_a_callback_owns_standard_output(lab: Lab) -> None:
     lab.role("format", NODE_2_FAILS)
     settings = {"ANSIBLE_CALLBACK_PLUGINS": str(lab.folder / "callbacks"), "ANSIBLE_STDOUT_CALLBACK": "document"}
     process = lab.start(apart=True, **settings)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=280)
     document: dict[str, Any] = json.loads(output)
     assert "node-[1,3]: ok\nnode-2: no space" in errors
     assert {node: row["failures"] for node, row in document["stats"].items()} == {"node-1": 0, "node-2": 1, "node-3": 0}
@@ -145,7 +145,7 @@ def test_a_part_of_a_play_is_run_by_ansibles_own_options(lab: Lab) -> None:
 
     (lab.folder / "two").unlink()
     process = lab.start("--step", "--skip-tags", "always")
-    output, _ = process.communicate("y\n" + "n\n" * 3 + "c\n", timeout=300)
+    output, _ = process.communicate("y\n" + "n\n" * 3 + "c\n", timeout=280)
     assert process.returncode == 0, output
     assert len((lab.folder / "one").read_text().splitlines()) == 3
     assert not (lab.folder / "two").exists()
