@@ -21,7 +21,6 @@ EXAMPLES = r"""
   kadeploy.core.finish_step:
   register: answer
   run_once: true
-  register: answer
 
 - name: Leave them out of what follows
   ansible.builtin.meta: end_host
