@@ -38,12 +38,6 @@ step:
   returned: always
   type: str
   sample: finish
-ko:
-  description: Where and why each node is KO, by its name.
-  returned: always
-  type: dict
-  sample:
-    node-4: "SetDeploymentEnvUntrusted-format_deploy_part: no partition /dev/sda3 on this node"
 nodes:
   description: What became of each node, by its name. Nodes that were KO before are not in it.
   returned: always
