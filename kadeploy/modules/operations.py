@@ -41,7 +41,7 @@ def deploy(module: Module, service: Service) -> Answer:
             module,
             reformat_tmp=params["reformat_tmp"],
             boot_partition=params["boot_partition"],
-            disable_bootloader_install=not params["install_bootloader"],
+            disable_bootloader_install=not params["bootloader"],
             disable_disk_partitioning=not params["partition_disk"],
             kexec_timeout=params["reboot_kexec_timeout"],
             no_kexec=not params["kexec"],

@@ -66,7 +66,7 @@ options:
     description: Write the partition table.
     type: bool
     default: true
-  install_bootloader:
+  bootloader:
     description: Install a boot loader.
     type: bool
     default: true
@@ -134,11 +134,15 @@ EXAMPLES = r"""
       ansible.builtin.wait_for_connection:
 
 - name: Deploy on the third partition, and do not wait
-  kadeploy.core.kadeploy_deploy:
-    nodes: gdx-[1-4].site
-    environment_file: /home/alice/mine.dsc
-    partition: 3
-    wait: false
+  hosts: frontend.example
+  gather_facts: false
+  tasks:
+    - name: Begin
+      kadeploy.core.kadeploy_deploy:
+        nodes: gdx-[1-4].site
+        environment_file: /home/alice/mine.dsc
+        partition: 3
+        wait: false
 """
 
 RETURN = r"""
@@ -205,7 +209,7 @@ def main() -> None:
             "block_device": {"type": "str"},
             "boot_partition": {"type": "int"},
             "partition_disk": {"type": "bool", "default": True},
-            "install_bootloader": {"type": "bool", "default": True},
+            "bootloader": {"type": "bool", "default": True},
             "reformat_tmp": {"type": "str"},
             "kexec": {"type": "bool", "default": True},
             "vlan": {"type": "str"},

@@ -130,7 +130,7 @@ def test_no_tool_imports_another_tool() -> None:
 def test_the_top_floor_stays_small() -> None:
     packages = [path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()]
     assert len(packages) <= 17
-    assert len([path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]) <= 11
+    assert len([path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]) <= 12
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
