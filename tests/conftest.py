@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tests.accounts import installation
+from tests.packaging.package import debian_package
 
-__all__ = ["installation"]
+__all__ = ["debian_package", "installation"]

@@ -64,7 +64,7 @@ NODES: Mapping[str, str] = {
     "ansible_user": "root.",
     "ansible_ssh_private_key_file": "The site's key.",
     "ansible_host_key_checking": "True: host keys are always checked.",
-    "ansible_ssh_common_args": "The run's own known hosts: the deployment system's key is pinned; behind the first boot "
-    "the new system's first key is taken and kept.",
+    "ansible_ssh_common_args": "The run's own known hosts: the deployment system's key is pinned; behind the first "
+    "boot the new system's first key is taken and kept.",
 }
 """Variables of each node: how tasks of a site's own reach it."""

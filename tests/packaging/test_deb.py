@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from tests import container
 from tests.container import Container
 from tests.packaging import machine
 from tests.packaging.machine import Machine
+from tests.packaging.package import shared_folder
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs"
@@ -37,41 +37,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of all processes that test at a time, in the hands of one while it is filled."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "debian-package"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def shared(tmp_path_factory: pytest.TempPathFactory, debian_package: Path) -> Path:
+    """The folder of a machine on which the package is installed, for all processes that test at a time."""
+    with shared_folder(tmp_path_factory, "machine-with-package") as folder:
         if not (folder / "done").exists():
-            _build(folder / "built")
-            _install(folder)
+            computer = _installed(folder)
+            computer.run("apt-get", "update", "-qq")
+            shutil.copyfile(debian_package, computer.upper / "package.deb")
+            computer.run("apt-get", "install", "-qq", "--no-install-recommends", "/package.deb")
             (folder / "done").touch()
     return folder
-
-
-def _build(folder: Path) -> None:
-    done = subprocess.run(
-        [ROOT / "scripts" / "build-deb", "--output", folder], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _install(folder: Path) -> None:
-    computer = _installed(folder)
-    computer.run("apt-get", "update", "-qq")
-    _bring(computer, package(folder))
-    computer.run("apt-get", "install", "-qq", "--no-install-recommends", "/package.deb")
-
-
-def package(folder: Path) -> Path:
-    (found,) = (folder / "built").glob("kadeploy_*.deb")
-    return found
-
-
-def _bring(computer: Machine, file: Path) -> None:
-    shutil.copyfile(file, computer.upper / "package.deb")
 
 
 @pytest.fixture

@@ -1,197 +1,194 @@
-"""What an administrator does for a site, on machines: build what they boot, try one, make environments of what runs."""
+"""The rehearsal: from an empty Debian and two machines of which the BMCs alone are known to users who deploy.
+
+The administrator has the Debian package and docs/first-node.md: what is typed here stands there. The machines are those
+of a bare lab; the controller is a Debian under systemd in the lab's network; the user's shell is in another network.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from kadeploy.config.folder import load_configuration
-from kadeploy.images.bootstrap import bootstrap
-from kadeploy.lab import control, network
-from kadeploy.lab.lab import CACHE
-from tests import oci
-from tests.vm.conftest import FAULTY, NVME, ROOT, Cluster
+from kadeploy.lab.lab import CACHE, CONTROLLER, Lab, saved
+from kadeploy.lab.network import BRIDGE
+from tests import container
+from tests.accounts import Installation
+from tests.container import Container
+from tests.packaging import machine
+from tests.vm.conftest import ROOT, STARTS
 
-HOST_KEY = CACHE / "deployment_host_ed25519"
-BOOT_FILES = ("deploy-vmlinuz", "deploy-initrd")
-
-
-def site(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run ``kadeploy-site`` on the controller, as root."""
-    return cluster.installation.tool("kadeploy-site", *words, account=ROOT, env=cluster.variables, timeout=1800)
-
-
-@pytest.fixture
-def administrator(cluster: Cluster, tmp_path: Path) -> Iterator[Cluster]:
-    """The cluster, whose nodes root may reboot; its boot files are afterwards what they were."""
-    for name in BOOT_FILES:
-        shutil.copy2(cluster.lab.http / name, tmp_path / name)
-    rights = ("-m", f"node-[1-{cluster.lab.nodes}]", "-p", "*", "-u", "root")
-    cluster.admin("karights3", "-a", *rights)
-    yield cluster
-    cluster.admin("karights3", "-d", *rights)
-    for name in BOOT_FILES:
-        shutil.copy2(tmp_path / name, cluster.lab.http / f"{name}.former")
-        (cluster.lab.http / f"{name}.former").replace(cluster.lab.http / name)
+NAME = "kadeploy-rehearsal"
+ELSEWHERE = f"{NAME}-user"
+USER = "alice"
+GUIDE = (Path(__file__).parents[2] / "docs" / "first-node.md").read_text()
+NODES = ("node-1", "node-2")
+LAYOUT = "swap:512MiB,prod:1GiB,deploy:5GiB,tmp"
+"""Of a disk of 8 GiB."""
+SLOWLY = (
+    *("-e", "s/^#timeouts:/timeouts:/; s/^#  reboot: .*/  reboot: '900'/"),
+    *("-e", "/^#macro_steps/,/^$/s/^#//; s/timeout: [69]00}/timeout: 1800}/"),
+)
+"""For sed(1), in the cluster file: machines that are emulated boot as slowly as some servers do."""
+PATIENCE = 1800.0
+"""Seconds that one command may take."""
 
 
-def test_a_deployment_system_is_built_for_the_hardware_and_a_node_is_tried_with_it(administrator: Cluster) -> None:
-    cluster = administrator
-    words = ("--kernel", "linux-image-amd64", "--keyboard", "fr", "--module", "ib_ipoib")
-    built = site(cluster, "build", *words, "--host-key", str(HOST_KEY), "--cache", str(CACHE), "--format", "json")
-    assert built.returncode == 0, built.stderr
-    made = json.loads(built.stdout)
-    assert sorted(made["files"]) == sorted(str(cluster.lab.http / name) for name in BOOT_FILES)
-    assert made["memory"] > 100 << 20
+@dataclass(frozen=True)
+class Controller:
+    """The machine on which the administrator types, and users do."""
 
-    tried = site(cluster, "try", "node-3", "--stay", "--format", "json")
-    assert tried.returncode == 0, tried.stdout + tried.stderr
-    rungs = json.loads(tried.stdout)["rungs"]
-    reached = {each["rung"]: each["seen"] for each in rungs if each["reached"]}
-    way = ["bmc", "power", "loader", "profile", "kernel", "initrd", "system", "ssh", "disk"]
-    assert list(reached) == way
-    assert sum(each["seconds"] for each in rungs) > 5
-    assert "pxelinux.0" in reached["loader"]
-    assert "deploy-vmlinuz" in reached["kernel"]
-    assert reached["ssh"] == f"Linux {made['linux']}"
-    assert "cloud" not in made["linux"]
-    assert reached["disk"].startswith("sda 8G")
-    found = cluster.ssh("node-3", "head -c 7 /etc/keymap; modprobe ib_ipoib && echo there", pinned=True)
-    assert found.stdout == "bkeymapthere\n"
+    container: Container
+    lab: Lab
 
+    def types(self, *command: str, stdin: str = "", online: bool = False, status: int = 0) -> str:
+        """Output of a command of the guide, typed as root."""
+        told = " ".join(command[:2])
+        assert told in GUIDE, f"first-node.md does not tell the administrator: {told}"
+        done = self.container.run(*command, stdin=stdin, online=online, timeout=PATIENCE)
+        assert done.returncode == status, f"{' '.join(command)}\n{done.stdout}{done.stderr}{self.consoles()}"
+        return done.stdout
 
-def test_where_a_node_breaks_is_told_with_what_was_seen_and_what_to_do(administrator: Cluster) -> None:
-    (administrator.lab.http / "deploy-vmlinuz").unlink()
-    tried = site(administrator, "try", "node-3", "--timeout", "60", "--format", "json")
-    assert tried.returncode == 1
-    *before, broken = json.loads(tried.stdout)["rungs"]
-    assert [each["rung"] for each in before if each["reached"]] == ["bmc", "power", "loader", "profile"]
-    assert (broken["rung"], broken["reached"]) == ("kernel", False)
-    assert "nothing answers at" in broken["seen"]
-    assert "GET /deploy-vmlinuz" in broken["seen"]
-    assert broken["seconds"] < 90, "one try shows it"
-    assert " 404 " in broken["seen"]
-    assert "kadeploy-site check --topic boot" in broken["advice"]
+    def types_as_user(self, *command: str) -> str:
+        """Output of a command of an ordinary account, whose network is another."""
+        done = self.container.run(*command, account=USER, network=ELSEWHERE, timeout=PATIENCE)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}{self.consoles()}"
+        return done.stdout
+
+    def consoles(self) -> str:
+        """The ends of what the machines wrote to their serial lines."""
+        logs = [path for name in NODES if (path := self.lab.serial_log(name)).exists()]
+        return "".join(f"\n--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in logs)
 
 
 @pytest.fixture
-def cluster_file(administrator: Cluster) -> Iterator[Path]:
-    """The cluster's file; cluster files are afterwards what they were."""
-    folder = administrator.config_dir / "clusters"
-    before = {path: path.read_text() for path in folder.iterdir()}
-    yield folder / "lab.yml"
-    for path, text in before.items():
-        path.write_text(text)
+def controller(installation: Installation, debian_package: Path, tmp_path: Path) -> Iterator[Controller]:
+    """A Debian with the package, in a network of two machines that are off."""
+    computer = machine.bare(CACHE, tmp_path / "machine")
+    shutil.copyfile(debian_package, computer.upper / "package.deb")
+    with bare_lab(installation) as lab, another_network(), ExitStack() as stack:
+        running = stack.enter_context(container.started(computer, NAME, tmp_path / "container.log"))
+        running.output("apt-get", "update", "-qq", online=True)
+        install = ("apt-get", "install", "-qq", "-o", "Dpkg::Use-Pty=0")
+        running.output(*install, "/package.deb", "dnsmasq", "openssh-client", online=True, timeout=PATIENCE)
+        running.output("useradd", "--create-home", "--shell", "/bin/bash", USER)
+        yield Controller(running, lab)
 
 
-def test_what_a_node_is_comes_into_the_cluster_file_and_a_machine_that_it_does_not_name_is_found(
-    administrator: Cluster, cluster_file: Path
-) -> None:
-    cluster, node, before = administrator, "node-3", cluster_file.read_text()
-    looked = site(cluster, "inspect", node, "--stay", "--format", "json")
-    assert looked.returncode == 2, looked.stdout + looked.stderr
-    told = json.loads(looked.stdout)["nodes"][node]
-    assert (told["firmware"], told["boot_mac"]) == ("bios", cluster.lab.members[node].mac)
-    assert told["memory_mib"] == cluster.lab.memory
-    (disk,) = told["disks"]
-    assert (disk["device"], disk["mib"]) == ("/dev/sda", cluster.lab.disk << 10)
-    assert any(node in link for link in disk["ids"])
-    assert cluster_file.read_text() == before
+@contextmanager
+def bare_lab(installation: Installation) -> Iterator[Lab]:
+    """Two machines, their BMCs, and a network with nobody else in it."""
 
-    for words in ("Written: ", "The cluster file says so already."):
-        written = site(cluster, "inspect", node, "--no-reboot", "--yes")
-        assert written.returncode == 0, written.stdout + written.stderr
-        assert words in written.stdout
-    known = load_configuration(cluster.config_dir).clusters["lab"]
-    assert known.members[node].mac == told["boot_mac"]
-    assert known.hardware[0].own[node].macs == {"eth0": told["boot_mac"]}
-    assert cluster.is_on(node)
-    control.ask(cluster.lab, "off", node)
+    def lab_command(verb: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return installation.tool("kadeploy-lab", verb, "--name", NAME, *words, account=ROOT, timeout=600)
 
-    (cluster_file.parent / "nvme.yml").unlink()
-    new, dead = cluster.lab.members[NVME], cluster.lab.members[FAULTY["dead"]]
-    bmcs = f"{new.bmc.rsplit('.', 1)[0]}.0/28"
-    found = site(cluster, "inspect", "--sweep", bmcs, new.name, "--addresses", new.address, "--yes")
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert f"new   {new.bmc}  of no cluster file" in found.stdout
-    assert f"fail  {dead.bmc}  {dead.name}: nobody answers" in found.stdout
-    assert load_configuration(cluster.config_dir).clusters["lab"].members[new.name].bmc == new.bmc
-
-
-# --- environments -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def team(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Description of an environment that was built from an image of a registry, which had no kernel."""
-    folder = tmp_path_factory.mktemp("team")
-    tree = folder / "tree"
-    bootstrap(CACHE, tree, ["apt"], variant="minbase", say=lambda _: None)
-    base = folder / "base.tar"
-    subprocess.run(["tar", "-cf", str(base), "--numeric-owner", "-C", str(tree), "."], check=True)
-    shutil.rmtree(tree)
-    changes: oci.Layer = {"usr/local/share/team": "of the team\n", "usr/share/.wh.common-licenses": ""}
-    (folder / "registry").mkdir()
-    output = Path(cluster.user.home) / "images"
+    for _ in range(STARTS):
+        lab_command("down")
+        done = lab_command("up", "--bare", "--nodes", str(len(NODES)))
+        if done.returncode == 0 and (lab := saved(NAME)):
+            break
+    else:
+        raise AssertionError(f"The lab did not start:\n{done.stdout}{done.stderr}")
     try:
-        with oci.registry(folder / "registry") as address:
-            reference = oci.push(folder / "image", address, "team/debian:12", base, changes)
-            words = ("env", "team", "--from", reference, "--insecure", "--kernel", "linux-image-cloud-amd64")
-            done = site(cluster, "build", *words, "--output", str(output), "--cache", str(folder / "cache"))
-        assert done.returncode == 0, done.stderr
-        yield output / "team-1.dsc"
+        yield lab
     finally:
-        shutil.rmtree(output, ignore_errors=True)
-        shutil.rmtree(folder)
+        lab_command("down")
 
 
-def test_a_container_image_is_deployed_and_what_runs_is_captured_by_its_user(
-    cluster: Cluster, team: Path, own_path: Path
+@contextmanager
+def another_network() -> Iterator[None]:
+    """A network namespace whose one way out leads to the lab's bridge, as a user's own machine would be reached."""
+    device, peer = "rehearsal0", "rehearsal1"
+    for words in (
+        ("netns", "add", ELSEWHERE),
+        ("-n", ELSEWHERE, "link", "add", device, "type", "veth", "peer", "name", peer, "netns", NAME),
+        ("-n", ELSEWHERE, "address", "add", "10.177.3.1/16", "dev", device),
+        ("-n", ELSEWHERE, "link", "set", device, "up"),
+        ("-n", NAME, "link", "set", peer, "master", BRIDGE, "up"),
+    ):
+        subprocess.run(["ip", *words], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "netns", "delete", ELSEWHERE], check=True)
+
+
+def test_with_a_package_and_the_guide_a_site_begins_and_its_users_deploy_what_they_captured(
+    controller: Controller,
 ) -> None:
-    """The user is an ordinary account in a network of its own, and enters the node with a key of its own."""
-    user = cluster.user
-    key = own_path / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    for path in (key, key.with_suffix(".pub")):
-        os.chown(path, user.uid, user.gid)
-    deployed = cluster.run("kadeploy3", "-m", "node-2", "-a", str(team), "-k", f"{key}.pub")
-    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    configure(controller)
+    serve(controller)
+    learn(controller)
+    check_and_try(controller)
+    deploy_and_capture(controller)
 
-    options = "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o ConnectTimeout=20 -o LogLevel=ERROR"
-    address = cluster.lab.members["node-2"].address
-    words = ["capture", address, "mine", "--env-version", "7", "--ssh", f"ssh -i {key} {options}", "--format", "json"]
-    environment = cluster.installation.environment(user) | cluster.variables
-    captured = subprocess.run(
-        network.inside(
-            cluster.lab.name,
-            [
-                *("setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups", "--", "env", "-i"),
-                *(f"{name}={value}" for name, value in environment.items()),
-                *(str(cluster.installation.tools / "kadeploy-site"), *words, "--output", str(own_path)),
-            ],
-        ),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=own_path,
-        timeout=900,
-        check=False,
-    )
-    assert captured.returncode == 0, captured.stderr
-    made = json.loads(captured.stdout)
-    assert made["system"].startswith("Debian GNU/Linux 12")
-    recorded = cluster.run("kaenv3", "-p", "mine").stdout
-    assert "version : 7" in recorded
-    assert f"author : {user.name}" in recorded
-    listed = subprocess.run(["tar", "-tf", made["image"]], check=True, capture_output=True, text=True).stdout.split()
-    assert {"./usr/local/share/team", "./etc/machine-id", "./usr/bin/ping"} <= set(listed)
-    assert not {"./etc/ssh/ssh_host_ed25519_key", "./root/.ssh/authorized_keys", "./usr/share/common-licenses/"} & set(
-        listed
-    )
-    cluster.run("kaenv3", "-d", "mine")
+
+def configure(controller: Controller) -> None:
+    """From nothing to a configuration."""
+    bmcs = [node.bmc for node in controller.lab.members.values()]
+    addresses = [node.address for node in controller.lab.members.values()]
+    controller.types("kadeploy-site", "init", "--name", "paris", "--address", CONTROLLER, "--yes")
+    words = ("--cluster", "lab", "--nodes", "node-[1-2]", "--bmc-user", "kadeploy", "--bmc-password-file", "-")
+    password = controller.lab.bmc_password.read_text()
+    both = ("--addresses", ",".join(addresses), "--bmcs", ",".join(bmcs), "--partitions", LAYOUT)
+    controller.types("kadeploy-site", "init", *words, *both, "--yes", stdin=password)
+    controller.container.output("sed", "-i", *SLOWLY, "/etc/kadeploy/clusters/lab.yml")
+    controller.types("systemctl", "start", "kadeploy3d.socket", "kadeploy3d-consoles.socket", "kadeploy3d")
+
+
+def serve(controller: Controller) -> None:
+    """What the nodes boot; packages of Debian are all that is fetched from elsewhere."""
+    controller.types("kadeploy-site", "build", online=True)
+    controller.types("kadeploy-site", "loaders")
+    controller.types("systemctl", "enable", "--now", "kadeploy-bootserver")
+    controller.types("karights3", "-a", "-m", "node-[1-2]", "-p", "*", "-u", "root")
+    controller.types("kadeploy-site", "inspect", "--macs", "node-[1-2]", "--yes")
+    controller.types("kadeploy-site", "dhcp", "--server", "dnsmasq", "--output", "/etc/dnsmasq.d/kadeploy.conf")
+    network = f"interface={BRIDGE}\nport=0\ndhcp-range=10.177.1.0,static,255.255.0.0\n"
+    controller.container.run("tee", "/etc/dnsmasq.d/network.conf", stdin=network)
+    controller.container.output("systemctl", "restart", "dnsmasq")
+
+
+def learn(controller: Controller) -> None:
+    """The machines tell what they are."""
+    controller.types("kadeploy-site", "inspect", "node-[1-2]", "--yes")
+    written = controller.container.output("cat", "/etc/kadeploy/clusters/lab.yml")
+    for node in controller.lab.members.values():
+        assert node.mac in written
+    assert f"mib: {controller.lab.disk << 10}" in written
+
+
+def check_and_try(controller: Controller) -> None:
+    """Before a node is lost; and the whole way of the first one."""
+    done = controller.container.run("kadeploy-site", "check", "--format", "json", timeout=PATIENCE)
+    failed = [each for each in json.loads(done.stdout) if each["level"] == "fail"]
+    assert (done.returncode, failed) == (0, [])
+    tried = json.loads(controller.types("kadeploy-site", "try", "node-1", "--stay", "--format", "json"))
+    reached = [each["rung"] for each in tried["rungs"] if each["reached"]]
+    assert reached == ["bmc", "power", "loader", "profile", "kernel", "initrd", "system", "ssh", "disk"]
+
+
+def deploy_and_capture(controller: Controller) -> None:
+    """Its users: an ordinary account deploys, captures what runs, and deploys that on the other node."""
+    controller.types("kadeploy-site", "build", "env", "debian12", online=True)
+    controller.types("kaenv3", "-a", "/srv/kadeploy/images/debian12-1.dsc")
+    controller.types("kaenv3", "--set-visibility-tag", "debian12", "--env-version", "1", "-t", "public")
+    controller.types("karights3", "-a", "-m", "node-[1-2]", "-p", "*", "-u", USER)
+
+    controller.types_as_user("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"/home/{USER}/.ssh/id_ed25519")
+    controller.types_as_user("sh", "-c", "cp ~/.ssh/id_ed25519.pub ~/.ssh/authorized_keys")
+    controller.types_as_user("kadeploy3", "-m", "node-1", "-e", "debian12", "-k")
+    address, other = (controller.lab.members[name].address for name in NODES)
+    ssh = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+    controller.types_as_user(*ssh.split(), f"root@{address}", "echo of alice > /usr/local/share/team")
+    controller.types_as_user("kadeploy-site", "capture", address, "mine", "--ssh", ssh)
+    controller.types_as_user("kadeploy3", "-m", "node-2", "-e", "mine", "-k")
+    said = controller.types_as_user(*ssh.split(), f"root@{other}", "cat /usr/local/share/team; hostname")
+    assert said.splitlines()[0] == "of alice"
+    assert controller.types_as_user("kanodes3", "-d").count("deployed") == len(NODES)
