@@ -24,7 +24,7 @@ def found(configuration: Configuration, machines: Mapping[str, Machine]) -> Iter
     """All of them, of the nodes that have told what they are."""
     for name, nodes in configuration.cluster_nodes(list(machines)).items():
         cluster = configuration.clusters[name]
-        for look in (_firmware, _disk, _arch, _mac, _bmc):
+        for look in (_firmware, _disk, _layout, _arch, _mac, _bmc):
             pairs = ((node, look(cluster, cluster.members[node], machines[node])) for node in nodes)
             told = {node: each for node, each in pairs if each is not None}
             yield from grouped(
@@ -57,6 +57,15 @@ def _disk(cluster: Cluster, _: Node, machine: Machine) -> _Told:
     text = f"there is no {device}, which is disk.device; its disks are"
     advice = f"set disk.device in {cluster.file}, or add the disk's driver: kadeploy-site build --module"
     return DISK.fail(text, advice), there
+
+
+def _layout(cluster: Cluster, _: Node, machine: Machine) -> _Told:
+    needed = sum(part.mib for part in cluster.disk.partitions)
+    disk = next((disk for disk in machine.disks if cluster.disk.device in disk.names), None)
+    if disk is None or disk.mib >= needed:
+        return None
+    text = f"disk.partitions need {needed / 1024:.1f} GiB, more than there are"
+    return DISK.fail(text, f"make partitions smaller in {cluster.file}"), str(disk)
 
 
 def _arch(cluster: Cluster, _: Node, machine: Machine) -> _Told:

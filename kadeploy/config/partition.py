@@ -42,6 +42,16 @@ class Partition(Struct, frozen=True, kw_only=True):
     """``512MiB``, ``4GiB``…; empty means the rest of the disk (last partition only)."""
     role: Literal["swap", "prod", "deploy", "tmp", "efi", "other"] = "other"
 
+    @property
+    def mib(self) -> float:
+        """Its size in MiB; 0 for the rest of the disk.
+
+        >>> Partition(number=1, size="1.5GiB").mib
+        1536.0
+        """
+        number, unit = self.size.removesuffix("iB")[:-1], self.size.removesuffix("iB")[-1:]
+        return float(number) * 1024.0 ** ("KMGT".index(unit) - 1) if self.size else 0
+
 
 def partition_device(device: str, number: int | None) -> str:
     """Join disk and partition number the way Linux does, and udev for its links; None is the whole device.

@@ -10,6 +10,7 @@ from msgspec import structs
 from kadeploy.admin import contradictions
 from kadeploy.admin.findings import Finding
 from kadeploy.config.cluster import NodeRange
+from kadeploy.config.partition import Partition
 from tests.unit.admin.sound_site import SoundSite
 from tests.unit.admin.test_hardware import machine
 
@@ -21,7 +22,11 @@ def found(site: SoundSite, ranges: dict[str, str] | None = None, **cluster: Any)
     part = {"name": "gdx-[1-2].site", "bmc": "10.0.3.[1-2]", "mac": "52-54-00-00-00-[01-02]", **(ranges or {})}
     known = configuration.clusters["gdx"]
     loader = structs.replace(known.loader, firmware=cluster.pop("firmware", "uefi"))
-    disk = structs.replace(known.disk, device=cluster.pop("device", "/dev/sda"))
+    disk = structs.replace(
+        known.disk,
+        device=cluster.pop("device", "/dev/sda"),
+        partitions=tuple(Partition(number=rank, size=size) for rank, size in enumerate(cluster.pop("sizes", ()), 1)),
+    )
     changed = structs.replace(known, nodes=(NodeRange(**part),), loader=loader, disk=disk, **cluster)
     return list(contradictions.found(structs.replace(configuration, clusters={"gdx": changed}), NODES))
 
@@ -32,7 +37,7 @@ def load(site: SoundSite) -> Any:
 
 def test_where_file_and_nodes_agree_nothing_is_told(sound: SoundSite) -> None:
     assert found(sound, arch="amd64") == []
-    assert found(sound, device="/dev/disk/by-path/pci-0000:00:1f.2-ata-1") == []
+    assert found(sound, device="/dev/disk/by-path/pci-0000:00:1f.2-ata-1", sizes=("4GiB", "440GiB", "")) == []
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,13 @@ def test_where_file_and_nodes_agree_nothing_is_told(sound: SoundSite) -> None:
             "loader.firmware: uefi",
         ),
         ({"device": "/dev/nvme0n1"}, {}, "fail", "no /dev/nvme0n1.*gdx-1.site: /dev/sda 447 GiB MZ7KM", "disk.device"),
+        (
+            {"sizes": ("512MiB", "1TiB", "")},
+            {},
+            "fail",
+            r"gdx-\[1-2\].site: disk.partitions need 1024.5 GiB, more than there are .*/dev/sda 447 GiB MZ7KM",
+            "make partitions smaller",
+        ),
         ({"arch": "aarch64"}, {}, "warn", "its architecture is x86_64, and arch is aarch64", "set arch"),
         ({}, {"mac": "52-54-00-00-01-[01-02]"}, "warn", "by another of its cards", "take the new mac"),
         ({}, {"mac": "52-54-00-00-09-[01-02]"}, "warn", "may be another machine", "take the new mac"),
