@@ -20,44 +20,16 @@ description:
 extends_documentation_fragment:
   - kadeploy.core.site
   - kadeploy.core.site.operation
+  - kadeploy.core.site.system
 options:
-  nodes:
-    description: Nodes, by their whole names or the beginnings of these; ranges such as V(gdx-[1-5].site) too.
-    type: list
-    elements: str
-    required: true
   environment:
     description:
       - Recorded environment, C(name@user:version%arch) or its name alone.
       - One of O(environment) and O(environment_file) is needed.
     type: str
-  environment_version:
-    description: Its version; the highest unless it is given.
-    type: int
-  environment_owner:
-    description: Whose environment it is; your own goes first, then public ones.
-    type: str
-  environment_arch:
-    description: For which architecture it is, where there are several of one name.
-    type: str
   environment_file:
     description: Description of an environment that need not be recorded, a file or URL that is read by the account
       under which the module runs.
-    type: str
-  key:
-    description: File or URL of public keys that root is entered with, read by the account under which the module
-      runs.
-    type: str
-  authorized_keys:
-    description: Public keys that root is entered with, each a line for C(authorized_keys).
-    type: list
-    elements: str
-    default: []
-  partition:
-    description: Number of the partition; the cluster's unless it is given.
-    type: int
-  block_device:
-    description: Disk of the partition; the cluster's unless it is given.
     type: str
   boot_partition:
     description: Partition that is booted; V(0) is the MBR.
@@ -77,37 +49,12 @@ options:
     description: Boot by kexec where the cluster does.
     type: bool
     default: true
-  vlan:
-    description: VLAN that the nodes are put into, as the site's command knows it.
-    type: str
-  reboot_classical_timeout:
-    description: Seconds for a reboot, or an expression of C(n), the number of nodes.
-    type: str
   reboot_kexec_timeout:
     description: The same for kexec.
     type: str
   force_steps:
     description: Implementations of macro-steps in place of the cluster's, as C(kadeploy3 --force-steps) has them.
     type: str
-  force:
-    description: Take nodes from other operations that hold them.
-    type: bool
-    default: false
-  hook:
-    description: Run the site's hook at the end.
-    type: bool
-    default: true
-  wait:
-    description: Wait for the end. Without it the answer is RV(workflow) alone, and
-      M(kadeploy.core.kadeploy_run_info) tells how it goes on.
-    type: bool
-    default: true
-  fail_on_ko:
-    description:
-      - Fail when a node is KO. Otherwise the task succeeds as long as the site took the request, and RV(nodes) says
-        what became of each node.
-    type: bool
-    default: true
 """
 
 EXAMPLES = r"""

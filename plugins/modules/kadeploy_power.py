@@ -17,11 +17,6 @@ extends_documentation_fragment:
   - kadeploy.core.site
   - kadeploy.core.site.operation
 options:
-  nodes:
-    description: Nodes, by their whole names or the beginnings of these; ranges such as V(gdx-[1-5].site) too.
-    type: list
-    elements: str
-    required: true
   state:
     description: Nodes are switched that are not so already; V(status) only asks, and a node is OK when it is on.
     type: str
@@ -32,25 +27,6 @@ options:
     type: str
     choices: [soft, hard, very_hard]
     default: soft
-  force:
-    description: Take nodes from other operations that hold them.
-    type: bool
-    default: false
-  hook:
-    description: Run the site's hook at the end.
-    type: bool
-    default: true
-  wait:
-    description: Wait for the end. Without it the answer is RV(workflow) alone, and
-      M(kadeploy.core.kadeploy_run_info) tells how it goes on.
-    type: bool
-    default: true
-  fail_on_ko:
-    description:
-      - Fail when a node is KO. Otherwise the task succeeds as long as the site took the request, and RV(nodes) says
-        what became of each node.
-    type: bool
-    default: true
 """
 
 EXAMPLES = r"""
