@@ -27,7 +27,7 @@ NAME = "kadeploy-docs"
 NODES = "node-[1-4]"
 TUTORIALS = sorted((DOCS / "tutorial").glob("*.md"))
 HOWTOS = sorted((DOCS / "howto").glob("*.md"))
-LIMIT = 120
+LIMIT = 300
 """Seconds for one page."""
 COLUMNS = 400
 
