@@ -250,7 +250,7 @@ def test_what_a_relay_does_to_the_bytes_that_it_passes_on_harms_nobody(tmp_path,
 
 SLOWLY = (
     "for _ in range(CHUNK // BITE):\n            wanted = min(BITE, ",
-    "for _ in (time.sleep(0.05), ):\n            time.monotonic() - self.started < 12 or sys.exit(9)"
+    "for _ in (time.sleep(0.05), ):\n            time.monotonic() - self.started < 20 or sys.exit(9)"
     "\n            wanted = min(1000, ",
 )
 FAITHFUL = ("if who > self.predecessor_index:", "if self.predecessor:")
@@ -260,25 +260,29 @@ TAKERS = {
 }
 
 
+def require_ahead(outcomes, seconds):
+    """The others are not bound to the pace of the one that takes so many, however slow this machine is."""
+    for number in HONEST:
+        assert outcomes[f"node-{number}"].seconds < 0.75 * seconds
+
+
 @pytest.mark.parametrize("lies", TAKERS.values(), ids=TAKERS)
 def test_a_relay_that_takes_the_image_slowly_holds_up_neither_those_behind_it_nor_those_in_front(tmp_path, lies):
-    """Whether it cannot or does not want to. It ends after twelve seconds, without the image."""
+    """Whether it cannot or does not want to. It ends after twenty seconds, without the image."""
     outcomes, _, scene = play(tmp_path, lies, silence=1.0, patience=1.0)
     check_the_others(outcomes, scene)
-    for number in HONEST:
-        assert outcomes[f"node-{number}"].seconds < 1.0 + FLOOR
+    require_ahead(outcomes, 20)
 
 
 def test_a_slow_disk_holds_up_neither_those_behind_it_nor_those_in_front(tmp_path):
     """Its node gets the image from the head itself, at its own pace, and is OK in the end."""
-    sips = f'while [ $(head -c 65536 | tee -a "{LAST}" | wc -c) -gt 0 ]; do sleep 0.1; done'
+    sips = f'while [ $(head -c 65536 | tee -a "{LAST}" | wc -c) -gt 0 ]; do sleep 0.15; done'
     slow = f"if [ $NODE = {LIAR} ]; then {sips}; else {TAKE_ALL}; fi"
     outcomes, _, scene = play(tmp_path, [], slow)
     check_the_others(outcomes, scene)
     assert outcomes[LIAR].verdict is Verdict.OK
-    assert outcomes[LIAR].seconds > 10
-    for number in HONEST:
-        assert outcomes[f"node-{number}"].seconds < 1.0 + FLOOR
+    assert outcomes[LIAR].seconds > 15
+    require_ahead(outcomes, outcomes[LIAR].seconds)
     assert outcomes[LIAR].note.startswith("fed by the server itself: node-1 says it took ")
 
 
