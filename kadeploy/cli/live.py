@@ -20,6 +20,8 @@ from rich.text import Text
 
 _KEPT = 500
 """Lines that are shown again when the window has another size."""
+_INTERVAL = 0.5
+"""Seconds after which the view is drawn anew."""
 _NARROW = 110
 """Columns below which there is no room for a bar."""
 _SHOW_CURSOR = b"\r\x1b[J\x1b[?25h"
@@ -39,7 +41,9 @@ class Row(NamedTuple):
 class View:
     """Shows what *rows* answers, drawn anew twice a second, beneath the lines that are printed.
 
-    It may be entered from a program's main thread alone: it hears of the window's changes by a signal.
+    It may be entered from a program's main thread alone: it hears of the window's changes by a signal. *rows* may wait
+    for whoever prints; so it is asked while no lock of the view is held, neither ours nor Rich's, for which who prints
+    waits.
     """
 
     def __init__(self, stream: IO[str], rows: Callable[[], Sequence[Row]], keyboard: IO[str] | None = None) -> None:
@@ -49,10 +53,10 @@ class View:
         self._keyboard = _Keyboard(keyboard)
         self._printed: deque[tuple[str, str]] = deque(maxlen=_KEPT)
         self._lock = threading.RLock()
-        self._live = self._new()
+        self._live = self._new(self._table())
 
-    def _new(self) -> Live:
-        return Live(get_renderable=self._table, console=self._console, refresh_per_second=2, transient=True)
+    def _new(self, drawn: Table) -> Live:
+        return Live(drawn, console=self._console, auto_refresh=False, transient=True)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -60,13 +64,28 @@ class View:
         before = signal.signal(signal.SIGWINCH, self._window_changed)
         self._keyboard.silence()
         self._live.start()
+        over = threading.Event()
+        threading.Thread(target=self._draw_on, args=(over,), name="view", daemon=True).start()
         try:
             yield
         finally:
+            over.set()
             signal.signal(signal.SIGWINCH, before)
             with self._lock:
                 self._live.stop()
             self._keyboard.restore()
+
+    def _draw_on(self, over: threading.Event) -> None:
+        with suppress(OSError):  # the terminal is gone: who prints there sees to it
+            while not over.wait(_INTERVAL):
+                self.draw()
+
+    def draw(self) -> None:
+        """Show the present."""
+        drawn = self._table()
+        with self._lock:
+            if self._live.is_started:
+                self._live.update(drawn, refresh=True)
 
     def print(self, text: str, style: str = "") -> None:
         """Print lines above the view; *style* is Rich's, such as ``red``."""
@@ -86,6 +105,7 @@ class View:
 
     def _redraw(self) -> None:
         """Terminals break lines anew when they become narrower, each in its way: begin on an empty screen."""
+        drawn = self._table()
         with self._lock:
             if not self._live.is_started:
                 return
@@ -94,8 +114,8 @@ class View:
             height = shutil.get_terminal_size().lines
             for line, style in list(self._printed)[-height:]:
                 self._console.print(line, style=style or None, markup=False, highlight=False, soft_wrap=True)
-            self._live = self._new()
-            self._live.start()
+            self._live = self._new(drawn)
+            self._live.start(refresh=True)
 
     def _table(self) -> Table:
         return table(self._rows(), self._console.width)

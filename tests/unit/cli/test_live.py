@@ -7,16 +7,21 @@ pseudo-terminal.
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pexpect
 import pyte
 import pytest
+
+from kadeploy.cli.live import Row, View
 
 CHILD = """\
 import os, signal, sys, threading, time
@@ -200,3 +205,34 @@ def test_a_second_ctrl_c_leaves_the_terminal_as_it_was(terminal: Terminal) -> No
     assert terminal.left() == 130
     assert not terminal.screen.cursor.hidden
     assert is_echoing(terminal)
+
+
+def test_lines_are_printed_while_the_view_waits_for_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever prints may hold what the rows need: each would wait for the other, and the tool would hang."""
+    monkeypatch.setenv("TERM", "xterm")
+    screen, program = pty.openpty()
+    turn, asked = threading.Lock(), threading.Event()
+
+    def rows() -> list[Row]:
+        asked.set()
+        with turn:
+            return [Row("1 s", "reboot", "n-1")]
+
+    def drain() -> None:
+        with suppress(OSError):  # how Linux tells the end of a terminal
+            while os.read(screen, 4096):
+                pass
+
+    threading.Thread(target=drain, daemon=True).start()
+    with os.fdopen(program, "w", encoding="utf-8") as stream:
+        view = View(stream, rows)
+        with view.shown():
+            asked.clear()
+            with turn:
+                assert asked.wait(60)
+                printing = threading.Thread(target=view.print, args=("a line",), daemon=True)
+                printing.start()
+                printing.join(60)
+                has_printed = not printing.is_alive()
+    os.close(screen)
+    assert has_printed

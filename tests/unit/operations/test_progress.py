@@ -120,7 +120,7 @@ def test_percent_rate_and_time_left_are_seen_on_the_terminal_and_by_other_proces
                 known = {name: value for each in mine for name, value in each.items()}
                 arrived.append((known["bytes"], known["size"]))
                 assert display._view is not None
-                display._view._live.refresh()
+                display._view.draw()
 
         report = carry_out(request_, load_configuration(site_folder), caller(), listen, threading.Event())
         assert (sorted(report.ok), dict(report.ko)) == (["gdx-1.site", "gdx-2.site"], {})
