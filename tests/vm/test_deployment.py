@@ -154,7 +154,7 @@ def test_a_macro_step_can_be_repeated_by_hand(cluster: Cluster, own_path: Path) 
     attempt = next((cluster.lab.state / "runs" / stopped.wid).glob("02-*"))
     done = subprocess.run([attempt / "command"], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "node-3: ok" in done.stdout
+    assert "node-3: ok" in done.stderr, done.stdout
     assert cluster.ssh("node-3", "ls /mnt/dest/boot/grub/grub.cfg", pinned=True).returncode == 0
 
 
