@@ -32,7 +32,7 @@ import peewee
 
 from kadeploy.config.site import Site
 from kadeploy.errors import DatabaseError
-from kadeploy.state import damage
+from kadeploy.state import damage, drivers
 from kadeploy.state.tables import TABLES, Row, SchemaVersion
 
 SCHEMA_VERSION = 6
@@ -300,10 +300,12 @@ def _create_folder(path: Path) -> None:
 
 
 def _postgresql(url: str) -> _PostgreSQL:
+    drivers.load_psycopg()
     return _PostgreSQL(url.replace("postgres://", "postgresql://", 1), prefer_psycopg3=True)
 
 
 def _mysql(url: str) -> _MySQL:
+    drivers.load_pymysql()
     parts = urlsplit(url)
     options: dict[str, Any] = {"host": parts.hostname, "port": parts.port, "user": parts.username}
     options["password"] = unquote(parts.password) if parts.password else None

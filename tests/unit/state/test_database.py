@@ -539,6 +539,22 @@ except database.DatabaseError as refusal:
     assert f"pip install 'kadeploy[{extra}]'" in in_process(code, str(tmp_path)).stdout
 
 
+def test_no_driver_is_loaded_for_sqlite(tmp_path: Path) -> None:
+    site_with(tmp_path, "")
+    code = """\
+import sys
+from pathlib import Path
+from kadeploy.config.folder import load_site
+from kadeploy.state import database, nodes
+site = load_site(Path(sys.argv[1]))
+database.connect(site)
+list(nodes.states(site))
+print({"psycopg", "pymysql"} & set(sys.modules))
+import psycopg  # anybody else finds it
+"""
+    assert in_process(code, str(tmp_path)).stdout == "set()\n"
+
+
 def damage(path: Path, table: str) -> None:
     """Overwrite the first page of *table*."""
     with sqlite3.connect(path) as connection:
