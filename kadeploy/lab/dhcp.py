@@ -23,6 +23,8 @@ dhcp-range=10.177.1.0,static,255.255.0.0,infinite
 # RFC 4578: architectures 7 and 9 are UEFI on x86-64.
 dhcp-match=set:uefi,option:client-arch,7
 dhcp-match=set:uefi,option:client-arch,9
+# iPXE waits for no further offer, by a server of boot files alone (no-pxedhcp).
+dhcp-option=encap:175,176,1b
 """
 
 

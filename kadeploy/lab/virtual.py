@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from kadeploy.images import build_deployment_system
-from kadeploy.lab import bmc, dhcp, disk, loader
+from kadeploy.lab import bmc, dhcp, disk, loader, router
 from kadeploy.lab.lab import CONTROLLER, Lab, LabNode
 from kadeploy.lab.machine import OVMF_CODE, Machine, VirtualMachine
 from kadeploy.lab.service import Service
@@ -76,10 +76,9 @@ def place(source: Path, target: Path) -> None:
 
 
 def services(lab: Lab) -> list[Service]:
-    """DHCP and the boot server, unless the lab is bare, and one BMC per machine."""
-    if lab.bare:
-        return bmc.services(lab)
-    return [dhcp.service(lab), boot_server(lab), *bmc.services(lab)]
+    """A router, one BMC per machine and, unless the lab is bare, DHCP and the boot server."""
+    around = [*router.services(), *bmc.services(lab)]
+    return around if lab.bare else [dhcp.service(lab), boot_server(lab), *around]
 
 
 def boot_server(lab: Lab) -> Service:

@@ -16,9 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def shared_folder(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
-    """A folder of all processes that test at a time, in the hands of one of them at a time."""
+    """A folder of all processes that test at a time, in the hands of one of them at a time.
+
+    ``KADEPLOY_TEST_SHARED`` names where such folders are of several runs of pytest.
+    """
     base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    own = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = Path(os.environ.get("KADEPLOY_TEST_SHARED", own)) / name
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
