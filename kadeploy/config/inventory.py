@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
+
+import msgspec
 
 from kadeploy.config.file import Struct
 from kadeploy.config.rules import Positive, Rule, Wrong, expects, shown
 
+Marks = dict[str, tuple[int, int, int]]
+"""Size, time and inode of each file."""
 _BRACES = re.compile(r"\{\{(.*)\}\}", re.DOTALL)
 
 
@@ -90,6 +95,28 @@ class Inventory(Struct, frozen=True, kw_only=True):
         yield from (folder / _vault_file(name) for name in self.vault_password_file)
         yield from self.configs(folder)
 
+    def marks(self, folder: Path) -> Marks:
+        """Its files as they are now."""
+        return dict(_marks(self.paths(folder)))
+
     def configs(self, folder: Path) -> list[Path]:
         """Where Ansible's own configuration may be; the first that is there counts."""
         return [folder / self.config] if self.config else [folder / "ansible.cfg", Path("/etc/ansible/ansible.cfg")]
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What is to be known of an inventory: as long as it is the same, and the files are, so are the nodes."""
+
+    folder: str
+    """The configuration folder."""
+    inventory: Inventory
+    group: str
+    driver: str
+
+
+def _marks(paths: Iterable[Path]) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    for path in paths:
+        with suppress(OSError):
+            status = path.stat()
+            yield str(path), (status.st_size, status.st_mtime_ns, status.st_ino)
+            yield from _marks(each for each in path.iterdir() if not each.name.startswith((".", "__pycache__")))
