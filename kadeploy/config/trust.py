@@ -45,4 +45,6 @@ def require_all_roots(paths: Iterable[Path], told: str) -> None:
 
 
 def _above(paths: Iterable[Path]) -> Iterator[Path]:
-    yield from dict.fromkeys(folder for path in paths for folder in path.resolve().parents)
+    """Those of links as well: whoever can turn one round has another thing run."""
+    places = (place for path in paths for place in (path.absolute(), path.resolve()))
+    yield from dict.fromkeys(folder for place in places for folder in place.parents)

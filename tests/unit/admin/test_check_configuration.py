@@ -95,6 +95,14 @@ def test_a_file_that_no_tool_reads_is_told(sound: SoundSite, name: str, meant: s
     assert meant in sound.one(configuration.check, "ignored-files", "warn").advice
 
 
+def test_bmcs_with_users_of_their_own_need_none_for_all(sound: SoundSite) -> None:
+    (sound.folder / "hosts.ini").write_text("[gdx]\ngdx-1.site bmc=10.0.3.1 bmc_user=ada bmc_password=x\n")
+    sound.change("gdx", nodes=None, name=None, power={"driver": "ipmi"}, inventory={"source": "hosts.ini"})
+    assert "bmc-login" not in sound.levels(configuration.check)
+    (sound.folder / "hosts.ini").write_text("[gdx]\ngdx-1.site bmc=10.0.3.1\n")
+    assert sound.levels(configuration.check)["loads"] == "fail"
+
+
 def test_an_inventory_tells_when_it_was_read_and_one_that_is_down_is_odd(sound: SoundSite) -> None:
     program = sound.folder / "hosts"
     program.write_text('#!/bin/sh\n[ ! -e down ] || exit 3\necho \'{"gdx": {"hosts": ["gdx-1.site"]}}\'\n')

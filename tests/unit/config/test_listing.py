@@ -416,6 +416,19 @@ def test_root_reads_no_inventory_that_others_could_change(estate: Estate, name: 
     assert not (estate.config / "ran").exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to lose")
+def test_root_follows_no_link_that_others_could_turn_round(estate: Estate) -> None:
+    estate.write("etc/inventory/hosts.ini", INI)
+    somebodys = estate.folder / "somebodys"
+    somebodys.mkdir()
+    (somebodys / "hosts.ini").symlink_to(estate.inventory / "hosts.ini")
+    estate.cluster(f"{{source: {somebodys}/hosts.ini}}")
+    assert estate.members() == NODES
+    os.chown(somebodys, 65534, 65534)
+    (somebodys / "group_vars").mkdir()
+    assert f"inventory: {somebodys} could be changed by others than root" in estate.refused()
+
+
 def test_where_nothing_can_be_kept_what_was_read_counts(estate: Estate) -> None:
     estate.write("etc/inventory/hosts.ini", INI)
     estate.cluster("{source: inventory/hosts.ini}")
