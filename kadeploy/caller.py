@@ -68,6 +68,15 @@ def account(name: str) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
 
 
+def numbered(uid: int) -> Account:
+    """The account with this number, also where it has no entry any more."""
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:  # its account was removed, and what it had is still there
+        return Account(str(uid), uid, uid, Path("/"))
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+
+
 _NAME = re.compile(r"[^\s/:.-][^\s/:]{0,254}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,20 +11,24 @@ import yaml
 
 from kadeploy.admin import hardware
 from kadeploy.admin.edit import Edit, edited, with_items
+from kadeploy.admin.findings import Finding, Look
 from kadeploy.admin.hardware import Machine
 from kadeploy.admin.node_ranges import folded
 from kadeploy.admin.sources.found import Entry
 from kadeploy.config.cluster import Cluster, Node
 from kadeploy.config.folder import Configuration
+from kadeploy.config.inventory import Inventory, Variables
 from kadeploy.errors import ConfigError
 from kadeploy.nodeset import expand
+
+INVENTORY = Look("inspect", "inventory")
 
 
 def with_machines(configuration: Configuration, machines: Mapping[str, Machine]) -> list[Edit]:
     """The cluster files of *machines* once they say what these are; those that say so already are left out.
 
     MAC addresses are those of the cards that booted. Addresses of BMCs are set where none is known, and the cluster
-    says how to log in.
+    says how to log in. Where an inventory tells the nodes, `unwritten` says what is to be changed there.
 
     Raises:
         ConfigError: a file cannot be changed by a program; the text says what to write into it.
@@ -33,20 +37,33 @@ def with_machines(configuration: Configuration, machines: Mapping[str, Machine])
     for name, nodes in configuration.cluster_nodes(list(machines)).items():
         cluster = configuration.clusters[name]
         known = {node: machines[node] for node in nodes}
-        members = {node: _as_found(cluster, cluster.members[node], machine) for node, machine in known.items()}
+        members = {} if cluster.inventory else _members_as_found(cluster, known)
         found.append(_edit(configuration.folder / cluster.file, partial(_said, cluster, members, known)))
     return [each for each in found if each.before != each.after]
+
+
+def unwritten(configuration: Configuration, machines: Mapping[str, Machine]) -> Iterator[Finding]:
+    """What was found of nodes that an inventory tells, and that it does not say."""
+    for name, nodes in configuration.cluster_nodes(list(machines)).items():
+        cluster = configuration.clusters[name]
+        if cluster.inventory is None:
+            continue
+        source = cluster.inventory.source
+        for node, now in _members_as_found(cluster, {node: machines[node] for node in nodes}).items():
+            if values := _variables(cluster.inventory, cluster.members[node], now):
+                yield INVENTORY.warn(f"{node}: it is not as {source} says", f"set there, of the host {node}: {values}")
 
 
 def with_macs(configuration: Configuration, macs: Mapping[str, str]) -> list[Edit]:
     """The cluster files once their nodes have these MAC addresses.
 
     Raises:
-        ConfigError: a file cannot be changed by a program.
+        ConfigError: a file cannot be changed by a program, or an inventory tells the nodes.
     """
     edits = []
     for name, nodes in configuration.cluster_nodes(list(macs)).items():
         cluster = configuration.clusters[name]
+        _require_ranges(cluster, {node: {"mac": macs[node]} for node in nodes})
         members = {node: msgspec.structs.replace(cluster.members[node], mac=macs[node]) for node in nodes}
         edits.append(_edit(configuration.folder / cluster.file, partial(_with_members, cluster, members)))
     return edits
@@ -56,10 +73,34 @@ def with_nodes(configuration: Configuration, cluster: Cluster, entries: Sequence
     """The file of *cluster* with the nodes *entries* behind those that it has.
 
     Raises:
-        ConfigError: it cannot be changed by a program.
+        ConfigError: it cannot be changed by a program, or an inventory tells its nodes.
     """
+    _require_ranges(
+        cluster, {each.name: {"address": each.address, "mac": each.mac, "bmc": each.bmc} for each in entries}
+    )
     items = {len(cluster.nodes): folded(entries)}
     return _edit(configuration.folder / cluster.file, lambda text: with_items(text, ("nodes",), items))
+
+
+def _require_ranges(cluster: Cluster, wanted: Mapping[str, Mapping[str, str]]) -> None:
+    if cluster.inventory is None:
+        return
+    variables = cluster.inventory.variables
+    lines = "".join(
+        f"\n{host}: {_told(variables, {key: value for key, value in known.items() if value})}"
+        for host, known in wanted.items()
+    )
+    raise ConfigError(f"{cluster.file}: its nodes are from {cluster.inventory.source}. Write there, by host:{lines}")
+
+
+def _variables(inventory: Inventory, before: Node, now: Node) -> str:
+    """What has changed, as variables of the host."""
+    values = {key: getattr(now, key) for key in ("mac", "bmc") if getattr(now, key) != getattr(before, key)}
+    return _told(inventory.variables, values)
+
+
+def _told(variables: Variables, values: Mapping[str, str]) -> str:
+    return ", ".join(f"{getattr(variables, key)}: {value}" for key, value in values.items())
 
 
 def _edit(path: Path, change: Callable[[str], str]) -> Edit:
@@ -88,6 +129,10 @@ def _said(cluster: Cluster, members: Mapping[str, Node], machines: Mapping[str, 
 def _with_members(cluster: Cluster, members: Mapping[str, Node], text: str) -> str:
     changes = _changes(cluster, members)
     return with_items(text, ("nodes",), changes) if changes else text
+
+
+def _members_as_found(cluster: Cluster, machines: Mapping[str, Machine]) -> dict[str, Node]:
+    return {node: _as_found(cluster, cluster.members[node], machine) for node, machine in machines.items()}
 
 
 def _as_found(cluster: Cluster, node: Node, machine: Machine) -> Node:

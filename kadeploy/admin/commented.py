@@ -241,6 +241,7 @@ EXAMPLES: dict[str, Any] = {
     "Https.certificate": "/etc/ssl/kadeploy/certificate.pem",
     "Https.private_key": "/etc/ssl/kadeploy/private_key.pem",
     "Service.front_ends": [{"sources": ["10.1.0.4", "10.2.0.0/16"], "header": "X-Remote-Ident"}],
+    "Inventory.source": "/etc/ansible/hosts.yml",
     "Cluster.pre_installs": [{"file": "/srv/kadeploy/admin-pre.tgz", "kind": "tgz", "script": "run.sh"}],
     "Cluster.post_installs": [{"file": "/srv/kadeploy/admin-post.tgz", "kind": "tgz", "script": "run.sh"}],
     "Cluster.hardware": [

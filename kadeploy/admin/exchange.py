@@ -19,7 +19,7 @@ import msgspec
 
 from kadeploy.admin import keeper
 from kadeploy.admin.backup import TEMPORARY
-from kadeploy.caller import Account, as_user
+from kadeploy.caller import Account, as_user, numbered
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError
 from kadeploy.state import database, dump
@@ -152,7 +152,7 @@ def enter(folder: Path, note: Note, phase: Phase) -> Note:
 
 def finish(folder: Path, note: Note) -> None:
     """Put all that waits in its place; what is there already stays. It may be done again after whatever happened."""
-    who = keeper.account(note.keeper_uid)
+    who = numbered(note.keeper_uid)
     *others, last = note.steps
     for step in others:
         _put(step, note.site, who)
@@ -178,7 +178,7 @@ def _put(step: Step, site: Site, who: Account) -> None:
 
 def undo(folder: Path, note: Note) -> None:
     """Have everything as it was before the exchange."""
-    who = keeper.account(note.keeper_uid)
+    who = numbered(note.keeper_uid)
     for step in note.steps:
         with as_user(who if is_state(Path(step.target), note.site) else keeper.own()):
             for path in _traces(step):
@@ -210,7 +210,7 @@ def resume(folder: Path) -> str:
     if (note := noted(folder)) is None:
         (folder / _BESIDE).unlink(missing_ok=True)
         return ""
-    who = keeper.account(note.keeper_uid)
+    who = numbered(note.keeper_uid)
     if note.phase == "loading" and dump.kind_of(note.site) == "mysql":
         dump.unload(note.site, who)
     elif note.phase == "loading" and dump.loaded(note.site, who) == note.mark:

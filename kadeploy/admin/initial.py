@@ -447,6 +447,9 @@ class _Work:
             copy = hidden / path.relative_to(self._folder)
             if path.is_file() and not copy.exists():
                 shutil.copyfile(path, copy)
+        for path in self._folder.iterdir():  # inventories, playbooks and roles that cluster files name
+            if not path.name.startswith(".") and not (hidden / path.name).exists():
+                (hidden / path.name).symlink_to(path)
         self._has_nodes = any((hidden / "clusters").glob("*.yml"))
         try:
             if self._has_nodes:

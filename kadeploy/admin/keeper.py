@@ -8,7 +8,7 @@ import pwd
 from contextlib import suppress
 from pathlib import Path
 
-from kadeploy.caller import Account, as_user
+from kadeploy.caller import Account, as_user, numbered
 from kadeploy.config.site import Site
 from kadeploy.errors import RightsError
 
@@ -23,7 +23,7 @@ def of(site: Site) -> Account:
         RightsError: this process is neither root's nor this account's.
     """
     try:
-        found = account(site.state.stat().st_uid)
+        found = numbered(site.state.stat().st_uid)
     except OSError:
         found = expected()
     require(found)
@@ -34,8 +34,8 @@ def expected() -> Account:
     """The service's account where there is one, else the one that this process runs as."""
     if os.geteuid() == 0:
         with suppress(KeyError):
-            return account(pwd.getpwnam(NAME).pw_uid)
-    return account(os.geteuid())
+            return numbered(pwd.getpwnam(NAME).pw_uid)
+    return numbered(os.geteuid())
 
 
 def require(keeper: Account) -> None:
@@ -48,24 +48,15 @@ def require(keeper: Account) -> None:
         raise RightsError(f"This is for root, and for {keeper.name} who keeps the site: run it as root (sudo).")
 
 
-def account(uid: int) -> Account:
-    """The account with this number, also where it has no entry any more."""
-    try:
-        entry = pwd.getpwuid(uid)
-    except KeyError:  # its account was removed, and what it had is still there
-        return Account(str(uid), uid, uid, Path("/"))
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
-
-
 def own() -> Account:
     """The account that this process runs as."""
-    return account(os.geteuid())
+    return numbered(os.geteuid())
 
 
 def named(owner: str) -> Account | None:
     """The account that is called *owner* here; None: none is."""
     with suppress(KeyError):
-        return account(pwd.getpwnam(owner).pw_uid)
+        return numbered(pwd.getpwnam(owner).pw_uid)
     return None
 
 

@@ -11,8 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kadeploy.admin import keeper
-from kadeploy.caller import Account, as_user
+from kadeploy.caller import Account, as_user, numbered
 from kadeploy.errors import ConfigError
 
 
@@ -66,7 +65,7 @@ class _Waiting:
 @contextmanager
 def _waiting(path: Path, source: Path, root: Path) -> Iterator[_Waiting]:
     """A copy of *source* beside *path*, and what is there; both names are gone at the end."""
-    owner = keeper.account(root.stat().st_uid)
+    owner = numbered(root.stat().st_uid)
     with ExitStack() as stack:
         with _told(path, owner), source.open("rb") as stream, as_user(owner):
             if path.is_dir():

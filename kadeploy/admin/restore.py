@@ -21,7 +21,7 @@ from kadeploy.admin import archive, backup, exchange, keeper, standstill
 from kadeploy.admin.archive import Manifest, Member
 from kadeploy.admin.exchange import Note, Step
 from kadeploy.admin.findings import Finding, Look
-from kadeploy.caller import Account, as_user
+from kadeploy.caller import Account, as_user, numbered
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, DatabaseError, FileError, KadeployError, OptionError
@@ -217,7 +217,7 @@ def resume(folder: Path) -> str:
         return ""
     with exchange.alone(folder):
         if note := exchange.noted(folder):
-            keeper.require(keeper.account(note.keeper_uid))
+            keeper.require(numbered(note.keeper_uid))
         return exchange.resume(folder)
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from kadeploy.config.file import Struct
 from kadeploy.config.hardware import Hardware
+from kadeploy.config.inventory import Inventory
 from kadeploy.config.pairing import extremes, paired
 from kadeploy.config.partition import Partition, layout_wrong, partition_device, split_partition
 from kadeploy.config.rules import (
@@ -250,7 +251,9 @@ class Cluster(Struct, frozen=True, kw_only=True):
 
     name: Name = ""
     """Empty in the file: the file's own name."""
-    nodes: tuple[NodeRange, ...]
+    nodes: tuple[NodeRange, ...] = ()
+    inventory: Inventory | None = None
+    """In place of *nodes*: where an Ansible inventory has them."""
     arch: Architecture = ""
     """Architecture of the nodes, such as x86_64, in the words of the environments; empty: any environment will do."""
     disk: Disk
@@ -281,18 +284,33 @@ class Cluster(Struct, frozen=True, kw_only=True):
     def contradictions(self) -> Iterable[Wrong]:
         """Of nodes and macro-steps; addresses are looked at when the ranges of nodes are known to be right."""
         yield from _macro_steps_wrong(self)
+        if self.loader.secure_boot and self.arch in ARM64:
+            said = f"it is true, and arch is {self.arch}: Secure Boot is done for x86-64 alone; expected false."
+            yield Wrong(("loader", "secure_boot"), said)
+        if self.inventory is not None:
+            yield from _ranges_besides(self)
+            return
         try:
             members = self.members
         except NodeListError as error:
             yield from _ranges_wrong(self, error)
             return
         if not members:
-            yield Wrong(("nodes",), "an empty list is given; expected at least one node.")
-        if self.loader.secure_boot and self.arch in ARM64:
-            said = f"it is true, and arch is {self.arch}: Secure Boot is done for x86-64 alone; expected false."
-            yield Wrong(("loader", "secure_boot"), said)
+            yield Wrong(("nodes",), "no node is given; expected a list of at least one, or the key inventory.")
         yield from _addresses_wrong(self, self._of_ranges)
+        have_bmcs = any(node.bmc for node in members.values())
+        yield from _bmcs_wrong(self.power, have_bmcs, "the nodes have BMCs" if have_bmcs else "")
         yield from _timeouts_wrong(self.timeouts, len(members))
+
+    def take(self, nodes: Iterable[Node], stranger: str) -> Iterator[Wrong]:
+        """Have *nodes*, which its inventory tells; what is wrong with the cluster now.
+
+        *stranger* is one whose BMC has no user and no password of its own, where there is one.
+        """
+        members = self.__dict__["members"] = {node.name: node for node in nodes}  # where `members` keeps what it tells
+        yield from _timeouts_wrong(self.timeouts, len(members))
+        strangers = f"{stranger} has a BMC without a user and a password of its own," if stranger else ""
+        yield from _bmcs_wrong(self.power, any(node.bmc for node in members.values()), strangers)
 
     @cached_property
     def file(self) -> str:
@@ -304,6 +322,8 @@ class Cluster(Struct, frozen=True, kw_only=True):
 
     def place_of(self, node: str) -> tuple[str | int, ...]:
         """Where the range of *node* is in the file."""
+        if self.inventory is not None:
+            return ("inventory",)
         named = (rank for rank, part in enumerate(self._of_ranges) if any(each.name == node for each in part))
         return ("nodes", next(named, 0))
 
@@ -313,7 +333,12 @@ class Cluster(Struct, frozen=True, kw_only=True):
 
     @cached_property
     def members(self) -> dict[str, Node]:
-        """Nodes by name; a name that is listed twice is a NodeListError."""
+        """Nodes by name; a name that is listed twice is a NodeListError, and so is an inventory that is not read.
+
+        Those of an inventory are read with the whole configuration (`load_configuration`).
+        """
+        if self.inventory is not None:
+            raise NodeListError(f"{self.file}: its inventory has not been read.")
         found = [node for members in self._of_ranges for node in members]
         members = {node.name: node for node in found}
         if len(members) < len(found):
@@ -359,8 +384,7 @@ def _ranges_wrong(cluster: Cluster, error: NodeListError) -> Iterator[Wrong]:
 
 def _addresses_wrong(cluster: Cluster, of_ranges: list[list[Node]]) -> Iterator[Wrong]:
     """Of each range what its values are like."""
-    of_bmc: Rule | None = {"ipmi": BMC, "redfish": URL}.get(cluster.power.driver)
-    rules = {"name": HOST, "address": HOST, "mac": MAC} | ({"bmc": of_bmc} if of_bmc else {})
+    rules = rules_of(cluster.power.driver)
     for rank, (part, nodes) in enumerate(zip(cluster.nodes, of_ranges, strict=True)):
         for key, rule in rules.items():
             own: str = getattr(part, key)
@@ -369,12 +393,27 @@ def _addresses_wrong(cluster: Cluster, of_ranges: list[list[Node]]) -> Iterator[
             said = next(filter(None, (rule.broken(getattr(node, key)) for node in ends)), "")
             if said:
                 yield Wrong(("nodes", rank, key) if own else ("power", "address"), said)
-    yield from _bmcs_wrong(cluster.power, any(node.bmc for node in cluster.members.values()))
 
 
-def _bmcs_wrong(power: Power, have_bmcs: bool) -> Iterator[Wrong]:
-    if power.driver == "ipmi" and have_bmcs and not (power.user or power.password_file or power.password_env):
-        said = "the nodes have BMCs and there is nobody to log in as; expected user, and password_file or password_env."
+def rules_of(driver: str) -> dict[str, Rule]:
+    """What name, addresses and MAC address of a node are like, by `Node`'s attributes; *driver* switches it."""
+    of_bmc: Rule | None = {"ipmi": BMC, "redfish": URL}.get(driver)
+    return {"name": HOST, "address": HOST, "mac": MAC} | ({"bmc": of_bmc} if of_bmc else {})
+
+
+def _ranges_besides(cluster: Cluster) -> Iterator[Wrong]:
+    """Nodes and addresses beside the inventory that tells them."""
+    if cluster.nodes:
+        yield Wrong(("nodes",), "the key inventory is given too; leave out one of the two.")
+    if cluster.power.address:
+        said = "the inventory tells the BMCs of the nodes; leave it out, or write inventory.variables.bmc."
+        yield Wrong(("power", "address"), said)
+
+
+def _bmcs_wrong(power: Power, have_bmcs: bool, strangers: str) -> Iterator[Wrong]:
+    """No BMC, or nobody to log in as; *strangers*: nodes whose BMCs have no login of their own, where there are any."""
+    if power.driver == "ipmi" and strangers and not (power.user or power.password_file or power.password_env):
+        said = f"{strangers} and there is nobody to log in as; expected user, and password_file or password_env."
         yield Wrong(("power",), said)
     if power.driver == "redfish" and not have_bmcs:
         said = "no node has a BMC, which the driver redfish needs; expected nodes[].bmc or power.address."

@@ -11,13 +11,13 @@ import ipaddress
 import itertools
 import os
 import socket
-import stat
 import urllib.parse
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
 
 from kadeploy.caller import take_back
+from kadeploy.config import listing, trust
 from kadeploy.config.cluster import IPMI_PORT, Cluster, Node, Power, address
 from kadeploy.config.file import Struct, examine, read_struct, refusal
 from kadeploy.config.rules import Wrong
@@ -106,7 +106,9 @@ def configuration_folder() -> Path:
         return Path(named)
     folder = Path(named).resolve()  # once: a link on the way may be turned round
     for path, stays in _trusted(folder):
-        _require_roots(path, stays)
+        trust.require_roots(
+            path, "KADEPLOY_CONFIG_DIR", "unset the variable to use /etc/kadeploy, or ", sticky_will_do=stays
+        )
     return folder
 
 
@@ -117,20 +119,6 @@ def _trusted(folder: Path) -> Iterator[tuple[Path, bool]]:
     for name in ("site.yml", "clusters", "playbooks", "roles"):
         yield folder / name, False
         yield from ((path, False) for path in sorted((folder / name).rglob("*")))
-
-
-def _require_roots(path: Path, sticky_will_do: bool) -> None:
-    try:
-        status = path.stat()
-    except OSError:
-        return  # reading it says why
-    others = stat.S_IWOTH | (stat.S_IWGRP if status.st_gid != 0 else 0)
-    is_sticky = sticky_will_do and status.st_mode & stat.S_ISVTX
-    if status.st_uid != 0 or (status.st_mode & others and not is_sticky):
-        raise ConfigError(
-            f"KADEPLOY_CONFIG_DIR: {path} could be changed by others than root, and its commands would run as root: "
-            "unset the variable to use /etc/kadeploy, or chown root it and chmod go-w it."
-        )
 
 
 def load_site(where: Path | None = None) -> Site:
@@ -144,7 +132,7 @@ def load_site(where: Path | None = None) -> Site:
     return site
 
 
-_OF_MACHINES = (("name",), ("nodes",), ("power", "address"))
+_OF_MACHINES = (("name",), ("nodes",), ("inventory",), ("power", "address"))
 """Places that say which machines a cluster has: by them one node is told from another."""
 
 
@@ -162,8 +150,13 @@ def load_configuration(where: Path | None = None) -> Configuration:
     clusters: dict[str, Cluster] = {}
     faults: dict[str, str] = {}
     machines, names = _Machines(site), _Names(root)
+
+    def further(cluster: Cluster) -> Iterator[Wrong]:
+        yield from listing.give(cluster, root, site)
+        yield from names.wrong(cluster)
+
     for path in sorted((root / "clusters").glob("*.yml")):
-        cluster, wrong = examine(path, Cluster, names.wrong, name=path.stem)
+        cluster, wrong = examine(path, Cluster, further, name=path.stem)
         cluster.__dict__["file"] = f"clusters/{path.name}"  # where `Cluster.file` keeps what it tells
         if wrong:
             faults[cluster.name] = str(refusal(path, wrong))

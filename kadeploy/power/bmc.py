@@ -23,6 +23,7 @@ from typing import Literal, NoReturn, cast
 import msgspec
 
 from kadeploy.config.cluster import Power
+from kadeploy.config.logins import Login
 from kadeploy.errors import NotEnteredError
 from kadeploy.printable import printable
 from kadeploy.process import kill, reap, spawn
@@ -59,6 +60,8 @@ class Job(msgspec.Struct, frozen=True):
     limit: float
     uefi: bool = False
     """Whether the machine's firmware is UEFI, which BMCs want to know of ``network``."""
+    login: Login = Login()
+    """What this BMC has in place of the cluster's `Credentials`."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +118,9 @@ async def connect(module: str, credentials: Credentials, hidden: tuple[str, ...]
         listening.cancel()
 
 
+_AS_ALL = Login()
+
+
 class Bmcs:
     """What can be asked of BMCs; made by `connect`."""
 
@@ -125,9 +131,11 @@ class Bmcs:
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._ended = False
 
-    async def order(self, address: str, port: int, order: Order, limit: float, uefi: bool = False) -> Answer:
+    async def order(
+        self, address: str, port: int, order: Order, limit: float, uefi: bool = False, login: Login = _AS_ALL
+    ) -> Answer:
         """Carry out one order; the answer comes within *limit* seconds and some grace, whatever the BMC does."""
-        job = Job(next(self._numbers), address, port, order, limit, uefi)
+        job = Job(next(self._numbers), address, port, order, limit, uefi, login)
         if self._ended:
             return Answer(job.number, reason=_ENDED)
         self._waiting[job.number] = asyncio.get_running_loop().create_future()
@@ -266,7 +274,8 @@ class _Server:
             if self.credentials is None:
                 self.credentials = msgspec.json.decode(line, type=Credentials)
             else:
-                self._start(self.credentials, msgspec.json.decode(line, type=Job))
+                job = msgspec.json.decode(line, type=Job)
+                self._start(_own(self.credentials, job.login), job)
         return bool(piece)
 
     def _start(self, credentials: Credentials, job: Job) -> None:
@@ -290,6 +299,11 @@ class _Server:
     def _end(self) -> None:
         for _, child in self.children.values():
             kill(child)
+
+
+def _own(credentials: Credentials, login: Login) -> Credentials:
+    user, password = login.user or credentials.user, login.password or credentials.password
+    return msgspec.structs.replace(credentials, user=user, password=password)
 
 
 def _work(act: Act, credentials: Credentials, job: Job, pipe: int) -> NoReturn:

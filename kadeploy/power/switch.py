@@ -30,8 +30,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from kadeploy.config import secret_files
+from kadeploy.config import logins, secret_files
 from kadeploy.config.cluster import Cluster, Node, Power, address
+from kadeploy.config.logins import Login
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError
 from kadeploy.power import bmc, command
@@ -86,7 +87,7 @@ async def switch(
 
             remote = Connections(Credentials.of(site))
             stack.push_async_callback(remote.close)
-        driver = await stack.enter_async_context(_driver(cluster, config_dir, remote, wait))
+        driver = await stack.enter_async_context(_driver(site, cluster, config_dir, remote, wait))
 
         async def job(target: Target) -> Outcome:
             begun = time.monotonic()
@@ -147,14 +148,15 @@ class Driver(Protocol):
 
 
 @asynccontextmanager
-async def _driver(cluster: Cluster, config_dir: Path, remote: Remote, wait: bool) -> AsyncIterator[Driver]:
+async def _driver(site: Site, cluster: Cluster, config_dir: Path, remote: Remote, wait: bool) -> AsyncIterator[Driver]:
     power = cluster.power
     if power.driver == "command":
         yield _Commands(power, remote, wait)
         return
+    own = logins.read(site, cluster.name) if cluster.inventory else {}
     credentials = bmc.credentials(power, password(power, config_dir))
     async with bmc.connect(f"kadeploy.power.{power.driver}", credentials, hidden=(power.password_env,)) as bmcs:
-        yield _Machines(power, cluster.loader.firmware == "uefi", bmcs, remote)
+        yield _Machines(power, cluster.loader.firmware == "uefi", bmcs, remote, own)
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,8 @@ class _Machines:
     uefi: bool
     bmcs: Bmcs
     remote: Remote
+    own: Mapping[str, Login]
+    """Users and passwords of single nodes' BMCs."""
     shut: dict[str, bmc.Answer] = field(default_factory=dict)
     """What is known of BMCs that could not be logged in to: they are not tried again at the next level."""
 
@@ -280,7 +284,8 @@ class _Machines:
             if taken:
                 answer = bmc.Answer(0, reason=taken[node.name], entered=False)
             else:
-                answer = await self.bmcs.order(address, port, order, limit or self.power.timeout, self.uefi)
+                own = self.own.get(node.name, Login())
+                answer = await self.bmcs.order(address, port, order, limit or self.power.timeout, self.uefi, own)
         if not answer.entered:
             self.shut[node.bmc] = answer
         return answer

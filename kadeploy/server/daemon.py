@@ -20,6 +20,7 @@ from typing import Any
 import uvicorn
 from litestar.types import ASGIApp
 
+from kadeploy.config import listing
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.service import Https, Service
 from kadeploy.errors import ConfigError
@@ -35,12 +36,14 @@ _LOG = logging.getLogger("kadeploy.server")
 _BACKLOG = 1024
 AGE = 1.0
 """Seconds after which a change of the configuration counts."""
+RETRY = 30.0
+"""Seconds until an inventory that is wrong is read again."""
 
 
 class Watched:
     """The configuration, read again once one of its files has changed; a wrong one is told and the old one kept.
 
-    It is at most *age* seconds old.
+    It is at most *age* seconds old. Inventories of clusters are read beside: that may take long.
     """
 
     def __init__(self, folder: Path, age: float = AGE) -> None:
@@ -49,7 +52,8 @@ class Watched:
         self._lock = threading.Lock()
         self._marks = self._look()
         self._known = self._read()
-        self._next = 0.0
+        self._next = self._again = 0.0
+        self._renewing: threading.Thread | None = None
 
     def __call__(self) -> Configuration:
         """The configuration as it is now."""
@@ -62,6 +66,7 @@ class Watched:
     def _refresh(self) -> None:
         marks = self._look()
         if marks == self._marks:
+            self._renew_inventories()
             return
         self._marks = marks
         try:
@@ -69,6 +74,26 @@ class Watched:
             _LOG.info("the configuration has changed")
         except ConfigError as error:
             _LOG.error("the configuration has changed and is wrong, the one before is kept: %s", error)
+
+    def _renew_inventories(self) -> None:
+        """Have inventories read again where they do not count any more; requests go on with the nodes of before."""
+        known = filter(None, map(listing.of, self._known.clusters.values()))
+        is_busy = self._renewing is not None and self._renewing.is_alive()
+        if is_busy or time.monotonic() < self._again or all(each.stands for each in known):
+            return
+        self._renewing = threading.Thread(target=self._renew, args=(self._known,), daemon=True)
+        self._renewing.start()
+
+    def _renew(self, before: Configuration) -> None:
+        try:
+            found = self._read()
+        except ConfigError as error:
+            _LOG.error("an inventory has changed and is wrong, the nodes of before are kept: %s", error)
+            self._again = time.monotonic() + RETRY
+            return
+        with self._lock:
+            if self._known is before:
+                self._known = found
 
     def _read(self) -> Configuration:
         found = load_configuration(self.folder)

@@ -8,6 +8,7 @@ from kadeploy.config.cluster import Cluster, NodeRange, Power
 from kadeploy.config.folder import Configuration
 from kadeploy.config.service import Service
 from kadeploy.config.site import BootFolders, Hooks, Site, Ssh
+from kadeploy.nodeset import fold
 
 _NOWHERE = "/nonexistent"
 
@@ -34,7 +35,8 @@ def clusters(configuration: Configuration) -> dict[str, Cluster]:
         name: msgspec.structs.replace(
             cluster,
             power=Power(driver=cluster.power.driver),
-            nodes=tuple(NodeRange(name=part.name) for part in cluster.nodes),
+            nodes=_names(cluster),
+            inventory=None,
             broadcast_command="",
             console_log="",
             console="console" if cluster.console else "",
@@ -44,3 +46,8 @@ def clusters(configuration: Configuration) -> dict[str, Cluster]:
         )
         for name, cluster in configuration.clusters.items()
     }
+
+
+def _names(cluster: Cluster) -> tuple[NodeRange, ...]:
+    names = [part.name for part in cluster.nodes] or [fold(cluster.members)]
+    return tuple(NodeRange(name=name) for name in names)

@@ -58,7 +58,8 @@ def loaders_of(subject: Subject, cluster: Cluster) -> Sequence[str]:
     Raises:
         KadeployError: none boots these nodes with these profiles.
     """
-    alone = structs.replace(cluster, nodes=(NodeRange(name="node"),))  # whoever they are: no name is resolved for it
+    nodes = (NodeRange(name="node"),)  # whoever they are: no name is resolved for it
+    alone = structs.replace(cluster, nodes=nodes, inventory=None)
     configuration = structs.replace(subject.configuration, clusters={cluster.name: alone})
     return wanted.of(configuration).tftp_loaders
 

@@ -7,6 +7,7 @@ import os
 import pwd
 import shlex
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from kadeploy.admin.check import site_commands
 from kadeploy.admin.check.site_commands import SiteCommand
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
+from kadeploy.config import listing
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.site import Site
 from kadeploy.errors import KadeployError
@@ -35,6 +37,7 @@ ADDRESSES = Look("configuration", "addresses")
 BMC = Look("configuration", "bmc-addresses")
 LOGIN = Look("configuration", "bmc-login")
 BOOT_LOG = Look("configuration", "boot-log")
+INVENTORY = Look("configuration", "inventory")
 PROGRAMS = Look("configuration", "commands")
 ARCHIVES = Look("configuration", "archives")
 SERVER = Look("configuration", "server-address")
@@ -177,6 +180,7 @@ def _http_url(site: Site) -> Iterator[Finding]:
 
 def _of_cluster(cluster: Cluster, site: Site) -> Iterator[Finding]:
     where = cluster.file
+    yield from _inventory(cluster, where)
     yield from _macro_steps(cluster, where)
     yield from _addresses(cluster, site, where)
     yield from _power(cluster, site, where)
@@ -215,8 +219,15 @@ def _addresses(cluster: Cluster, site: Site, where: str) -> Iterator[Finding]:
     if without and site.use_address:
         yield ADDRESSES.warn(
             f"{where}: {told(without)} has no address, though use_address is set: its name is resolved each time",
-            "give nodes their address, from which their boot profile gets its name as well",
+            _advice(cluster, "address", "give nodes their address")
+            + ", from which their boot profile gets its name as well",
         )
+
+
+def _advice(cluster: Cluster, key: str, otherwise: str) -> str:
+    """What gives nodes a value: a variable of the hosts, where an inventory tells them."""
+    known = cluster.inventory
+    return f"set {getattr(known.variables, key)} of these hosts in {known.source}" if known else otherwise
 
 
 def _power(cluster: Cluster, site: Site, where: str) -> Iterator[Finding]:
@@ -228,15 +239,35 @@ def _power(cluster: Cluster, site: Site, where: str) -> Iterator[Finding]:
     if without:
         yield BMC.fail(
             f"{where}: {told(without)} has no BMC: it cannot be reset when its system hangs",
-            "give nodes a bmc, or set power.address",
+            _advice(cluster, "bmc", "give nodes a bmc, or set power.address"),
         )
-    if not power.user:
+    if not power.user and not _has_logins(cluster):
         yield LOGIN.warn(f"{where}: power.user is not set: few BMCs let anybody in without", "set power.user")
     if power.driver == "redfish" and not power.verify_tls:
         yield TLS.warn(
             f"{where}: power.verify_tls is false: whoever stands between can read the BMCs' password",
             "have the certificates of the BMCs signed by an authority that this machine trusts, and take the line out",
         )
+
+
+def _has_logins(cluster: Cluster) -> bool:
+    known = listing.of(cluster)
+    return known is not None and not known.stranger
+
+
+def _inventory(cluster: Cluster, where: str) -> Iterator[Finding]:
+    known = listing.of(cluster)
+    if known is None:
+        return
+    read = time.strftime("%Y-%m-%d %H:%M", time.localtime(known.read))
+    if known.failure:
+        yield INVENTORY.warn(
+            f"{where}: its inventory cannot be read, and the nodes of {read} go on counting: {known.failure}",
+            "see whether its source answers: ansible-inventory -i SOURCE --graph",
+        )
+    else:
+        count = _count(len(cluster.members), "node")
+        yield INVENTORY.ok(f"{where}: {count} of {known.wish.inventory.source}, read {read}")
 
 
 def _power_commands(cluster: Cluster, site: Site, where: str) -> Iterator[Finding]:

@@ -148,6 +148,7 @@ def _inspect(
         say=_say,
     )
     odd = [*contradictions.found(configuration, found.machines), *_failed(found.ko, found.left)]
+    odd += cluster_files.unwritten(configuration, found.machines)
     if form == "text":
         _show(found.machines)
         print("".join(f"{_line(each)}\n" for each in odd), end="")

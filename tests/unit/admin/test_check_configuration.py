@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from kadeploy.admin.check import configuration
@@ -92,3 +93,28 @@ def test_a_finding_of_a_cluster_names_its_file_whatever_the_cluster_calls_itself
 def test_a_file_that_no_tool_reads_is_told(sound: SoundSite, name: str, meant: str) -> None:
     (sound.folder / name).write_text("{}")
     assert meant in sound.one(configuration.check, "ignored-files", "warn").advice
+
+
+def test_bmcs_with_users_of_their_own_need_none_for_all(sound: SoundSite) -> None:
+    (sound.folder / "hosts.ini").write_text("[gdx]\ngdx-1.site bmc=10.0.3.1 bmc_user=ada bmc_password=x\n")
+    sound.change("gdx", nodes=None, name=None, power={"driver": "ipmi"}, inventory={"source": "hosts.ini"})
+    assert "bmc-login" not in sound.levels(configuration.check)
+    (sound.folder / "hosts.ini").write_text("[gdx]\ngdx-1.site bmc=10.0.3.1\n")
+    assert sound.levels(configuration.check)["loads"] == "fail"
+
+
+def test_an_inventory_tells_when_it_was_read_and_one_that_is_down_is_odd(sound: SoundSite) -> None:
+    program = sound.folder / "hosts"
+    program.write_text('#!/bin/sh\n[ ! -e down ] || exit 3\necho \'{"gdx": {"hosts": ["gdx-1.site"]}}\'\n')
+    program.chmod(0o755)
+    sound.change("gdx", nodes=None, name=None, inventory={"source": "hosts", "seconds": 1})
+    fine = [each.text for each in sound.found(configuration.check) if (each.name, each.level) == ("inventory", "ok")]
+    assert len(fine) == 1
+    assert fine[0].startswith("clusters/gdx.yml: 1 node of hosts, read 2")
+    (sound.folder / "down").touch()
+    kept = sound.folder / "state/inventories/gdx.json"
+    known = msgspec.json.decode(kept.read_bytes())
+    kept.write_bytes(msgspec.json.encode({**known, "next": known["read"]}))
+    text = sound.one(configuration.check, "inventory", "warn").text
+    assert "its inventory cannot be read, and the nodes of 2" in text
+    assert "Inventory script returned non-zero exit code 3" in text

@@ -187,3 +187,48 @@ def test_the_file_of_a_cluster_that_has_another_name_is_found(file: Path) -> Non
     configuration = load_configuration(file.parents[1])
     assert configuration.folder / configuration.clusters["other"].file == file
     assert msgspec.structs.asdict(configuration.clusters["other"])["name"] == "other"
+
+
+# --- nodes of an inventory ------------------------------------------------------------------------------------------
+
+INVENTORY = """\
+[gdx]
+gdx-1.site ansible_host=127.9.1.1 card=52:54:00:00:00:01
+gdx-2.site ansible_host=127.9.1.2
+"""
+
+
+@pytest.fixture
+def estate(file: Path) -> Path:
+    """The cluster file, whose nodes are from an inventory now."""
+    (file.parents[1] / "hosts.ini").write_text(INVENTORY)
+    text = "inventory: {source: hosts.ini, variables: {mac: card}}\n"
+    file.write_text(text + file.read_text().removeprefix(HEAD))
+    return file
+
+
+def test_of_nodes_of_an_inventory_the_hardware_is_written_and_the_rest_told_by_host_and_variable(estate: Path) -> None:
+    machines = {f"gdx-{number}.site": machine(number) for number in (1, 2)}
+    configuration = load_configuration(estate.parents[1])
+    told = [f"{each.text}: {each.advice}" for each in cluster_files.unwritten(configuration, machines)]
+    assert told == [
+        "gdx-1.site: it is not as hosts.ini says: set there, of the host gdx-1.site: bmc: 10.0.3.1",
+        "gdx-2.site: it is not as hosts.ini says: set there, of the host gdx-2.site: "
+        "card: 52:54:00:00:00:02, bmc: 10.0.3.2",
+    ]
+    text = said(estate, machines)
+    assert yaml.safe_load(text)["hardware"]
+    assert (estate.parents[1] / "hosts.ini").read_text() == INVENTORY
+
+
+def test_nodes_of_an_inventory_are_not_written_and_the_refusal_says_what_belongs_there(estate: Path) -> None:
+    configuration, before = load_configuration(estate.parents[1]), estate.read_bytes()
+    with pytest.raises(ConfigError) as macs:
+        cluster_files.with_macs(configuration, {"gdx-2.site": "52:54:00:00:00:02"})
+    assert str(macs.value) == (
+        "clusters/gdx.yml: its nodes are from hosts.ini. Write there, by host:\ngdx-2.site: card: 52:54:00:00:00:02"
+    )
+    entry = Entry(name="gdx-3.site", address="127.9.1.3", bmc="127.9.3.3", where="--sweep")
+    with pytest.raises(ConfigError, match=r"gdx-3\.site: ansible_host: 127\.9\.1\.3, bmc: 127\.9\.3\.3$"):
+        cluster_files.with_nodes(configuration, configuration.clusters["gdx"], [entry])
+    assert estate.read_bytes() == before

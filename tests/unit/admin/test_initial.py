@@ -152,6 +152,19 @@ def test_another_cluster_adds_a_file_and_leaves_the_rest(
     assert "3 nodes of big without a BMC: kapower3 cannot switch what has none" in begun.warnings
 
 
+def test_another_cluster_may_stand_beside_one_whose_nodes_an_inventory_of_the_folder_tells(
+    folder: Path, site: SiteWish, owner: Account
+) -> None:
+    initial.begin(folder, owner, site, None)
+    (folder / "hosts.ini").write_text("[computers]\ncomputer-1 ansible_host=10.9.0.1\n")
+    (folder / "clusters/computers.yml").write_text(
+        "inventory: {source: hosts.ini}\ndisk: {partitions: [{number: 3, role: deploy}]}\n"
+    )
+    initial.begin(folder, owner, None, cluster())
+    assert load_configuration(folder).cluster_of["computer-1"] == "computers"
+    assert sorted(each.name for each in folder.iterdir()) == ["clusters", "hosts.ini", "site.yml"]
+
+
 def test_a_file_that_says_something_else_is_refused_with_the_difference(
     open_folder: Path, folder: Path, site: SiteWish, owner: Account
 ) -> None:

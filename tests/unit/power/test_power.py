@@ -18,7 +18,10 @@ import bcrypt
 import msgspec
 import pytest
 
-from kadeploy.config.cluster import Node, NodeRange, Power, PowerCommands
+from kadeploy.config import logins
+from kadeploy.config.cluster import Cluster, Node, NodeRange, Power, PowerCommands
+from kadeploy.config.inventory import Inventory
+from kadeploy.config.logins import Login
 from kadeploy.config.site import Site, Windows
 from kadeploy.errors import ConfigError
 from kadeploy.microsteps import power_nodes
@@ -217,6 +220,49 @@ def test_a_bmc_that_never_answers_is_ko_alone(site: Site, ipmi: Power, bmcs: lis
     assert verdicts(outcomes) == [OK, KO, OK]
     assert f"nobody answers at {ADDRESS} port " in outcomes["n-2"].message
     assert heard == outcomes
+
+
+def of_inventory(site: Site, own: Mapping[str, Login], how: Power) -> Cluster:
+    """The cluster of the tests as if an inventory told its nodes, and of some BMCs a user and a password."""
+    path = logins.path(site, "gdx")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(logins.encode(own))
+    return build.cluster(nodes=(), inventory=Inventory(source="hosts.yml"), power=how)
+
+
+def test_users_and_passwords_of_single_bmcs_count_before_those_of_the_cluster(
+    site: Site, ipmi: Power, bmcs: list[Bmc], tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("wrong\n", encoding="utf-8")
+    own = {"n-1": Login(USER, PASSWORD), "n-2": Login("", PASSWORD), "n-3": Login(USER)}
+    cluster = of_inventory(site, own, ipmi)
+    nodes = addresses(*bmcs)
+    outcomes = asyncio.run(switch.switch(site, cluster, nodes, "reboot", "hard", config_dir=tmp_path))
+    assert verdicts(outcomes) == [OK, OK, KO]
+    assert [each.done for each in bmcs] == [[FROM_NETWORK, "set reset 1"]] * 2 + [[]]
+    assert "password" in outcomes["n-3"].message
+    assert PASSWORD not in str(outcomes)
+
+
+def test_without_the_file_of_single_passwords_nothing_is_switched(
+    site: Site, ipmi: Power, bmcs: list[Bmc], tmp_path: Path
+) -> None:
+    cluster = of_inventory(site, {}, ipmi)
+    logins.path(site, "gdx").unlink()
+    with pytest.raises(ConfigError, match=r"gdx.secrets.json: No such file or directory: it has the BMCs' passwords"):
+        asyncio.run(switch.switch(site, cluster, addresses(*bmcs), "off", "hard", config_dir=tmp_path))
+    assert [each.done for each in bmcs] == [[], [], []]
+
+
+def test_the_file_of_single_passwords_is_in_the_folder_of_secrets_where_there_is_one(
+    site: Site, ipmi: Power, bmcs: list[Bmc], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = of_inventory(site, {"n-1": Login(USER, PASSWORD)}, Power(timeout=20))
+    (tmp_path / "secrets").mkdir()
+    logins.path(site, "gdx").rename(tmp_path / "secrets" / "gdx.secrets.json")
+    monkeypatch.setenv("KADEPLOY_SECRETS", str(tmp_path / "secrets"))
+    outcomes = asyncio.run(switch.switch(site, cluster, addresses(bmcs[0]), "status", config_dir=tmp_path))
+    assert verdicts(outcomes) == [OK]
 
 
 def test_a_wrong_password_is_ko_and_the_message_tells_to_look_at_it(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kadeploy.config.inventory import Inventory, Variables
 from kadeploy.errors import ConfigError
 from kadeploy.runner.request import (
     FILE_NAME,
@@ -35,6 +36,13 @@ def stored(tmp_path: Path, **changes: object) -> Request:
 
 def test_a_request_reads_back_as_it_was_written(tmp_path: Path) -> None:
     before = stored(tmp_path)
+    assert read(write(before)) == before
+
+
+def test_a_request_for_nodes_of_an_inventory_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    inventory = Inventory(source="hosts.yml", variables=Variables(mac="interfaces[0].mac"))
+    nodes = build.nodes(build.cluster())
+    before = stored(tmp_path, cluster=build.cluster(nodes=(), inventory=inventory), nodes=nodes)
     assert read(write(before)) == before
 
 
