@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
 from tests.accounts import installation
 from tests.packaging.package import debian_package
 
 __all__ = ["debian_package", "installation"]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have failures named as they happen."""
+    if reporter := session.config.pluginmanager.getplugin("terminalreporter"):
+        session.config.pluginmanager.register(_AtOnce(reporter))
+
+
+@dataclass(frozen=True)
+class _AtOnce:
+    """Names each test that fails: a run that is cut off comes to no summary."""
+
+    reporter: Any
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Of one phase of one test."""
+        if report.failed:
+            self.reporter.ensure_newline()
+            self.reporter.write_line(f"{report.when} FAILED {report.nodeid}")

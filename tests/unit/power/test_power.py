@@ -481,7 +481,7 @@ def test_redfish_tells_a_wrong_password_and_a_bmc_that_is_not_there(
     site: Site, ipmi: Power, redfish: str, tmp_path: Path
 ) -> None:
     (tmp_path / "password").write_text("guessed\n", encoding="utf-8")
-    how = msgspec.structs.replace(ipmi, driver="redfish", timeout=5)
+    how = msgspec.structs.replace(ipmi, driver="redfish", timeout=30)
     outcomes = switched(site, how, addresses(redfish, f"http://{ADDRESS}:9"), "status")
     assert verdicts(outcomes) == [KO, KO]
     assert "refuses the user name or the password" in outcomes["n-1"].message
