@@ -488,6 +488,10 @@ def tftp_server(root: Path, limit: int) -> Iterator[tftp_client.Address]:
     server.stop()
 
 
+OWN_ADDRESS = "127.0.0.9"
+"""No client elsewhere has it: thousands of those, in other tests, hold ports of 127.0.0.1 and others meanwhile."""
+
+
 @contextmanager
 def boot_server(
     root: Path, log: int | IO[str] = subprocess.DEVNULL
@@ -495,15 +499,15 @@ def boot_server(
     """The program as a site runs it, with as few open files as Debian gives a process at first."""
     port, web = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
     folders = ["--tftp-root", str(root), "--http-root", str(root)]
-    ports = ["--tftp-port", str(port), "--http-port", str(web)]
+    ports = ["--address", OWN_ADDRESS, "--tftp-port", str(port), "--http-port", str(web)]
     process = subprocess.Popen(
         ["prlimit", "--nofile=1024:", sys.executable, "-m", "kadeploy.boot.server", *folders, *ports],
         stdout=log,
         text=True,
     )
     try:
-        tftp_client.fetch(("127.0.0.1", port), "profile")
-        yield process, ("127.0.0.1", port)
+        tftp_client.fetch((OWN_ADDRESS, port), "profile")
+        yield process, (OWN_ADDRESS, port)
     finally:
         process.kill()
         process.wait()
@@ -511,5 +515,5 @@ def boot_server(
 
 def free_port(kind: socket.SocketKind) -> int:
     with socket.socket(socket.AF_INET, kind) as each:
-        each.bind(("127.0.0.1", 0))
+        each.bind((OWN_ADDRESS, 0))
         return int(each.getsockname()[1])
