@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 
 from kadeploy.errors import FileError
 
 _TIMEOUT = 10
 """Seconds that a node may take to show its key."""
+_TRIES = 4
+"""How often a node that shows none is asked: one that has only just booted may still be busy."""
+_PAUSE = 1.0
+"""Seconds before it is asked again."""
 
 
 def collect(addresses: Mapping[str, str], port: int) -> list[str]:
@@ -17,14 +22,24 @@ def collect(addresses: Mapping[str, str], port: int) -> list[str]:
     Raises:
         FileError: ssh-keyscan is not installed.
     """
-    if not addresses:
-        return []
+    scanned: list[str] = []
+    for attempt in range(_TRIES):
+        shown = {line.partition(" ")[0] for line in scanned}
+        silent = [address for address in addresses.values() if _host(address, port) not in shown]
+        if not silent:
+            break
+        time.sleep(_PAUSE if attempt else 0)
+        scanned += _scan(silent, port)
+    return lines(addresses, scanned, port)
+
+
+def _scan(addresses: Iterable[str], port: int) -> list[str]:
     command = ["ssh-keyscan", "-T", str(_TIMEOUT), "-p", str(port), "-f", "-"]
     try:
-        done = subprocess.run(command, input="\n".join(addresses.values()), capture_output=True, text=True, check=False)
+        done = subprocess.run(command, input="\n".join(addresses), capture_output=True, text=True, check=False)
     except OSError as error:
         raise FileError("--known-hosts: ssh-keyscan is missing: install the package openssh-client.") from error
-    return lines(addresses, done.stdout.splitlines(), port)
+    return done.stdout.splitlines()
 
 
 def lines(addresses: Mapping[str, str], scanned: Iterable[str], port: int) -> list[str]:

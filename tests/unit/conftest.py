@@ -22,6 +22,8 @@ from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.state import database
 from tests import postgresql as postgresql_server
+from tests.unit import forks
+from tests.unit.forks import Forks
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
@@ -159,14 +161,28 @@ def open_folder() -> Iterator[Path]:
 Tool = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(scope="session")
+def forking() -> Iterator[Forks]:
+    """What tools are forked off from."""
+    with tempfile.TemporaryDirectory(prefix="kadeploy-forks-") as folder:
+        found, process = forks.start(Path(folder))
+        with process:
+            yield found
+
+
 @pytest.fixture
-def tool() -> Tool:
-    """Runs an installed tool: ``tool("kanodes3", "-d")``; its output is captured."""
+def tool(forking: Forks) -> Tool:
+    """Runs a tool as a process: ``tool("kanodes3", "-d")``; its output is captured.
+
+    One that is told of variables of Python's is the installed script in an interpreter of its own.
+    """
 
     def run(name: str, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).parent / name), *arguments]
         variables = os.environ | environment
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=variables, check=False)
+        if any(each.startswith("PYTHON") for each in environment):
+            return subprocess.run(command, input=stdin, capture_output=True, text=True, env=variables, check=False)
+        return subprocess.CompletedProcess(command, *forking.run(command, stdin, variables))
 
     return run
 
