@@ -46,7 +46,7 @@ def test_a_node_that_is_still_busy_is_asked_again(nodes: Nodes) -> None:
     """For a second after the first question it hangs up on everybody."""
     with socket.create_server(("127.9.0.77", 0)) as listener:
         threading.Thread(target=_hang_up_at_first, args=(listener, nodes), daemon=True).start()
-        found = hostkeys.collect({"n-1": "127.9.0.77", "n-2": nodes.target("node-1").address}, listener.getsockname()[1])
+        found = hostkeys.collect({"n-1": "127.9.0.77"}, listener.getsockname()[1])
     assert any(nodes.known_key in line and line.startswith("[n-1]:") for line in found), found
 
 
