@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from kadeploy import process
+from kadeploy.commands import last_line
 from kadeploy.config import trust
 from kadeploy.config.cluster import Node, rules_of
 from kadeploy.config.host_variables import MODULE, Asked, Told
@@ -160,7 +161,7 @@ def _understood(answer: bytes, said: str, wish: Wish) -> Told:
     try:
         told = msgspec.json.decode(answer, type=Told)
     except msgspec.MsgspecError as error:
-        last = next(iter(reversed(said.strip().splitlines())), "it has said nothing")
+        last = last_line(said) or "it has said nothing"
         raise ConfigError(f"Ansible has ended before it has read {wish.inventory.source}: {last}.") from error
     reasons = [found[1].rstrip(".") for found in (re.search(pattern, said) for pattern in _REASONS) if found]
     return msgspec.structs.replace(told, refused=": ".join(reasons)) if told.refused and reasons else told
