@@ -101,9 +101,11 @@ def _values(
     """Each value that is asked for, as a text."""
     for name, expression in expressions.items():
         try:
-            yield name, _text(_value(expression, known, loader))
+            value = _value(expression, known, loader)
         except Exception as error:  # filters and look-ups raise what they like
             yield name, Mistake(host, name, _said(name, error))
+        else:
+            yield name, _text(value) if _is_text(value) else Mistake(host, name, _no_text(value))
 
 
 def _value(expression: str, known: Mapping[str, Any], loader: Any) -> Any:
@@ -117,24 +119,22 @@ def _value(expression: str, known: Mapping[str, Any], loader: Any) -> Any:
     return Templar(loader, known).template(value)
 
 
+def _is_text(value: Any) -> bool:
+    return value is None or (isinstance(value, str | int) and not isinstance(value, bool))
+
+
 def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        kind = type(value).__name__.lower().removeprefix("_ansibletagged")
-        raise _NoTextError(f"a value of the kind {kind}")
-    return str(value).strip()
+    return "" if value is None else str(value).strip()
 
 
-class _NoTextError(Exception):
-    """A value is no text."""
+def _no_text(value: Any) -> str:
+    kind = type(value).__name__.lower().removeprefix("_ansibletagged")
+    return f"a value of the kind {kind} is given; expected text."
 
 
 def _said(name: str, error: Exception) -> str:
     from ansible.errors import AnsibleUndefinedVariable  # noqa: PLC0415
 
-    if isinstance(error, _NoTextError):
-        return f"{error} is given; expected text."
     if "decrypt" in str(error):
         return "its vault cannot be opened; expected the password in one of inventory.vault_password_file."
     if name in SECRET and not isinstance(error, AnsibleUndefinedVariable):
