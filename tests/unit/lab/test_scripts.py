@@ -48,7 +48,7 @@ def test_the_script_of_a_role_is_known_by_its_name_whatever_is_exported(path: Pa
 class WellBmc:
     """A BMC that does what it is told."""
 
-    async def order(self, *_: Any) -> bmc.Answer:
+    async def order(self, *_: Any, **_named: Any) -> bmc.Answer:
         return bmc.Answer(1)
 
 
@@ -58,7 +58,7 @@ def test_what_the_engines_send_is_known(tmp_path: Path) -> None:
 
     async def send() -> list[bytes]:
         remote = Recorder()
-        machines = switch._Machines(Power(), False, WellBmc(), remote)
+        machines = switch._Machines(Power(), False, WellBmc(), remote, {})
         await reach.booted_after(remote, 0)(TARGET)
         await remote.send(TARGET, tmp_path / "file", "/tmp/file")
         await machines.do(TARGET, node, "reboot", "soft")
