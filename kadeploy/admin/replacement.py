@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from kadeploy.caller import Account, as_user, numbered
 from kadeploy.errors import ConfigError
+from kadeploy.files import replacing
 
 
 @contextmanager
@@ -71,14 +71,13 @@ def _waiting(path: Path, source: Path, root: Path) -> Iterator[_Waiting]:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-            found = _Waiting(path, Path(name), Path(name.replace(".new-", ".former-")), owner)
+            copy, former = (path.with_name(f".{what}-{os.getpid()}-{path.name}") for what in ("waiting", "former"))
+            found = _Waiting(path, copy, former, owner)
             stack.callback(_forget, found)
-            with os.fdopen(descriptor, "wb") as target:
+            with replacing(copy, 0o644) as target:
                 shutil.copyfileobj(stream, target)
                 target.flush()
-                os.fchmod(descriptor, 0o644)
-                os.fsync(descriptor)
+                os.fsync(target.fileno())
             _keep(path, found.former)
         yield found
 

@@ -562,5 +562,4 @@ def test_nobody_else_writes_beside_a_file_and_replaces_it() -> None:
         SOURCES / "files.py",
         SOURCES / "boot/uploads.py",  # which places it later, under a lock
         SOURCES / "state/dump.py",  # a copy that never has a name
-        SOURCES / "admin/replacement.py",  # which replaces several at once, or none
     }

@@ -59,7 +59,6 @@ def test_another_folder_for_the_configuration(made: str, site_folder: Path, tool
     assert tool("kanodes3", "-l", KADEPLOY_CONFIG_DIR=str(other)).returncode == 0
 
 
-@pytest.mark.timeout(1200)  # a hundred processes, most of which are killed
 def test_no_tool_works_for_half_a_site_and_a_restore_without_a_file_ends_it(
     made: str, site_folder: Path, tool: Tool
 ) -> None:
