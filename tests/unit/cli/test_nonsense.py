@@ -78,7 +78,7 @@ def test_whatever_is_typed_is_answered_or_refused_in_a_line(typed_first: str, re
     values = st.sampled_from(VALUES) | st.text(st.characters(exclude_characters="/\0"), max_size=6)
     words = st.lists(st.sampled_from(options(COMMANDS[typed_first])) | values, max_size=8)
 
-    @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
     @given(words)
     def typed(argv: list[str]) -> None:
         out, err = io.StringIO(), io.StringIO()
