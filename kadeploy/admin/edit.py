@@ -75,7 +75,7 @@ def apply(folder: Path, edits: Sequence[Edit]) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="kadeploy-edit-") as trial:
         copied = Path(trial) / folder.name
-        shutil.copytree(folder, copied)
+        _copy(folder, copied)
         for each in edits:
             (copied / each.path.relative_to(folder)).write_text(each.after, encoding="utf-8")
         changed = {str(each.path.relative_to(folder)) for each in edits}
@@ -97,6 +97,15 @@ def apply(folder: Path, edits: Sequence[Edit]) -> None:
             if each.path.read_text(encoding="utf-8") != each.before:
                 _write(each.path, each.before)
         raise
+
+
+def _copy(folder: Path, copied: Path) -> None:
+    """Copy *folder*, without what others made there for a moment: an editor's files and the links of its locks."""
+    try:
+        shutil.copytree(folder, copied, ignore_dangling_symlinks=True)
+    except shutil.Error as error:
+        if any(os.path.lexists(source) for source, *_ in error.args[0]):
+            raise
 
 
 def _write(path: Path, text: str) -> None:

@@ -74,7 +74,7 @@ COMPRESSIONS = (
         unpack=("zstd", "-dcq"),
         bounds=("--memory=1024MiB",),
         magic=(b"\x28\xb5\x2f\xfd", *(bytes([0x50 + low]) + b"\x2a\x4d\x18" for low in range(16))),
-        pack="zstd -q -T0 -12",
+        pack="zstd -q -T0 -9",
         archives=False,
     ),
 )

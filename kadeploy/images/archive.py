@@ -11,7 +11,7 @@ COMPRESSION = {each.tar: each.pack for each in COMPRESSIONS}
 """How each kind of environment image is compressed."""
 
 
-def pack_initrd(tree: Path, initrd: Path, *, level: int = 15) -> None:
+def pack_initrd(tree: Path, initrd: Path, *, level: int = 9) -> None:
     """Write `tree` as a zstd-compressed cpio archive (newc, as the kernel reads it); same tree, same bytes."""
     script = (
         'set -o pipefail; cd "$1" && find . -print0 | LC_ALL=C sort -z'

@@ -13,6 +13,8 @@ SMALL = 64 << 20
 """Bytes of a disk that is too small."""
 DEPLOY_START = (1 + 256 + 1024) << 20
 """Byte where the deployment partition of the generated cluster file begins: 1 MiB, swap 256 MiB, prod 1 GiB."""
+_HALT = bytes.fromhex("fa f4 eb fd")
+"""Machine code in place of a loader, to which PXELINUX jumps: cli, hlt, again. Zeros would keep a processor busy."""
 _SUPERBLOCKS = (0, 1024, 64 << 10)
 """Where file systems begin: xfs and vfat, ext2/3/4, btrfs."""
 
@@ -36,6 +38,8 @@ def create(lab: Lab) -> list[str]:
         if not file.exists() or file.stat().st_size != wanted:
             file.unlink(missing_ok=True)
             file.touch(mode=0o600)
+            if not lab.uefi:
+                file.write_bytes(_HALT)
             os.truncate(file, wanted)
             made.append(node.name)
     return made

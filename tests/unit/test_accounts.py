@@ -61,7 +61,7 @@ def test_accounts_of_a_session_that_was_killed_are_removed_by_the_next_and_those
     with subprocess.Popen(["sleep", "77"], user=name) as left:
         script = (
             "from pathlib import Path; from tests import accounts\n"
-            f"with accounts._accounts(Path({str(tmp_path)!r})) as made: print(*(each.name for each in made))"
+            f"with accounts.made(Path({str(tmp_path)!r})) as made: print(*(each.name for each in made))"
         )
         command = [sys.executable, "-c", script]
         done = subprocess.run(command, cwd=accounts.ROOT, capture_output=True, text=True, check=True)

@@ -17,6 +17,7 @@ NAME = "kadeploy-py{}{}".format(*sys.version_info)
 """Several versions may be tried at a time."""
 NODES = 3
 pytestmark = [
+    pytest.mark.versions,
     pytest.mark.timeout(600),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a lab"),
 ]

@@ -32,7 +32,7 @@ from kadeploy.images import build_deployment_system
 from kadeploy.images.archive import pack_initrd
 from kadeploy.images.deployment import make_key
 from kadeploy.lab.lab import CACHE
-from kadeploy.lab.machine import DIE_WITH_PARENT, OVMF_CODE, OVMF_VARS
+from kadeploy.lab.machine import DIE_WITH_PARENT, EMULATED_CPU, OVMF_CODE, OVMF_VARS
 from tests.dhcp_network import CONTROLLER, DAEMONS, PROXY_LINES, ROUTER_LINES, fed, ip, running, tool
 from tests.vm.plain_rom import PlainRom
 
@@ -260,7 +260,7 @@ def _told(line: str) -> str:
 
 def machine(way: Way, net: str, serial: Path, place: Path) -> list[str]:
     """QEMU's command line. Under BIOS the card has QEMU's ROM; under UEFI it has none, and OVMF drives it."""
-    words = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "512"]
+    words = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", EMULATED_CPU, "-smp", "1", "-m", "512"]
     words += ["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-serial", f"file:{serial}"]
     words += ["-netdev", net, "-object", "rng-random,id=random,filename=/dev/urandom"]
     words += ["-device", "virtio-rng-pci,rng=random"]

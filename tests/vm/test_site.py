@@ -36,6 +36,8 @@ SLOWLY = (
     *("-e", "/^#macro_steps/,/^$/s/^#//; s/timeout: [69]00}/timeout: 1800}/"),
 )
 """For sed(1), in the cluster file: machines that are emulated boot as slowly as some servers do."""
+SMALL = ("--kernel", "linux-image-cloud-amd64")
+"""Without the drivers of real hardware, which an emulated machine takes minutes to unpack (see test_administrator)."""
 PATIENCE = 1800.0
 """Seconds that one command may take."""
 
@@ -105,6 +107,7 @@ def bare_lab(installation: Installation) -> Iterator[Lab]:
 def another_network() -> Iterator[None]:
     """A network namespace whose one way out leads to the lab's bridge, as a user's own machine would be reached."""
     device, peer = "rehearsal0", "rehearsal1"
+    subprocess.run(["ip", "netns", "delete", ELSEWHERE], capture_output=True, check=False)  # of a run that was killed
     for words in (
         ("netns", "add", ELSEWHERE),
         ("-n", ELSEWHERE, "link", "add", device, "type", "veth", "peer", "name", peer, "netns", NAME),
@@ -144,7 +147,7 @@ def configure(controller: Controller) -> None:
 
 def serve(controller: Controller) -> None:
     """What the nodes boot; packages of Debian are all that is fetched from elsewhere."""
-    controller.types("kadeploy-site", "build", online=True)
+    controller.types("kadeploy-site", "build", *SMALL, online=True)
     controller.types("kadeploy-site", "loaders")
     controller.types("systemctl", "enable", "--now", "kadeploy-bootserver")
     controller.types("karights3", "-a", "-m", "node-[1-2]", "-p", "*", "-u", "root")
@@ -176,7 +179,7 @@ def check_and_try(controller: Controller) -> None:
 
 def deploy_and_capture(controller: Controller) -> None:
     """Its users: an ordinary account deploys, captures what runs, and deploys that on the other node."""
-    controller.types("kadeploy-site", "build", "env", "debian12", online=True)
+    controller.types("kadeploy-site", "build", "env", "debian12", *SMALL, online=True)
     controller.types("kaenv3", "-a", "/srv/kadeploy/images/debian12-1.dsc")
     controller.types("kaenv3", "--set-visibility-tag", "debian12", "--env-version", "1", "-t", "public")
     controller.types("karights3", "-a", "-m", "node-[1-2]", "-p", "*", "-u", USER)

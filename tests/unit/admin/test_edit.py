@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,27 @@ def test_a_mistake_in_another_file_stops_no_change_and_one_in_this_file_does(sit
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_what_an_editor_and_operations_keep_beside_the_files_for_a_moment_is_in_nobodys_way(site_folder: Path) -> None:
+    gdx = site_folder / "clusters" / "gdx.yml"
+    (site_folder / "clusters" / ".#gdx.yml").symlink_to("admin@controller.1234:1700000000")
+    left = threading.Event()
+
+    def come_and_go() -> None:
+        for number in itertools.takewhile(lambda _: not left.is_set(), itertools.count()):
+            (site_folder / f"R-{number}" / "artifacts").mkdir(parents=True)
+            shutil.rmtree(site_folder / f"R-{number}")
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for number in range(40):
+            apply(site_folder, [edit(gdx, {("arch",): f"arch{number}"})])
+    finally:
+        left.set()
+        other.join()
+    assert "arch: arch39\n" in gdx.read_text()
+
+
 def test_of_several_files_all_are_written_or_none(site_folder: Path, open_folder: Path) -> None:
     entry = pwd.getpwnam("nobody")
     nobody = Account("nobody", entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))

@@ -17,6 +17,8 @@ from kadeploy.config.logins import Login
 from kadeploy.errors import ConfigError
 from tests.unit.build import HOST_KEY
 
+pytestmark = pytest.mark.versions
+
 PASSWORDS = ("s3cret-of-all", "s3cret-of-one", "s3cret-vaulted")
 NODES = {
     "gdx-1": Node(name="gdx-1", address="10.0.0.1", mac="52:54:00:00:00:01", bmc="10.0.1.1"),

@@ -81,7 +81,7 @@ def test_disks_take_no_room_until_they_are_written(tmp_path: Path) -> None:
     assert disk.create(made) == ["node-1", "node-2"]
     first, second = (disk.path(made, node).stat() for node in made.members.values())
     assert (first.st_size, second.st_size) == (8 * disk.GIB, disk.SMALL)
-    assert first.st_blocks == 0
+    assert first.st_blocks * 512 <= 4096, "more than a page with the code that halts"
 
 
 def test_a_disk_is_kept_unless_its_size_changes(tmp_path: Path) -> None:

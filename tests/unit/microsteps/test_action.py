@@ -32,6 +32,7 @@ def lab(tmp_path: Path, nodes: Nodes) -> Iterator[Lab]:
     return Lab(tmp_path, nodes)
 
 
+@pytest.mark.versions
 def test_each_node_gets_its_own_verdict_and_the_next_step_leaves_failed_ones_alone(lab: Lab, nodes: Nodes) -> None:
     """One node refuses ssh, one says nothing, one fails, three are well; by hand the command ends with a failure."""
     good = [nodes.target(f"node-{number}") for number in (1, 2, 3)]
@@ -83,6 +84,7 @@ def test_output_of_nodes_that_are_well_is_kept_in_debug_mode_only(lab: Lab) -> N
     assert "node-[1-3]: ok\n    out\n    err" in output
 
 
+@pytest.mark.versions
 def test_a_breakpoint_stops_before_its_step_and_is_no_failure(lab: Lab) -> None:
     lab.options(breakpoint="SetDeploymentEnv:second")
     for name in ("first", "second", "third"):
@@ -104,6 +106,7 @@ def test_a_breakpoint_of_an_archive_stops_after_its_script(lab: Lab) -> None:
     assert lab.verdicts("later") == {}
 
 
+@pytest.mark.versions
 def test_custom_operations_run_before_after_and_instead_of_steps(lab: Lab) -> None:
     """In the order of the file, on the nodes that are still in, and once although a step has two tasks."""
     log = lab.folder / "log"
@@ -135,6 +138,7 @@ def test_custom_operations_run_before_after_and_instead_of_steps(lab: Lab) -> No
     assert log.read_text().splitlines() == expected
 
 
+@pytest.mark.versions
 def test_with_a_broker_the_steps_share_one_connection_per_node(lab: Lab, nodes: Nodes) -> None:
     """sshd logs the connections it accepts: three nodes, two steps; six without the broker, three with it."""
     lab.role("one", "true")
@@ -206,6 +210,7 @@ def test_a_fault_in_an_engine_is_every_nodes_failure_with_its_message(lab: Lab) 
     assert "Traceback" not in output
 
 
+@pytest.mark.versions
 def test_nothing_survives_a_controller_that_is_killed(lab: Lab) -> None:
     """ansible-playbook, its worker and the command on the node end when the process that asked for them dies."""
     mark = f"4444.{os.getpid()}"
@@ -243,6 +248,7 @@ def _named(pid: int, started: int | None = None, **changes: str) -> str:
     return told(this()._replace(pid=pid, process_start=str(start), **changes))
 
 
+@pytest.mark.versions
 def test_the_worker_and_the_nodes_commands_end_with_ansible_playbook(lab: Lab) -> None:
     mark = f"5555.{os.getpid()}"
     lab.role("hang", f"sleep {mark}")
@@ -253,6 +259,7 @@ def test_the_worker_and_the_nodes_commands_end_with_ansible_playbook(lab: Lab) -
     _until(lambda: not _running(f"sleep {mark}") and not _running(str(lab.folder / "SetDeploymentEnvTest.yml")))
 
 
+@pytest.mark.versions
 def test_check_mode_touches_no_node(lab: Lab) -> None:
     lab.role("one", f"touch {lab.folder}/touched")
     status, output = lab.run("--check")

@@ -103,10 +103,10 @@ def test_a_nul_byte_is_refused() -> None:
 @given(st.dictionaries(st.text(string.ascii_letters, min_size=1), st.text().filter(lambda text: "\0" not in text)))
 def test_bash_reads_back_any_value(env: dict[str, str]) -> None:
     """Property: what `program` quotes is what bash exports (names are prefixed: HOME or PATH are no fair game)."""
-    wanted = {f"KADEPLOY_{name}": value for name, value in env.items()}
+    wanted = {f"READ_BACK_{name}": value for name, value in env.items()}
     wanted = {name: value.encode("utf-8", "replace").decode() for name, value in wanted.items()}
     shown = subprocess.run(["bash"], input=program(b"env -0", wanted), capture_output=True, check=True).stdout.decode()
-    seen = dict(line.split("=", 1) for line in shown.split("\0") if line.startswith("KADEPLOY_"))
+    seen = dict(line.split("=", 1) for line in shown.split("\0") if line.startswith("READ_BACK_"))
     assert seen == wanted
 
 

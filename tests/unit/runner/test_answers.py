@@ -10,6 +10,8 @@ import pytest
 from kadeploy.runner import answers
 from kadeploy.workflow import Outcome, Verdict
 
+pytestmark = pytest.mark.versions
+
 OUTCOMES = {
     "n-1": Outcome(Verdict.OK, stdout="fine\n", stderr="a warning\n", seconds=1.5),
     "n-2": Outcome(Verdict.KO, "no space", 3, "half\n", "mkfs: no space\n"),

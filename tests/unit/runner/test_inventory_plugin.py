@@ -18,6 +18,8 @@ from kadeploy.runner import request
 from kadeploy.runner.request import Options
 from tests.unit import build
 
+pytestmark = pytest.mark.versions
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -72,22 +74,25 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_what_users_wrote_is_never_evaluated_and_arrives_as_it_was(tmp_path: Path, text: str) -> None:
+def test_what_users_wrote_is_never_evaluated_and_arrives_as_it_was(tmp_path: Path) -> None:
     """Read by ansible-inventory, and used as a task's argument by ansible-playbook."""
     file = tmp_path / "evaluated"
-    text = text.replace("FILE", str(file))
-    environment = build.environment(kernel_params=text, custom_variables={"TEXT": text})
-    source = write(tmp_path, environment=environment, options=Options(authorized_keys=text))
+    texts = {f"TEXT_{number}": text.replace("FILE", str(file)) for number, text in enumerate(HOSTILE)}
+    together = "".join(texts.values())
+    environment = build.environment(kernel_params=together, custom_variables=texts)
+    source = write(tmp_path, environment=environment, options=Options(authorized_keys=together))
     seen = listed(tmp_path, source)["_meta"]["hostvars"]["gdx-1.site"]["kadeploy_env"]
-    assert seen["KADEPLOY_AUTHORIZED_KEYS"] == seen["KADEPLOY_TEXT"] == text
-    assert seen["KADEPLOY_ENV_KERNEL_PARAMS"] == text.strip()
-    copy = {"content": "{{ kadeploy_env.KADEPLOY_AUTHORIZED_KEYS }}", "dest": str(tmp_path / "copy")}
+    assert {name: seen[f"KADEPLOY_{name}"] for name in texts} == texts
+    assert seen["KADEPLOY_AUTHORIZED_KEYS"] == together
+    assert seen["KADEPLOY_ENV_KERNEL_PARAMS"] == together.strip()
+    copy = {"content": "{{ kadeploy_env['KADEPLOY_' ~ item] }}", "dest": f"{tmp_path}/{{{{ item }}}}"}
     local = {"connection": "local", "run_once": True, "vars": {"ansible_python_interpreter": sys.executable}}
-    play = {"hosts": "kadeploy_nodes", "gather_facts": False, "tasks": [{"ansible.builtin.copy": copy, **local}]}
+    task = {"ansible.builtin.copy": copy, "loop": [*texts, "AUTHORIZED_KEYS"], **local}
+    play = {"hosts": "kadeploy_nodes", "gather_facts": False, "tasks": [task]}
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
     tool(tmp_path, "ansible-playbook", "-i", source, tmp_path / "play.yml")
-    assert (tmp_path / "copy").read_text() == text
+    for name, text in (texts | {"AUTHORIZED_KEYS": together}).items():
+        assert (tmp_path / name).read_text() == text
     assert not file.exists()
 
 

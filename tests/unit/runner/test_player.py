@@ -88,6 +88,7 @@ def stage(tmp_path: Path) -> Stage:
     return Stage(config, Player(assignment, nodes, ear, threading.Event()), ear, workflow)
 
 
+@pytest.mark.versions
 def test_ansible_looks_fifty_times_a_second_whether_a_task_has_ended_as_in_a_checkout(stage: Stage) -> None:
     """In a run, and in a run by hand."""
     stage.play(f"  tasks:\n{batch('sync', n_1='ok')}")
@@ -175,6 +176,7 @@ def test_only_nodes_that_did_not_come_back_are_rebooted_again(stage: Stage) -> N
 # --- verdicts -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.versions
 def test_outcomes_of_batch_tasks_become_verdicts_with_step_and_reason(stage: Stage) -> None:
     outcomes = stage.play(
         """\
@@ -209,6 +211,7 @@ def test_the_first_bad_verdict_of_a_node_counts(stage: Stage) -> None:
     assert outcomes["n-2"].verdict is Verdict.BRK
 
 
+@pytest.mark.versions
 def test_a_node_that_fails_in_one_turn_of_a_loop_is_ko(stage: Stage) -> None:
     """Pre- and post-installs are such loops: one turn per archive."""
     outcomes = stage.play(
@@ -231,6 +234,7 @@ def test_nodes_that_nobody_mentions_are_ok_when_the_play_ends_normally(stage: St
     assert all(outcome.verdict is Verdict.OK for outcome in outcomes.values())
 
 
+@pytest.mark.versions
 def test_a_failed_ordinary_task_is_that_nodes_ko(stage: Stage) -> None:
     outcomes = stage.play(
         """\
@@ -251,6 +255,7 @@ def test_a_failed_ordinary_task_is_that_nodes_ko(stage: Stage) -> None:
     assert outcomes["n-3"].rc == 4
 
 
+@pytest.mark.versions
 def test_an_unreachable_host_is_ko(stage: Stage) -> None:
     outcomes = stage.play(
         """\
@@ -264,6 +269,7 @@ def test_an_unreachable_host_is_ko(stage: Stage) -> None:
     assert "refused" in outcomes["n-2"].message
 
 
+@pytest.mark.versions
 def test_a_failed_run_once_task_is_everybodys_ko(stage: Stage) -> None:
     outcomes = stage.play(
         """\
@@ -278,6 +284,7 @@ def test_a_failed_run_once_task_is_everybodys_ko(stage: Stage) -> None:
     assert all(outcome.verdict is Verdict.KO for outcome in outcomes.values())
 
 
+@pytest.mark.versions
 def test_a_batch_action_that_breaks_in_the_last_task_is_everybodys_ko(stage: Stage) -> None:
     """Nothing follows it, so that Ansible itself counts one failed host and three good ones."""
     (stage.config / "action_plugins" / "wait_nodes.py").write_text(
@@ -293,6 +300,7 @@ def test_a_play_for_other_hosts_deploys_nobody(stage: Stage) -> None:
     assert all(outcome.verdict is Verdict.KO for outcome in outcomes.values())
 
 
+@pytest.mark.versions
 def test_a_missing_role_is_everybodys_ko_with_ansibles_words(stage: Stage) -> None:
     outcomes = stage.play("  roles: [nonesuch]\n")
     assert all("role 'nonesuch' was not found" in outcome.message for outcome in outcomes.values())
@@ -312,6 +320,7 @@ def test_only_the_nodes_of_the_attempt_are_in_its_inventory(stage: Stage) -> Non
 # --- micro-steps ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.versions
 def test_roles_are_announced_once_with_the_nodes_that_still_go_on(stage: Stage) -> None:
     stage.role(
         "first", "- ansible.builtin.meta: noop\n- outcomes: {nodes: {n-2: {verdict: ko}}}\n  run_once: true\n" * 2
@@ -328,12 +337,14 @@ def test_a_micro_step_that_the_request_does_not_want_is_not_announced(stage: Sta
     assert stage.ear.started == []
 
 
+@pytest.mark.versions
 def test_a_sites_own_role_hides_ours_of_the_same_name(stage: Stage) -> None:
     stage.role("sync", "- ansible.builtin.fail: {msg: our own sync}\n")
     outcomes = stage.play("  roles: [sync]\n")
     assert outcomes["n-1"].message == "Small-sync: our own sync"
 
 
+@pytest.mark.versions
 def test_our_roles_and_actions_are_found_from_a_playbook_of_the_site(stage: Stage) -> None:
     outcomes = stage.play("  roles: [dummy, finish]\n")
     assert all(outcome.verdict is Verdict.OK for outcome in outcomes.values())
@@ -371,6 +382,7 @@ def test_the_limit_of_late_nodes_is_counted_from_the_beginning_of_their_try(stag
     assert stage.player.perform(late, NAMES)["n-2"].message == "Small: time-out of 50 s"
 
 
+@pytest.mark.versions
 def test_a_time_out_ends_every_process(stage: Stage) -> None:
     outcomes = stage.play("  tasks:\n    - ansible.builtin.command: sleep 1000\n", timeout=2)
     assert {outcome.message for outcome in outcomes.values()} == {"Small: time-out of 2 s"}
@@ -421,6 +433,7 @@ def test_processes_of_other_attempts_are_spared(tmp_path: Path) -> None:
 # --- the folder -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.versions
 def test_an_attempts_folder_can_be_repeated_by_hand(stage: Stage) -> None:
     """With the same environment, from any folder; plain ansible-playbook tells a KO by its status."""
     stage.role("picky", "- ansible.builtin.fail: {msg: no}\n  when: inventory_hostname == 'n-3'\n")

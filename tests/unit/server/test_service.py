@@ -529,7 +529,7 @@ def test_a_hundred_followers_hold_up_nobody(used: Site, remote: Remote, service:
         sockets.append(follower)
     begun = time.monotonic()
     assert list(remote.states([NODE]))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     slow.touch()
     report = remote.attach(wid, lambda _: None, threading.Event())
     assert report is not None
