@@ -70,7 +70,7 @@ def apply(folder: Path, edits: Sequence[Edit]) -> None:
     Owners and modes stay. All of them are written, or none.
 
     Raises:
-        ConfigError: it would not be, or a file has changed since it was read; nothing was written.
+        ConfigError: it would not be, or cannot be tried, or a file has changed since it was read; nothing was written.
         OSError: one cannot be written, and all are as they were.
     """
     with tempfile.TemporaryDirectory(prefix="kadeploy-edit-") as trial:
@@ -100,12 +100,17 @@ def apply(folder: Path, edits: Sequence[Edit]) -> None:
 
 
 def _copy(folder: Path, copied: Path) -> None:
-    """Copy *folder*, without what others made there for a moment: an editor's files and the links of its locks."""
+    """Copy *folder*, without what others made there for a moment: an editor's files and the links of its locks.
+
+    Raises:
+        ConfigError: something that is there cannot be copied.
+    """
     try:
         shutil.copytree(folder, copied, ignore_dangling_symlinks=True)
     except shutil.Error as error:
-        if any(os.path.lexists(source) for source, *_ in error.args[0]):
-            raise
+        for source, _, reason in error.args[0]:
+            if os.path.lexists(source):
+                raise ConfigError(f"{os.fspath(source)} cannot be read to try the change: {reason}") from error
 
 
 def _write(path: Path, text: str) -> None:

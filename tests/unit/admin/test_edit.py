@@ -144,7 +144,6 @@ def test_a_mistake_in_another_file_stops_no_change_and_one_in_this_file_does(sit
     assert nvm.read_text() == before
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_what_an_editor_and_operations_keep_beside_the_files_for_a_moment_is_in_nobodys_way(site_folder: Path) -> None:
     gdx = site_folder / "clusters" / "gdx.yml"
     (site_folder / "clusters" / ".#gdx.yml").symlink_to("admin@controller.1234:1700000000")
@@ -166,6 +165,16 @@ def test_what_an_editor_and_operations_keep_beside_the_files_for_a_moment_is_in_
     assert "arch: arch39\n" in gdx.read_text()
 
 
+def test_a_file_that_cannot_be_copied_is_named(site_folder: Path) -> None:
+    gdx = site_folder / "clusters" / "gdx.yml"
+    before = gdx.read_text()
+    os.mkfifo(site_folder / "pipe")
+    with pytest.raises(ConfigError, match=rf"^{site_folder}/pipe cannot be read to try the change: .*is a named pipe"):
+        apply(site_folder, [edit(gdx, {("arch",): "x86_64"})])
+    assert gdx.read_text() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_of_several_files_all_are_written_or_none(site_folder: Path, open_folder: Path) -> None:
     entry = pwd.getpwnam("nobody")
     nobody = Account("nobody", entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))

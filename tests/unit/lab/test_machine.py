@@ -81,7 +81,17 @@ def test_disks_take_no_room_until_they_are_written(tmp_path: Path) -> None:
     assert disk.create(made) == ["node-1", "node-2"]
     first, second = (disk.path(made, node).stat() for node in made.members.values())
     assert (first.st_size, second.st_size) == (8 * disk.GIB, disk.SMALL)
-    assert first.st_blocks * 512 <= 4096, "more than a page with the code that halts"
+    assert first.st_blocks * 512 <= 4096, "more than what halts a machine without a system"
+
+
+def test_a_machine_without_a_system_is_halted_where_its_firmware_would_run_what_is_on_the_disk(tmp_path: Path) -> None:
+    bios, uefi = Lab(folder=str(tmp_path / "bios")), Lab(folder=str(tmp_path / "uefi"), firmware="uefi")
+    for made in (bios, uefi):
+        Path(made.folder).mkdir()
+        disk.create(made)
+    first, second = (disk.path(made, made.members["node-1"]) for made in (bios, uefi))
+    assert first.read_bytes()[:4] == b"\xfa\xf4\xeb\xfd"  # cli; hlt; jump back to hlt
+    assert second.stat().st_blocks == 0
 
 
 def test_a_disk_is_kept_unless_its_size_changes(tmp_path: Path) -> None:
