@@ -59,7 +59,9 @@ class Sites:
     def variables(self, **more: dict[str, str]) -> dict[str, str]:
         """Of a machine without a site, whose client.yml has *more* servers."""
         client = self.folder / "client.yml"
-        client.write_text(yaml.safe_dump({"servers": self.named | more}, sort_keys=False))
+        draft = client.with_suffix(".new")
+        draft.write_text(yaml.safe_dump({"servers": self.named | more}, sort_keys=False))
+        draft.replace(client)  # one that waits in the background may be about to read it
         return {servers.VARIABLE: str(client), "KADEPLOY_CONFIG_DIR": "/nowhere"}
 
     def environment(self) -> dict[str, str]:
