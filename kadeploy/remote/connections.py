@@ -117,6 +117,9 @@ class _Session(asyncssh.SSHClientSession[bytes]):
         self.stdout = Capture()
         self.stderr = Capture()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.begun = asyncio.Event()
+        """Its number has come, or never will."""
+        self.ended.add_done_callback(lambda _: self.begun.set())
         self.rc: int | None = None
         self.pid = 0
         self.reason = ""
@@ -149,6 +152,7 @@ class _Session(asyncssh.SSHClientSession[bytes]):
             self.too_much("its login files print too much")
         elif found := _STARTED.search(self._greeting):
             self.pid = int(found[1])
+            self.begun.set()
             self.stderr.add(self._greeting[: found.start()] + self._greeting[found.end() :])
             self._greeting = b""
 
@@ -441,19 +445,24 @@ class Connections:
         _spawn(self._end(target, session, channel), self._ending)
 
     async def _end(self, target: Target, session: _Session, channel: asyncssh.SSHClientChannel[bytes]) -> None:
-        """End a command on its node as far as ssh lets us: over a second session, since sshd refuses root's signals."""
+        """End a command on its node as far as ssh lets us: over a second session, since sshd refuses root's signals.
+
+        One that has been sent, and has not told its number yet, is waited for: it may have begun.
+        """
         link = self._links.get(target)
         connection = link.connection if link else None
-        channel.abort()
-        if not (connection and session.pid):
-            return
         try:
             async with asyncio.timeout(min(5, self.credentials.connect_timeout)):
-                command = f"sh -c '({_KILL.format(session.pid)}) </dev/null >/dev/null 2>&1 &'"
-                killer, _ = await connection.create_session(asyncssh.SSHClientSession, command, encoding=None)
-                await killer.wait_closed()
+                await session.begun.wait()
+                channel.abort()
+                if connection and session.pid:
+                    command = f"sh -c '({_KILL.format(session.pid)}) </dev/null >/dev/null 2>&1 &'"
+                    killer, _ = await connection.create_session(asyncssh.SSHClientSession, command, encoding=None)
+                    await killer.wait_closed()
         except (asyncssh.Error, OSError):  # the node hangs: the connection is of no more use
-            self._drop(target, connection)
+            channel.abort()
+            if connection:
+                self._drop(target, connection)
 
 
 def _spawn(job: Coroutine[Any, Any, None], into: set[asyncio.Task[None]]) -> None:

@@ -333,6 +333,32 @@ def test_a_command_that_was_told_to_end_ends_although_the_connections_are_closed
     _until(lambda: not _alive(pid))
 
 
+def test_a_command_that_is_cancelled_before_it_is_heard_of_ends_all_the_same(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the node says of its beginning is on its way meanwhile."""
+    hear = connections._Session.data_received
+
+    def hear_late(session: connections._Session, data: bytes, datatype: int | None) -> None:
+        asyncio.get_running_loop().call_later(1, hear, session, data, datatype)
+
+    async def work(connections: Connections) -> int:
+        said = tmp_path / "pid"
+        running = asyncio.create_task(connections.run(nodes.target(), f"echo $$ >{said}; sleep 1000; true".encode()))
+        while not (said.exists() and said.read_text().endswith("\n")):
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+        assert (await connections.run(nodes.target(), b"true")).verdict is Verdict.OK  # the connection has stayed
+        return int(said.read_text())
+
+    monkeypatch.setattr(connections._Session, "data_received", hear_late)
+    before = _accepted(nodes)
+    pid = use(nodes.credentials, work)
+    _until(lambda: not _alive(pid))
+    assert _accepted(nodes) - before == 1
+
+
 def test_starting_on_a_node_that_refuses_raises(nodes: Nodes) -> None:
     with pytest.raises(UnreachableError, match="connection refused"):
         use(nodes.credentials, lambda c: c.start(nodes.refusing(), b"true"))
