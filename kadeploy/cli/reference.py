@@ -174,9 +174,16 @@ def seen() -> str:
         "What a playbook or a role of a site sees, for the group `kadeploy_nodes` "
         "([how to add one](../workflow.md#adding-a-macro-step-implementation)). "
         "Variables of roles are with the [steps](steps.md#micro-steps).",
-        _variables(variables.PLAYS),
+        _variables({name: each for name, each in variables.PLAYS.items() if name in variables.PROMISED}),
         "For each node:",
         _variables(variables.NODES),
+        "## What is promised",
+        "Hooks, roles, playbooks and scripts of a site may rely on all variables above, and on the groups "
+        "`kadeploy_nodes`, `cluster_NAME` and `os_KIND`: they keep their names and meanings for as long as the first "
+        "number of Kadeploy's version stays. One that has to go is named in the changelog a minor version before, and "
+        "works until then. New ones come at any time.",
+        "These go between our own roles, and change with them:",
+        _variables({name: each for name, each in variables.PLAYS.items() if name not in variables.PROMISED}),
     )
 
 

@@ -58,6 +58,9 @@ PLAYS: Mapping[str, str] = {
 }
 """Variables of the group ``kadeploy_nodes``."""
 
+PROMISED = frozenset({"kadeploy_wants", "kadeploy_env", "kadeploy_boot", "kadeploy_power"})
+"""Those of `PLAYS` that keep name and meaning, as all of `SCRIPTS` and `NODES` do; others are between our roles."""
+
 NODES: Mapping[str, str] = {
     "ansible_host": "Address of the node.",
     "ansible_port": "Port of its ssh server.",

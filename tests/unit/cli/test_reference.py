@@ -62,6 +62,23 @@ def test_every_variable_of_scripts_plays_and_nodes_has_a_meaning_and_no_other_ha
     assert set(variables.NODES) == set(inventory.host_variables(asked, asked.nodes[0]))
 
 
+PROMISED = """
+kadeploy_wants kadeploy_env kadeploy_boot kadeploy_power ansible_host ansible_port ansible_user
+ansible_ssh_private_key_file ansible_ssh_common_args ansible_host_key_checking CLUSTER ENV ENV_VERSION ENV_KERNEL
+ENV_INITRD ENV_KERNEL_PARAMS ENV_HYPERVISOR ENV_HYPERVISOR_PARAMS ENV_EXTRACTION_DIR OS_KIND BLOCK_DEVICE DEPLOY_PART
+DEPLOY_PART_NUM DEPLOY_PARTS PART_TYPE FS_TYPE MKFS_OPTIONS FS_TYPE_TMP MKFS_OPTIONS_TMP SWAP_PART SWAP_PART_NUM
+PROD_PART PROD_PART_NUM TMP_PART TMP_PART_NUM EFI_PART EFI_PART_NUM PARTITION_TABLE PREPOST_EXTRACTION_DIR TMP_DIR
+AUTHORIZED_KEYS FIRMWARE SECURE_BOOT BOOTS_FROM KEXEC_DIR DEPLOYMENT_KERNEL_PARAMS
+"""
+
+
+def test_what_a_site_may_rely_on_is_there() -> None:
+    """Written down once more: a name that goes breaks roles and scripts of sites."""
+    names = {name if name.islower() else f"KADEPLOY_{name}" for name in PROMISED.split()}
+    assert names <= {*variables.SCRIPTS, *variables.NODES, *variables.PROMISED}
+    assert set(variables.PLAYS) >= variables.PROMISED
+
+
 def test_every_playbook_and_every_role_is_told() -> None:
     page = reference.steps()
     assert {f"| `{path.stem}` |" for path in (ROOT / "playbooks").glob("[A-Z]*.yml")} <= set(
