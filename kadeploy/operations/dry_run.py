@@ -12,7 +12,7 @@ from kadeploy.nodeset import fold
 from kadeploy.operations import custom, plan, staging
 from kadeploy.operations.sources import Sources
 from kadeploy.operations.work import Work
-from kadeploy.runner import playbooks
+from kadeploy.runner import hooks, inventory, playbooks
 from kadeploy.runner.player import find
 from kadeploy.runner.request import Assignment, profile_sources
 from kadeploy.workflow import Plan
@@ -37,14 +37,28 @@ def _details(assignment: Assignment, asked: Assignment, steps: Plan) -> list[str
     target = [f"to {assignment.deploy_part}"] if assignment.environment else []
     if assignment.environment and not assignment.options.pxe_profile:
         target.append(f"boots: {loaders.how(assignment.cluster.loader, assignment.environment)}")
-    return [*target, *plan.lines(steps), *_operations(asked), *_profiles(assignment, steps)]
+    return [*target, *plan.lines(steps), *_hooks(assignment, steps), *_operations(asked), *_profiles(assignment, steps)]
+
+
+def _hooks(assignment: Assignment, steps: Plan) -> list[str]:
+    """The site's own tasks, and where they run; those of micro-steps that are left out do not."""
+    config_dir, wants = Path(assignment.config_dir), inventory.wants(assignment)
+    known = [path for _, ways in steps for way in ways if (path := find(way.name, config_dir))]
+    return [
+        f"hook {_WORDS[each.when]} {each.implementation}:{each.micro_step}: {', '.join(map(str, each.files))}"
+        for path in known
+        for each in hooks.of(path, config_dir)
+        if each.micro_step not in playbooks.left_out(path, wants)
+    ]
+
+
+_WORDS = {"pre": "before", "substitute": "in place of", "instead": "in place of", "post": "after"}
 
 
 def _operations(asked: Assignment) -> list[str]:
     """The custom operations with the files as the user named them, and where they happen."""
-    words = {"pre": "before", "substitute": "in place of", "post": "after"}
     return [
-        f"custom operation {words[each.when]} {each.implementation}:{each.micro_step}: {custom.told(each)}"
+        f"custom operation {_WORDS[each.when]} {each.implementation}:{each.micro_step}: {custom.told(each)}"
         for each in asked.options.custom_operations
     ]
 

@@ -34,12 +34,13 @@ def named_today(where: str) -> str:
 
 def implementations(config_dir: Path) -> dict[str, Path]:
     """Every implementation of a macro-step and its playbook; the file's name registers it."""
-    return {
-        path.stem: path
-        for folder in reversed(places(config_dir, "playbooks"))
-        for path in sorted(folder.glob("*.yml"))
-        if generic(path.stem)
-    }
+    return {name: path for name, path in by_name(config_dir).items() if generic(name)}
+
+
+def by_name(config_dir: Path) -> dict[str, Path]:
+    """Every playbook, by its file's name; those of the site hide ours."""
+    folders = reversed(places(config_dir, "playbooks"))
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yml"))}
 
 
 Register = Mapping[str, tuple[str, ...]]
@@ -66,7 +67,7 @@ def micro_steps(playbook: Path, config_dir: Path) -> tuple[str, ...]:
     Raises:
         ConfigError: the file is no playbook, or what a role says of itself is malformed.
     """
-    names = dict.fromkeys(map(_role, _roles(playbook)))
+    names = dict.fromkeys(map(role, _roles(playbook)))
     return tuple(name for name in names if name and not roles.find(name, config_dir).silent)
 
 
@@ -77,7 +78,7 @@ def left_out(playbook: Path, wants: Mapping[str, bool]) -> frozenset[str]:
         ConfigError: the file is no playbook.
     """
     conditions = {
-        _role(entry): str(entry.get("when", "")).removeprefix("kadeploy_wants.")
+        role(entry): str(entry.get("when", "")).removeprefix("kadeploy_wants.")
         for entry in _roles(playbook)
         if isinstance(entry, dict)
     }
@@ -111,7 +112,7 @@ def is_ours(playbook: Path, config_dir: Path) -> bool:
     """
     own = config_dir / "roles"
     return playbook.parent == collection() / "playbooks" and not any(
-        (own / _role(entry)).is_dir() for entry in _roles(playbook)
+        (own / role(entry)).is_dir() for entry in _roles(playbook)
     )
 
 
@@ -122,18 +123,28 @@ def boots(playbook: Path, config_dir: Path) -> tuple[str, ...]:
         ConfigError: see `micro_steps`.
     """
     entries = [entry for entry in _roles(playbook) if isinstance(entry, dict)]
-    variables = [roles.find(_role(entry), config_dir).boot_profile for entry in entries]
+    variables = [roles.find(role(entry), config_dir).boot_profile for entry in entries]
     return tuple(str(entry[name]) for entry, name in zip(entries, variables, strict=True) if name in entry)
 
 
 def _roles(playbook: Path) -> list[Any]:
-    plays = read_yaml(playbook) or []
-    if not isinstance(plays, list) or not all(isinstance(play, dict) for play in plays):
+    return [entry for play in plays(playbook) for entry in play.get("roles") or ()]
+
+
+def plays(playbook: Path) -> list[dict[str, Any]]:
+    """The plays of a playbook.
+
+    Raises:
+        ConfigError: the file is no playbook.
+    """
+    found = read_yaml(playbook) or []
+    if not isinstance(found, list) or not all(isinstance(play, dict) for play in found):
         raise ConfigError(f"{playbook}: expected a playbook, which is a list of plays.")
-    return [entry for play in plays for entry in play.get("roles") or ()]
+    return found
 
 
-def _role(entry: Any) -> str:
+def role(entry: Any) -> str:
+    """The name of the role that *entry* of ``roles:`` is; of one of a collection, its last word."""
     name = entry.get("role", entry.get("name", "")) if isinstance(entry, dict) else entry
     return str(name).rsplit(".", 1)[-1]
 

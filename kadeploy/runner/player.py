@@ -30,7 +30,7 @@ from kadeploy.config.folder import collection, places
 from kadeploy.events import Listener, Progress
 from kadeploy.remote import broker, reach
 from kadeploy.remote.fanout import Credentials, Target, on_all
-from kadeploy.runner import custom, inventory, known_hosts, playbooks, request, roles
+from kadeploy.runner import custom, hooks, inventory, known_hosts, playbooks, request, roles
 from kadeploy.runner.request import Assignment, Request, RequestNode
 from kadeploy.runner.results import Reading
 from kadeploy.workflow import Again, Attempt, Outcome, Verdict
@@ -92,8 +92,9 @@ class Player:
 
         Messages read ``<Implementation>-<micro-step>: reason``.
         """
-        playbook = find(attempt.implementation, Path(self.assignment.config_dir))
-        if playbook is None or playbooks.is_ours(playbook, Path(self.assignment.config_dir)):
+        config_dir = Path(self.assignment.config_dir)
+        playbook = find(attempt.implementation, config_dir)
+        if playbook is None or (playbooks.is_ours(playbook, config_dir) and not hooks.of(playbook, config_dir)):
             return self._perform(attempt, nodes)
         with self.hold(nodes):
             return self._perform(attempt, tuple(node for node in nodes if node not in self.taken))
@@ -107,21 +108,25 @@ class Player:
         config_dir = Path(this.config_dir)
         playbook = find(attempt.implementation, config_dir)
         left_out = playbooks.left_out(playbook, inventory.wants(this)) if playbook else frozenset()
+        own = hooks.of(playbook, config_dir) if playbook else ()
         if playbook:
-            this = _with_operations(this, playbooks.micro_steps(playbook, config_dir), left_out)
+            replaced = {each.micro_step for each in own if each.when == "instead"}
+            this = _with_operations(this, playbooks.micro_steps(playbook, config_dir), left_out | replaced)
         source = request.write(request.with_files(this, _Files(folder / request.FILES).place))
         known_hosts.write(this)
         if playbook is None:
             return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
         settings = environment(this)
-        done = playbooks.before(playbook, attempt.goes_on.micro_step, config_dir) if attempt.goes_on else ()
+        played = hooks.write(folder, playbook, own, left_out) if own else playbook
+        done = _done(playbook, attempt, config_dir)
         _furnish(folder, done)
-        _write_command(folder, settings, source, playbook, done, this.site.network_namespace, many=len(nodes) > MANY)
-        reading = Reading(attempt, nodes, left_out | set(done), self.tell, self._silent, self.taken)
+        _write_command(folder, settings, source, played, done, this.site.network_namespace, many=len(nodes) > MANY)
+        steps = {each.play: each.step for each in own}
+        reading = Reading(attempt, nodes, left_out | set(done), self.tell, self._silent, self.taken, steps)
         begun = attempt.goes_on.begun if attempt.goes_on else time.monotonic()
         spy = _Spy(folder, attempt, reading, self.tell)
         watch = _Watch(folder, attempt.timeout, lambda: self._useless(nodes), begun, spy)
-        rc = _run(settings, source, playbook, reading, watch)
+        rc = _run(settings, source, played, reading, watch)
         end_processes(folder)
         outcomes = reading.outcomes(_why(watch, attempt, rc, folder))
         return outcomes if watch.stopped else self._with_ways_on(playbook, outcomes, begun)
@@ -170,6 +175,14 @@ class Player:
         return Request(**common | {"nodes": members}, run_dir=str(folder), attempt=attempt)
 
 
+def _done(playbook: Path, attempt: Attempt, config_dir: Path) -> tuple[str, ...]:
+    """Tags of what an attempt on late nodes leaves out: it has been done."""
+    if not attempt.goes_on:
+        return ()
+    step = attempt.goes_on.micro_step
+    return (*playbooks.before(playbook, step, config_dir), hooks.tag(step, "pre"))
+
+
 def _with_operations(this: Request, micro_steps: Sequence[str], left_out: frozenset[str]) -> Request:
     """*this* with the custom operations of this attempt alone, and its breakpoint, where they happen in it."""
     options, name = this.options, this.attempt.implementation
@@ -210,6 +223,7 @@ def environment(this: Request) -> dict[str, str]:
         "ANSIBLE_HOME": str(Path(this.workflow_dir) / "ansible"),
         "ANSIBLE_ROLES_PATH": ":".join(map(str, places(site, "roles"))),
         "ANSIBLE_ACTION_PLUGINS": f"{site / 'action_plugins'}:{plugins['action']}",
+        "ANSIBLE_CONNECTION_PLUGINS": f"{site / 'connection_plugins'}:{ours / 'plugins' / 'connection'}",
         "ANSIBLE_INVENTORY_PLUGINS": str(plugins["inventory"]),
         "ANSIBLE_INVENTORY_ENABLED": "kadeploy",
         "KADEPLOY_CONFIG_DIR": str(site),

@@ -28,6 +28,8 @@ class Reading:
     """Whether a role is no micro-step of its own; the role of a task without one is empty."""
     taken: Mapping[str, str] = field(default_factory=dict)
     """Nodes that were taken from the workflow meanwhile: nothing is told of them any more."""
+    plays: Mapping[str, str] = field(default_factory=dict)
+    """What the tasks of a play of hooks are called in place of their roles, by its name; a failure names its task."""
     step: str = ""
     announced: str = ""
     ended: dict[str, Outcome] = field(default_factory=dict)
@@ -93,7 +95,7 @@ class Reading:
         return f"{self.attempt.implementation}{step}: {reason}"
 
     def _task(self, data: Mapping[str, Any]) -> None:
-        self.step = str(data.get("role") or "")
+        self.step = self.plays.get(str(data.get("play")), str(data.get("role") or ""))
         if self.step not in self.left_out:
             self._announce(self.step)
 
@@ -134,7 +136,9 @@ class Reading:
         result = data.get("res") or {}
         said = str(result.get("msg") or "")
         if not said or _NO_REASON in said:
-            said = _last_line(result) or said or "the task failed"
+            said = _last_line(result) or _status(result) or said or "the task failed"
+        if str(data.get("play")) in self.plays and not _unnamed(data):
+            said = f"{data['task']}: {said}"
         outcome = Outcome(
             Verdict.KO,
             self._reason(self.step or str(data.get("task") or ""), said),
@@ -154,8 +158,17 @@ class Reading:
         return text if text.startswith(where) else where + text
 
 
+def _unnamed(task: Mapping[str, Any]) -> bool:
+    """Whether a task is called like the action that it is, as Ansible calls one without a name."""
+    return str(task.get("task")).rsplit(".", 1)[-1] == str(task.get("task_action")).rsplit(".", 1)[-1]
+
+
 def _worth_telling(outcome: Outcome) -> bool:
     return bool(outcome.verdict is not Verdict.OK or outcome.stdout or outcome.stderr)
+
+
+def _status(result: Mapping[str, Any]) -> str:
+    return f"exit status {result['rc']}" if "rc" in result else ""
 
 
 def _last_line(result: Mapping[str, Any]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -370,6 +372,73 @@ def test_custom_operations_run_before_after_and_instead(
     assert all_ok(light.play(DISK_PLAY, environment=tgz[0], options=options))
     assert light.everywhere("cat /tmp/custom") == {"sent\nran a b\ninstead\n"}
     assert light.everywhere("blkid /dev/sda1 -o value -s TYPE || echo nothing") == {"nothing\n"}
+
+
+@contextmanager
+def hooks(light: Cluster, tasks: dict[str, str]) -> Iterator[None]:
+    """Tasks of the site, by ``MACRO/MICRO.WHEN.d/NAME``."""
+    folder = light.lab.config / "hooks"
+    try:
+        for name, text in tasks.items():
+            path = folder / f"{name}.yml"
+            path.parent.mkdir(parents=True)
+            path.write_text(text)
+        yield
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_hooks_of_the_site_are_ordinary_tasks_of_each_node_that_goes_on(
+    light: Cluster, broken_node: str, tgz: tuple[Environment, LocalImage]
+) -> None:
+    """By ssh, with Python on the node; a node that a micro-step has left behind takes no part."""
+    tasks = {
+        f"{DISK_PLAY}/create_partition_table.pre.d/begin": """
+- ansible.builtin.copy: {content: "{{ inventory_hostname }}\\n", dest: /tmp/hooks, mode: '0600'}
+""",
+        f"{DISK_PLAY}/format_deploy_part.instead.d/own": """
+- ansible.builtin.command: mkfs.ext4 -qF -L ours {{ kadeploy_env.KADEPLOY_DEPLOY_PART }}
+""",
+        "SetDeploymentEnv/mount_deploy_part.post.d/end": """
+- ansible.builtin.lineinfile: {path: /tmp/hooks, line: "{{ kadeploy_env.KADEPLOY_ENV_EXTRACTION_DIR }}"}
+""",
+    }
+    with hooks(light, tasks):
+        assert all_ok(light.play(DISK_PLAY, environment=tgz[0], options=NO_BOOTLOADER))
+        assert light.on("node-1", "cat /tmp/hooks") == "node-1\n/mnt/dest\n"
+        assert light.everywhere("blkid -s LABEL -o value /dev/sda3") == {"ours\n"}
+
+        light.everywhere("rm /tmp/hooks; umount /mnt/dest")
+        light.on(broken_node, "rm -f /dev/sda*")
+        outcomes = light.play(DISK_PLAY, environment=tgz[0], options=NO_BOOTLOADER)
+        assert verdicts(outcomes)[broken_node] is Verdict.KO
+        assert "-create_partition_table: " in outcomes[broken_node].message
+        assert light.on(broken_node, "cat /tmp/hooks") == f"{broken_node}\n"
+        assert light.on("node-1", "cat /tmp/hooks") == "node-1\n/mnt/dest\n"
+
+
+def test_tasks_run_in_the_new_system_before_it_is_booted(light: Cluster, tgz: tuple[Environment, LocalImage]) -> None:
+    """The new system has the programs of the deployment system, the test's image none; its links are its own."""
+    borrowed = "for each in usr bin sbin lib lib64; do mkdir -p $each; mount --bind /$each $each; done"
+    tasks = f"""
+- ansible.builtin.raw: cd /mnt/dest && mkdir -p proc sys dev tmp etc home/root && ln -s /home/root root && {borrowed}
+- connection: new_root
+  block:
+    - ansible.builtin.copy: {{content: "{{{{ inventory_hostname }}}}", dest: /etc/team, mode: '0600'}}
+    - ansible.builtin.command: cat /etc/team /proc/1/comm
+      register: said
+    - ansible.builtin.assert: {{that: "said.stdout.startswith(inventory_hostname)"}}
+    - ansible.builtin.fetch: {{src: /etc/team, dest: '{light.folder}/fetched'}}
+"""
+    try:
+        with hooks(light, {f"{DISK_PLAY}/mount_deploy_part.post.d/10": tasks}):
+            assert all_ok(light.play(DISK_PLAY, environment=tgz[0], options=NO_BOOTLOADER))
+        for node in light.nodes:
+            assert light.on(node, "cat /mnt/dest/etc/team") == node
+            assert (light.folder / "fetched" / node / "etc" / "team").read_text() == node
+        assert light.everywhere("grep -c ' /mnt/dest/proc ' /proc/mounts || true") == {"0\n"}
+    finally:
+        light.everywhere("umount -R /mnt/dest")
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import KadeployError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import told
+from kadeploy.runner import hooks
 
 LOADS = Look("configuration", "loads")
 HALF_WAY = restore.HALF_WAY
@@ -42,6 +43,7 @@ PROGRAMS = Look("configuration", "commands")
 ARCHIVES = Look("configuration", "archives")
 SERVER = Look("configuration", "server-address")
 URL = Look("configuration", "http-url")
+HOOKS = Look("configuration", "hooks")
 ADMINISTRATORS = Look("configuration", "administrators")
 
 _LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
@@ -56,6 +58,8 @@ def check(subject: Subject) -> Iterator[Finding]:
         yield from mistakes(fault)
     yield LOADS.ok(f"{subject.configuration.folder}: {_count(len(clusters), 'cluster')}, {_count(nodes, 'node')}")
     yield from _ignored(subject.configuration.folder)
+    for mistake in hooks.mistakes(subject.configuration.folder):
+        yield HOOKS.fail(mistake, "correct it: deployments that would run it are refused")
     yield from _of_site(site, clusters)
     for cluster in clusters.values():
         yield from _of_cluster(cluster, site)

@@ -51,6 +51,12 @@ def test_what_is_odd_is_told_with_its_value(
     assert said in sound.one(configuration.check, name, level).text
 
 
+def test_tasks_that_no_deployment_would_run_are_told(sound: SoundSite) -> None:
+    for place in ("BroadcastEnv/sink.post.d", "BroadcastEnv/sync.post.d", "PowerOff/power.pre.d"):
+        (sound.folder / "hooks" / place).mkdir(parents=True)
+    assert "sink.post.d: BroadcastEnv has no micro-step 'sink'" in sound.one(configuration.check, "hooks", "fail").text
+
+
 def test_a_redfish_bmc_whose_certificate_nobody_checks_is_told(sound: SoundSite) -> None:
     nodes = [{"name": "gdx-1.site", "address": "127.9.1.1", "bmc": "https://127.9.8.1"}]
     sound.change("gdx", nodes=nodes, power__driver="redfish", power__verify_tls=False)

@@ -254,6 +254,32 @@ def test_a_dry_run_tells_the_plan_and_touches_nothing(deploy: Run, ready: Site) 
     assert not touched(ready)
 
 
+def test_tasks_of_the_site_run_around_a_micro_step_and_those_of_none_are_refused(
+    deploy: Run, site_folder: Path, tmp_path: Path
+) -> None:
+    hook = site_folder / "hooks" / "SetDeploymentEnv" / "dummy.pre.d" / "10-licence.yml"
+    hook.parent.mkdir(parents=True)
+    node = "{{ inventory_hostname }}"
+    hook.write_text(f"""
+- ansible.builtin.copy: {{content: '', dest: '{tmp_path}/{node}', mode: '0600'}}
+  delegate_to: localhost
+- ansible.builtin.fail: {{msg: no licence}}
+  when: inventory_hostname == 'gdx-2.site'
+""")
+    shown = deploy("--dry-run").stdout
+    assert f"hook before SetDeploymentEnvDummy:dummy: {hook}\n" in shown
+    assert not list(tmp_path.glob("gdx-*"))
+    done = deploy()
+    assert done.returncode == 3, done.stderr
+    assert "gdx-2.site (SetDeploymentEnvDummy-dummy.pre: no licence" in done.stdout
+    assert {path.name for path in tmp_path.glob("gdx-*")} >= {"gdx-1.site", "gdx-2.site"}
+    hook.parent.rename(hook.parent.with_name("dumy.pre.d"))
+    done = deploy()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "SetDeploymentEnv has no micro-step 'dumy'" in done.stderr
+    assert "Did you mean dummy?" in done.stderr
+
+
 def test_nodes_come_from_options_files_and_standard_input_together(deploy: Run, tmp_path: Path) -> None:
     (tmp_path / "nodes").write_text("# mine\n\ngdx-3.site\ngdx-1.site\n", encoding="utf-8")
     done = deploy("--dry-run", "-f", str(tmp_path / "nodes"), "-f", "-", stdin="nvm-[1-2].site\n")

@@ -1,0 +1,189 @@
+"""Hooks: a site's own Ansible tasks in front of, behind or in place of a micro-step, on every node by itself.
+
+Files ``hooks/MACRO/MICRO.WHEN.d/*.yml`` of the configuration folder are lists of tasks. MACRO is a macro-step, for all
+its implementations, or one implementation or reboot; WHEN is ``pre``, ``post`` or ``instead``. An attempt's playbook is
+put together from them and the implementation's own, whose plays are parted at the micro-steps that have hooks.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import yaml
+
+from kadeploy.errors import ConfigError
+from kadeploy.hints import did_you_mean
+from kadeploy.runner import playbooks
+
+When = Literal["pre", "instead", "post"]
+
+FOLDER = "hooks"
+FIRST = "drop_failed_nodes"
+"""The role that leaves out nodes which are KO: an ordinary task would work on them."""
+
+
+@dataclass(frozen=True)
+class Hook:
+    """The files of tasks at one place of an implementation."""
+
+    implementation: str
+    micro_step: str
+    when: When
+    files: tuple[Path, ...]
+    """In the order in which they run."""
+
+    @property
+    def step(self) -> str:
+        """What its tasks are called in messages; in place of a micro-step they are that micro-step."""
+        return self.micro_step if self.when == "instead" else tag(self.micro_step, self.when)
+
+    @property
+    def play(self) -> str:
+        """Name of the play in which they run."""
+        return f"{self.implementation}-{tag(self.micro_step, self.when)}"
+
+
+def tag(micro_step: str, when: When) -> str:
+    """A tag of the tasks of a hook; they have that of the micro-step as well."""
+    return f"{micro_step}.{when}"
+
+
+def of(playbook: Path, config_dir: Path) -> tuple[Hook, ...]:
+    """The hooks of the implementation or reboot whose *playbook* this is: those of its macro-step first.
+
+    Raises:
+        ConfigError: a file is no list of tasks, or belongs to a micro-step that there is not.
+    """
+    places = (config_dir / FOLDER / name for name in (playbooks.generic(playbook.stem), playbook.stem) if name)
+    found: dict[tuple[str, When], list[Path]] = {}
+    for place in places:
+        for micro_step, when, files in _at(place, config_dir):
+            found.setdefault((micro_step, when), []).extend(files)
+    return tuple(Hook(playbook.stem, micro, when, tuple(files)) for (micro, when), files in found.items() if files)
+
+
+def mistakes(config_dir: Path) -> Iterator[str]:
+    """What is wrong in the folder of hooks, a line each."""
+    for place in sorted((config_dir / FOLDER).glob("*")):
+        try:
+            list(_at(place, config_dir))
+        except ConfigError as error:
+            yield str(error)
+
+
+def write(run_dir: Path, playbook: Path, hooks: Sequence[Hook], left_out: Collection[str]) -> Path:
+    """Write the playbook of an attempt: *playbook* with *hooks*, but those of micro-steps that are *left_out*.
+
+    What the folders of hooks hold is copied into *run_dir*, which tells what has run and can be carried elsewhere.
+
+    Raises:
+        ConfigError: *playbook* is none.
+        OSError: it cannot be written.
+    """
+    used = {(each.micro_step, each.when): each for each in hooks if each.micro_step not in left_out}
+    for folder in {path.parent for each in used.values() for path in each.files}:
+        shutil.copytree(folder, run_dir / _copy(folder), dirs_exist_ok=True)
+    plays = [part for play in playbooks.plays(playbook) for part in _parts(play, used)]
+    written = run_dir / "playbook.yml"
+    written.write_text(yaml.safe_dump(plays, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return written
+
+
+def _copy(folder: Path) -> Path:
+    """Where a run folder has a folder of hooks: ``hooks/MACRO/MICRO.WHEN.d``."""
+    return Path(*folder.parts[-3:])
+
+
+_FIRST_ONLY = frozenset({"pre_tasks"})
+_LAST_ONLY = frozenset({"tasks", "post_tasks"})
+_WORK = _FIRST_ONLY | _LAST_ONLY | {"roles", "handlers"}
+"""What a play does; all else says how."""
+
+
+def _parts(play: Mapping[str, Any], hooks: Mapping[tuple[str, When], Hook]) -> Iterator[dict[str, Any]]:
+    """One play as several: hooks between the roles in front of them and the roles behind."""
+    groups: list[list[Any] | Hook] = [[]]
+    for entry in play.get("roles") or ():
+        for when in get_args(When):
+            hook = hooks.get((playbooks.role(entry), when))
+            if hook:
+                groups += [hook, []]
+            elif when == "instead":
+                cast("list[Any]", groups[-1]).append(entry)
+    last = len(groups) - 1
+    for place, group in enumerate(groups):
+        if isinstance(group, Hook):
+            yield _play(group, play)
+            continue
+        others = (_FIRST_ONLY if place else frozenset()) | (_LAST_ONLY if place < last else frozenset())
+        part = {key: value for key, value in play.items() if key not in others} | {"roles": group}
+        if group or part.keys() & (_FIRST_ONLY | _LAST_ONLY):
+            yield part
+
+
+def _play(hook: Hook, around: Mapping[str, Any]) -> dict[str, Any]:
+    """The play of a hook, with the settings of the play *around* it.
+
+    Who has been KO before is left out of it by a role that asks once for all nodes; its tasks are for each node.
+    """
+    tags = [tag(hook.micro_step, hook.when), hook.micro_step]
+    files = [str(_copy(path.parent) / path.name) for path in hook.files]
+    return {key: value for key, value in around.items() if key not in _WORK} | {
+        "name": hook.play,
+        "run_once": True,
+        "roles": [{"role": FIRST, "tags": tags}],
+        "tasks": [{"ansible.builtin.import_tasks": file, "run_once": False, "tags": tags} for file in files],
+    }
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _at(place: Path, config_dir: Path) -> Iterator[tuple[str, When, list[Path]]]:
+    """The files of each folder in *place*, which is called as a macro-step or a playbook is."""
+    folders = sorted(path for path in place.glob("*") if path.is_dir())
+    if not folders:
+        return
+    known = playbooks.by_name(config_dir)
+    mine = [path for name, path in known.items() if place.name in (name, playbooks.generic(name))]
+    if not mine:
+        hint = did_you_mean(place.name, (*playbooks.MACRO_STEPS, *known))
+        raise ConfigError(f"{place}: there is no macro-step and no playbook {place.name!r}.{hint}")
+    steps = dict.fromkeys(step for path in mine for step in playbooks.micro_steps(path, config_dir))
+    for folder in folders:
+        micro_step, _, rest = folder.name.partition(".")
+        when = rest.removesuffix(".d")
+        if when not in get_args(When) or not rest.endswith(".d"):
+            raise ConfigError(f"{folder}: expected MICRO-STEP.pre.d, MICRO-STEP.instead.d or MICRO-STEP.post.d.")
+        if micro_step not in steps:
+            hint = did_you_mean(micro_step, steps)
+            raise ConfigError(
+                f"{folder}: {place.name} has no micro-step {micro_step!r}; it has {', '.join(steps)}.{hint}"
+            )
+        yield micro_step, cast("When", when), _files(folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of tasks in *folder*, in the order of their names."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".yml", ".yaml"))
+    for path in files:
+        try:
+            tasks = yaml.load(path.read_text(encoding="utf-8"), _AnyTag)  # noqa: S506 - it makes no objects
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: it cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+            raise ConfigError(f"{path}: expected a list of Ansible tasks.")
+        if any("hosts" in task or "import_playbook" in task for task in tasks):
+            raise ConfigError(f"{path}: expected tasks, not plays; their nodes are those of the attempt.")
+    return files
+
+
+class _AnyTag(yaml.SafeLoader):
+    """Reads what Ansible has tags for, such as ``!vault``, as if it were empty."""
+
+
+_AnyTag.add_multi_constructor("!", lambda _loader, _tag, _node: None)
