@@ -68,7 +68,12 @@ def of(playbook: Path, config_dir: Path) -> tuple[Hook, ...]:
 
 def mistakes(config_dir: Path) -> Iterator[str]:
     """What is wrong in the folder of hooks, a line each."""
-    for place in sorted((config_dir / FOLDER).glob("*")):
+    try:
+        places = _inside(config_dir / FOLDER)
+    except ConfigError as error:
+        yield str(error)
+        return
+    for place in places:
         try:
             list(_at(place, config_dir))
         except ConfigError as error:
@@ -86,7 +91,7 @@ def write(run_dir: Path, playbook: Path, hooks: Sequence[Hook], left_out: Collec
     """
     used = {(each.micro_step, each.when): each for each in hooks if each.micro_step not in left_out}
     for folder in {path.parent for each in used.values() for path in each.files}:
-        shutil.copytree(folder, run_dir / _copy(folder), dirs_exist_ok=True)
+        shutil.copytree(folder, run_dir / _copy(folder), ignore_dangling_symlinks=True, dirs_exist_ok=True)
     plays = [part for play in playbooks.plays(playbook) for part in _parts(play, used)]
     written = run_dir / "playbook.yml"
     written.write_text(yaml.safe_dump(plays, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -145,7 +150,7 @@ def _play(hook: Hook, around: Mapping[str, Any]) -> dict[str, Any]:
 
 def _at(place: Path, config_dir: Path) -> Iterator[tuple[str, When, list[Path]]]:
     """The files of each folder in *place*, which is called as a macro-step or a playbook is."""
-    folders = sorted(path for path in place.glob("*") if path.is_dir())
+    folders = [path for path in _inside(place) if path.is_dir()]
     if not folders:
         return
     known = playbooks.by_name(config_dir)
@@ -167,9 +172,23 @@ def _at(place: Path, config_dir: Path) -> Iterator[tuple[str, When, list[Path]]]
         yield micro_step, cast("When", when), _files(folder)
 
 
+def _inside(folder: Path) -> list[Path]:
+    """What is in *folder*, if there is one, in the order of names; what is hidden is an editor's.
+
+    Raises:
+        ConfigError: it cannot be read: what is in it would be left out unnoticed.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}: let the account read it that runs deployments.") from error
+
+
 def _files(folder: Path) -> list[Path]:
     """The files of tasks in *folder*, in the order of their names."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".yml", ".yaml"))
+    files = [path for path in _inside(folder) if path.suffix in (".yml", ".yaml")]
     for path in files:
         try:
             tasks = yaml.load(path.read_text(encoding="utf-8"), _AnyTag)  # noqa: S506 - it makes no objects

@@ -37,6 +37,7 @@ def variables(request: Request) -> dict[str, Any]:
         "kadeploy_env": script_variables(request),
         "kadeploy_boot": {"kind": request.boot.kind, "level": reboot_level(request), "target": request.boot.target},
         "kadeploy_power": {"operation": request.power or "status", "level": request.boot.level},
+        "kadeploy_new_root": request.site.extraction_dir,
         "kadeploy_preinstalls": _archives(_preinstalls(request)),
         "kadeploy_admin_postinstalls": _archives(request.admin_postinstalls),
         "kadeploy_user_postinstalls": _archives(request.postinstalls),

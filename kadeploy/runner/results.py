@@ -168,7 +168,7 @@ def _worth_telling(outcome: Outcome) -> bool:
 
 
 def _status(result: Mapping[str, Any]) -> str:
-    return f"exit status {result['rc']}" if "rc" in result else ""
+    return f"exit status {result['rc']}" if result.get("rc") else ""
 
 
 def _last_line(result: Mapping[str, Any]) -> str:

@@ -49,6 +49,7 @@ PLAYS: Mapping[str, str] = {
     "kadeploy_env": "The variables of scripts.",
     "kadeploy_boot": "kind: none, deploy, deployed or custom; level of the first reboot; target: what must come up.",
     "kadeploy_power": "operation: on, off or status; level.",
+    "kadeploy_new_root": "Folder where the deployment partition is mounted, which the connection new_root enters.",
     "kadeploy_preinstalls": "Archives of pre-installs, each with path, kind and script.",
     "kadeploy_admin_postinstalls": "The cluster's post-installs, likewise.",
     "kadeploy_user_postinstalls": "The environment's post-installs, likewise.",
@@ -58,7 +59,7 @@ PLAYS: Mapping[str, str] = {
 }
 """Variables of the group ``kadeploy_nodes``."""
 
-PROMISED = frozenset({"kadeploy_wants", "kadeploy_env", "kadeploy_boot", "kadeploy_power"})
+PROMISED = frozenset({"kadeploy_wants", "kadeploy_env", "kadeploy_boot", "kadeploy_power", "kadeploy_new_root"})
 """Those of `PLAYS` that keep name and meaning, as all of `SCRIPTS` and `NODES` do; others are between our roles."""
 
 NODES: Mapping[str, str] = {

@@ -418,10 +418,11 @@ def test_hooks_of_the_site_are_ordinary_tasks_of_each_node_that_goes_on(
 
 
 def test_tasks_run_in_the_new_system_before_it_is_booted(light: Cluster, tgz: tuple[Environment, LocalImage]) -> None:
-    """The new system has the programs of the deployment system, the test's image none; its links are its own."""
+    """Wherever the site mounts it. It has the programs of the deployment system here, and links of its own."""
+    site = msgspec.structs.replace(light.configuration.site, extraction_dir="/mnt/new")
     borrowed = "for each in usr bin sbin lib lib64; do mkdir -p $each; mount --bind /$each $each; done"
     tasks = f"""
-- ansible.builtin.raw: cd /mnt/dest && mkdir -p proc sys dev tmp etc home/root && ln -s /home/root root && {borrowed}
+- ansible.builtin.raw: cd /mnt/new && mkdir -p proc sys dev tmp etc home/root && ln -s /home/root root && {borrowed}
 - connection: new_root
   block:
     - ansible.builtin.copy: {{content: "{{{{ inventory_hostname }}}}", dest: /etc/team, mode: '0600'}}
@@ -432,13 +433,13 @@ def test_tasks_run_in_the_new_system_before_it_is_booted(light: Cluster, tgz: tu
 """
     try:
         with hooks(light, {f"{DISK_PLAY}/mount_deploy_part.post.d/10": tasks}):
-            assert all_ok(light.play(DISK_PLAY, environment=tgz[0], options=NO_BOOTLOADER))
+            assert all_ok(light.play(DISK_PLAY, environment=tgz[0], options=NO_BOOTLOADER, site=site))
         for node in light.nodes:
-            assert light.on(node, "cat /mnt/dest/etc/team") == node
+            assert light.on(node, "cat /mnt/new/etc/team") == node
             assert (light.folder / "fetched" / node / "etc" / "team").read_text() == node
-        assert light.everywhere("grep -c ' /mnt/dest/proc ' /proc/mounts || true") == {"0\n"}
+        assert light.everywhere("grep -c ' /mnt/new/proc ' /proc/mounts || true") == {"0\n"}
     finally:
-        light.everywhere("umount -R /mnt/dest")
+        light.everywhere("umount -R /mnt/new")
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

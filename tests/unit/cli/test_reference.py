@@ -63,7 +63,7 @@ def test_every_variable_of_scripts_plays_and_nodes_has_a_meaning_and_no_other_ha
 
 
 PROMISED = """
-kadeploy_wants kadeploy_env kadeploy_boot kadeploy_power ansible_host ansible_port ansible_user
+kadeploy_wants kadeploy_env kadeploy_boot kadeploy_power kadeploy_new_root ansible_host ansible_port ansible_user
 ansible_ssh_private_key_file ansible_ssh_common_args ansible_host_key_checking CLUSTER ENV ENV_VERSION ENV_KERNEL
 ENV_INITRD ENV_KERNEL_PARAMS ENV_HYPERVISOR ENV_HYPERVISOR_PARAMS ENV_EXTRACTION_DIR OS_KIND BLOCK_DEVICE DEPLOY_PART
 DEPLOY_PART_NUM DEPLOY_PARTS PART_TYPE FS_TYPE MKFS_OPTIONS FS_TYPE_TMP MKFS_OPTIONS_TMP SWAP_PART SWAP_PART_NUM

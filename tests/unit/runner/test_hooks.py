@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from kadeploy.caller import Account, as_user
 from kadeploy.errors import ConfigError
 from kadeploy.runner import hooks
 from kadeploy.workflow import Attempt, GoesOn, Verdict
@@ -86,12 +90,16 @@ def test_a_task_that_fails_in_place_of_a_micro_step_has_the_name_of_that_and_its
   ansible.builtin.command: "{{ {'n-1': 'false', 'n-2': 'cat /nowhere'}[inventory_hostname] | default('true') }}"
 - name: Look at it
   ansible.builtin.assert: {that: inventory_hostname != 'n-3'}
+- name: See that it is enough
+  ansible.builtin.command: "true"
+  failed_when: inventory_hostname == 'n-4'
 """
     write(two.config, f"{NAME}/second.instead.d/10", tasks)
     assert {node: outcome.message for node, outcome in two.play(PLAY, name=NAME).items() if outcome.message} == {
         "n-1": f"{NAME}-second: Ask for a licence: exit status 1",
         "n-2": f"{NAME}-second: Ask for a licence: cat: /nowhere: No such file or directory",
         "n-3": f"{NAME}-second: Look at it: Assertion failed",
+        "n-4": f"{NAME}-second: See that it is enough: the task failed",
     }
 
 
@@ -161,6 +169,34 @@ def test_a_folder_of_no_macro_step_is_a_mistake_and_what_ansible_has_tags_for_is
     write(two.config, "BroadcastEnvChian/sync.post.d/10", "[]")
     (mistake,) = hooks.mistakes(two.config)
     assert "there is no macro-step and no playbook 'BroadcastEnvChian'. Did you mean BroadcastEnvChain?" in mistake
+
+
+def test_what_an_editor_keeps_beside_the_tasks_is_no_hook(two: Stage, tmp_path: Path) -> None:
+    write(two.config, f"{NAME}/first.pre.d/10", MARK.format(folder=tmp_path, name="mine"))
+    folder = two.config / "hooks" / NAME / "first.pre.d"
+    (folder / ".#10.yml").symlink_to("admin@controller.1234:1700000000")
+    (folder / ".20.yml").write_text("half a li")
+    (two.config / "hooks" / ".svn").mkdir()
+    assert two.play(PLAY, name=NAME)["n-1"].verdict is Verdict.OK
+    assert marks(tmp_path) == {"mine": list(NAMES)}
+    assert not list(hooks.mistakes(two.config))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("closed", [f"hooks/{NAME}/first.pre.d", f"hooks/{NAME}", "hooks"])
+def test_tasks_that_this_account_cannot_read_are_a_mistake_and_never_left_out_unnoticed(
+    two: Stage, open_folder: Path, closed: str
+) -> None:
+    config = open_folder / "config"
+    shutil.copytree(two.config, config)
+    (config / "playbooks" / f"{NAME}.yml").write_text(f"- hosts: kadeploy_nodes\n{PLAY}")
+    write(config, f"{NAME}/first.pre.d/10", "[]")
+    (config / closed).chmod(0o700)
+    entry = pwd.getpwnam("nobody")
+    with as_user(Account("nobody", entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))):
+        with pytest.raises(ConfigError, match=rf"/{closed}\b.*: Permission denied: let the account read it"):
+            hooks.of(config / "playbooks" / f"{NAME}.yml", config)
+        assert list(hooks.mistakes(config))
 
 
 def test_tasks_of_a_play_stay_at_its_ends_and_its_settings_are_those_of_hooks(two: Stage) -> None:

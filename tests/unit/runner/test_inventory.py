@@ -159,6 +159,11 @@ def test_nvme_partitions_are_named_as_linux_names_them() -> None:
     )
 
 
+def test_the_connection_to_the_new_system_enters_it_where_the_site_mounts_it(tmp_path: Path) -> None:
+    site = build.site(tmp_path, extraction_dir="/mnt/new")
+    assert variables(request(site=site))["kadeploy_new_root"] == "/mnt/new"
+
+
 def test_the_partition_table_gives_the_deployment_partition_the_environments_type() -> None:
     lines = partition_table(request(environment=environment(fdisktype="A5"))).splitlines()
     assert lines == [

@@ -107,8 +107,9 @@ def test_every_condition_is_computed_and_every_one_computed_is_used() -> None:
     assert set(re.findall(r"kadeploy_wants\.(\w+)", TEXT)) == wants(request()).keys()
 
 
-def test_every_variable_for_playbooks_is_used_by_one() -> None:
-    assert [name for name in variables(request()) if not re.search(rf"\b{name}\b", TEXT)] == []
+def test_every_variable_for_playbooks_is_used_by_one_or_by_a_connection() -> None:
+    connections = "\n".join(path.read_text() for path in OURS.glob("plugins/connection/*.py"))
+    assert [name for name in variables(request()) if not re.search(rf"\b{name}\b", TEXT + connections)] == []
 
 
 def test_every_role_carries_the_scripts_that_it_runs() -> None:
