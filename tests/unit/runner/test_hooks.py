@@ -95,11 +95,14 @@ def test_a_task_that_fails_in_place_of_a_micro_step_has_the_name_of_that_and_its
   failed_when: inventory_hostname == 'n-4'
 """
     write(two.config, f"{NAME}/second.instead.d/10", tasks)
-    assert {node: outcome.message for node, outcome in two.play(PLAY, name=NAME).items() if outcome.message} == {
+    messages = {node: outcome.message for node, outcome in two.play(PLAY, name=NAME).items()}
+    enough = messages.pop("n-4")  # an exit status of 0 is no reason; core 2.21 has words of its own
+    assert enough.startswith(f"{NAME}-second: See that it is enough: ")
+    assert ("failed" in enough, "exit status" in enough) == (True, False)
+    assert messages == {
         "n-1": f"{NAME}-second: Ask for a licence: exit status 1",
         "n-2": f"{NAME}-second: Ask for a licence: cat: /nowhere: No such file or directory",
         "n-3": f"{NAME}-second: Look at it: Assertion failed",
-        "n-4": f"{NAME}-second: See that it is enough: the task failed",
     }
 
 
