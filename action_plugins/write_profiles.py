@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ansible.errors import AnsibleError
 
 try:
     from kadeploy.microsteps import write_profiles
     from kadeploy.microsteps.action import BatchAction, Work
+    from kadeploy.microsteps.alone.profile import written
 except ImportError as error:
     raise AnsibleError(
         "kadeploy.core needs the Python package kadeploy beside Ansible: pip install kadeploy"
@@ -23,3 +26,7 @@ class ActionModule(BatchAction):
     def differences(self, work: Work) -> list[dict[str, str]]:
         """Profiles before and after."""
         return write_profiles.differences(work.args, work.request, work.members)
+
+    def alone(self, args: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+        """Write this host's, on the machine to which the task is delegated."""
+        return written(self, args, facts)

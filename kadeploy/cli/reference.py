@@ -237,7 +237,7 @@ def _role(path: Path) -> list[str]:
     spec = specification(path)
     own = {name: option for name, option in spec["options"].items() if not name.startswith("kadeploy_")}
     about = f"{plain(spec['short_description'])}{_told(path.name)}. [More](../../roles/{path.name}/README.md)"
-    return [f"### {path.name}", about, *([options(own)] if own else [])]
+    return [f"### {path.name}", about, *([options(own, "the request's")] if own else [])]
 
 
 def _told(name: str) -> str:
@@ -263,17 +263,29 @@ def of_step(name: str) -> list[str]:
     return [fact for fact in facts if fact]
 
 
-def options(spec: Mapping[str, Any]) -> str:
-    """A table of the variables of a role."""
-    return table(("variable", "meaning", "is", "one of", "default"), map(_option, spec, spec.values()))
+def needs_a_request(spec: Mapping[str, Any]) -> bool:
+    """Whether a role with these variables works in a play that has a request alone."""
+    return bool(spec["kadeploy_request_file"].get("required"))
 
 
-def _option(name: str, option: Mapping[str, Any]) -> tuple[str, ...]:
+def options(spec: Mapping[str, Any], required: str = "required") -> str:
+    """A table of the variables of a role, with that word for those that have no default."""
+    rows = (_option(name, option, required) for name, option in spec.items())
+    return table(("variable", "meaning", "is", "one of", "default"), rows)
+
+
+def _option(name: str, option: Mapping[str, Any], required: str) -> tuple[str, ...]:
     described = option["description"]
     meaning = described if isinstance(described, str) else " ".join(described)
     choices = " ".join(map(code, option.get("choices", ())))
-    default = "required" if option.get("required") else code(option["default"]) or "empty"
-    return code(name), plain(unmarked(meaning)), option["type"], choices, default
+    default = code(option["default"]) or "empty" if "default" in option else ""
+    return (
+        code(name),
+        plain(unmarked(meaning)),
+        option["type"],
+        choices,
+        required if option.get("required") else default,
+    )
 
 
 def unmarked(text: str) -> str:

@@ -10,11 +10,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kadeploy.cli.reference import code, of_step, options, plain, specification, table, unmarked
+from kadeploy.cli.reference import code, needs_a_request, of_step, options, plain, specification, table, unmarked
 from kadeploy.runner.variables import SCRIPTS
 
 MADE = "<!-- Made by `python -m kadeploy.cli.role_pages roles`: changes belong into meta/argument_specs.yml. -->"
 _SCRIPT_VARIABLE = re.compile(r"\bKADEPLOY_\w+")
+
+
+_ALONE = (
+    "A request tells all that it needs. In a play without one these variables do. A host that is as it shall be "
+    "already is left alone; check mode says what would be done, and diff how."
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,10 +49,13 @@ def _parts(role: Path) -> Iterator[str]:
     yield MADE
     yield f"{plain(spec['short_description'])}."
     yield from (plain(unmarked(paragraph)) for paragraph in spec["description"])
+    alone = not needs_a_request(spec["options"])
+    if alone:
+        yield _ALONE
     if told := of_step(role.name):
         yield f"As a micro-step: {'; '.join(told)}."
     yield "## Variables"
-    yield options(spec["options"])
+    yield options(spec["options"], "the request's, else required" if alone else "required")
     if used := _used(role):
         yield "Of the variables of scripts, in `kadeploy_env`, it uses:"
         yield table(("variable", "holds"), ((code(name), plain(SCRIPTS[name])) for name in used))

@@ -83,6 +83,8 @@ class BatchAction(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         facts = task_vars or {}
         try:
+            if "kadeploy_request_file" not in facts:
+                return result | self.alone(self._checked(), facts)
             return result | self._batch(facts, self._hosts(facts))
         except KadeployError as error:
             raise AnsibleActionFail(str(error)) from error
@@ -90,6 +92,19 @@ class BatchAction(ActionBase):  # type: ignore[misc]
     def prepare(self, args: dict[str, Any]) -> dict[str, Any]:
         """Complete checked arguments with what only Ansible can find (files of the role)."""
         return args
+
+    def alone(self, args: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Do it on this host, in a play that has no request; the result is that of an ordinary action.
+
+        Raises:
+            AnsibleActionFail: it cannot be done without one.
+        """
+        raise AnsibleActionFail("kadeploy_request_file is not set: give an inventory that is named *.kadeploy.yml.")
+
+    def _checked(self) -> dict[str, Any]:
+        _, args = self.validate_argument_spec(argument_spec=dict(self.arguments))
+        checked: dict[str, Any] = _plain(args)
+        return checked
 
     def differences(self, work: Work) -> list[dict[str, str]]:  # noqa: ARG002
         """How files on this machine are changed, for ``--diff``."""
@@ -117,8 +132,7 @@ class BatchAction(ActionBase):  # type: ignore[misc]
         if strangers := [host for host in hosts if host not in known]:
             raise AnsibleActionFail(f"Not in the request {asked.run_dir}: {fold(strangers)}. Nothing was done.")
         members = tuple(host for host in hosts if host not in out)
-        _, args = self.validate_argument_spec(argument_spec=dict(self.arguments))
-        work = Work(asked, self._begun(asked, facts), members, self.prepare(_plain(args)))
+        work = Work(asked, self._begun(asked, facts), members, self.prepare(self._checked()))
         differences = self.differences(work) if self._task.diff else []
         outcomes = {} if self._task.check_mode or not members else self._outcomes(work, facts, memory)
         lines = self._would(work) if self._task.check_mode else folded(outcomes, asked.options.debug)
@@ -219,12 +233,13 @@ def folded(outcomes: Mapping[str, Outcome], debug: bool = False) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """*value* without Ansible's tagged kinds of strings, dicts and lists, which nothing else can write down."""
+    """*value* without Ansible's tagged kinds of strings, numbers and the rest, which nothing else can write down."""
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_plain(each) for each in value]
-    return str(value) if isinstance(value, str) else value
+    plain = next((kind for kind in (str, bool, int, float) if isinstance(value, kind)), None)
+    return plain(value) if plain else value
 
 
 def _text(facts: dict[str, Any], name: str) -> str:

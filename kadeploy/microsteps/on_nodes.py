@@ -19,6 +19,7 @@ from kadeploy.workflow import Outcome, Verdict
 
 ARGUMENTS = {
     "script": {"type": "str"},
+    "look": {"type": "str"},
     "env": {"type": "dict", "default": {}},
     "stdin_file": {"type": "str"},
     "send": {

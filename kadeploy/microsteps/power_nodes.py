@@ -16,14 +16,21 @@ from kadeploy.workflow import Outcome
 ARGUMENTS = {
     "operation": {"type": "str", "required": True, "choices": ["reboot", "on", "off", "status"]},
     "level": {"type": "str", "default": "soft", "choices": ["soft", "hard", "very_hard"]},
+    "bmc": {"type": "str", "default": ""},
+    "driver": {"type": "str", "default": "ipmi", "choices": ["ipmi", "redfish"]},
+    "user": {"type": "str", "default": ""},
+    "password": {"type": "str", "default": "", "no_log": True},
+    "firmware": {"type": "str", "default": "bios", "choices": ["bios", "uefi"]},
+    "verify_tls": {"type": "bool", "default": True},
+    "timeout": {"type": "int", "default": 30},
 }
-"""As an Ansible argument specification."""
+"""As an Ansible argument specification; from `bmc` on, what only a host without a request needs."""
 
 
 _WORDS = {"reboot": "reboot", "on": "switch on", "off": "switch off", "status": "ask the BMC"}
 
 
-def what(args: Mapping[str, Any], _request: Request) -> str:
+def what(args: Mapping[str, Any], _request: Request | None = None) -> str:
     """``reboot (soft at first)``."""
     asks = args["operation"] == "status"
     return _WORDS[args["operation"]] + ("" if asks else f" ({args['level']} at first)")

@@ -19,6 +19,7 @@ from kadeploy.caller import account
 from kadeploy.checksums import Beginnings
 from kadeploy.config import server_files
 from kadeploy.environments.environment import Environment
+from kadeploy.environments.image import KINDS
 from kadeploy.errors import ConfigError, FileError
 from kadeploy.microsteps import site_command
 from kadeploy.microsteps.microstep import MicroStep, in_turn, on_held
@@ -29,8 +30,17 @@ from kadeploy.workflow import Outcome, Verdict
 
 ARGUMENTS = {
     "method": {"type": "str", "default": "chain", "choices": ["chain", "kastafior", "tree", "bittorrent", "custom"]},
+    "image": {"type": "str", "default": ""},
+    "kind": {"type": "str", "default": "tgz", "choices": [name for name, kind in KINDS.items() if kind.form != "fsa"]},
+    "sha256": {"type": "str", "default": ""},
+    "device": {"type": "str", "default": ""},
+    "folder": {"type": "str", "default": ""},
+    "user": {"type": "str", "default": "root"},
+    "private_key": {"type": "str", "default": ""},
+    "known_hosts": {"type": "str", "default": ""},
+    "port": {"type": "int", "default": chain.PORT},
 }
-"""As an Ansible argument specification."""
+"""As an Ansible argument specification; from `image` on, what only hosts without a request need."""
 
 RELAY = b"exec python3 -IS -"
 """What reads a relay's program; without `site`, which costs as much as Python itself: the relay needs no more."""
@@ -139,7 +149,7 @@ async def _chain(step: MicroStep, sending: _Sending, fanout: int = 1) -> Mapping
         return await step.remote.start(targets[member.name], RELAY, program)
 
     broadcast = await asyncio.to_thread(_broadcast, step, sending, fanout)
-    return _outcomes(await chain.send(broadcast, _members(step), start_relay, sending.progress))
+    return outcomes(await chain.send(broadcast, _members(step), start_relay, sending.progress))
 
 
 async def _bittorrent(step: MicroStep, sending: _Sending) -> Mapping[str, Outcome]:
@@ -153,7 +163,7 @@ async def _bittorrent(step: MicroStep, sending: _Sending) -> Mapping[str, Outcom
         return await step.remote.run(targets[member.name], program)
 
     address, broadcast = step.request.site.server_address, await asyncio.to_thread(_broadcast, step, sending)
-    return _outcomes(await bittorrent.send(broadcast, _members(step), run_on, address, progress=sending.progress))
+    return outcomes(await bittorrent.send(broadcast, _members(step), run_on, address, progress=sending.progress))
 
 
 def _members(step: MicroStep) -> list[chain.Member]:
@@ -190,7 +200,8 @@ def _beginnings(step: MicroStep, sending: _Sending) -> Beginnings:
         return files.beginnings(stream, file.size, file.sha256, cache)
 
 
-def _outcomes(receptions: Mapping[str, chain.Reception]) -> dict[str, Outcome]:
+def outcomes(receptions: Mapping[str, chain.Reception]) -> dict[str, Outcome]:
+    """How the nodes have ended for which a broadcast ended so."""
     return {name: _outcome(reception) for name, reception in receptions.items()}
 
 

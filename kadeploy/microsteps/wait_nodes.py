@@ -26,8 +26,12 @@ from kadeploy.workflow import Outcome, Verdict
 ARGUMENTS = {
     "target": {"type": "str", "default": "user", "choices": ["deploy", "user", "any"]},
     "kind": {"type": "str", "default": "classical", "choices": ["classical", "kexec"]},
+    "address": {"type": "str", "default": ""},
+    "port": {"type": "int", "default": 22},
+    "marker_port": {"type": "int", "default": 25300},
+    "timeout": {"type": "int", "default": 600},
 }
-"""As an Ansible argument specification."""
+"""As an Ansible argument specification; from `address` on, what only a host without a request needs."""
 
 
 SETTLE_AFTER_DEPLOYMENT = 2.0
@@ -40,7 +44,7 @@ That it is another one than the deployment system proves that it has booted.
 _WORDS = {"deploy": "the deployment system", "user": "the user's system", "any": "whatever system is booted"}
 
 
-def what(args: Mapping[str, Any], _request: Request) -> str:
+def what(args: Mapping[str, Any], _request: Request | None = None) -> str:
     """``wait for the deployment system``."""
     return f"wait for {_WORDS[args['target']]}"
 

@@ -17,8 +17,16 @@ from kadeploy.workflow import Outcome
 
 ARGUMENTS = {
     "boot": {"type": "str", "required": True, "choices": ["deploy", "deployed", "nfsroot", "custom"]},
+    "address": {"type": "str", "default": ""},
+    "folder": {"type": "str", "default": "/srv/tftp"},
+    "loader": {"type": "str", "default": "pxelinux", "choices": ["pxelinux", "grub", "ipxe"]},
+    "kernel": {"type": "str", "default": ""},
+    "initrd": {"type": "str", "default": ""},
+    "params": {"type": "str", "default": ""},
+    "device": {"type": "str", "default": "/dev/sda"},
+    "profile": {"type": "str", "default": ""},
 }
-"""As an Ansible argument specification."""
+"""As an Ansible argument specification; from `address` on, what only a host without a request needs."""
 _SHOW_SECRET = {"deploy", "nfsroot"}  # systems that let us in, and that we wait for
 
 

@@ -213,13 +213,15 @@ def seconds_left() -> float:
     return signal.getitimer(signal.ITIMER_REAL)[0]
 
 
+CHECK_LOGIN = "check its user and password, which the cluster file has under power, or the inventory of its host"
+"""What helps where a BMC does not let us in."""
 _ADVICE = (
     (r"cipher suite|(integrity|confidentiality|authentication) algorithm", "allow cipher suite 3 or 17 on the BMC"),
     (r"resources to create|login slots|session limit", "wait until other sessions have ended, or restart the BMC"),
     (r"privilege|unauthorized role", "give {user} the privilege level administrator on the BMC"),
     (
         r"password|unauthorized name|user ?name|integrity check|rakp4 integrity",
-        "check power.user and the password in the cluster file",
+        CHECK_LOGIN,
     ),
 )
 """What BMCs say → what helps; the first that fits."""

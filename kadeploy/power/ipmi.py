@@ -15,7 +15,18 @@ from pyghmi.ipmi.command import Command
 from pyghmi.ipmi.fru import FRU
 
 from kadeploy.errors import NotEnteredError
-from kadeploy.power.bmc import Credentials, Identity, Job, State, advice, follow, seconds_left, serve, words
+from kadeploy.power.bmc import (
+    CHECK_LOGIN,
+    Credentials,
+    Identity,
+    Job,
+    State,
+    advice,
+    follow,
+    seconds_left,
+    serve,
+    words,
+)
 
 _CHASSIS, _CHASSIS_CONTROL = 0x00, 0x02
 _CONTROLS: dict[Literal["off", "on", "reset", "shutdown"], int] = {"off": 0, "on": 1, "reset": 3, "shutdown": 5}
@@ -179,14 +190,9 @@ def _enter(credentials: Credentials, job: Job) -> Command:
 def _why_not_entered(job: Job, user: str, said: str, heard: bool) -> str:
     where = f"{job.address} port {job.port}"
     if said == "timeout" and not heard:
-        return (
-            f"nobody answers at {where}: check that the BMC has power and network, and its address in the cluster file"
-        )
+        return f"nobody answers at {where}: check that the BMC has power and network, and its address"
     if said == "timeout":
-        return (
-            f"the BMC at {where} answers, but stays silent when {user or 'nobody'} logs in: check power.user and the "
-            "password in the cluster file"
-        )
+        return f"the BMC at {where} answers, but stays silent when {user or 'nobody'} logs in: {CHECK_LOGIN}"
     return f"the BMC at {where} lets nobody in: {said}{advice(said, user)}"
 
 

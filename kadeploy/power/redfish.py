@@ -132,10 +132,7 @@ def _why_not_connected(said: str, job: Job) -> str:
             f"the BMC at {job.address} shows a certificate that this machine does not trust: have it signed by an "
             "authority that it trusts, or set power.verify_tls: false in the cluster file"
         )
-    return (
-        f"nobody answers at {job.address}: check that the BMC has power and network, and its address in the cluster "
-        "file"
-    )
+    return f"nobody answers at {job.address}: check that the BMC has power and network, and its address"
 
 
 if __name__ == "__main__":

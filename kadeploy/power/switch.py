@@ -37,7 +37,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError
 from kadeploy.power import bmc, command
 from kadeploy.power.bmc import Bmcs, Order
-from kadeploy.remote.fanout import TIMED_OUT, Credentials, Remote, Target, on_all
+from kadeploy.remote.fanout import TIMED_OUT, Credentials, Remote, Systems, Target, on_all
 from kadeploy.remote.window import window
 from kadeploy.workflow import Outcome, Verdict
 
@@ -100,6 +100,18 @@ async def switch(
             return replace(outcome, seconds=round(time.monotonic() - begun, 3))
 
         return await on_all(targets, job, site.windows.reboot, on_outcome)
+
+
+async def one(
+    power: Power, node: Node, login: Login, operation: PowerCommand, level: Level, *, uefi: bool, remote: Systems
+) -> Outcome:
+    """`switch` for a machine that no site knows, by its BMC; *uefi* is its firmware, which its BMC wants to know."""
+    target = Target(node.name, node.address, pinned=False)
+    async with bmc.connect(f"kadeploy.power.{power.driver}", bmc.credentials(power, "")) as bmcs:
+        driver = _Machines(power, uefi, bmcs, remote, {node.name: login})
+        if operation == "status":
+            return await driver.do(target, node, operation, level)
+        return await _escalate(driver, target, node, operation, level)
 
 
 async def _escalate(driver: Driver, target: Target, node: Node, operation: PowerCommand, level: Level) -> Outcome:
@@ -228,7 +240,7 @@ class _Machines:
     power: Power
     uefi: bool
     bmcs: Bmcs
-    remote: Remote
+    remote: Systems
     own: Mapping[str, Login]
     """Users and passwords of single nodes' BMCs."""
     shut: dict[str, bmc.Answer] = field(default_factory=dict)
@@ -239,7 +251,8 @@ class _Machines:
             outcome, note = await asyncio.gather(self._ssh(target, "reboot"), self._from_network(node, NETWORK_LIMIT))
             return replace(outcome, stderr=outcome.stderr + note)
         if not node.bmc:
-            return Outcome(Verdict.KO, f"{node.name} has no BMC address in the cluster file", 1)
+            missing = f"{node.name} has no BMC address: give it one in the cluster file, or its inventory"
+            return Outcome(Verdict.KO, missing, 1)
         if operation == "status":
             return await self._status(node)
         if (operation, level) == ("off", "soft"):

@@ -383,7 +383,7 @@ class Connections:
         except asyncssh.HostKeyNotVerifiable as error:
             raise UnreachableError(
                 f"ssh to {target}: its host key is not the known one: is it another system than the deployment system? "
-                "See its console, and ssh.host_key in site.yml."
+                f"See its console, and {self.credentials.host_key_setting}."
             ) from error
         except asyncssh.PermissionDenied as error:
             raise UnreachableError(
@@ -395,9 +395,7 @@ class Connections:
                 f"ssh to {target}: connection refused: is the deployment system up? See its console."
             ) from error
         except socket.gaierror as error:
-            raise UnreachableError(
-                f"ssh to {target}: {error.strerror}: check its address in the cluster file."
-            ) from error
+            raise UnreachableError(f"ssh to {target}: {error.strerror}: check its address.") from error
         except (asyncssh.Error, OSError) as error:
             raise UnreachableError(f"ssh to {target}: {_reason(error)}: see its console.") from error
 
@@ -519,16 +517,19 @@ def _options(credentials: Credentials, pinned: bool) -> asyncssh.SSHClientConnec
     try:
         key = asyncssh.read_private_key(credentials.private_key)
         known = asyncssh.import_public_key(credentials.host_key) if pinned and credentials.host_key else None
+        file = None if pinned else credentials.known_hosts
+        others = asyncssh.read_known_hosts(str(file)) if file else None
     except OSError as error:
         raise UnreachableError(
-            f"{credentials.private_key}: {error.strerror}: check ssh.private_key in site.yml."
+            f"{error.filename}: {error.strerror}: check {credentials.private_key_setting}."
         ) from error
     except asyncssh.KeyImportError as error:
-        raise UnreachableError(f"{error}: check ssh.private_key and ssh.host_key in site.yml.") from error
+        settings = f"{credentials.private_key_setting} and {credentials.host_key_setting}"
+        raise UnreachableError(f"{error}: check {settings}.") from error
     return asyncssh.SSHClientConnectionOptions(
         username=credentials.user,
         client_keys=[key],
-        known_hosts=([known], [], []) if known else None,
+        known_hosts=([known], [], []) if known else others,
         server_host_key_algs=[known.algorithm.decode()] if known and known.algorithm == b"ssh-ed25519" else (),
         agent_path=None,
         config=None,

@@ -48,6 +48,12 @@ class Credentials:
     user: str = "root"
     connect_timeout: float = 10.0
     """Seconds for the whole way from TCP to the authenticated session."""
+    known_hosts: Path | None = None
+    """File with the keys that targets show which are not pinned, as ssh(1) keeps them; None accepts any."""
+    private_key_setting: str = "ssh.private_key in site.yml"
+    """What to look at where *private_key* does not do."""
+    host_key_setting: str = "ssh.host_key in site.yml"
+    """What to look at where a target shows another key."""
 
     @classmethod
     def of(cls, site: Site) -> Credentials:
@@ -70,6 +76,23 @@ class Process(Protocol):
 
     def stderr(self) -> str:
         """Its standard error so far (head and tail)."""
+
+
+class Systems(Protocol):
+    """The nodes' own systems, as far as those who switch nodes and wait for them ask them; see `Remote`."""
+
+    @property
+    def taken(self) -> Mapping[str, str]:
+        """Nodes that were taken meanwhile, and why."""
+
+    async def run(self, target: Target, script: bytes, *, timeout: float = 0, disconnect_ok: bool = False) -> Outcome:
+        """Run a bash *script*."""
+
+    async def forget(self, targets: Iterable[Target]) -> None:
+        """Close the connections of nodes that are about to go down."""
+
+    def hold(self, names: Iterable[str]) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        """While it lasts, nodes are acted on by other ways than ssh."""
 
 
 class Remote(Protocol):

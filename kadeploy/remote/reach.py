@@ -25,7 +25,7 @@ from types import MappingProxyType
 
 from kadeploy import process
 from kadeploy.errors import UnreachableError
-from kadeploy.remote.fanout import Remote, Target
+from kadeploy.remote.fanout import Systems, Target
 from kadeploy.workflow import Outcome, Verdict
 
 PROBE_LIMIT = 1.0
@@ -263,7 +263,7 @@ AGE = b"cat /proc/uptime /proc/1/stat"
 """What a node is asked for `first_process_age`."""
 
 
-def booted_after(remote: Remote, begun: float, *, may_refuse: bool = False) -> Confirm:
+def booted_after(remote: Systems, begun: float, *, may_refuse: bool = False) -> Confirm:
     """Confirms that a node's system was started after *begun* (`time.monotonic`), by the age of its first process.
 
     The deployment system lets us in; a retry often reboots a node that is in it already. A user's system *may refuse*.
@@ -279,7 +279,7 @@ def booted_after(remote: Remote, begun: float, *, may_refuse: bool = False) -> C
     return confirm
 
 
-async def boot_age(remote: Remote, target: Target) -> float:
+async def boot_age(remote: Systems, target: Target) -> float:
     """Seconds since a node's system was started, by the age of its first process.
 
     Raises:
@@ -310,7 +310,7 @@ COMMAND_LINE = b"cat /proc/cmdline"
 """What a node is asked for the parameters that its kernel was booted with."""
 
 
-def shows(remote: Remote, parameter: Callable[[str], str]) -> Prove:
+def shows(remote: Systems, parameter: Callable[[str], str]) -> Prove:
     """Confirms that a node's kernel was booted with the *parameter* of that node."""
 
     async def prove(target: Target) -> str:

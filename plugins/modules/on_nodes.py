@@ -14,6 +14,8 @@ description:
   - The exit status of the script decides whether a node is OK. The last line of its standard error is the reason that
     people read.
   - The script finds the variables C(KADEPLOY_*) in its environment.
+  - Without a request it works as any action does, on one host over the connection that Ansible has to it, and its
+    result is that of M(ansible.builtin.script). O(window), O(pinned), O(breakpoint) and O(secret) do not count then.
 extends_documentation_fragment:
   - kadeploy.core.batch
 options:
@@ -21,6 +23,11 @@ options:
     description:
       - Name of a script in C(files/) of the role or beside the playbook. It is run with C(pipefail).
       - One of C(script) and C(send) is needed.
+    type: str
+  look:
+    description:
+      - Name of a script that tells how a host is, and behind a line that is the sign 0x1e, how it will be.
+      - Without a request, O(script) runs only where the two differ, and check mode and diff tell them.
     type: str
   env:
     description: More variables for the script. They arrive as they are, whatever signs are in them.

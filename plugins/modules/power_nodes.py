@@ -13,6 +13,8 @@ description:
   - Switches the nodes by IPMI, Redfish or commands of the site, as the configuration of their cluster says.
   - A level that fails, or that the cluster does not have, passes the node on to the next one.
   - Reboots stay within the reboot window of the site.
+  - Without a request it switches one host by its BMC, which the options name, and says in C(power) whether it is on. A
+    machine that is on or off as ordered is left alone, unless O(level) is V(very_hard).
 extends_documentation_fragment:
   - kadeploy.core.batch
 options:
@@ -26,6 +28,36 @@ options:
     type: str
     default: soft
     choices: [soft, hard, very_hard]
+  bmc:
+    description: Without a request, address of the BMC with or without a port, or its base URL.
+    type: str
+    default: ""
+  driver:
+    description: Without a request, the language of the BMC.
+    type: str
+    default: ipmi
+    choices: [ipmi, redfish]
+  user:
+    description: Without a request, user of the BMC.
+    type: str
+    default: ""
+  password:
+    description: Without a request, password of the BMC.
+    type: str
+    default: ""
+  firmware:
+    description: Without a request, firmware of the machine, which its BMC wants to know.
+    type: str
+    default: bios
+    choices: [bios, uefi]
+  verify_tls:
+    description: Without a request, whether the certificate of the BMC is checked.
+    type: bool
+    default: true
+  timeout:
+    description: Without a request, seconds that the BMC may take for an order.
+    type: int
+    default: 30
 """
 
 EXAMPLES = r"""

@@ -13,6 +13,8 @@ description:
   - Sends the image from node to node, and unpacks or writes it as it arrives. Nothing is stored on the way.
   - A node that dies is left out, and those behind it get what they lack from its neighbour.
   - Each node checks the SHA-256 of what has arrived.
+  - Without a request it goes to all hosts of the play, by ssh connections of its own. The result has those that have got
+    it in C(sent), and the others with the reason in C(ko).
 extends_documentation_fragment:
   - kadeploy.core.batch
 options:
@@ -21,6 +23,43 @@ options:
     type: str
     default: chain
     choices: [chain, kastafior, tree, bittorrent, custom]
+  image:
+    description: Without a request, a file of the controller.
+    type: str
+    default: ""
+  kind:
+    description: Without a request, what it is.
+    type: str
+    default: tgz
+    choices: [tgz, tbz2, txz, tar.zst, ddgz, ddbz2, ddxz, dd.zst]
+  sha256:
+    description: Without a request, its SHA-256, empty for any.
+    type: str
+    default: ""
+  device:
+    description: Without a request, device that it is written to.
+    type: str
+    default: ""
+  folder:
+    description: Without a request, folder that it is unpacked to.
+    type: str
+    default: ""
+  user:
+    description: Without a request, user of ssh.
+    type: str
+    default: root
+  private_key:
+    description: Without a request, its private key.
+    type: str
+    default: ""
+  known_hosts:
+    description: Without a request, file of the host keys that are expected, empty for any.
+    type: str
+    default: ""
+  port:
+    description: Without a request, TCP port of the relays.
+    type: int
+    default: 25310
 """
 
 EXAMPLES = r"""

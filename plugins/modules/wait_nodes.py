@@ -12,6 +12,8 @@ author: Kadeploy maintainers (@kadeploy)
 description:
   - Waits until the nodes answer by ssh, and are the system that is waited for.
   - The time-out of the cluster counts. A node that is late is KO, and told with what it was seen doing last.
+  - Without a request it waits for one host, which has booted when its first process is younger than the order of
+    M(kadeploy.core.power_nodes) or M(kadeploy.core.on_nodes) to reboot, or than this run of Ansible.
 extends_documentation_fragment:
   - kadeploy.core.batch
 options:
@@ -25,6 +27,22 @@ options:
     type: str
     default: classical
     choices: [classical, kexec]
+  address:
+    description: Without a request, address of the host.
+    type: str
+    default: ""
+  port:
+    description: Without a request, its ssh port.
+    type: int
+    default: 22
+  marker_port:
+    description: Without a request, port that the deployment system alone has open.
+    type: int
+    default: 25300
+  timeout:
+    description: Without a request, seconds for the boot.
+    type: int
+    default: 600
 """
 
 EXAMPLES = r"""

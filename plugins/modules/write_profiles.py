@@ -12,6 +12,7 @@ author: Kadeploy maintainers (@kadeploy)
 description:
   - Writes what the boot loader of each node reads next, in the folder that the boot server serves.
   - The loader is PXELINUX, GRUB or iPXE, as the configuration of the cluster says.
+  - Without a request it writes the profile of one host, on the machine to which the task is delegated.
 extends_documentation_fragment:
   - kadeploy.core.batch
 attributes:
@@ -23,6 +24,39 @@ options:
     type: str
     required: true
     choices: [deploy, deployed, nfsroot, custom]
+  address:
+    description: Without a request, IPv4 address of the machine, or a name that has one.
+    type: str
+    default: ""
+  folder:
+    description: Without a request, folder that is served over TFTP.
+    type: str
+    default: /srv/tftp
+  loader:
+    description: Without a request, boot loader of the machine.
+    type: str
+    default: pxelinux
+    choices: [pxelinux, grub, ipxe]
+  kernel:
+    description: Without a request, URL of the kernel.
+    type: str
+    default: ""
+  initrd:
+    description: Without a request, URL of its initrd.
+    type: str
+    default: ""
+  params:
+    description: Without a request, its parameters.
+    type: str
+    default: ""
+  device:
+    description: Without a request, partition that is booted, or a disk.
+    type: str
+    default: /dev/sda
+  profile:
+    description: Without a request, text of the profile.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""

@@ -284,7 +284,7 @@ def test_a_wrong_password_is_ko_and_the_message_tells_to_look_at_it(
         ),
         (0x0A, "Unauthorized role or privilege level requested: give kadeploy the privilege level administrator"),
         (0x11, "No Cipher suite match with proposed security algorithms: allow cipher suite 3 or 17 on the BMC"),
-        (None, "answers, but stays silent when kadeploy logs in: check power.user and the password"),
+        (None, "answers, but stays silent when kadeploy logs in: check its user and password"),
     ],
 )
 def test_why_a_bmc_lets_nobody_in_is_told_once_in_its_own_words_with_the_advice_that_fits(
@@ -305,7 +305,10 @@ def test_why_a_bmc_lets_nobody_in_is_told_once_in_its_own_words_with_the_advice_
 
 def test_a_node_without_a_bmc_is_ko(site: Site, ipmi: Power) -> None:
     outcome = switched(site, ipmi, addresses(""), "status")["n-1"]
-    assert outcome == replace(Outcome(KO, "n-1 has no BMC address in the cluster file", 1), seconds=outcome.seconds)
+    assert outcome == replace(
+        Outcome(KO, "n-1 has no BMC address: give it one in the cluster file, or its inventory", 1),
+        seconds=outcome.seconds,
+    )
 
 
 def test_the_password_is_in_no_argument_and_no_environment(

@@ -116,7 +116,9 @@ def test_every_role_carries_the_scripts_that_it_runs() -> None:
     """So that it can be used in a playbook of a site, or copied and changed there."""
     for role in sorted((OURS / "roles").iterdir()):
         tasks = (role / "tasks" / "main.yml").read_text()
-        assert {path.name for path in role.glob("files/*")} == set(re.findall(r"script: (\S+\.sh)", tasks)), role.name
+        assert {path.name for path in role.glob("files/*")} == set(re.findall(r"(?:script|look): (\S+\.sh)", tasks)), (
+            role.name
+        )
 
 
 def test_scripts_of_one_name_are_one_script() -> None:
