@@ -93,13 +93,19 @@ class Tool(typer.Typer):
         self.about = about
         self.aliases = aliases
         self.gone = {**GONE, **gone}
+        self._made: dict[str, Any] = {}
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[_Function], _Function]:
         """Decorate the function that does the work."""
         return super().command(name, cls=_Command, **settings)
 
     def made(self, name: str) -> Any:
-        """The application as the command *name*, to be run or described."""
+        """The application as the command *name*, to be run or described; it is made once, as that takes a while."""
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def _make(self, name: str) -> Any:
         command: Any = typer.main.get_command(self)
         command.spelt = (self.aliases, self.gone)
         command.help = self.summary

@@ -1,8 +1,9 @@
 """The tools as processes that begin where the imports of a fresh interpreter have ended: these are most of their time.
 
-``python -m tests.unit.forks SOCKET`` imports the tools once and forks a process for each `Call` that comes over the
-socket with three file descriptors. Each process has environment, folder and streams of its own, begins with ``main`` of
-the tool's console script, and ends as an interpreter does. Tests of the package run the installed scripts themselves.
+``python -m tests.unit.forks SOCKET`` imports the tools and makes their commands once, and forks a process for each
+`Call` that comes over the socket with three file descriptors. Each process has environment, folder and streams of its
+own, begins with ``main`` of the tool's console script, and ends as an interpreter does. Tests of the package run the
+installed scripts themselves.
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ def start(folder: Path) -> tuple[Forks, subprocess.Popen[bytes]]:
 
 def _serve(path: str) -> None:
     scripts = {each.name: each.load() for each in entry_points(group="console_scripts") if _is_ours(each.value)}
+    for name, function in scripts.items():
+        sys.modules[function.__module__].app.made(name)
     sys.path[0] = str(Path(sys.executable).parent)  # that of the scripts
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
