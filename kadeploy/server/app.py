@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.params import FromPath
-from litestar.types import ASGIApp
+from litestar.types import ASGIApp, Receive, Send
 
 from kadeploy.config.folder import Configuration
 from kadeploy.errors import (
@@ -56,6 +57,7 @@ class Site:
     """The site that is served, with what belongs to its configuration of the moment."""
 
     def __init__(self, configuration: Callable[[], Configuration]) -> None:
+        self.consoles, self.audit = Consoles(), Audit(configuration().site)
         self._configuration = configuration
         self._authenticator: tuple[Configuration, Authenticator] | None = None
 
@@ -83,48 +85,32 @@ class Site:
         return found
 
 
+_SITE = "kadeploy_site"
+"""Key of `Site` in the state of a request's scope."""
+
+
 def application(configuration: Callable[[], Configuration]) -> ASGIApp:
     """Serve the site that *configuration* tells at any time."""
-    site = Site(configuration)
+    site, resources = Site(configuration), _resources()
 
-    def caller(request: Request[Any, Any, Any]) -> Caller:
-        return site.caller(request)
+    async def answer(scope: Any, receive: Receive, send: Send) -> None:
+        scope["state"][_SITE] = site
+        await resources(scope, receive, send)
 
-    def served(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Served:
-        return Served(caller, site.configuration, request.scope["state"])
+    return Audited(answer, site.audit)
 
-    def refused(request: Request[Any, Any, Any], error: KadeployError) -> Response[Any]:
-        request.scope["state"][REASON] = str(error)
-        if not _is_ours(request):
-            return refusals.answer(error, _headers(site, error), request.method, request.url.path)
-        return Response(Refusal.of(error), status_code=status_of(error), headers=_headers(site, error))
 
-    consoles, audit = Consoles(), Audit(configuration().site)
-
-    @websocket("/v1/nodes/{node:str}/console")
-    async def console(socket: WebSocket[Any, Any, Any], node: FromPath[str]) -> None:
-        """The console of a node (see `kadeploy.server.consoles`)."""
-
-        async def noted(error: KadeployError | None) -> None:
-            socket.scope["state"] |= {THING: node, REASON: str(error or "")}
-            await asyncio.to_thread(note, audit, socket.scope, 101 if error is None else status_of(error))
-
-        try:
-            found = await asyncio.to_thread(site.caller, socket)
-        except KadeployError as error:
-            await noted(error)
-            await socket.close()  # before it is accepted: HTTP 403
-        else:
-            await consoles.serve(socket, found.user, node, site.configuration, noted)
-
-    app = Litestar(
-        route_handlers=[*CONTROLLERS, *ORIGINALS, console],
+@functools.cache
+def _resources() -> Litestar:
+    """What answers, for the site that a request's scope names; to make it takes a fifth of a second."""
+    return Litestar(
+        route_handlers=[*CONTROLLERS, *ORIGINALS, _console],
         dependencies={
-            "caller": Provide(caller, sync_to_thread=True),
-            "served": Provide(served, sync_to_thread=False),
+            "caller": Provide(_caller, sync_to_thread=True),
+            "served": Provide(_served, sync_to_thread=False),
         },
         exception_handlers={
-            KadeployError: refused,
+            KadeployError: _refused,
             HTTPException: _not_understood,
             RecursionError: _unreadable,
             UnicodeDecodeError: _unreadable,
@@ -136,7 +122,45 @@ def application(configuration: Callable[[], Configuration]) -> ASGIApp:
         plugins=[openapi.Refusals()],
         signature_types=[Served, Caller],
     )
-    return Audited(app, audit)
+
+
+def _site(connection: ASGIConnection[Any, Any, Any, Any]) -> Site:
+    site: Site = connection.scope["state"][_SITE]
+    return site
+
+
+def _caller(request: Request[Any, Any, Any]) -> Caller:
+    return _site(request).caller(request)
+
+
+def _served(request: Request[Any, Any, Any], caller: NamedDependency[Caller]) -> Served:
+    return Served(caller, _site(request).configuration, request.scope["state"])
+
+
+@websocket("/v1/nodes/{node:str}/console")
+async def _console(socket: WebSocket[Any, Any, Any], node: FromPath[str]) -> None:
+    """The console of a node (see `kadeploy.server.consoles`)."""
+    site = _site(socket)
+
+    async def noted(error: KadeployError | None) -> None:
+        socket.scope["state"] |= {THING: node, REASON: str(error or "")}
+        await asyncio.to_thread(note, site.audit, socket.scope, 101 if error is None else status_of(error))
+
+    try:
+        found = await asyncio.to_thread(site.caller, socket)
+    except KadeployError as error:
+        await noted(error)
+        await socket.close()  # before it is accepted: HTTP 403
+    else:
+        await site.consoles.serve(socket, found.user, node, site.configuration, noted)
+
+
+def _refused(request: Request[Any, Any, Any], error: KadeployError) -> Response[Any]:
+    headers = _headers(_site(request), error)
+    request.scope["state"][REASON] = str(error)
+    if not _is_ours(request):
+        return refusals.answer(error, headers, request.method, request.url.path)
+    return Response(Refusal.of(error), status_code=status_of(error), headers=headers)
 
 
 def _is_ours(request: Request[Any, Any, Any]) -> bool:

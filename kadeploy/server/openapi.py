@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -71,8 +72,9 @@ def _statuses(route: HTTPRoute) -> dict[int, ResponseSpec]:
     return {status: ResponseSpec(kind, False, text, form) for status, text in sorted(told.items())}
 
 
-def schema() -> dict[str, Any]:
-    """The schema of all resources (OpenAPI 3.1), made without a site."""
+@functools.cache
+def schema() -> Mapping[str, Any]:
+    """The schema of all resources (OpenAPI 3.1), made without a site, and once: that takes seconds."""
     app = Litestar(
         [*CONTROLLERS, *ORIGINALS],
         dependencies={
