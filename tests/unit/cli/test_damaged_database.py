@@ -106,19 +106,17 @@ DAMAGE = {
 COLUMNS = [(table._meta.table_name, column.column_name) for table in TABLES for column in table._meta.sorted_fields]
 
 
-@pytest.fixture
-def ready(site: Site, site_folder: Path, tmp_path: Path) -> Site:
-    """A site with rows in every table, several of each kind; what the tools name is in the first row."""
-    site_folder.joinpath("site.yml").open("a").write("demolishing: {threshold: 0, auto_tag: true}\n")
-    with (site_folder / "clusters" / "gdx.yml").open("a", encoding="utf-8") as file:
-        file.write("console: cat\npower: {driver: command, commands: {hard_off: 'true', status: 'false'}}\n")
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A database with rows in every table, several of each kind; what the tools name is in the first row."""
+    folder = tmp_path_factory.mktemp("furnished")
+    site, me = build.site(folder), caller().name
     connect(site)
-    me = caller().name
     for user in (me, "alice", "bob"):
         rights.add(site, user, ["gdx-1.site", HEALTHY], ["/dev/sda3", "*"], until=4_000_000_000)
-    (tmp_path / "image.tgz").write_bytes(build.packed("image"))
+    (folder / "image.tgz").write_bytes(build.packed("image"))
     for name in ("tiny", "small", HEALTHY):
-        image = Image(file=str(tmp_path / "image.tgz"), kind="tgz")
+        image = Image(file=str(folder / "image.tgz"), kind="tgz")
         environments.add(site, build.environment(name=name, image=image, visibility="shared"), caller())
     for rank, name in enumerate(("gdx-1.site", HEALTHY, "gdx-3.site")):
         nodes.set_state([name], "deployed", environments.find(site, me, Reference("tiny")), me)
@@ -128,6 +126,17 @@ def ready(site: Site, site_folder: Path, tmp_path: Path) -> Site:
     journal.begin(site, "D-ended", "deploy", me, None, {"gdx": ["gdx-4.site", HEALTHY]})
     journal.end("D-ended", [LogRow(hostname=name, success=True) for name in ("gdx-4.site", HEALTHY)])
     database.disconnect()
+    return file_of(site).read_bytes()
+
+
+@pytest.fixture
+def ready(site: Site, site_folder: Path, furnished: bytes) -> Site:
+    """A site with that database."""
+    site_folder.joinpath("site.yml").open("a").write("demolishing: {threshold: 0, auto_tag: true}\n")
+    with (site_folder / "clusters" / "gdx.yml").open("a", encoding="utf-8") as file:
+        file.write("console: cat\npower: {driver: command, commands: {hard_off: 'true', status: 'false'}}\n")
+    connect(site)
+    restore(site, furnished)
     return site
 
 
