@@ -31,6 +31,8 @@ from tests.unit.plays import write_play
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 SLEEPS = build.DUMMIES | {"SetDeploymentEnv": (Implementation(name="SetDeploymentEnvSleep"),)}
+GDX = build.NAMES[:2]
+"""Nodes of one cluster: each more is three more runs of ansible-playbook."""
 
 
 def heard(configuration: Configuration, wid: str) -> Iterator[Event]:
@@ -55,11 +57,11 @@ def test_it_goes_on_in_a_session_of_its_own(
     configuration: Configuration, environment: Environment, root: Account, site_folder: Path
 ) -> None:
     write_play(site_folder, "SetDeploymentEnvSleep", "  tasks:\n    - ansible.builtin.command: sleep 2\n")
-    wid = background.start(build.deploy_request(force_steps=SLEEPS), configuration.folder, root)
+    wid = background.start(build.deploy_request(nodes=GDX, force_steps=SLEEPS), configuration.folder, root)
     process = Workflow.get_by_id(wid).pid
     assert os.getsid(process) == process != os.getsid(0)
     assert Path(f"/proc/{process}/fd/0").readlink() == Path(f"/proc/{process}/fd/1").readlink() == Path(os.devnull)
-    assert sorted(last(configuration, wid).report.ok) == sorted(build.NAMES)
+    assert sorted(last(configuration, wid).report.ok) == sorted(GDX)
 
 
 def test_a_request_that_is_refused_raises_what_the_process_said(
@@ -97,10 +99,10 @@ def test_who_follows_it_waits_for_the_hook_at_its_end(
     word = site_folder / "done"
     with (site_folder / "site.yml").open("a", encoding="utf-8") as file:
         file.write(f"hooks: {{end_of_deployment: sh -c 'sleep 3; touch {word}'}}\n")
-    wid = background.start(build.deploy_request(), configuration.folder, root)
+    wid = background.start(build.deploy_request(nodes=GDX), configuration.folder, root)
     report = follow.attach(configuration.site, wid, lambda _: None, threading.Event())
     assert report is not None
-    assert sorted(report.ok) == sorted(build.NAMES)
+    assert sorted(report.ok) == sorted(GDX)
     assert word.exists()
 
 
@@ -108,9 +110,9 @@ def test_sigterm_ends_it_cleanly(
     configuration: Configuration, environment: Environment, root: Account, site_folder: Path
 ) -> None:
     write_play(site_folder, "SetDeploymentEnvSleep", "  tasks:\n    - ansible.builtin.command: sleep 1000\n")
-    wid = background.start(build.deploy_request(force_steps=SLEEPS), configuration.folder, root)
+    wid = background.start(build.deploy_request(nodes=GDX, force_steps=SLEEPS), configuration.folder, root)
     os.kill(Workflow.get_by_id(wid).pid, signal.SIGTERM)
-    assert sorted(last(configuration, wid).report.aborted) == sorted(build.NAMES)
+    assert sorted(last(configuration, wid).report.aborted) == sorted(GDX)
     assert {row.state for row in nodes.states(configuration.site)} == {"aborted"}
 
 
@@ -127,7 +129,7 @@ def broken_off(
     word = tmp_path / "go-on"
     task = f"  tasks:\n    - ansible.builtin.shell: until test -e {word}; do sleep 0.1; done\n"
     write_play(site_folder, "SetDeploymentEnvSleep", task)
-    wid = background.start(build.deploy_request(force_steps=SLEEPS), configuration.folder, root)
+    wid = background.start(build.deploy_request(nodes=GDX, force_steps=SLEEPS), configuration.folder, root)
     process = Workflow.get_by_id(wid).pid
     for name, what in (("one", "UPDATE ON progress"), ("two", "UPDATE ON workflows"), ("three", "INSERT ON log")):
         DB.execute_sql(f"CREATE TRIGGER {name} BEFORE {what} BEGIN SELECT RAISE(ABORT, 'out of order'); END")
@@ -155,7 +157,7 @@ def test_errors_are_kept_up_to_some_size_and_their_end_counts(
     configuration: Configuration, environment: Environment, root: Account, site_folder: Path
 ) -> None:
     write_play(site_folder, "SetDeploymentEnvSleep", "  tasks:\n    - ansible.builtin.command: sleep 1000\n")
-    wid = background.start(build.deploy_request(force_steps=SLEEPS), configuration.folder, root)
+    wid = background.start(build.deploy_request(nodes=GDX, force_steps=SLEEPS), configuration.folder, root)
     file, process = run_folder(configuration.site, wid) / controllers.ERRORS, Workflow.get_by_id(wid).pid
     assert Path(f"/proc/{process}/fd/2").readlink() == file
     with file.open("ab") as stream:

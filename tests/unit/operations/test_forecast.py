@@ -105,14 +105,14 @@ def test_it_only_goes_down_while_a_macro_step_lasts(known: Forecast) -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_rows_that_real_deployments_have_left_are_a_basis(
-    configuration: Configuration, environment: Environment, root: Account
+    configuration: Configuration, environment: Environment, root: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the recorder: of a recorded environment and of one that is only described."""
+    monkeypatch.setattr(forecast, "LEAST", 1)  # how many it takes is told by rows that nobody has to deploy for
     for described in (Recorded(name="tiny"), Described(environment=build.environment(image=environment.image))):
         asked = build.deploy_request(**BOTH, environment=described)
-        for _ in range(forecast.LEAST):
-            assert not forecast_of(admission.deploy(asked, configuration)).usual["gdx"]
-            assert launch.carry_out(asked, configuration, root, lambda _: None, threading.Event()).ok == GDX
+        assert not forecast_of(admission.deploy(asked, configuration)).usual["gdx"]
+        assert launch.carry_out(asked, configuration, root, lambda _: None, threading.Event()).ok == GDX
         found = forecast_of(admission.deploy(asked, configuration))
         assert set(found.usual["gdx"]) == {f"{step}Dummy" for step in STEPS}
         assert found.left(attempt("SetDeploymentEnv"), GDX, 0.0) is not None

@@ -193,6 +193,8 @@ def test_an_attempt_tells_where_a_node_is_when_what_led_there_was_not_written() 
 # --- real processes -------------------------------------------------------------------------------------------------
 
 SLEEPS = build.DUMMIES | {"BroadcastEnv": (Implementation(name="BroadcastEnvSleep"),)}
+GDX = build.NAMES[:2]
+"""Nodes of one cluster: each more is three more runs of ansible-playbook."""
 
 
 @pytest.fixture
@@ -226,8 +228,8 @@ def kill(wid: str, *, group: bool = False) -> None:
 @pytest.fixture
 def dead(configuration: Configuration, environment: Environment, root: Account, gate: Path) -> str:
     """The id of a deployment whose controller was killed in its second macro-step."""
-    wid = background.start(build.deploy_request(force_steps=SLEEPS), configuration.folder, root)
-    started(configuration, wid, "BroadcastEnv", 2)  # one for each cluster
+    wid = background.start(build.deploy_request(nodes=GDX, force_steps=SLEEPS), configuration.folder, root)
+    started(configuration, wid, "BroadcastEnv")
     kill(wid)
     return wid
 
@@ -285,7 +287,7 @@ def test_the_service_tries_again_what_could_not_go_on_at_first(
         while "does not go on" not in caplog.text:
             time.sleep(0.05)
         file.write_text(right)
-        assert sorted(last(configuration, dead).report.ok) == sorted(build.NAMES)
+        assert sorted(last(configuration, dead).report.ok) == sorted(GDX)
     finally:
         service.stop()
     assert len([line for line in caplog.messages if "does not go on" in line]) == 1, "and it is told once"
@@ -298,7 +300,7 @@ def test_an_attempt_whose_folder_is_there_before_it_was_told_gets_another_number
     gate.touch()
     (run_folder(configuration.site, dead) / "17-BroadcastEnvSleep").mkdir()
     background.resume(dead, configuration.folder)
-    assert sorted(last(configuration, dead).report.ok) == sorted(build.NAMES)
+    assert sorted(last(configuration, dead).report.ok) == sorted(GDX)
     assert (run_folder(configuration.site, dead) / "18-BroadcastEnvSleep").is_dir()
 
 
@@ -308,15 +310,15 @@ def test_a_workflow_that_dies_three_times_in_the_same_attempt_is_given_up(
 ) -> None:
     for times in (2, 3):
         background.resume(dead, configuration.folder)
-        started(configuration, dead, "BroadcastEnv", 2 * times)
+        started(configuration, dead, "BroadcastEnv", times)
         kill(dead, group=True)
     background.resume(dead, configuration.folder)
     report = last(configuration, dead).report
     assert set(report.ko.values()) == {"aborted: its controller has died 3 times within the same attempt"}
-    assert sorted(report.aborted) == sorted(build.NAMES)
+    assert sorted(report.aborted) == sorted(GDX)
     wait(Workflow.get_by_id(dead).pid)
     assert {row.state for row in nodes.states(configuration.site)} == {"aborted"}
-    assert (Claim.select().count(), Log.select().count()) == (0, len(build.NAMES))
+    assert (Claim.select().count(), Log.select().count()) == (0, len(GDX))
     assert Workflow.get_by_id(dead).state == "aborted"
 
 
@@ -334,7 +336,7 @@ def test_an_image_that_has_changed_meanwhile_is_not_sent(
 def test_nodes_that_another_workflow_has_taken_meanwhile_are_left_to_it(
     configuration: Configuration, dead: str, gate: Path
 ) -> None:
-    taken, *others = build.NAMES
+    taken, *others = GDX
     nodes.claim(configuration.site, [taken], "D-other", "bob", force=True)
     nodes.set_state([taken], "deploying", None, "bob")
     gate.touch()
@@ -360,8 +362,8 @@ def test_two_that_go_on_with_a_workflow_at_once_are_one(configuration: Configura
 
     with ThreadPoolExecutor(3) as pool:
         assert sum(pool.map(try_it, range(3))) == 1
-    assert sorted(last(configuration, dead).report.ok) == sorted(build.NAMES)
-    assert Log.select().count() == len(build.NAMES)
+    assert sorted(last(configuration, dead).report.ok) == sorted(GDX)
+    assert Log.select().count() == len(GDX)
 
 
 @sqlite_alone
@@ -369,7 +371,7 @@ def test_without_the_daemon_the_next_operation_ends_what_is_left(
     configuration: Configuration, environment: Environment, dead: str, root: Account, gate: Path
 ) -> None:
     gate.touch()
-    background.start(build.deploy_request(), configuration.folder, root)
+    background.start(build.deploy_request(nodes=GDX), configuration.folder, root)
     assert Workflow.get_by_id(dead).state == "aborted"
     with pytest.raises(OptionError, match=f"Workflow {dead} cannot go on: it runs, has ended"):
         resume.go_on(dead, configuration, lambda _event: None, threading.Event())
@@ -397,7 +399,7 @@ def test_a_reboot_goes_on_at_once_or_not_at_all(
     word = tmp_path / "go-on"
     task = f"  tasks:\n    - ansible.builtin.shell: until test -e {word}; do sleep 0.1; done\n"
     write_play(site_folder, "RebootSimple", task)
-    request = RebootRequest(user="root", nodes=build.NAMES, kind="simple_reboot")
+    request = RebootRequest(user="root", nodes=GDX, kind="simple_reboot")
     wid = background.start(request, configuration.folder, root)
     started(configuration, wid, "Reboot")
     kill(wid, group=True)
@@ -420,10 +422,10 @@ def test_a_reboot_goes_on_at_once_or_not_at_all(
 def test_cancel_ends_a_workflow_that_runs(
     configuration: Configuration, environment: Environment, root: Account, gate: Path
 ) -> None:
-    wid = background.start(build.deploy_request(force_steps=SLEEPS), configuration.folder, root)
+    wid = background.start(build.deploy_request(nodes=GDX, force_steps=SLEEPS), configuration.folder, root)
     started(configuration, wid, "BroadcastEnv")
     assert background.cancel(configuration.site, wid) == "stopping"
-    assert sorted(last(configuration, wid).report.aborted) == sorted(build.NAMES)
+    assert sorted(last(configuration, wid).report.aborted) == sorted(GDX)
     wait(Workflow.get_by_id(wid).pid)
     assert background.cancel(configuration.site, wid) == "ended"
 

@@ -108,7 +108,7 @@ def work(site: Site, configuration: Configuration, url: str, tmp_path: Path, roo
     (tmp_path / "web" / "image.tgz").write_bytes(IMAGE)
     described: Environment = build.environment(image=Image(file=f"{url}/image.tgz", kind="tgz"))
     environments.add(site, described, root)
-    return admission.deploy(build.deploy_request(), configuration)
+    return admission.deploy(build.deploy_request(nodes=build.NAMES[:2]), configuration)  # of one cluster
 
 
 def test_an_image_that_came_over_http_is_there_while_the_operation_runs_and_gone_afterwards(
