@@ -48,6 +48,8 @@ boot:
   http_url: http://127.0.0.1/
 almighty_users: {almighty}
 """
+STRANGE = ("SUDO_UID", "NO_COLOR", "COLUMNS", "LINES", "KADEPLOY_CLIENT", "KADEPLOY_SERVER")
+"""Variables of whoever runs the tests that the tools would mind."""
 CLUSTERS = {
     "gdx": """\
 nodes:
@@ -126,7 +128,7 @@ def site_folder(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPat
         (folder / "clusters" / f"{name}.yml").write_text(text, encoding="utf-8")
     monkeypatch.setenv("KADEPLOY_CONFIG_DIR", str(folder))
     monkeypatch.setenv("TZ", "UTC")
-    for name in ("SUDO_UID", "NO_COLOR", "COLUMNS", "LINES", "KADEPLOY_CLIENT", "KADEPLOY_SERVER"):
+    for name in STRANGE:
         monkeypatch.delenv(name, raising=False)
     return folder
 

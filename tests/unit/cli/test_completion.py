@@ -23,6 +23,7 @@ from kadeploy.errors import OptionError
 from kadeploy.lab.lab import MARKER, Lab
 from kadeploy.state import database, rights
 from kadeploy.state.tables import EnvironmentRow, Workflow
+from tests.unit.conftest import STRANGE
 
 HOSTILE = "$(touch pwned)"
 """A name that another user chose for a public environment, to run something in a shell that completes it."""
@@ -269,24 +270,32 @@ START = {
 }
 
 
-@pytest.fixture(params=START)
-def prompt(request: pytest.FixtureRequest, recorded: Site, tmp_path: Path) -> Iterator[Any]:
-    """A shell that has evaluated its script, and waits for keys."""
+@pytest.fixture(scope="module", params=START)
+def shell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A shell that has evaluated its script, which takes longer than what it is asked then."""
     options, script = START[request.param]
-    variables = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    home = tmp_path_factory.mktemp("home")
+    ours = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home), "TERM": "xterm"}
     terminal = pexpect.spawn(
         request.param.split()[0],
         options,
-        env=variables | {"TERM": "xterm"},
-        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name not in STRANGE} | ours,
+        cwd=home,
         encoding="utf-8",
         timeout=60,
         dimensions=(40, 200),
     )
-    terminal.sendline(f"{script}; echo rea''dy")
-    terminal.expect("ready")
+    terminal.sendline(script)
     yield terminal
     terminal.close(force=True)
+
+
+@pytest.fixture
+def prompt(shell: Any, recorded: Site, site_folder: Path, tmp_path: Path) -> Any:
+    """The shell in the test's folder, with the site of the test alone; it waits for keys."""
+    shell.sendline(f"cd {tmp_path}; export TZ=UTC KADEPLOY_CONFIG_DIR={site_folder}; echo '{tmp_path.name}' 'is ready'")
+    shell.expect_exact(f"{tmp_path.name} is ready")
+    return shell
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
