@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Have failures named as they happen."""
     if reporter := session.config.pluginmanager.getplugin("terminalreporter"):
         session.config.pluginmanager.register(_AtOnce(reporter))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: nobody looks through it for garbage again and again."""
+    gc.freeze()
 
 
 @dataclass(frozen=True)
