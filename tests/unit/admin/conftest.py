@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.admin.sound_site import served, sound, units
+from tests.unit.admin.sound_site import served, sound, sound_files, units
 
-__all__ = ["served", "sound", "units"]
+__all__ = ["served", "sound", "sound_files", "units"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -99,22 +100,33 @@ def key(path: Path) -> str:
     return path.with_name(f"{path.name}.pub").read_text()
 
 
+@pytest.fixture(scope="session")
+def sound_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is the same in all such sites, and takes longest to make: keys, an initrd that has them, boot loaders."""
+    folder = tmp_path_factory.mktemp("sound")
+    folder.chmod(0o755)
+    for name in ("keys", "tftp", "http"):
+        (folder / name).mkdir()
+    site_key, host_key = key(folder / "keys/site"), key(folder / "keys/host")
+    initrd(folder / "http/deploy-initrd", site_key, host_key)
+    loader_files.install(folder / "tftp", [loader_files.UNDIONLY, loader_files.PXELINUX], ADDRESS)
+    return folder
+
+
 @pytest.fixture
-def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoundSite:
+def sound(sound_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoundSite:
     """The site, whose boot server does not run."""
     folder = tmp_path / "site"
-    for name in ("clusters", "keys", "tftp", "http"):
-        (folder / name).mkdir(parents=True)
+    shutil.copytree(sound_files, folder, symlinks=True)
+    (folder / "clusters").mkdir()
     (folder / "state").mkdir(mode=0o700)
-    site_key, host_key = key(folder / "keys/site"), key(folder / "keys/host")
+    host_key = (folder / "keys/host.pub").read_text()
     (folder / "keys/bmc").write_text("secret\n")
     (folder / "keys/bmc").chmod(0o600)
     (folder / "boot.log").touch()
     (folder / "site.yml").write_text(yaml.safe_dump(_site(folder, " ".join(host_key.split()[:2]))))
     (folder / "clusters/gdx.yml").write_text(yaml.safe_dump(_cluster(folder)))
     (folder / "http/deploy-vmlinuz").write_bytes(KERNEL)
-    initrd(folder / "http/deploy-initrd", site_key, host_key)
-    loader_files.install(folder / "tftp", [loader_files.UNDIONLY, loader_files.PXELINUX], ADDRESS)
     for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o022)
     monkeypatch.setenv("KADEPLOY_CONFIG_DIR", str(folder))
