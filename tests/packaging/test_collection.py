@@ -74,9 +74,9 @@ def unpacked(artifact: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bare(installed: Path) -> Path:
+def bare(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment with Ansible, and without our package and its collection."""
-    folder = installed.parents[1] / "bare"
+    folder = tmp_path_factory.mktemp("bare")
     run(installed, sys.executable, "-m", "venv", "--without-pip", str(folder))
     (theirs,) = (installed.parent / "lib").glob("*/site-packages")
     (ours,) = (folder / "lib").glob("*/site-packages")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.packaging.package import shared_folder
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(1800)
 """The first test builds the wheel and installs all that it requires."""
@@ -33,15 +35,16 @@ def checkout(factory: pytest.TempPathFactory) -> Path:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of a virtual environment that holds the wheel and what it requires, nothing of the checkout.
 
-    It is made once in a process, whichever modules want it.
+    It is made once for all processes that test at a time, whichever modules want it, and nobody changes it.
     """
-    folder = tmp_path_factory.getbasetemp() / "wheel"
-    if not folder.exists():
-        folder.mkdir()
-        run(folder, sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(checkout(tmp_path_factory)))
-        run(folder, sys.executable, "-m", "venv", str(folder / "venv"))
-        (wheel,) = folder.glob("*.whl")
-        run(folder, str(folder / "venv/bin/pip"), "install", "--quiet", "--disable-pip-version-check", str(wheel))
+    with shared_folder(tmp_path_factory, "wheel") as folder:
+        if not (folder / "done").exists():
+            source = str(checkout(tmp_path_factory))
+            run(folder, sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), source)
+            run(folder, sys.executable, "-m", "venv", str(folder / "venv"))
+            (wheel,) = folder.glob("*.whl")
+            run(folder, str(folder / "venv/bin/pip"), "install", "--quiet", "--disable-pip-version-check", str(wheel))
+            (folder / "done").touch()
     return folder / "venv" / "bin"
 
 
