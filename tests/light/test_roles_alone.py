@@ -25,7 +25,6 @@ DISK = """
 - role: kadeploy.core.create_partition_table
   create_partition_table_device: /dev/sda
   create_partition_table_layout: "{{ layout }}"
-  create_partition_table_part: /dev/sda3
 - role: kadeploy.core.format_deploy_part
   format_deploy_part_device: /dev/sda2
   format_deploy_part_fstype: ext4

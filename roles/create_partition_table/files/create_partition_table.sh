@@ -41,9 +41,11 @@ partx -u "$disk" || partprobe "$disk"
 [ ! -x /etc/disk-links ] || /etc/disk-links
 if command -v udevadm > /dev/null; then udevadm settle --timeout=10 || true; fi
 
+[ -n "$KADEPLOY_DEPLOY_PART" ] || exit 0
 for ((tries = 0; tries < 50; tries++)); do
   [ -b "$KADEPLOY_DEPLOY_PART" ] && exit 0
   sleep 0.2
 done
-echo "$KADEPLOY_DEPLOY_PART did not appear after partitioning; is it in the layout of cluster $KADEPLOY_CLUSTER?" >&2
+whose=${KADEPLOY_CLUSTER:+ of cluster $KADEPLOY_CLUSTER}
+echo "$KADEPLOY_DEPLOY_PART did not appear after partitioning; is it in the layout$whose?" >&2
 exit 1
