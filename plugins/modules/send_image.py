@@ -13,8 +13,8 @@ description:
   - Sends the image from node to node, and unpacks or writes it as it arrives. Nothing is stored on the way.
   - A node that dies is left out, and those behind it get what they lack from its neighbour.
   - Each node checks the SHA-256 of what has arrived.
-  - Without a request it goes to all hosts of the play, by ssh connections of its own. The result has those that have got
-    it in C(sent), and the others with the reason in C(ko).
+  - Without a request it goes to all hosts of the play, by ssh connections of its own. The result has those that have
+    got it in C(sent), and the others with the reason in C(ko).
 extends_documentation_fragment:
   - kadeploy.core.batch
 options:
