@@ -265,7 +265,7 @@ def of_step(name: str) -> list[str]:
 
 def needs_a_request(spec: Mapping[str, Any]) -> bool:
     """Whether a role with these variables works in a play that has a request alone."""
-    return bool(spec["kadeploy_request_file"].get("required"))
+    return bool(spec.get("kadeploy_request_file", {"required": True}).get("required"))
 
 
 def options(spec: Mapping[str, Any], required: str = "required") -> str:
