@@ -39,6 +39,8 @@ ROUND = 1.0
 _BURST, _BETWEEN = 64, 0.02
 """Addresses that are asked at once, and seconds before the next ones are."""
 _CONNECT = 4.0
+_REDFISH, _ROOT = b"RedfishVersion", 1 << 16
+"""What the root of a Redfish service names, and bytes of it that are read."""
 _CAPABILITIES = bytes.fromhex("0600ff07 00 00000000 00000000 09 20 18 c8 81 00 38 8e 04 b5")
 """Get Channel Authentication Capabilities of this channel, for an administrator, outside of a session."""
 _RMCP = bytes.fromhex("0600ff07")
@@ -207,7 +209,7 @@ async def _with_redfish(wanted: Sequence[str], cluster: Cluster, window: int) ->
         async with slots:
             with suppress(OSError, TimeoutError, ssl.SSLError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(_CONNECT):
-                    return b"RedfishVersion" in await _root(_written(cluster, host))
+                    return _REDFISH in await _root(_written(cluster, host))
         return False
 
     found = await asyncio.gather(*map(answers, wanted))
@@ -225,7 +227,10 @@ async def _root(url: str) -> bytes:
     )
     try:
         writer.write(b"GET /redfish/v1/ HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % parts.netloc.encode())
-        return await reader.read(1 << 16)
+        said = b""
+        while _REDFISH not in said and len(said) < _ROOT and (more := await reader.read(_ROOT)):
+            said += more  # the body may come behind the header, and a BMC may leave the connection open
+        return said
     finally:
         writer.close()
 

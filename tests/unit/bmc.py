@@ -257,6 +257,8 @@ class Redfish:
     """Power state that it tells in any case."""
     refuses: tuple[int, str] | None = None
     """HTTP status and words with which orders are refused."""
+    pause: float = 0
+    """Seconds between the header of an answer and its body."""
     done: list[str] = field(default_factory=list)
     boot: dict[str, object] = field(default_factory=dict)
     """What it was told of its boot order."""
@@ -333,6 +335,7 @@ def redfish_liar() -> Iterator[Redfish]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            time.sleep(machine.pause)
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
