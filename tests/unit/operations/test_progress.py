@@ -51,7 +51,7 @@ async def broadcast(step):
     members = [chain.Member(name, f"127.0.0.{rank}", port) for rank, name in enumerate(step.members, 1)]
     image = chain.describe(Path(step.request.image.path), SINK, ring=1)
     progress = ProgressFile(Path(step.request.run_dir), image.size, len(members))
-    return send_image._outcomes(await chain.send(image, members, chain.start_local, progress))
+    return send_image.outcomes(await chain.send(image, members, chain.start_local, progress))
 
 
 class ActionModule(BatchAction):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from kadeploy.caller import Account, as_user
+from kadeploy.config import folder
 from kadeploy.errors import ConfigError
 from kadeploy.runner import hooks
 from kadeploy.workflow import Attempt, GoesOn, Verdict
@@ -188,9 +189,13 @@ def test_what_an_editor_keeps_beside_the_tasks_is_no_hook(two: Stage, tmp_path: 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 @pytest.mark.parametrize("closed", [f"hooks/{NAME}/first.pre.d", f"hooks/{NAME}", "hooks"])
 def test_tasks_that_this_account_cannot_read_are_a_mistake_and_never_left_out_unnoticed(
-    two: Stage, open_folder: Path, closed: str
+    two: Stage, open_folder: Path, closed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = open_folder / "config"
+    """The checkout of these tests may be root's alone: the account has a copy of ours."""
+    config, ours = open_folder / "config", open_folder / "ours"
+    for name in ("playbooks", "roles"):
+        shutil.copytree(folder.collection() / name, ours / name)
+    monkeypatch.setattr(folder, "collection", lambda: ours)
     shutil.copytree(two.config, config)
     (config / "playbooks" / f"{NAME}.yml").write_text(f"- hosts: kadeploy_nodes\n{PLAY}")
     write(config, f"{NAME}/first.pre.d/10", "[]")
