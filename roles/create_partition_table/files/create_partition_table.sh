@@ -37,15 +37,18 @@ old=$(
 
 printf '%s' "$KADEPLOY_PARTITION_TABLE" |
   sfdisk --quiet --no-reread --no-tell-kernel --force --wipe never --wipe-partitions never "$disk"
-partx -u "$disk" || partprobe "$disk"
+# partx leaves out what is where another partition was before, and says nothing; it is for nodes without the other.
+partprobe "$disk" 2> /dev/null || partx -u "$disk"
 [ ! -x /etc/disk-links ] || /etc/disk-links
 if command -v udevadm > /dev/null; then udevadm settle --timeout=10 || true; fi
 
-[ -n "$KADEPLOY_DEPLOY_PART" ] || exit 0
+wanted=${KADEPLOY_DEPLOY_PART:-$(partx -rgo NR "$disk" | sed "s,^,$first,")}
 for ((tries = 0; tries < 50; tries++)); do
-  [ -b "$KADEPLOY_DEPLOY_PART" ] && exit 0
+  missing=
+  for part in $wanted; do [ -b "$part" ] || missing=$part; done
+  [ -n "$missing" ] || exit 0
   sleep 0.2
 done
 whose=${KADEPLOY_CLUSTER:+ of cluster $KADEPLOY_CLUSTER}
-echo "$KADEPLOY_DEPLOY_PART did not appear after partitioning; is it in the layout$whose?" >&2
+echo "$missing did not appear after partitioning; is it in the layout$whose?" >&2
 exit 1
