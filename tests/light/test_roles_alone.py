@@ -49,6 +49,7 @@ DISK = """
 """
 FORMER = """
 for part in /dev/sda[0-9]*; do
+  [ -b $part ] || continue
   umount --all-targets --recursive $part 2>/dev/null || true
   ! grep -q "^$part " /proc/swaps || swapoff $part
   wipefs --quiet --all --force $part
