@@ -42,7 +42,7 @@ partprobe "$disk" 2> /dev/null || partx -u "$disk"
 [ ! -x /etc/disk-links ] || /etc/disk-links
 if command -v udevadm > /dev/null; then udevadm settle --timeout=10 || true; fi
 
-wanted=${KADEPLOY_DEPLOY_PART:-$(partx -rgo NR "$disk" | sed "s,^,$first,")}
+wanted=${KADEPLOY_DEPLOY_PART:-$({ partx -rgo NR "$disk" || true; } | sed "s,^,$first,")}
 for ((tries = 0; tries < 50; tries++)); do
   missing=
   for part in $wanted; do [ -b "$part" ] || missing=$part; done
