@@ -30,6 +30,7 @@ import msgspec
 from kadeploy.admin import archive, keeper
 from kadeploy.admin.archive import Folder, Manifest, Member, Source
 from kadeploy.caller import Account, as_user
+from kadeploy.config import installs
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError, OptionError
@@ -68,7 +69,7 @@ def named_files(configuration: Configuration) -> list[Path]:
     if service.https:
         found += [service.https.certificate, service.https.private_key, service.https.client_ca]
     for cluster in configuration.clusters.values():
-        archives = (*cluster.pre_installs, *cluster.post_installs)
+        archives = (*cluster.pre_installs, *installs.archives(cluster.post_installs))
         found += [cluster.power.password_file, *(each.file for each in archives)]
     paths = [configuration.folder.absolute() / each for each in found if each and "://" not in each]
     return list(dict.fromkeys(Path(os.path.normpath(each)) for each in paths))

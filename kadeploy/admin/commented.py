@@ -117,7 +117,7 @@ UNTOLD = {
     "Cluster.macro_steps": "For each macro-step its implementations in order of preference.",
     "Cluster.micro_retries": "Further tries per micro-step (by role name).",
     "Cluster.pre_installs": "Archives for before the image is sent.",
-    "Cluster.post_installs": "Archives for after the image is unpacked.",
+    "Cluster.post_installs": "What the new system is set up by, archives first: each is a file, a role or a playbook.",
     "Cluster.supported_filesystems": "File systems that the deployment system can make and mount.",
     "Cluster.kexec_dir": "Folder on the nodes for the kernel of BootNewEnvKexec.",
     "NodeRange.name": "Names: gdx-[1-100].",
@@ -157,6 +157,9 @@ UNTOLD = {
     "AdminArchive.file": "Path or URL.",
     "AdminArchive.kind": "How it is packed.",
     "AdminArchive.script": "Path in the archive of what is run; none: nothing.",
+    "PostInstall.file": "An archive: path or URL.",
+    "PostInstall.kind": "How it is packed.",
+    "PostInstall.script": "Path in the archive of what is run; none: nothing.",
 }
 """Meanings of fields that have no docstring; one that gets a docstring is to leave this table."""
 
@@ -243,7 +246,10 @@ EXAMPLES: dict[str, Any] = {
     "Service.front_ends": [{"sources": ["10.1.0.4", "10.2.0.0/16"], "header": "X-Remote-Ident"}],
     "Inventory.source": "/etc/ansible/hosts.yml",
     "Cluster.pre_installs": [{"file": "/srv/kadeploy/admin-pre.tgz", "kind": "tgz", "script": "run.sh"}],
-    "Cluster.post_installs": [{"file": "/srv/kadeploy/admin-post.tgz", "kind": "tgz", "script": "run.sh"}],
+    "Cluster.post_installs": [
+        {"file": "/srv/kadeploy/admin-post.tgz", "kind": "tgz", "script": "run.sh"},
+        {"role": "motd", "where": "new_root", "vars": {"motd_text": "Welcome"}},
+    ],
     "Cluster.hardware": [
         {
             "nodes": "gdx-[1-2]",

@@ -12,6 +12,7 @@ import msgspec
 
 from kadeploy.config.file import Struct
 from kadeploy.config.hardware import Hardware
+from kadeploy.config.installs import AdminArchive, PostInstall
 from kadeploy.config.inventory import Inventory
 from kadeploy.config.pairing import extremes, paired
 from kadeploy.config.partition import Partition, layout_wrong, partition_device, split_partition
@@ -24,7 +25,6 @@ from kadeploy.config.rules import (
     BootFile,
     BroadcastCommand,
     Count,
-    FileOrUrl,
     FileSystem,
     FolderOnNode,
     Line,
@@ -42,7 +42,6 @@ from kadeploy.config.rules import (
 )
 from kadeploy.config.site import Site
 from kadeploy.config.timeouts import evaluate_timeout
-from kadeploy.environments.image import ArchiveKind
 from kadeploy.errors import NodeListError, OptionError, PairingError
 from kadeploy.hints import did_you_mean
 
@@ -188,14 +187,6 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     kexec: str = "60"
 
 
-class AdminArchive(Struct, frozen=True, kw_only=True):
-    """An archive of the administrator unpacked in *rambin_dir*, and the script in it that is run."""
-
-    file: FileOrUrl
-    kind: ArchiveKind = "tgz"
-    script: str = "none"
-
-
 class Implementation(Struct, frozen=True, kw_only=True, rename={"name": "implementation"}):
     """One way to do a macro-step: tried ``1 + retries`` times, each at most *timeout* seconds (0: no limit)."""
 
@@ -273,7 +264,7 @@ class Cluster(Struct, frozen=True, kw_only=True):
     """Seconds per micro-step (by role name) in place of what the role says itself, 0 for no limit."""
     micro_retries: dict[str, Count] = {}
     pre_installs: tuple[AdminArchive, ...] = ()
-    post_installs: tuple[AdminArchive, ...] = ()
+    post_installs: tuple[PostInstall, ...] = ()
     supported_filesystems: tuple[FileSystem, ...] = OUR_FILE_SYSTEMS
     kexec_dir: FolderOnNode = "/dev/shm/kexec"  # noqa: S108 - a folder on the nodes
     broadcast_command: BroadcastCommand = ""

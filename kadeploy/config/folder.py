@@ -116,7 +116,7 @@ def _trusted(folder: Path) -> Iterator[tuple[Path, bool]]:
     """What a configuration consists of, and whether nobody but its owner can put another in its place (sticky)."""
     yield from ((path, True) for path in folder.parents)
     yield folder, False
-    for name in ("site.yml", "clusters", "playbooks", "roles"):
+    for name in ("site.yml", "clusters", "playbooks", "roles", "hooks", "action_plugins", "connection_plugins"):
         yield folder / name, False
         yield from ((path, False) for path in sorted((folder / name).rglob("*")))
 

@@ -36,7 +36,7 @@ from kadeploy.operations.requests import (
 )
 from kadeploy.operations.work import States, Work, run_folder
 from kadeploy.power.switch import LEVELS
-from kadeploy.runner import hooks, inventory, playbooks
+from kadeploy.runner import hooks, inventory, playbooks, post_installs
 from kadeploy.runner.request import Assignment, NextBoot, Options, RequestNode, profile_sources
 from kadeploy.state import environments, journal
 from kadeploy.state.nodes import NO_ENVIRONMENT, State
@@ -392,12 +392,14 @@ class _Parts:
         """All of it together.
 
         Raises:
-            ConfigError: a hook of what it goes through is malformed.
+            ConfigError: a hook or a post-install of what it goes through is malformed.
         """
         known = playbooks.by_name(self.configuration.folder)
         used = {way.name for steps in plans.values() for _, ways in steps for way in ways}
         for name in used & known.keys():
             hooks.of(known[name], self.configuration.folder)
+            for assignment in assignments.values():
+                post_installs.of(known[name], assignment)
         first = next(iter(assignments.values()))
         return Work(
             wid=first.wid,

@@ -12,7 +12,7 @@ from kadeploy.nodeset import fold
 from kadeploy.operations import custom, plan, staging
 from kadeploy.operations.sources import Sources
 from kadeploy.operations.work import Work
-from kadeploy.runner import hooks, inventory, playbooks
+from kadeploy.runner import hooks, inventory, playbooks, post_installs
 from kadeploy.runner.player import find
 from kadeploy.runner.request import Assignment, profile_sources
 from kadeploy.workflow import Plan
@@ -41,14 +41,14 @@ def _details(assignment: Assignment, asked: Assignment, steps: Plan) -> list[str
 
 
 def _hooks(assignment: Assignment, steps: Plan) -> list[str]:
-    """The site's own tasks, and where they run; those of micro-steps that are left out do not."""
+    """The site's own tasks and post-installs, and where they run; those of micro-steps that are left out do not."""
     config_dir, wants = Path(assignment.config_dir), inventory.wants(assignment)
     known = [path for _, ways in steps for way in ways if (path := find(way.name, config_dir))]
     return [
-        f"hook {_WORDS[each.when]} {each.implementation}:{each.micro_step}: {', '.join(map(str, each.files))}"
+        f"{each.called} {_WORDS[each.when]} {each.implementation}:{each.micro_step}: {', '.join(map(str, each.files))}"
         for path in known
-        for each in hooks.of(path, config_dir)
-        if each.micro_step not in playbooks.left_out(path, wants)
+        for each in (*post_installs.of(path, assignment), *hooks.of(path, config_dir))
+        if not each.is_left_out(playbooks.left_out(path, wants))
     ]
 
 

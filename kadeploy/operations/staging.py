@@ -16,7 +16,7 @@ import msgspec
 from kadeploy import caller, files
 from kadeploy.boot import kernels, uploads
 from kadeploy.caller import Account
-from kadeploy.config.cluster import AdminArchive
+from kadeploy.config.installs import AdminArchive, archives
 from kadeploy.config.site import Site
 from kadeploy.environments import soundness
 from kadeploy.environments.environment import Archive, Environment, Image
@@ -223,7 +223,7 @@ def _with_environment(assignment: Assignment, files_of: _Files) -> Assignment:
         preinstall=_preinstall(assignment, environment, files_of),
         postinstalls=tuple(_postinstall(assignment, environment, each, files_of) for each in environment.postinstalls),
         admin_preinstalls=tuple(_admin(assignment, archive, files_of) for archive in cluster.pre_installs),
-        admin_postinstalls=tuple(_admin(assignment, archive, files_of) for archive in cluster.post_installs),
+        admin_postinstalls=tuple(_admin(assignment, each, files_of) for each in archives(cluster.post_installs)),
     )
 
 

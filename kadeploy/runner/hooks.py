@@ -8,7 +8,7 @@ put together from them and the implementation's own, whose plays are parted at t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -42,14 +42,48 @@ class Hook:
         return self.micro_step if self.when == "instead" else tag(self.micro_step, self.when)
 
     @property
+    def called(self) -> str:
+        """What it is, for people."""
+        return "hook"
+
+    @property
     def play(self) -> str:
         """Name of the play in which they run."""
         return f"{self.implementation}-{tag(self.micro_step, self.when)}"
+
+    def is_left_out(self, micro_steps: frozenset[str]) -> bool:
+        """Whether it does not run where *micro_steps* do not."""
+        return self.micro_step in micro_steps
+
+    def bring(self, run_dir: Path) -> None:
+        """Copy what its folders hold into *run_dir*, where it has them under their own names."""
+        for folder in {path.parent for path in self.files}:
+            shutil.copytree(folder, run_dir / _copy(folder), ignore_dangling_symlinks=True, dirs_exist_ok=True)
+
+    def plays(self, run_dir: Path, around: Mapping[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG002 - others write
+        """What runs it, with the settings of the play *around* it.
+
+        Who has been KO before is left out by a role that asks once for all nodes; the tasks are for each node.
+        """
+        mine = tags(self.micro_step, self.when)
+        files = [str(_copy(path.parent) / path.name) for path in self.files]
+        play = {key: value for key, value in around.items() if key not in WORK} | {
+            "name": self.play,
+            "run_once": True,
+            "roles": [{"role": FIRST, "tags": mine}],
+            "tasks": [{"ansible.builtin.import_tasks": file, "run_once": False, "tags": mine} for file in files],
+        }
+        return [play]
 
 
 def tag(micro_step: str, when: When) -> str:
     """A tag of the tasks of a hook; they have that of the micro-step as well."""
     return f"{micro_step}.{when}"
+
+
+def tags(micro_step: str, when: When) -> list[str]:
+    """All tags of such tasks."""
+    return [tag(micro_step, when), micro_step]
 
 
 def of(playbook: Path, config_dir: Path) -> tuple[Hook, ...]:
@@ -80,22 +114,38 @@ def mistakes(config_dir: Path) -> Iterator[str]:
             yield str(error)
 
 
-def write(run_dir: Path, playbook: Path, hooks: Sequence[Hook], left_out: Collection[str]) -> Path:
+def write(run_dir: Path, playbook: Path, hooks: Sequence[Hook], left_out: frozenset[str]) -> Path:
     """Write the playbook of an attempt: *playbook* with *hooks*, but those of micro-steps that are *left_out*.
 
-    What the folders of hooks hold is copied into *run_dir*, which tells what has run and can be carried elsewhere.
+    Those of one place run in their order. What they consist of is copied into *run_dir*, which tells what has run and
+    can be carried elsewhere.
 
     Raises:
         ConfigError: *playbook* is none.
         OSError: it cannot be written.
     """
-    used = {(each.micro_step, each.when): each for each in hooks if each.micro_step not in left_out}
-    for folder in {path.parent for each in used.values() for path in each.files}:
-        shutil.copytree(folder, run_dir / _copy(folder), ignore_dangling_symlinks=True, dirs_exist_ok=True)
-    plays = [part for play in playbooks.plays(playbook) for part in _parts(play, used)]
+    used: dict[tuple[str, When], list[Hook]] = {}
+    for each in hooks:
+        if not each.is_left_out(left_out):
+            each.bring(run_dir)
+            used.setdefault((each.micro_step, each.when), []).append(each)
+    plays = [part for play in playbooks.plays(playbook) for part in _parts(play, used, run_dir)]
     written = run_dir / "playbook.yml"
-    written.write_text(yaml.safe_dump(plays, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    written.write_text(as_yaml(plays), encoding="utf-8")
     return written
+
+
+def as_yaml(plays: Sequence[Mapping[str, Any]]) -> str:
+    """Text of a playbook; the dumper names nothing twice (by an alias), which people would have to look up."""
+    return yaml.dump(list(plays), Dumper=_Plain, sort_keys=False, allow_unicode=True)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what is there twice as often."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - of no object
+        """Whether *data* has no name of its own in the text."""
+        return True
 
 
 def _copy(folder: Path) -> Path:
@@ -105,44 +155,31 @@ def _copy(folder: Path) -> Path:
 
 _FIRST_ONLY = frozenset({"pre_tasks"})
 _LAST_ONLY = frozenset({"tasks", "post_tasks"})
-_WORK = _FIRST_ONLY | _LAST_ONLY | {"roles", "handlers"}
+WORK = _FIRST_ONLY | _LAST_ONLY | {"roles", "handlers"}
 """What a play does; all else says how."""
 
 
-def _parts(play: Mapping[str, Any], hooks: Mapping[tuple[str, When], Hook]) -> Iterator[dict[str, Any]]:
+def _parts(
+    play: Mapping[str, Any], hooks: Mapping[tuple[str, When], Sequence[Hook]], run_dir: Path
+) -> Iterator[dict[str, Any]]:
     """One play as several: hooks between the roles in front of them and the roles behind."""
     groups: list[list[Any] | Hook] = [[]]
     for entry in play.get("roles") or ():
         for when in get_args(When):
-            hook = hooks.get((playbooks.role(entry), when))
-            if hook:
-                groups += [hook, []]
+            here = hooks.get((playbooks.role(entry), when), ())
+            if here:
+                groups += [*here, []]
             elif when == "instead":
                 cast("list[Any]", groups[-1]).append(entry)
     last = len(groups) - 1
     for place, group in enumerate(groups):
         if isinstance(group, Hook):
-            yield _play(group, play)
+            yield from group.plays(run_dir, play)
             continue
         others = (_FIRST_ONLY if place else frozenset()) | (_LAST_ONLY if place < last else frozenset())
         part = {key: value for key, value in play.items() if key not in others} | {"roles": group}
         if group or part.keys() & (_FIRST_ONLY | _LAST_ONLY):
             yield part
-
-
-def _play(hook: Hook, around: Mapping[str, Any]) -> dict[str, Any]:
-    """The play of a hook, with the settings of the play *around* it.
-
-    Who has been KO before is left out of it by a role that asks once for all nodes; its tasks are for each node.
-    """
-    tags = [tag(hook.micro_step, hook.when), hook.micro_step]
-    files = [str(_copy(path.parent) / path.name) for path in hook.files]
-    return {key: value for key, value in around.items() if key not in _WORK} | {
-        "name": hook.play,
-        "run_once": True,
-        "roles": [{"role": FIRST, "tags": tags}],
-        "tasks": [{"ansible.builtin.import_tasks": file, "run_once": False, "tags": tags} for file in files],
-    }
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def wants(request: Assignment) -> dict[str, bool]:
     key = bool(options.authorized_keys)
     is_tar = environment is not None and environment.image.is_tar
     multipart = environment is not None and environment.multipart
-    mountable = _mountable(request)
+    mountable = is_mountable(request)
     partitioned = request.partition is not None
     cut = partitioned and not multipart  # of several partitions nobody knows which are free
     swap, tmp = disk.number("swap"), disk.number("tmp")
@@ -99,7 +99,7 @@ def wants(request: Assignment) -> dict[str, bool]:
     }
 
 
-def _mountable(request: Assignment) -> bool:
+def is_mountable(request: Assignment) -> bool:
     """The deployment system can mount what was deployed (a whole-device image has no single file system)."""
     environment = request.environment
     if environment is None:

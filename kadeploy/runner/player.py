@@ -30,7 +30,8 @@ from kadeploy.config.folder import collection, places
 from kadeploy.events import Listener, Progress
 from kadeploy.remote import broker, reach
 from kadeploy.remote.fanout import Credentials, Target, on_all
-from kadeploy.runner import custom, hooks, inventory, known_hosts, playbooks, request, roles
+from kadeploy.runner import custom, hooks, inventory, known_hosts, playbooks, post_installs, request, roles
+from kadeploy.runner.hooks import Hook
 from kadeploy.runner.request import Assignment, Request, RequestNode
 from kadeploy.runner.results import Reading
 from kadeploy.workflow import Again, Attempt, Outcome, Verdict
@@ -94,7 +95,7 @@ class Player:
         """
         config_dir = Path(self.assignment.config_dir)
         playbook = find(attempt.implementation, config_dir)
-        if playbook is None or (playbooks.is_ours(playbook, config_dir) and not hooks.of(playbook, config_dir)):
+        if playbook is None or (playbooks.is_ours(playbook, config_dir) and not self._own(playbook)):
             return self._perform(attempt, nodes)
         with self.hold(nodes):
             return self._perform(attempt, tuple(node for node in nodes if node not in self.taken))
@@ -108,7 +109,7 @@ class Player:
         config_dir = Path(this.config_dir)
         playbook = find(attempt.implementation, config_dir)
         left_out = playbooks.left_out(playbook, inventory.wants(this)) if playbook else frozenset()
-        own = hooks.of(playbook, config_dir) if playbook else ()
+        own = self._own(playbook) if playbook else ()
         if playbook:
             replaced = {each.micro_step for each in own if each.when == "instead"}
             this = _with_operations(this, playbooks.micro_steps(playbook, config_dir), left_out | replaced)
@@ -119,8 +120,9 @@ class Player:
         settings = environment(this)
         played = hooks.write(folder, playbook, own, left_out) if own else playbook
         done = _done(playbook, attempt, config_dir)
-        _furnish(folder, done)
-        _write_command(folder, settings, source, played, done, this.site.network_namespace, many=len(nodes) > MANY)
+        skipped = done if own else ("always", *done)
+        _furnish(folder, skipped)
+        _write_command(folder, settings, source, played, skipped, this.site.network_namespace, many=len(nodes) > MANY)
         steps = {each.play: each.step for each in own}
         reading = Reading(attempt, nodes, left_out | set(done), self.tell, self._silent, self.taken, steps)
         begun = attempt.goes_on.begun if attempt.goes_on else time.monotonic()
@@ -130,6 +132,10 @@ class Player:
         end_processes(folder)
         outcomes = reading.outcomes(_why(watch, attempt, rc, folder))
         return outcomes if watch.stopped else self._with_ways_on(playbook, outcomes, begun)
+
+    def _own(self, playbook: Path) -> tuple[Hook, ...]:
+        """What the site does around the micro-steps of *playbook*."""
+        return (*post_installs.of(playbook, self.assignment), *hooks.of(playbook, Path(self.assignment.config_dir)))
 
     def _useless(self, nodes: Iterable[str]) -> bool:
         return self.stop.is_set() or all(node in self.taken for node in nodes)
@@ -250,12 +256,15 @@ class _Files:
         return str(into / source.name)
 
 
-def _furnish(folder: Path, done: Sequence[str]) -> None:
-    """Make *folder* one that ansible-runner can run, here or elsewhere (its private_data_dir); *done* is left out."""
+def _furnish(folder: Path, skipped: Sequence[str]) -> None:
+    """Make *folder* one that ansible-runner can run, here or elsewhere (its private_data_dir).
+
+    Without the tags *skipped*. Among them is ``always``, what validates the arguments of roles, unless tasks of the
+    site run: some of theirs may have it.
+    """
     (folder / "ansible.cfg").write_text(_CONFIGURATION, encoding="utf-8")
     (folder / "env").mkdir(mode=0o700)
-    skipped = ",".join(("report", "always", *done))  # always: what validates the arguments of roles, host by host
-    (folder / "env" / "cmdline").write_text(f"--skip-tags {skipped}\n", encoding="utf-8")
+    (folder / "env" / "cmdline").write_text(f"--skip-tags {','.join(('report', *skipped))}\n", encoding="utf-8")
     (folder / "env" / "envvars").write_bytes(msgspec.json.encode(SETTINGS))
     (folder / "inventory").mkdir()
     (folder / "inventory" / request.FILE_NAME).symlink_to(Path("..") / request.FILE_NAME)
@@ -266,18 +275,19 @@ def _write_command(
     settings: Mapping[str, str],
     source: Path,
     playbook: Path,
-    done: Sequence[str],
+    skipped: Sequence[str],
     namespace: str,
     *,
     many: bool,
 ) -> None:
     """The attempt as a script: by hand, outcomes are shown folded, and nodes that are KO are failed hosts.
 
-    The tag ``always`` is left out: the check of roles' arguments, and Ansible's own look at each host behind each role,
-    which takes a millisecond. Of *many* nodes Ansible tells those that are KO, by a playbook of their own.
+    Without the tag ``always``, which is *skipped*, there are no checks of roles' arguments, and none of Ansible's own
+    looks at each host behind each role, which take a millisecond. Of *many* nodes Ansible tells those that are KO, by a
+    playbook of their own.
     """
     argv = ["ansible-playbook", "-i", source.name, str(playbook)]
-    argv += ["--skip-tags", ",".join(("always", *done))]
+    argv += ["--skip-tags", ",".join(skipped)] if skipped else []
     if many:
         argv += [str(collection() / "playbooks" / "failed_nodes.yml"), "-e", "kadeploy_brief=true"]
         settings = {**settings, "ANSIBLE_HOST_PATTERN_MISMATCH": "ignore"}  # without KO nodes there is no group of them

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from kadeploy.config.file import Struct, read_struct
 from kadeploy.config.folder import places
@@ -25,6 +26,8 @@ class Role(Struct, frozen=True, kw_only=True):
     """Seconds within which it ends on every sound node, 0 for no limit; the cluster file may say otherwise."""
     boot_profile: str = ""
     """Variable of the role that names the boot profile it writes, for ``--dry-run``."""
+    post_installs: Literal["", "new_root", "booted"] = ""
+    """Post-installs by Ansible of this ``where`` run behind it; ``booted`` in BootNewEnv alone."""
 
 
 def find(name: str, config_dir: Path) -> Role:

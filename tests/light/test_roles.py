@@ -11,14 +11,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from kadeploy.config.installs import PostInstall
+from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
-from kadeploy.runner.request import CustomOperation, LocalArchive, LocalImage, Options
+from kadeploy.runner.request import CustomOperation, LocalArchive, LocalImage, NextBoot, Options
 from kadeploy.workflow import Outcome, Verdict
 from tests.light.conftest import DISK_PLAY, Cluster, all_ok, verdicts
+from tests.unit.plays import write_role
 
 FILES = {
     "boot/vmlinuz": b"a kernel",
@@ -417,7 +421,9 @@ def test_hooks_of_the_site_are_ordinary_tasks_of_each_node_that_goes_on(
         assert light.on("node-1", "cat /tmp/hooks") == "node-1\n/mnt/dest\n"
 
 
-def test_tasks_run_in_the_new_system_before_it_is_booted(light: Cluster, tgz: tuple[Environment, LocalImage]) -> None:
+def test_tasks_and_post_installs_run_in_the_new_system_before_it_is_booted_and_behind_its_boot(
+    light: Cluster, tmp_path: Path, tgz: tuple[Environment, LocalImage]
+) -> None:
     """Wherever the site mounts it. It has the programs of the deployment system here, and links of its own."""
     site = msgspec.structs.replace(light.configuration.site, extraction_dir="/mnt/new")
     borrowed = "for each in usr bin sbin lib lib64; do mkdir -p $each; mount --bind /$each $each; done"
@@ -438,8 +444,47 @@ def test_tasks_run_in_the_new_system_before_it_is_booted(light: Cluster, tgz: tu
             assert light.on(node, "cat /mnt/new/etc/team") == node
             assert (light.folder / "fetched" / node / "etc" / "team").read_text() == node
         assert light.everywhere("grep -c ' /mnt/new/proc ' /proc/mounts || true") == {"0\n"}
+        post_installs(light, tmp_path, tgz[0], site)
     finally:
         light.everywhere("umount -R /mnt/new")
+
+
+def post_installs(light: Cluster, folder: Path, environment: Environment, site: Site) -> None:
+    """A role of the cluster file, twice: in the new system, but not on a node whose archive has failed, and booted."""
+    write_role(
+        light.lab.config,
+        "motd",
+        """
+- name: Greet
+  ansible.builtin.copy: {content: "{{ motd }} {{ inventory_hostname }}", dest: /etc/motd, mode: '0644'}
+""",
+    )
+    for name, roles in (("BroadcastEnvOwn", "manage_admin_post_install"), ("BootNewEnvOwn", "wait_reboot")):
+        begin = f"- hosts: kadeploy_nodes\n  gather_facts: false\n  run_once: true\n  roles: [{roles}, finish]\n"
+        (light.lab.config / "playbooks" / f"{name}.yml").write_text(begin)
+    installs = (
+        PostInstall(role="motd", vars={"motd": "new"}, facts=False),  # the Python here is not all of it
+        PostInstall(role="motd", vars={"motd": "{{ kadeploy_env.KADEPLOY_ENV }}"}, where="booted", facts=False),
+    )
+    script = b'#!/bin/sh\n[ "$(hostname)" = node-1 ] || { echo "no such card" >&2; exit 4; }\n'
+    asked: dict[str, Any] = {
+        "environment": environment,
+        "site": site,
+        "cluster": light.with_cluster(post_installs=installs),
+    }
+    light.everywhere("rm -f /etc/motd")
+    outcomes = light.play(
+        "BroadcastEnvOwn", admin_postinstalls=(local(folder / "admin.tgz", {"go": script}, "go"),), **asked
+    )
+    only("node-2", outcomes, "manage_admin_post_install", "no such card")
+    assert light.on("node-1", "cat /mnt/new/etc/motd") == "new node-1"
+    assert light.everywhere("ls /etc/motd || echo nothing") == {"nothing\n"}
+    assert light.on("node-2", "ls /mnt/new/etc/motd || echo nothing") == "nothing\n"
+
+    boot = NextBoot(kind="deployed", target="any")
+    assert all_ok(light.play("BootNewEnvOwn", boot=boot, **asked))
+    for node in light.nodes:
+        assert light.on(node, "cat /etc/motd") == f"test {node}"
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

@@ -17,13 +17,13 @@ from kadeploy.admin.check import site_commands
 from kadeploy.admin.check.site_commands import SiteCommand
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
-from kadeploy.config import listing
+from kadeploy.config import installs, listing
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.site import Site
 from kadeploy.errors import KadeployError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import told
-from kadeploy.runner import hooks
+from kadeploy.runner import hooks, post_installs
 
 LOADS = Look("configuration", "loads")
 HALF_WAY = restore.HALF_WAY
@@ -44,6 +44,7 @@ ARCHIVES = Look("configuration", "archives")
 SERVER = Look("configuration", "server-address")
 URL = Look("configuration", "http-url")
 HOOKS = Look("configuration", "hooks")
+POST_INSTALLS = Look("configuration", "post-installs")
 ADMINISTRATORS = Look("configuration", "administrators")
 
 _LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
@@ -63,6 +64,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     yield from _of_site(site, clusters)
     for cluster in clusters.values():
         yield from _of_cluster(cluster, site)
+        yield from _post_installs(cluster, subject.configuration.folder)
 
 
 def mistakes(said: str) -> Iterator[Finding]:
@@ -189,11 +191,21 @@ def _of_cluster(cluster: Cluster, site: Site) -> Iterator[Finding]:
     yield from _addresses(cluster, site, where)
     yield from _power(cluster, site, where)
     yield from _commands(site_commands.of_cluster(cluster))
-    for archive in (*cluster.pre_installs, *cluster.post_installs):
+    for archive in (*cluster.pre_installs, *installs.archives(cluster.post_installs)):
         if "://" not in archive.file and not Path(archive.file).is_file():
             yield ARCHIVES.fail(
                 f"{where}: there is no file {archive.file}", "correct the path, or put the archive there"
             )
+
+
+def _post_installs(cluster: Cluster, folder: Path) -> Iterator[Finding]:
+    for mistake in post_installs.mistakes(cluster, folder):
+        yield POST_INSTALLS.fail(mistake, "correct it: deployments of this cluster are refused")
+    for implementation, name in post_installs.homeless(cluster, folder):
+        yield POST_INSTALLS.warn(
+            f"{cluster.file}: the post-install {name} does not run in {implementation}, which has no micro-step for it",
+            "add the micro-step to the playbook, or use another implementation",
+        )
 
 
 def _macro_steps(cluster: Cluster, where: str) -> Iterator[Finding]:

@@ -280,6 +280,26 @@ def test_tasks_of_the_site_run_around_a_micro_step_and_those_of_none_are_refused
     assert "Did you mean dummy?" in done.stderr
 
 
+def test_post_installs_by_ansible_are_shown_and_those_that_are_not_there_are_refused(
+    deploy: Run, site_folder: Path, ready: Site
+) -> None:
+    cluster = site_folder / "clusters" / "gdx.yml"
+    with cluster.open("a") as file:
+        file.write("\npost_installs:\n  - {role: motd}\n  - {role: motd, where: booted}\n")
+    done = deploy()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "post_installs[0].role: there is no role motd; expected one in " in done.stderr
+    assert not touched(ready)
+    role = site_folder / "roles" / "motd"
+    (role / "tasks").mkdir(parents=True)
+    shown = deploy(
+        "--dry-run",
+        steps=FORCED.replace("BroadcastEnvDummy", "BroadcastEnvChain").replace("NewEnvDummy", "NewEnvKexec"),
+    ).stdout
+    assert f"post-install motd after BroadcastEnvChain:manage_admin_post_install: {role}\n" in shown
+    assert f"post-install motd after BootNewEnvKexec:wait_reboot: {role}\n" in shown
+
+
 def test_nodes_come_from_options_files_and_standard_input_together(deploy: Run, tmp_path: Path) -> None:
     (tmp_path / "nodes").write_text("# mine\n\ngdx-3.site\ngdx-1.site\n", encoding="utf-8")
     done = deploy("--dry-run", "-f", str(tmp_path / "nodes"), "-f", "-", stdin="nvm-[1-2].site\n")

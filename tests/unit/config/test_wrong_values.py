@@ -144,6 +144,12 @@ def _is(key: str, wrong: str, allowed: str, meant: str = "", path: str = "", at:
     return Row(f"{key}: ", f"{key}: {wrong}", path or key, allowed, meant, at)
 
 
+def _post_install(wrong: str, allowed: str, meant: str = "", *, key: str = "") -> Row:
+    """A row for the only post-install, which is *wrong* at its *key*."""
+    place = f"post_installs[0]{key and '.'}{key}"
+    return Row("broadcast_command: ", f"post_installs: [{wrong}]", place, allowed, meant)
+
+
 NUMBER = "expected a whole number"
 PORT = "expected a whole number from 1 to 65535."
 AT_LEAST_1 = "expected a whole number of at least 1."
@@ -388,6 +394,17 @@ OF_CLUSTER = [
     _is("kexec_dir", "dev/shm", "expected the whole path of a folder below /", "/dev/shm"),
     _is("broadcast_command", "cast ENVFILES NODEFILE", "expected ENVFILE or NODEFILE.", "ENVFILE"),
     Row("  - file: ", "  - file: pre.tgz", "pre_installs[0].file", "or a URL, http://…", "/pre.tgz"),
+    _post_install("{role: roles/motd}", "the name of a role, such as motd", "motd", key="role"),
+    _post_install("{playbook: users.yml}", "wrong value users.yml; expected a playbook in a folder", key="playbook"),
+    _post_install("{playbook: /srv/x/users.yml}", "expected a playbook in a folder of its own", key="playbook"),
+    _post_install("{role: motd, where: boot}", "unknown word boot; expected one of booted,", "booted", key="where"),
+    _post_install("{role: motd, on: booted}", "put it in quotes.", key="True"),
+    _post_install("{rloe: motd}", "unknown key rloe; the keys here are file, kind,", "role"),
+    _post_install("{vars: {a: 1}}", "nothing is given; expected one of file, role, playbook."),
+    _post_install("{file: /x.tgz, role: motd}", "file and role are given; expected one of file,", key="role"),
+    _post_install("{file: /x.tgz, vars: {a: 1}}", "this is no key for a file; leave it out.", key="vars"),
+    _post_install("{playbook: p/x.yml, facts: no}", "this is no key for a playbook; leave it out.", key="facts"),
+    _post_install("{role: motd, script: run.sh}", "this is no key for a role; leave it out.", key="script"),
     Row(
         "  - file: ", "  - {file: /srv/pre.tgz, kind: zip}", "pre_installs[0].kind", "unknown word zip; expected one of"
     ),
@@ -656,6 +673,7 @@ GOOD_CLUSTER = [
     ("[ext4, xfs]", "[f2fs]"),
     ("broadcast ENVFILE NODEFILE", "sh -c 'ENVFILE=$1; cast \"$ENVFILE\"' cast ENVFILE"),
     ("/srv/pre.tgz", "http://boot.site/pre.tgz"),
+    ("pre_installs", "post_installs: [{role: a.b.c, vars: {x: [1, {y: z}]}}, {playbook: p/x.yml}]\npre_installs"),
     ("/srv/pre.tgz", "server:///srv/images/pre.tgz"),
 ]  # fmt: skip
 

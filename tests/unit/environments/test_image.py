@@ -17,8 +17,8 @@ import pytest
 
 from kadeploy.boot import kernels
 from kadeploy.broadcast import sink
-from kadeploy.config.cluster import AdminArchive
 from kadeploy.config.folder import collection
+from kadeploy.config.installs import AdminArchive
 from kadeploy.environments import image
 from kadeploy.environments.description import Form, parse, write
 from kadeploy.environments.environment import Archive, Environment, Image

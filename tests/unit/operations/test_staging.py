@@ -13,7 +13,8 @@ import pytest
 
 from kadeploy import checksums
 from kadeploy.caller import Account
-from kadeploy.config.cluster import AdminArchive, Loader
+from kadeploy.config.cluster import Loader
+from kadeploy.config.installs import AdminArchive, PostInstall
 from kadeploy.config.site import Limits
 from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.errors import EnvironmentRefusedError, FileError
@@ -219,7 +220,7 @@ def test_an_image_is_looked_at_before_a_deployment_and_looked_through_by_a_dry_r
 def test_the_administrators_archives_are_found_from_the_configuration_folder(tmp_path: Path) -> None:
     """They are as big as they like."""
     (tmp_path / "site.tgz").write_bytes(build.packed(os.urandom(MEGA)))
-    cluster = build.cluster(pre_installs=(AdminArchive(file="site.tgz"),), post_installs=(AdminArchive(file="no.tgz"),))
+    cluster = build.cluster(pre_installs=(AdminArchive(file="site.tgz"),), post_installs=(PostInstall(file="no.tgz"),))
     site = build.site(tmp_path, limits=Limits(preinstall=1, postinstall=1))
     assignment = build.assignment(tmp_path, environment=environment(tmp_path), cluster=cluster, site=site)
     with pytest.raises(FileError, match=rf"clusters/gdx\.yml: .*{tmp_path}/no\.tgz"):
