@@ -15,6 +15,7 @@ import msgspec
 
 from kadeploy.boot import kernels, loaders, profile
 from kadeploy.boot.profile import NODE_PATTERN
+from kadeploy.config import content
 from kadeploy.config.cluster import Cluster, Implementation, StepTable
 from kadeploy.config.folder import Configuration
 from kadeploy.config.timeouts import evaluate_timeout
@@ -392,14 +393,15 @@ class _Parts:
         """All of it together.
 
         Raises:
-            ConfigError: a hook or a post-install of what it goes through is malformed.
+            ConfigError: a hook or a post-install of what it goes through, or what they need, is malformed.
         """
         known = playbooks.by_name(self.configuration.folder)
         used = {way.name for steps in plans.values() for _, ways in steps for way in ways}
-        for name in used & known.keys():
-            hooks.of(known[name], self.configuration.folder)
-            for assignment in assignments.values():
-                post_installs.of(known[name], assignment)
+        folder = self.configuration.folder
+        for path in (known[name] for name in used & known.keys()):
+            own = [*hooks.of(path, folder), *(each for a in assignments.values() for each in post_installs.of(path, a))]
+            if own or not playbooks.is_ours(path, folder):
+                content.settings(folder)
         first = next(iter(assignments.values()))
         return Work(
             wid=first.wid,

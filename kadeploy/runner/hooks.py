@@ -8,13 +8,14 @@ put together from them and the implementation's own, whose plays are parted at t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import yaml
 
+from kadeploy.config import content
 from kadeploy.errors import ConfigError
 from kadeploy.hints import did_you_mean
 from kadeploy.runner import playbooks
@@ -55,10 +56,12 @@ class Hook:
         """Whether it does not run where *micro_steps* do not."""
         return self.micro_step in micro_steps
 
-    def bring(self, run_dir: Path) -> None:
-        """Copy what its folders hold into *run_dir*, where it has them under their own names."""
+    def bring(self, run_dir: Path, secrets: Iterable[Path]) -> None:
+        """Copy what its folders hold, but *secrets*, into *run_dir*, where it has them under their own names."""
+        ignored = content.without(secrets)
         for folder in {path.parent for path in self.files}:
-            shutil.copytree(folder, run_dir / _copy(folder), ignore_dangling_symlinks=True, dirs_exist_ok=True)
+            into = run_dir / _copy(folder)
+            shutil.copytree(folder, into, ignore=ignored, ignore_dangling_symlinks=True, dirs_exist_ok=True)
 
     def plays(self, run_dir: Path, around: Mapping[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG002 - others write
         """What runs it, with the settings of the play *around* it.
@@ -114,11 +117,13 @@ def mistakes(config_dir: Path) -> Iterator[str]:
             yield str(error)
 
 
-def write(run_dir: Path, playbook: Path, hooks: Sequence[Hook], left_out: frozenset[str]) -> Path:
+def write(
+    run_dir: Path, playbook: Path, hooks: Sequence[Hook], left_out: frozenset[str], secrets: Iterable[Path] = ()
+) -> Path:
     """Write the playbook of an attempt: *playbook* with *hooks*, but those of micro-steps that are *left_out*.
 
     Those of one place run in their order. What they consist of is copied into *run_dir*, which tells what has run and
-    can be carried elsewhere.
+    can be carried elsewhere; *secrets* are not.
 
     Raises:
         ConfigError: *playbook* is none.
@@ -127,7 +132,7 @@ def write(run_dir: Path, playbook: Path, hooks: Sequence[Hook], left_out: frozen
     used: dict[tuple[str, When], list[Hook]] = {}
     for each in hooks:
         if not each.is_left_out(left_out):
-            each.bring(run_dir)
+            each.bring(run_dir, secrets)
             used.setdefault((each.micro_step, each.when), []).append(each)
     plays = [part for play in playbooks.plays(playbook) for part in _parts(play, used, run_dir)]
     written = run_dir / "playbook.yml"
@@ -188,12 +193,12 @@ def _parts(
 def _at(place: Path, config_dir: Path) -> Iterator[tuple[str, When, list[Path]]]:
     """The files of each folder in *place*, which is called as a macro-step or a playbook is."""
     folders = [path for path in _inside(place) if path.is_dir()]
-    if not folders:
-        return
     known = playbooks.by_name(config_dir)
     mine = [path for name, path in known.items() if place.name in (name, playbooks.generic(name))]
     if not mine:
         hint = did_you_mean(place.name, (*playbooks.MACRO_STEPS, *known))
+        if not hint and not any(path.suffix == ".d" for path in folders):
+            return  # what hooks use: roles, collections
         raise ConfigError(f"{place}: there is no macro-step and no playbook {place.name!r}.{hint}")
     steps = dict.fromkeys(step for path in mine for step in playbooks.micro_steps(path, config_dir))
     for folder in folders:
@@ -227,10 +232,9 @@ def _files(folder: Path) -> list[Path]:
     """The files of tasks in *folder*, in the order of their names."""
     files = [path for path in _inside(folder) if path.suffix in (".yml", ".yaml")]
     for path in files:
-        try:
-            tasks = yaml.load(path.read_text(encoding="utf-8"), _AnyTag)  # noqa: S506 - it makes no objects
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: it cannot be read: {' '.join(str(error).split())}") from error
+        tasks = read(path)
+        if isinstance(tasks, str) and tasks.startswith(_VAULTED):
+            continue  # Ansible alone can look into it
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
             raise ConfigError(f"{path}: expected a list of Ansible tasks.")
         if any("hosts" in task or "import_playbook" in task for task in tasks):
@@ -238,8 +242,35 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
+_VAULTED = "$ANSIBLE_VAULT;"
+
+
+def read(path: Path) -> Any:
+    """A file of Ansible's; what it has tags for, such as ``!vault``, is `Tagged`.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _AnyTag)  # noqa: S506 - it makes no objects
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: it cannot be read: {' '.join(str(error).split())}") from error
+
+
+class Tagged(NamedTuple):
+    """A text with a tag, which Ansible understands."""
+
+    tag: str
+    text: str
+
+
 class _AnyTag(yaml.SafeLoader):
-    """Reads what Ansible has tags for, such as ``!vault``, as if it were empty."""
+    """Reads texts with any tag; lists and mappings with one as if they were empty."""
 
 
-_AnyTag.add_multi_constructor("!", lambda _loader, _tag, _node: None)
+def _tagged(_loader: yaml.SafeLoader, _suffix: str, node: yaml.Node) -> Tagged | None:
+    return Tagged(node.tag, node.value) if isinstance(node, yaml.ScalarNode) else None
+
+
+_AnyTag.add_multi_constructor("!", _tagged)
+_Plain.add_representer(Tagged, lambda dumper, data: dumper.represent_scalar(data.tag, data.text, style="|"))

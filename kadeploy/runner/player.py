@@ -25,6 +25,7 @@ import msgspec
 from kadeploy import process
 from kadeploy.broadcast import progress
 from kadeploy.broadcast.progress import Transfer
+from kadeploy.config import content
 from kadeploy.config.cluster import address
 from kadeploy.config.folder import collection, places
 from kadeploy.events import Listener, Progress
@@ -118,7 +119,10 @@ class Player:
         if playbook is None:
             return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
         settings = environment(this)
-        played = hooks.write(folder, playbook, own, left_out) if own else playbook
+        estate = None if not own and playbooks.is_ours(playbook, config_dir) else content.settings(config_dir)
+        if estate:
+            settings |= estate.variables(settings)
+        played = hooks.write(folder, playbook, own, left_out, estate.secrets) if own and estate else playbook
         done = _done(playbook, attempt, config_dir)
         skipped = done if own else ("always", *done)
         _furnish(folder, skipped)

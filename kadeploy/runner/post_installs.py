@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,10 @@ class PlayedPostInstall(Hook):
         """Whether it goes with its micro-step: never, since that is about archives."""
         return False
 
-    def bring(self, run_dir: Path) -> None:
-        """Copy what lies beside a playbook into *run_dir*."""
+    def bring(self, run_dir: Path, secrets: Iterable[Path]) -> None:
+        """Copy what lies beside a playbook, but *secrets*, into *run_dir*."""
+        ignored = content.without(secrets)
         for path in self.files if self.post_install.playbook else ():
-            ignored = shutil.ignore_patterns(".*")
             shutil.copytree(path.parent, run_dir / self._folder, ignore=ignored, ignore_dangling_symlinks=True)
 
     def plays(self, run_dir: Path, around: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -77,7 +78,7 @@ class PlayedPostInstall(Hook):
             return [self._play({"roles": [entry], "gather_facts": self.post_install.facts}, around, {})]
         (path,) = self.files
         written = self._folder / path.name
-        plays = [self._play(play, around, self.post_install.vars) for play in playbooks.plays(path)]
+        plays = [self._play(play, around, self.post_install.vars) for play in hooks.read(path)]
         (run_dir / written).write_text(hooks.as_yaml(plays), encoding="utf-8")
         return [{"import_playbook": str(written)}]
 
@@ -139,6 +140,11 @@ def of(playbook: Path, assignment: Assignment) -> tuple[PlayedPostInstall, ...]:
 
 def mistakes(cluster: Cluster, config_dir: Path) -> Iterator[str]:
     """What is wrong with the post-installs of *cluster*, a line each."""
+    with suppress(ConfigError):  # of the settings of the estate, which are looked at for themselves
+        yield from _mistakes(cluster, config_dir)
+
+
+def _mistakes(cluster: Cluster, config_dir: Path) -> Iterator[str]:
     if wrong := list(_wrong(cluster, config_dir)):
         yield from str(_refusal(cluster, config_dir, wrong)).splitlines()
 
@@ -214,9 +220,11 @@ def _playbook_wrong(name: str, config_dir: Path) -> str:
         return f"{closed} cannot be read: let the account read it that runs deployments."
     try:
         trust.require_all_roots([*path.parent.rglob("*")], "post-install")
-        plays = playbooks.plays(path)
+        plays = hooks.read(path) or []
     except ConfigError as error:
         return f"{str(error).rstrip('.')}."
+    if not isinstance(plays, list) or not all(isinstance(play, dict) for play in plays):
+        return f"{path}: expected a playbook, which is a list of plays."
     for play in plays:
         if play.get("hosts") not in ("all", inventory.GROUP):
             said = f"{path}: hosts is {play['hosts']}" if "hosts" in play else f"{path}: an entry has no hosts"

@@ -7,6 +7,7 @@ import os
 import pwd
 import shlex
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,10 +18,10 @@ from kadeploy.admin.check import site_commands
 from kadeploy.admin.check.site_commands import SiteCommand
 from kadeploy.admin.check.subject import Subject
 from kadeploy.admin.findings import Finding, Look
-from kadeploy.config import installs, listing
+from kadeploy.config import content, installs, listing
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.site import Site
-from kadeploy.errors import KadeployError
+from kadeploy.errors import ConfigError, KadeployError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import told
 from kadeploy.runner import hooks, post_installs
@@ -44,6 +45,7 @@ ARCHIVES = Look("configuration", "archives")
 SERVER = Look("configuration", "server-address")
 URL = Look("configuration", "http-url")
 HOOKS = Look("configuration", "hooks")
+CONTENT = Look("configuration", "ansible-cfg")
 POST_INSTALLS = Look("configuration", "post-installs")
 ADMINISTRATORS = Look("configuration", "administrators")
 
@@ -59,6 +61,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         yield from mistakes(fault)
     yield LOADS.ok(f"{subject.configuration.folder}: {_count(len(clusters), 'cluster')}, {_count(nodes, 'node')}")
     yield from _ignored(subject.configuration.folder)
+    yield from _content(subject.configuration.folder)
     for mistake in hooks.mistakes(subject.configuration.folder):
         yield HOOKS.fail(mistake, "correct it: deployments that would run it are refused")
     yield from _of_site(site, clusters)
@@ -87,6 +90,26 @@ def _ignored(folder: Path) -> Iterator[Finding]:
         if (folder / name).exists():
             meant = {"site.yaml": "site.yml", "cluster": "clusters", "client.yaml": "client.yml"}[name]
             yield IGNORED.warn(f"{folder / name} is not read", f"call it {meant}, or move it away")
+
+
+def _content(folder: Path) -> Iterator[Finding]:
+    """What the settings of the estate say that does not count, or is not there."""
+    try:
+        found = content.settings(folder)
+    except ConfigError as error:
+        yield CONTENT.fail(str(error), "correct it: what would run tasks of the site is refused")
+        return
+    if found.ignored:
+        yield CONTENT.warn(
+            f"{found.path}: {', '.join(found.ignored)} does not count in deployments",
+            f"take it out, if you like; of [defaults] {', '.join(content.TAKEN)} count",
+        )
+    for path in sorted(found.secrets):
+        if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH) and not os.access(path, os.X_OK):
+            advice = f"chmod 600 {shlex.quote(str(path))}, as a file of the account that runs deployments"
+            yield CONTENT.warn(f"{path}: others can read this password of a vault", advice)
+    for key, path in found.missing:
+        yield CONTENT.warn(f"{found.path}: {key}: there is no folder {path}", "correct it, or take it out")
 
 
 # --- the site ---------------------------------------------------------------------------------------------------

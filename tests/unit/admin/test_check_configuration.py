@@ -61,6 +61,22 @@ def test_tasks_that_no_deployment_would_run_are_told(sound: SoundSite) -> None:
     assert "sink.post.d: BroadcastEnv has no micro-step 'sink'" in sound.one(configuration.check, "hooks", "fail").text
 
 
+def test_settings_of_the_estate_that_do_not_count_or_say_something_wrong_are_told(sound: SoundSite) -> None:
+    path = sound.folder / "hooks" / "ansible.cfg"
+    path.parent.mkdir()
+    (path.parent / "secret").touch(mode=0o644)
+    text = "[defaults]\nstdout_callback = json\nvault_password_file = secret\nroles_path = nowhere\n"
+    path.write_text(text)
+    said = [each.text for each in sound.found(configuration.check) if each.name == "ansible-cfg"]
+    assert [each.partition(": ")[2] for each in said] == [
+        "stdout_callback does not count in deployments",
+        "others can read this password of a vault",
+        f"roles_path: there is no folder {path.parent}/nowhere",
+    ]
+    path.write_text("[defaults]\nvault_password_file = gone\n")
+    assert "no file" in sound.one(configuration.check, "ansible-cfg", "fail").text
+
+
 def test_a_redfish_bmc_whose_certificate_nobody_checks_is_told(sound: SoundSite) -> None:
     nodes = [{"name": "gdx-1.site", "address": "127.9.1.1", "bmc": "https://127.9.8.1"}]
     sound.change("gdx", nodes=nodes, power__driver="redfish", power__verify_tls=False)

@@ -6,12 +6,14 @@ import os
 import pwd
 import shutil
 import subprocess
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from ansible.parsing.vault import VaultLib, VaultSecret
 
 from kadeploy.caller import Account, as_user
 from kadeploy.config import folder
@@ -118,6 +120,63 @@ def test_roles_of_the_site_and_files_beside_the_tasks_are_found(two: Stage, tmp_
     assert two.play(PLAY, name=NAME)["n-1"].verdict is Verdict.OK
     assert (tmp_path / "motd").read_text() == "n"
     assert (tmp_path / "team").read_text() == "x"
+
+
+SHOUT = """
+class FilterModule:
+    def filters(self):
+        return {"shout": lambda text: text.upper() + "!"}
+"""
+
+
+def vaulted(text: str, label: str, password: str) -> str:
+    """*text*, as ``ansible-vault encrypt`` has it."""
+    lib = VaultLib([(label, VaultSecret(password.encode()))])
+    return str(lib.encrypt(text, vault_id=label).decode())
+
+
+def test_collections_plugins_and_vaults_of_the_estate_are_there_for_tasks_and_their_passwords_stay_where_they_are(
+    two: Stage, tmp_path: Path
+) -> None:
+    """Vaulted are variables, a text in tasks, and tasks; one password is in a file, the other is printed."""
+    settings = f"""
+[defaults]
+collections_path = ../collections
+filter_plugins = filters
+vault_identity_list = team@{NAME}/first.pre.d/password, other@other
+strategy = free
+stdout_callback = json
+"""
+    inline = textwrap.indent(vaulted("inline", "other", "b"), " " * 6)
+    tasks = f"""
+- name: Set up
+  vars:
+    word: !vault |
+{inline}
+  block:
+    - ansible.builtin.include_vars: secrets.yml
+    - ansible.builtin.import_role: {{name: est.base.motd}}
+"""
+    write(two.config, f"{NAME}/first.pre.d/10", tasks)
+    folder = two.config / "hooks"
+    write(two.config, f"{NAME}/first.pre.d/20", vaulted("- ansible.builtin.meta: noop\n", "team", "a"))
+    (folder / "ansible.cfg").write_text(settings)
+    (folder / "filters").mkdir()
+    (folder / "filters" / "shout.py").write_text(SHOUT)
+    (folder / "other").write_text("#!/bin/sh\necho b\n")
+    (folder / "other").chmod(0o700)
+    beside = folder / NAME / "first.pre.d"
+    (beside / "password").write_text("a")
+    (beside / "vars").mkdir()
+    (beside / "vars" / "secrets.yml").write_text(vaulted("secret: hidden\n", "team", "a"))
+    role = "- ansible.builtin.copy: {content: \"{{ secret | shout }} {{ word }}\", dest: '%s/said', mode: '0600'}\n"
+    write_role(two.config / "collections" / "ansible_collections" / "est" / "base", "motd", role % tmp_path)
+
+    assert {outcome.message for outcome in two.play(PLAY, name=NAME).values()} == {""}
+    assert (tmp_path / "said").read_text() == "HIDDEN! inline"
+    run_dir = two.workflow / f"01-{NAME}"
+    assert {path.name for path in (run_dir / "hooks" / NAME / "first.pre.d").iterdir()} == {"10.yml", "20.yml", "vars"}
+    assert not list(hooks.mistakes(two.config))
 
 
 def test_the_run_folder_says_what_has_run_and_repeats_it(two: Stage, tmp_path: Path) -> None:

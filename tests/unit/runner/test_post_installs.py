@@ -132,7 +132,9 @@ def test_in_the_new_system_they_run_where_archives_would_behind_them_and_whether
     tmp_path: Path,
 ) -> None:
     write_role(tmp_path, "motd", "- ansible.builtin.debug:\n")
-    write_playbook(tmp_path, "- {hosts: all, tags: mine, pre_tasks: [ansible.builtin.debug: ]}\n")
+    write_playbook(
+        tmp_path, "- {hosts: all, tags: mine, vars: {x: !vault text}, pre_tasks: [ansible.builtin.debug: ]}\n"
+    )
     installs = (
         PostInstall(file="/x.tgz"),
         PostInstall(role="motd", vars={"text": "hello"}),
@@ -145,7 +147,8 @@ def test_in_the_new_system_they_run_where_archives_would_behind_them_and_whether
     tags = ["manage_admin_post_install.post", "manage_admin_post_install"]
     assert role.items() >= {"connection": "new_root", "tags": tags, "hosts": "kadeploy_nodes"}.items()
     assert role["roles"] == [{"role": "motd", "vars": {"text": "hello"}}]
-    (own,) = yaml.safe_load((tmp_path / "run" / playbook["import_playbook"]).read_text())
+    (own,) = hooks.read(tmp_path / "run" / playbook["import_playbook"])
+    assert own["vars"] == {"x": hooks.Tagged("!vault", "text")}
     assert own["tags"] == ["mine", *tags]
     assert [*own["pre_tasks"][-1]] == ["ansible.builtin.debug"]
 
@@ -181,7 +184,7 @@ def test_a_booted_node_is_looked_for_in_its_vlan(tmp_path: Path) -> None:
             "- hosts: all",
             "no file {config}/postinstall/user.yml; expected",
         ),
-        (PostInstall(playbook="postinstall/users.yml"), "- {", "users.yml:1: "),
+        (PostInstall(playbook="postinstall/users.yml"), "- {", "users.yml: it cannot be read: "),
         (PostInstall(playbook="postinstall/users.yml"), "", "users.yml has no plays."),
         (PostInstall(playbook="postinstall/users.yml"), "a: b", "expected a playbook, which is a list of plays."),
         (PostInstall(playbook="postinstall/users.yml"), "- hosts: localhost", "hosts is localhost; expected plays for"),
