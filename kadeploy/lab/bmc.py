@@ -31,7 +31,7 @@ chassis_control "{chassis}"
 user 2 true "{user}" "{password}" admin 10 md5
 """
 
-_COMMANDS = """\
+COMMANDS = """\
 mc_setbmc 0x20
 mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02
 sel_enable 0x20 1000 0x0a
@@ -64,7 +64,7 @@ def _service(lab: Lab, node: LabNode, password: str) -> Service:
     folder.mkdir(exist_ok=True, mode=0o700)
     config, commands = folder / "lan.conf", folder / "commands"
     _write_private(config, configuration(lab, node, password))
-    commands.write_text(_COMMANDS)
+    commands.write_text(COMMANDS)
     command = ["ipmi_sim", "-n", "-c", str(config), "-f", str(commands), "-s", str(folder)]
     return Service(f"bmc {node.name}", command, (("udp", node.bmc, PORT),))
 
