@@ -36,6 +36,8 @@ class Lab:
         self.roles: list[str] = []
         self.play: dict[str, Any] = {}
         """What the play says beyond its roles, or in their place."""
+        self.tool: list[str | Path] = [ANSIBLE]
+        """What plays it."""
         ssh = Ssh(
             private_key=str(nodes.credentials.private_key),
             host_key=nodes.known_key,
@@ -91,7 +93,7 @@ class Lab:
             **environment,
         }
         return subprocess.Popen(
-            [ANSIBLE, "-i", request.write(self.request), playbook, *arguments],
+            [*self.tool, playbook, "-i", request.write(self.request), *arguments],
             env=env,
             text=True,
             stdin=subprocess.PIPE,
