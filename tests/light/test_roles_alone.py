@@ -5,6 +5,7 @@ The lab's nodes are hosts of an estate here, whose Ansible knows the collection 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -149,6 +150,13 @@ def test_a_host_that_is_otherwise_fails_alone_and_says_why(estate: Estate) -> No
     assert re.search(r"^node-1\s.*failed=0", done.stdout, re.M), done.stdout
     assert re.search(r"^node-2\s.*failed=1", done.stdout, re.M), done.stdout
     assert "no disk /dev/sda on this node" in done.stdout + done.stderr
+
+    before = estate.light.everywhere("wipefs /dev/sda")
+    (table, *_) = DISK.split("- role: kadeploy.core.format_deploy_part")
+    big = estate.play(table, "-e", json.dumps({"layout": "label: gpt\nsize=1GiB\nsize=1TiB\ntype=linux\n"}))
+    assert "/dev/loop" not in big.stdout
+    assert "has 8192 MiB, and the partitions of the layout need 1049600" in big.stdout + big.stderr
+    assert estate.light.everywhere("wipefs /dev/sda") == before
 
 
 BOOT = """
