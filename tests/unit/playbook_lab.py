@@ -38,6 +38,8 @@ class Lab:
         """What the play says beyond its roles, or in their place."""
         self.tool: list[str | Path] = [ANSIBLE]
         """What plays it."""
+        self.behind: list[Path] = []
+        """Playbooks that follow in the same run."""
         ssh = Ssh(
             private_key=str(nodes.credentials.private_key),
             host_key=nodes.known_key,
@@ -93,7 +95,7 @@ class Lab:
             **environment,
         }
         return subprocess.Popen(
-            [*self.tool, playbook, "-i", request.write(self.request), *arguments],
+            [*self.tool, playbook, *self.behind, "-i", request.write(self.request), *arguments],
             env=env,
             text=True,
             stdin=subprocess.PIPE,

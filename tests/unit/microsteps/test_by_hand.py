@@ -126,8 +126,8 @@ def test_results_may_be_yaml(lab: Lab) -> None:
 def test_of_many_nodes_only_those_that_are_ko_are_told_one_by_one(lab: Lab) -> None:
     lab.role("format", NODE_2_FAILS)
     lab.play = {"run_once": True, "roles": ["format", "finish"]}
-    brief = (str(ROOT / "playbooks" / "failed_nodes.yml"), "-e", "kadeploy_brief=true")
-    status, output = lab.run(*brief)
+    lab.behind = [ROOT / "playbooks" / "failed_nodes.yml"]
+    status, output = lab.run("-e", "kadeploy_brief=true")
     assert (status, recap(output)["node-2"]) == (2, 1), output
     assert f'fatal: [node-2]: FAILED! => {{"changed": false, "msg": "{REASON}"}}' in output
     assert "[node-3]" not in output
