@@ -224,17 +224,14 @@ def find(implementation: str, config_dir: Path) -> Path | None:
 def environment(this: Request) -> dict[str, str]:
     """Environment variables of a run, the same from a checkout and from an installed package; no secret among them."""
     site = Path(this.config_dir)
-    ours = collection()
-    plugins = {kind: ours / f"{kind}_plugins" for kind in ("action", "inventory")}
-    if not plugins["action"].is_dir():  # installed: the folders are named as Ansible wants them in a collection
-        plugins = {kind: ours / "plugins" / kind for kind in plugins}
+    plugins = collection() / "plugins"
     return SETTINGS | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
         "ANSIBLE_HOME": str(Path(this.workflow_dir) / "ansible"),
         "ANSIBLE_ROLES_PATH": ":".join(map(str, places(site, "roles"))),
-        "ANSIBLE_ACTION_PLUGINS": f"{site / 'action_plugins'}:{plugins['action']}",
-        "ANSIBLE_CONNECTION_PLUGINS": f"{site / 'connection_plugins'}:{ours / 'plugins' / 'connection'}",
-        "ANSIBLE_INVENTORY_PLUGINS": str(plugins["inventory"]),
+        "ANSIBLE_ACTION_PLUGINS": f"{site / 'action_plugins'}:{plugins / 'action'}",
+        "ANSIBLE_CONNECTION_PLUGINS": f"{site / 'connection_plugins'}:{plugins / 'connection'}",
+        "ANSIBLE_INVENTORY_PLUGINS": str(plugins / "inventory"),
         "ANSIBLE_INVENTORY_ENABLED": "kadeploy",
         "KADEPLOY_CONFIG_DIR": str(site),
     }

@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "kadeploy"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
-SOURCES = ("kadeploy", "action_plugins", "inventory_plugins", "bench", "tests")
+SOURCES = ("kadeploy", "inventory_plugins", "plugins", "bench", "tests")
 """Folders of Python whose names pages may use."""
 PRODUCT = ("kadeploy", "playbooks", "roles")
 """Folders whose files pages may call by the end of their path, such as remote/fanout.py."""
-BUILDS = ("playbooks", "roles", "templates", "plugins", "meta", "scripts", "docs", "molecule", "contrib", "debian")
+BUILDS = ("playbooks", "roles", "templates", "meta", "scripts", "docs", "molecule", "contrib", "debian")
 """Folders of other files."""
 
 NAMED = ("README.md", "docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.md", "docs/adr/*.md")
@@ -104,7 +104,7 @@ def files() -> frozenset[str]:
 def texts() -> frozenset[str]:
     """Single words that the program writes or reads: keys, choices, variables, names of files."""
     words: set[str] = set()
-    for path in (*PACKAGE.rglob("*.py"), *ROOT.glob("*_plugins/*.py")):
+    for path in (*PACKAGE.rglob("*.py"), *ROOT.glob("plugins/*/*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 words |= {node.value} if re.fullmatch(r"[\w.-]+", node.value) else set()
@@ -253,9 +253,8 @@ def test_the_arguments_of_every_action_are_told() -> None:
         row[0]: set(re.findall(r"`(\w+)`:", row[1]))
         for row in re.findall(r"^\| `(\w+)` \| (.*) \|", section, re.MULTILINE)
     }
-    engines = {
-        path.stem: import_module(f"kadeploy.microsteps.{path.stem}") for path in (ROOT / "action_plugins").glob("*.py")
-    }
+    actions = [path.stem for path in (ROOT / "plugins" / "action").glob("*.py")]
+    engines = {name: import_module(f"kadeploy.microsteps.{name}") for name in actions}
     assert told == {name: set(getattr(engine, "ARGUMENTS", ())) for name, engine in engines.items()}
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[3]
-ACTIONS = sorted(path.stem for path in (ROOT / "action_plugins").glob("*.py"))
+ACTIONS = sorted(path.stem for path in (ROOT / "plugins" / "action").glob("*.py"))
 
 
 def documents(action: str) -> dict[str, str]:
@@ -42,9 +42,6 @@ def test_the_examples_of_an_action_use_it_by_its_full_name(action: str) -> None:
     assert any(f"kadeploy.core.{action}" in task for task in tasks)
 
 
-@pytest.mark.parametrize("kind", ["action", "inventory"])
-def test_every_plugin_is_where_ansible_looks_for_it_in_a_collection(kind: str) -> None:
-    plugins = {path.name: path for path in (ROOT / f"{kind}_plugins").glob("*.py")}
-    links = {path.name: path for path in (ROOT / "plugins" / kind).iterdir() if path.suffix == ".py"}
-    assert set(links) == set(plugins)
-    assert all(links[name].is_symlink() and links[name].resolve() == plugins[name].resolve() for name in links)
+def test_a_checkout_and_the_collection_have_one_inventory_plugin() -> None:
+    (plugin,) = (ROOT / "inventory_plugins").glob("*.py")
+    assert plugin.resolve() == ROOT / "plugins" / "inventory" / plugin.name

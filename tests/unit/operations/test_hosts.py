@@ -243,7 +243,7 @@ def test_any_file_of_yaml_that_names_the_plugin_is_read_by_it(used: Site, stock:
 @pytest.fixture(scope="module")
 def plugin() -> Any:
     """The plugin as a module."""
-    spec = importlib.util.spec_from_file_location("documented", ROOT / "inventory_plugins" / "kadeploy.py")
+    spec = importlib.util.spec_from_file_location("documented", ROOT / "plugins" / "inventory" / "kadeploy.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
