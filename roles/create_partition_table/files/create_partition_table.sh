@@ -15,13 +15,12 @@ if [ "$KADEPLOY_FIRMWARE $KADEPLOY_BOOTS_FROM" = 'bios disk' ] && [ "${sector:-5
 fi
 case $disk in *[0-9]) first=${disk}p ;; *) first=$disk ;; esac
 
-# Where the disk is too small, sfdisk writes a GPT with smaller partitions than it was told, and says nothing.
-needed=0
-for size in $(grep -oE 'size= *[0-9]+[KMGT]iB' <<< "$KADEPLOY_PARTITION_TABLE" | tr -cd '0-9KMGT\n'); do
-  case $size in *K) shift=10 ;; *M) shift=20 ;; *G) shift=30 ;; *) shift=40 ;; esac
-  needed=$((needed + (${size%?} << shift)))
-done
-room=$(blockdev --getsize64 "$disk")
+# Where the disk is too small, sfdisk may write a GPT with smaller partitions than it was told, and says nothing.
+sizes=0$(
+  sed -nE 's/.*size= *([0-9]+)([KMGT])iB.*/+ (\1 << \2)/p' <<< "$KADEPLOY_PARTITION_TABLE" |
+    sed 's/K)/10)/; s/M)/20)/; s/G)/30)/; s/T)/40)/' | tr -d '\n'
+)
+needed=$((sizes)) room=$(blockdev --getsize64 "$disk")
 if [ "$needed" -gt "$room" ]; then
   echo "$disk has $((room >> 20)) MiB, and the partitions of the layout need $((needed >> 20))" >&2
   exit 1

@@ -7,6 +7,18 @@ set -eu
   exit 1
 }
 disk=$(readlink -f "$KADEPLOY_BLOCK_DEVICE")
+
+# Where the disk is too small, sfdisk may write a GPT with smaller partitions than it was told, and says nothing.
+sizes=0$(
+  sed -nE 's/.*size= *([0-9]+)([KMGT])iB.*/+ (\1 << \2)/p' <<< "$KADEPLOY_PARTITION_TABLE" |
+    sed 's/K)/10)/; s/M)/20)/; s/G)/30)/; s/T)/40)/' | tr -d '\n'
+)
+needed=$((sizes)) room=$(blockdev --getsize64 "$disk")
+if [ "$needed" -gt "$room" ]; then
+  echo "$disk has $((room >> 20)) MiB, and the partitions of the layout need $((needed >> 20))" >&2
+  exit 1
+fi
+
 table() {
   sfdisk --dump "$1" 2> /dev/null |
     sed -nE -e '/^label: /p' -e "s,^$1p?([0-9]+) : ,\1: ,p" | sed -E 's/, uuid=[^,]*//; s/= +/=/g; s/ +,/,/g'
