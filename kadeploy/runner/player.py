@@ -288,10 +288,10 @@ def _write_command(
     playbook of their own.
     """
     argv = ["ansible-playbook", "-i", source.name, str(playbook)]
-    argv += ["--skip-tags", ",".join(skipped)] if skipped else []
-    if many:
+    if many:  # playbooks stand together: an option between them ends the list
         argv += [str(collection() / "playbooks" / "failed_nodes.yml"), "-e", "kadeploy_brief=true"]
         settings = {**settings, "ANSIBLE_HOST_PATTERN_MISMATCH": "ignore"}  # without KO nodes there is no group of them
+    argv += ["--skip-tags", ",".join(skipped)] if skipped else []
     if namespace:
         argv = ["ip", "netns", "exec", namespace, *argv]
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())

@@ -434,8 +434,10 @@ def test_processes_of_other_attempts_are_spared(tmp_path: Path) -> None:
 
 
 @pytest.mark.versions
-def test_an_attempts_folder_can_be_repeated_by_hand(stage: Stage) -> None:
-    """With the same environment, from any folder; plain ansible-playbook tells a KO by its status."""
+@pytest.mark.parametrize("many", [len(NAMES), len(NAMES) - 1])
+def test_an_attempts_folder_can_be_repeated_by_hand(stage: Stage, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same environment, from any folder; ansible-playbook tells a KO by its status, also of many nodes."""
+    monkeypatch.setattr("kadeploy.runner.player.MANY", many)
     stage.role("picky", "- ansible.builtin.fail: {msg: no}\n  when: inventory_hostname == 'n-3'\n")
     stage.play("  roles: [picky, finish]\n")
     command = stage.folder / "command"
