@@ -20,7 +20,7 @@ from kadeploy import caller
 from kadeploy.errors import ConfigError, KadeployError
 from kadeploy.operations.console import End, Session, Size
 from kadeploy.process import children
-from kadeploy.remote import console_account, sockets
+from kadeploy.remote import console_account, sockets, terminal
 from kadeploy.remote.console_account import Hosted
 from kadeploy.remote.terminal import Cells
 
@@ -106,7 +106,13 @@ def test_whoever_leaves_ends_the_program_though_it_ignores_the_hangup(helper: in
     until(lambda: not family(helper))
 
 
-def test_the_program_hears_of_it_first(helper: int, tmp_path: Path) -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs have the time to end that a busy machine needs."""
+    monkeypatch.setattr(terminal, "GRACE", 100.0)
+
+
+def test_the_program_hears_of_it_first(patient: None, helper: int, tmp_path: Path) -> None:
     session = opened(
         tmp_path, "sh", "-c", f"trap 'touch {tmp_path}/heard; exit' HUP; echo on; while :; do sleep 0.1; done"
     )
