@@ -38,6 +38,7 @@ from kadeploy.nodeset import fold
 from kadeploy.operations import forecast
 from kadeploy.operations.forecast import Forecast
 from kadeploy.operations.plan import lines as plan_lines
+from kadeploy.operations.reasons import kinds
 from kadeploy.printable import printable
 from kadeploy.workflow import Attempt, Final, Outcome, Verdict
 
@@ -161,7 +162,7 @@ class Display:
         for group in self._sets.values():
             group.gone |= reasons.keys()
         title, style = ("left out: ", _ODD) if isinstance(event, LeftOut) else ("", _BAD)
-        for reason, names in summary.kinds(reasons).items():
+        for reason, names in kinds(reasons).items():
             self.say(0, f"{title}{fold(names)}: {reason}", style=style)
 
     def _began(self, event: Began) -> None:
@@ -194,7 +195,7 @@ class Display:
             self.say(1, f"{_title(attempt)} is late on {fold(late)}: the other nodes go on without waiting for them")
         for verdict, word, style in ((Verdict.BRK, "stopped on", ""), (Verdict.KO, "failed on", _BAD)):
             said = {name: outcome.message for name, outcome in outcomes.items() if outcome.verdict is verdict}
-            for reason, names in summary.kinds(said).items():
+            for reason, names in kinds(said).items():
                 why = "" if all(told.get(name) == said[name] for name in names) else f": {reason}"
                 self.say(1, f"{_title(attempt)} {word} {fold(names)}{why}", style=style)
 
@@ -209,7 +210,7 @@ class Display:
         if group := self._set_of(event.attempt):
             group.gone |= bad.keys()
         reasons = {name: outcome.message for name, outcome in bad.items() if outcome.verdict is not Verdict.LATE}
-        for reason, names in summary.kinds(reasons).items():
+        for reason, names in kinds(reasons).items():
             self.say(2, f"{fold(names)}: {reason}", style=_BAD)
         if group and self.verbosity >= _REASONS:
             group.told |= reasons

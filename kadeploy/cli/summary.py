@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from kadeploy.client.joint import JointReport
 from kadeploy.config.site import Messages
 from kadeploy.events import Ended
 from kadeploy.nodeset import fold, natural_key
+from kadeploy.operations.reasons import kinds
 from kadeploy.workflow import Operation
 
 WORDS_OF_3_1: Mapping[Operation, tuple[str, str, str]] = {
@@ -59,23 +59,6 @@ def for_people(event: Ended, command: str, consoles: bool = False) -> list[str]:
     for reason, names in sorted(kinds(report.ko).items(), key=lambda item: -len(item[1])):
         lines += [f"KO  {counted(names)}", f"    {reason}"]
     return lines + _what_next(event, command, consoles)
-
-
-def kinds(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    """Nodes by the kind of their reason, of which the first node's stands for all (*reasons* by node)."""
-    alike: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        alike.setdefault(_kind(name, reason), []).append(name)
-    return {reasons[names[0]]: names for names in alike.values()}
-
-
-def _kind(name: str, reason: str) -> str:
-    """What is the same in the reasons of nodes that failed in one way: all but their names, addresses and times."""
-    return _OWN.sub("…", reason.replace(name, "…"))
-
-
-_OWN = re.compile(r"\b\d+\.\d+\.\d+\.\d+(:\d+)?|\b\d+(\.\d+)? s\b")
-"""An address with its port, or seconds."""
 
 
 def _what_next(event: Ended, command: str, consoles: bool) -> list[str]:

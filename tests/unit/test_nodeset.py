@@ -7,6 +7,7 @@ import itertools
 import time
 
 import pytest
+from ClusterShell.NodeSet import NodeSet
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,6 +94,23 @@ def test_folding_keeps_every_node_of_unrelated_families() -> None:
 @given(st.sets(st.builds("n-{}.{}".format, st.integers(0, 2000), st.sampled_from(["x", "y.z"])), min_size=1))
 def test_folding_and_expanding_again_loses_nothing(names: set[str]) -> None:
     assert set(expand(fold(names))) == names
+
+
+_PARTS = st.tuples(st.sampled_from(["n-", "m", "", "n-1."]), st.integers(0, 130), st.sampled_from(["", ".site", "-2"]))
+_NAMES = _PARTS.map(lambda parts: "".join(map(str, parts))) | st.sampled_from(["n-007", "n-08", "front", "n-09.site"])
+
+
+@given(st.lists(_NAMES, min_size=1, max_size=60))
+def test_names_are_folded_as_clustershell_folds_them_one_by_one(names: list[str]) -> None:
+    assert fold(names) == str(NodeSet.fromlist(names, resolver=None))
+
+
+def test_two_thousand_names_are_folded_within_milliseconds() -> None:
+    names = [f"gdx-{number}.site" for number in range(1, 4001, 2)]
+    begun = time.process_time()
+    for _ in range(10):
+        fold(names)
+    assert time.process_time() - begun < 10 * 0.03
 
 
 @given(st.text(max_size=30))
