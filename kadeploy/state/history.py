@@ -269,9 +269,13 @@ def _seconds(value: Any) -> float | None:
 
 
 def _ended(query: Any, selection: Selection) -> Any:
-    """Operations that came to an end of their own: one that its user stopped tells nothing of its nodes."""
+    return _selected(query, selection).where(counts())
+
+
+def counts() -> Any:
+    """Condition that an operation came to an end of its own: one that its user stopped tells nothing of its nodes."""
     aborted = (Log.error == ABORTED) | Log.error.startswith(f"{ABORTED}: ")
-    return _selected(query, selection).where(Log.success | ~aborted)
+    return Log.success | ~aborted
 
 
 def _selected(query: Any, selection: Selection) -> Any:
