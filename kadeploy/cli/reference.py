@@ -27,7 +27,7 @@ from kadeploy.config.site import Site
 from kadeploy.environments import document, lines
 from kadeploy.errors import KadeployError
 from kadeploy.runner import playbooks, roles, variables
-from kadeploy.server.app import status_of
+from kadeploy.server.statuses import status_of
 from kadeploy.state import tables
 from kadeploy.state.database import SCHEMA_VERSION
 

@@ -138,6 +138,28 @@ class Authenticator:
             raise AuthenticationError(f"The header {AS_USER} names another user than you are: leave it out.")
         return found
 
+    def sign_in(self, connection: Connection) -> tuple[Caller, str]:
+        """Who calls by the token or password of *connection*, and its proof, which `still_holds` takes later.
+
+        Raises:
+            AuthenticationError, TooManyAttemptsError, DatabaseError: see `authenticate`.
+        """
+        found = self._shown(connection)
+        _, word = _credentials(connection.headers["authorization"])
+        return found, tokens.id_of(word) if found.how == "token" else self._mark(found.user)
+
+    def still_holds(self, how: Method, user: str, proof: str) -> bool:
+        """Whether what *user* has shown once still counts: no token that has ended, no password that has changed.
+
+        Raises:
+            AuthenticationError: passwords cannot be looked at.
+            DatabaseError: tokens cannot.
+        """
+        return tokens.is_valid(self._site, proof, user) if how == "token" else proof == self._mark(user) != ""
+
+    def _mark(self, user: str) -> str:
+        return self._passwords.mark(user) if self._passwords else ""
+
     def _named_by_itself(self, connection: Connection) -> Sequence[str]:
         """What a client says in `AS_USER` that shows as well who it is, as those of the original do."""
         shows = "authorization" in connection.headers or (connection.certificate and self._has_certificates)

@@ -7,6 +7,7 @@ that cannot be used refuses everybody.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import hmac
 import logging
 import os
@@ -98,6 +99,17 @@ class Htpasswd:
                 if len(self._right) > _MOST_REMEMBERED:
                     self._right.popitem(last=False)
         return is_right
+
+    def mark(self, user: str) -> str:
+        """What is different once the password of *user* is another one; empty for nobody's.
+
+        Raises:
+            AuthenticationError: the file cannot be used.
+        """
+        with self._lock:
+            self._read_again()
+            line = self._hashes.get(user)
+        return hashlib.sha256(line.encode()).hexdigest() if line else ""
 
     def _somebody_elses(self, user: str) -> str:
         """A hash on which an unknown user's password costs what a known one's does, always the same for a name."""

@@ -77,6 +77,13 @@ def find(site: Site, text: str) -> str | None:
     return str(user)
 
 
+def is_valid(site: Site, name: str, user: str) -> bool:
+    """Whether the token with the id *name* is one of *user*, and has not ended; it was shown before."""
+    connect(site)
+    lives = (Token.until > int(time.time())) & Token.revoked.is_null()
+    return bool(fetch(Token.select(Token.id).where(Token.id == name, Token.user == user, lives)))
+
+
 def _note_use(name: str, now: int) -> None:
     with suppress(DatabaseError):  # whoever shows a good token is let in, though the disk may be full
         Token.update(used=now).where(Token.id == name).execute()

@@ -1,0 +1,58 @@
+"""What a form has sent, looked at only after it has shown that it stood on a page of ours."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qs
+
+from kadeploy.errors import OptionError, RightsError
+
+TOKEN = "csrf"  # noqa: S105 - the name of a field
+_MOST = 1000
+"""Fields of one form."""
+
+
+class Form:
+    """The fields of a form, by name."""
+
+    def __init__(self, fields: Mapping[str, Sequence[str]]) -> None:
+        self._fields = fields
+
+    @classmethod
+    def read(cls, body: bytes) -> Form:
+        """The form that a browser has sent as *body* (application/x-www-form-urlencoded).
+
+        Raises:
+            OptionError: it is none.
+        """
+        try:
+            return cls(parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MOST, errors="strict"))
+        except ValueError as error:
+            raise OptionError("The form is not understood: load its page again, and send it once more.") from error
+
+    def require_own(self, token: str) -> None:
+        """Refuse a form that does not bring *token*, as all forms of our pages do.
+
+        Raises:
+            RightsError: it stood on another page, or on one of ours that has become old.
+        """
+        if not hmac.compare_digest(self.text(TOKEN).encode(), token.encode()):
+            raise RightsError("This form is from another page, or from before you signed in: load its page again.")
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there: a box that was ticked, a button that was pressed."""
+        return name in self._fields
+
+    def text(self, name: str, default: str = "") -> str:
+        """What stands in the field, without white space around it; its last value if there are several."""
+        return self.exact(name).strip() or default
+
+    def exact(self, name: str) -> str:
+        """What stands in the field, to the letter: passwords may begin with a space."""
+        found = self._fields.get(name)
+        return found[-1] if found else ""
+
+    def all(self, name: str) -> list[str]:
+        """All values of the field that are not empty."""
+        return [each.strip() for each in self._fields.get(name, ()) if each.strip()]
