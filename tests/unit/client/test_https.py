@@ -166,6 +166,17 @@ def test_an_authority_that_is_not_named_is_not_believed(machine: Machine, tmp_pa
     assert "expected PEM" in refused(machine, ca=machine.secret("ca", "no certificate"))
 
 
+def test_a_named_authority_is_believed_that_was_made_by_hand_without_key_usage(
+    machine: Machine, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "by-hand", by_hand=True)
+    answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"
+    with listening(secured(authority.issue("server"), answer)) as port:
+        far = {"url": f"https://localhost:{port}"}
+        assert "the status 404" in refused(machine, ca=str(authority.file), **far)
+        assert "not to be trusted" in refused(machine, **far)
+
+
 def test_a_certificate_for_another_name_is_not_believed(machine: Machine) -> None:
     other = machine.authority.issue("other", names="DNS:other.example")
     with listening(secured(other, b"")) as port:
