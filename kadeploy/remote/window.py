@@ -36,6 +36,27 @@ async def window(folder: Path, size: int) -> AsyncIterator[None]:
         os.close(slot)
 
 
+def used(folder: Path) -> int:
+    """How many slots of *folder* are held now, by whatever process; those that may not be looked at do not count."""
+    slots = (path for path in folder.glob("*") if path.name.isdecimal())
+    return sum(map(_is_held, slots))
+
+
+def _is_held(slot: Path) -> bool:
+    """Whether another holds it; who would take it at this very moment looks again."""
+    try:
+        descriptor = os.open(slot, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 async def _take(folder: Path, size: int) -> int:
     """The descriptor of a locked slot. One waiter per process looks, the others queue behind it."""
     async with _queue(folder):

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kadeploy.remote.window import window
+from kadeploy.remote.window import used, window
 
 WORKER = """\
 import asyncio, os, sys
@@ -197,3 +197,15 @@ def test_a_program_started_inside_does_not_keep_the_slot(tmp_path: Path) -> None
             await child.wait()
 
     asyncio.run(main())
+
+
+def test_slots_are_counted_while_they_are_held_and_to_count_holds_none(tmp_path: Path) -> None:
+    async def main() -> list[int]:
+        counted = [used(tmp_path / "missing")]
+        async with window(tmp_path, 3), window(tmp_path, 3):
+            counted += [used(tmp_path), used(tmp_path)]
+            async with asyncio.timeout(10), window(tmp_path, 3):
+                counted.append(used(tmp_path))
+        return [*counted, used(tmp_path)]
+
+    assert asyncio.run(main()) == [0, 2, 2, 3, 0]
