@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 from litestar import Request, Response
@@ -10,7 +10,7 @@ from litestar.connection import ASGIConnection
 
 from kadeploy.errors import AuthenticationError
 from kadeploy.server.web import rendering
-from kadeploy.server.web.visit import see
+from kadeploy.server.web.visit import VISIT, Visit, see
 
 PREFIX = "/ui"
 _TITLES = {401: "Sign in", 403: "Not allowed", 404: "Not found", 409: "In use", 429: "Too many attempts"}
@@ -26,8 +26,10 @@ def answer(request: Request[Any, Any, Any], error: Exception, message: str, stat
     """The page that says *message*; who is not known is led to where they sign in."""
     if isinstance(error, AuthenticationError) and request.method == "GET":
         return _sign_in(request)
-    text = rendering.render("error.html", title=_TITLES.get(status, "Not done"), visit=None, message=message)
-    return rendering.answer(text, status)
+    title, visit = _TITLES.get(status, "Not done"), request.scope["state"].get(VISIT)
+    if visit:
+        return cast("Visit", visit).page("error.html", title, status, message=message)
+    return rendering.answer(rendering.render("error.html", title=title, visit=None, message=message), status)
 
 
 def _sign_in(request: Request[Any, Any, Any]) -> Response[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
@@ -24,6 +23,8 @@ from kadeploy.server.web import rendering
 from kadeploy.server.web.forms import Form
 from kadeploy.server.web.sessions import Session
 
+VISIT = "kadeploy_visit"
+"""Key of `Visit` in the state of a request's scope, once it is known."""
 COOKIE = "__Secure-kadeploy"
 """Name of a session's cookie, which browsers take over HTTPS alone."""
 PAGES = {
@@ -57,7 +58,7 @@ class Visit:
         """Who looks."""
         return self.served.user
 
-    @cached_property
+    @property
     def is_administrator(self) -> bool:
         """Whether it is one of the site's almighty users."""
         return self.served.is_administrator
@@ -96,7 +97,9 @@ def begun(request: Request[Any, Any, Any]) -> Visit:
     caller = _caller(at, request, session)
     served = Served(caller, at.configuration, request.scope["state"])
     csrf = session.csrf if session else _token(at, caller)
-    return Visit(served, csrf, request.url.path, session is not None, request.scope["state"])
+    state = request.scope["state"]
+    found = state[VISIT] = Visit(served, csrf, request.url.path, session is not None, state)
+    return found
 
 
 async def form_of(request: Request[Any, Any, Any], visit: NamedDependency[Visit]) -> Form:

@@ -187,6 +187,15 @@ def test_a_script_that_wants_a_part_of_a_page_has_the_browser_sign_in(at: Servic
     assert (answer.status, answer.headers["hx-redirect"]) == (401, "/ui/sign-in")
 
 
+def test_a_refusal_leaves_the_way_to_the_other_pages(at: Service) -> None:
+    window = at.window()
+    window.sign_in(at.token)
+    refused = window.ask("GET", "/ui/audit")
+    assert refused.status == 403
+    assert 'href="/ui/nodes"' in refused.text
+    assert "bob" in refused.words
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_every_page_and_every_refusal_forbids_what_is_not_ours(browse: Callable[[str], Browser]) -> None:
     for path, status in (("/ui/deploy", 200), ("/ui/sign-in", 303), ("/ui/nowhere", 404), ("/ui/audit", 403)):
