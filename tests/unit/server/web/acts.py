@@ -37,7 +37,7 @@ def acted(site_folder: Path, tmp_path: Path) -> Site:
     rights.add(site, "alice", ["gdx-1.site", "gdx-2.site"], ["*"])
     rights.add(site, "bob", ["gdx-3.site"], ["*"])
     image = Image(file=f"server://{files}/image.tgz", kind="tgz")
-    described = build.environment(name="debian12", version=3, image=image, visibility="public", user="alice")
+    described = build.environment(name="debian12", version=3, image=image, visibility="shared", user="alice")
     environments.add(site, described, RemoteUser("alice", {}))
     return site
 
@@ -59,7 +59,8 @@ def hidden(answer: Answer) -> dict[str, str]:
 def begun(answer: Answer) -> str:
     """The workflow whose page an answer leads to."""
     found = re.fullmatch(r"/ui/runs/([A-Z]-\w+)", answer.where)
-    assert answer.status == 303 and found, answer.words
+    assert answer.status == 303, answer.words
+    assert found, answer.where
     return found[1]
 
 

@@ -21,11 +21,12 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root alone acts for o
 Browse = Callable[[str], Browser]
 
 
-def test_nodes_are_asked_whether_they_are_on_once_the_plan_was_seen(acted: Site, browse: Browse) -> None:
+def test_nodes_are_switched_off_once_the_plan_was_seen(acted: Site, browse: Browse) -> None:
     alice = browse("alice")
     assert 'value="gdx-1.site"' in alice.get("/ui/act/power", nodes="gdx-1.site").text
-    plan = alice.post("/ui/act/power", nodes="gdx-[1-2].site", operation="status", level="soft")
-    assert "PowerStatus" in plan.words and "Ask 2 nodes" in plan.words
+    plan = alice.post("/ui/act/power", nodes="gdx-[1-2].site", operation="off", level="soft")
+    assert "PowerOff" in plan.words
+    assert "Switch 2 nodes off" in plan.words
     wid = begun(alice.post("/ui/act/power", step="start", **hidden(plan)))
     assert ended(acted, wid) == {"gdx-1.site": "ok", "gdx-2.site": "ok"}
 
@@ -80,7 +81,7 @@ def test_ones_own_is_cancelled_and_that_of_another_is_not(acted: Site, browse: B
     assert alice.post(f"/ui/runs/{wid}/cancel", csrf=bob.token()).status == 403
     assert journal.workflows(acted, wid)[wid]["ended"] is None
     assert begun(alice.post(f"/ui/runs/{wid}/cancel")) == wid
-    assert ended(acted, wid) == {"gdx-1.site": "discarded"}
+    assert ended(acted, wid) == {"gdx-1.site": "ko"}
     assert begun(alice.post(f"/ui/runs/{wid}/cancel")) == wid
 
 

@@ -31,7 +31,7 @@ def test_the_form_offers_what_the_user_sees_and_knows_where_they_came_from(acted
     form = browse("alice").get("/ui/deploy", nodes=["gdx-1.site", "gdx-2.site"], environment=ENVIRONMENT)
     assert form.status == 200
     assert 'value="gdx-1.site gdx-2.site"' in form.text
-    assert f'<option value="{ENVIRONMENT}" selected>debian12 (version 3, of alice, public)</option>' in form.text
+    assert f'<option value="{ENVIRONMENT}" selected>debian12 (version 3, of alice, shared)</option>' in form.text
     assert '<option value="hers@alice:1">' in form.text
     assert "hers@alice" not in browse("bob").get("/ui/deploy").text
 
@@ -61,7 +61,8 @@ def test_an_ordinary_user_sees_the_plan_and_then_deploys_two_nodes(acted: Site, 
 def test_what_is_refused_stays_in_the_form_with_what_was_typed(acted: Site, browse: Browse) -> None:
     refused = browse("alice").post("/ui/deploy", nodes="gdx-[2-3].site", environment=ENVIRONMENT, partition="3")
     assert refused.status == 403
-    assert "gdx-3.site" in refused.words and 'role="alert"' in refused.text
+    assert "gdx-3.site" in refused.words
+    assert 'role="alert"' in refused.text
     assert 'name="nodes" value="gdx-[2-3].site"' in refused.text
     assert 'name="partition" value="3"' in refused.text
     assert f'<option value="{ENVIRONMENT}" selected>' in refused.text
