@@ -62,6 +62,8 @@ class Service(Struct, frozen=True, kw_only=True):
     htpasswd: File = ""
     """File of users and password hashes (bcrypt or argon2) for HTTP basic authentication."""
     front_ends: tuple[FrontEnd, ...] = ()
+    metrics_from: tuple[Network, ...] = ()
+    """Addresses and networks from which ``/metrics`` is answered without asking who calls; others show a token."""
     folders: tuple[Folder, ...] = ()
     """Folders below which files may be named as ``server:///path``."""
     quota: Quota = Quota()

@@ -50,6 +50,11 @@ class Consoles:
     def __init__(self) -> None:
         self._open = Places()
 
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        return self._open.number
+
     async def serve(
         self, socket: WebSocket[Any, Any, Any], user: str, node: str, configuration: Configuration, noted: Noted
     ) -> None:

@@ -15,7 +15,7 @@ from kadeploy.errors import AuthenticationError, ConfigError
 
 Headers = Mapping[str, Sequence[str]]
 """The values of each header, by its name in lower case."""
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 AS_USER = "x-kadeploy-user"
 """In which root, on the socket, names the user to act for."""
@@ -32,10 +32,10 @@ class FrontEnds:
     """
 
     def __init__(self, configured: Sequence[FrontEnd]) -> None:
-        self._sources: dict[str, list[_Network]] = {}
+        self._sources: dict[str, list[Network]] = {}
         for rank, each in enumerate(configured):
             where = f"service.front_ends[{rank}].sources"
-            found = [_network(source, where) for source in each.sources]
+            found = [network(source, where) for source in each.sources]
             self._sources.setdefault(each.header.lower(), []).extend(found)
 
     @property
@@ -72,7 +72,7 @@ class FrontEnds:
                 raise AuthenticationError(f"{name} counts from a front end over HTTPS alone: leave this header out.")
 
     def _believed(self, name: str, address: str, values: Sequence[str]) -> str:
-        if not _is_within(address, self._sources.get(name, ())):
+        if not is_within(address, self._sources.get(name, ())):
             raise AuthenticationError(
                 f"The header {name} is not believed from {address}: leave it out, or have an administrator name this "
                 "address in service.front_ends."
@@ -98,7 +98,12 @@ def only_name(header: str, values: Sequence[str]) -> str:
     return values[0]
 
 
-def _network(source: str, where: str) -> _Network:
+def network(source: str, where: str) -> Network:
+    """The network, or the address, that *source* names.
+
+    Raises:
+        ConfigError: it is neither; tells *where* it stands.
+    """
     try:
         found = ipaddress.ip_network(source)
     except ValueError as error:
@@ -124,7 +129,8 @@ def plain(address: str) -> str:
     return str(getattr(found, "ipv4_mapped", None) or found)
 
 
-def _is_within(address: str, networks: Sequence[_Network]) -> bool:
+def is_within(address: str, networks: Sequence[Network]) -> bool:
+    """Whether the other end of a connection, of this *address*, is in one of *networks*."""
     try:
         found = ipaddress.ip_address(plain(address))
     except ValueError:

@@ -15,6 +15,11 @@ class Places:
     def __init__(self) -> None:
         self._taken: Counter[str] = Counter()
 
+    @property
+    def number(self) -> int:
+        """How many there are, of all users."""
+        return self._taken.total()
+
     @contextmanager
     def one(self, user: str, most: int, refusal: KadeployError) -> Iterator[None]:
         """Take one of the *most* places of *user* for a while; raises *refusal* where none is left."""
