@@ -1,11 +1,11 @@
-"""``python -m bench deploy|broadcast|commands|inventory|service|boot [--quick] [--json FILE]``: measure one thing."""
+"""``python -m bench deploy|broadcast|commands|inventory|service|boot|page [--quick] [--json FILE]``: measure a thing."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-BENCHES = ("commands", "inventory", "broadcast", "deploy", "service", "boot")
+BENCHES = ("commands", "inventory", "broadcast", "deploy", "service", "boot", "page")
 """Modules of this package; each has `main(arguments) -> exit status` and tells its options at ``--help``."""
 
 

@@ -130,10 +130,21 @@ def measure(backend: str, nodes: int, *, strangers: bool) -> Iterator[Run]:
 
 
 @contextmanager
-def laboratory(backend: str, nodes: int) -> Iterator[Lab]:
-    """A lab that is up, and root's right to deploy on it."""
+def laboratory(backend: str, nodes: int, *, service: bool = False) -> Iterator[Lab]:
+    """A lab that is up, with its service or without, and root's right to deploy on it."""
     _lab("down")
-    _lab("up", "--no-service", "--kind", "sim", "--backend", backend, "--nodes", str(nodes), "--boot-delay", str(BOOT))
+    _lab(
+        "up",
+        *([] if service else ["--no-service"]),
+        "--kind",
+        "sim",
+        "--backend",
+        backend,
+        "--nodes",
+        str(nodes),
+        "--boot-delay",
+        str(BOOT),
+    )
     try:
         lab = saved(NAME)
         if lab is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench import boot, broadcast, deploy, inventory
+from bench import boot, broadcast, deploy, inventory, page
 
 
 def test_the_bench_of_deployments_runs_and_writes_its_figures(tmp_path: Path) -> None:
@@ -39,3 +39,14 @@ def test_the_bench_of_inventories_has_ours_beside_ansibles_own(tmp_path: Path) -
     told = json.loads(figures.read_text())
     assert told["kadeploy"]["cpu"] > 0
     assert told["YAML"]["cpu"] > 0
+
+
+def test_the_bench_of_the_page_has_browsers_at_a_run_and_the_same_without(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    assert page.main(["--quick", "--json", str(figures)]) == 0
+    told = json.loads(figures.read_text())
+    alone, beside = told["runs"]
+    assert (alone["browsers"], alone["answers"]) == (0, 0)
+    assert beside["answers"] >= beside["browsers"] > 0
+    assert {each["page"] for each in told["pages"]} == set(page.PAGES)
+    assert all(each["ms"] > 0 for each in told["pages"])
