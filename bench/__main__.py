@@ -1,4 +1,4 @@
-"""``python -m bench deploy|broadcast|commands|inventory|service|boot|page [--quick] [--json FILE]``: measure a thing."""
+"""``python -m bench NAME [--quick] [--json FILE]``: measure one thing; without a name, all names."""
 
 from __future__ import annotations
 
