@@ -15,13 +15,12 @@ const leave = document.getElementById("leave");
 const again = document.getElementById("again");
 const { socket: path, node, part, user, program } = place.dataset;
 
+const CLOSED = "Console closed.";
 const ENDS = {
-  ended: ({ status }) =>
-    status ? `Console closed: ${program} ended with status ${status}.` : `Console closed: ${program} ended.`,
+  ended: ({ status }) => (status ? `Console closed: ${program} ended with status ${status}.` : CLOSED),
   revoked: () => `Console closed: ${user} does not have the right to use ${part} of ${node} any more.`,
   unchecked: () => "Console closed: the rights to it cannot be looked up. Tell the site's administrators.",
   lost: () => "Console closed: the connection to it is lost. Open the console again.",
-  left: () => "Console closed.",
 };
 
 keepStylePolicy();
@@ -41,7 +40,7 @@ tell("The console is being opened.");
 socket.addEventListener("open", sendSize);
 socket.addEventListener("message", ({ data }) => (typeof data === "string" ? hear(JSON.parse(data)) : show(data)));
 socket.addEventListener("close", ({ reason }) => close(said || lost(reason)));
-leave.addEventListener("click", () => close(ENDS.left()));
+leave.addEventListener("click", () => close(CLOSED));
 terminal.onData(type);
 terminal.onBinary((keys) => send(Uint8Array.from(keys, (key) => key.charCodeAt(0))));
 terminal.onResize(sendSize);
@@ -65,7 +64,7 @@ function show(data) {
 
 function type(keys) {
   escapes = [...keys].reduce((count, key) => (key === ESCAPE ? count + 1 : 0), escapes);
-  if (keys === ESCAPE && escapes >= LEAVING) close(ENDS.left());
+  if (keys === ESCAPE && escapes >= LEAVING) close(CLOSED);
   else send(new TextEncoder().encode(keys));
 }
 
@@ -90,7 +89,7 @@ function close(why) {
   leave.hidden = true;
   again.hidden = false;
   if (place.contains(document.activeElement)) again.focus();
-  state.className = "notice";
+  state.className = why === CLOSED ? "done" : "notice";
   tell(why);
 }
 
@@ -102,7 +101,7 @@ function tell(text) {
 // style attributes: these go the way of scripts instead, which the policy allows, so that it need not be loosened.
 function keepStylePolicy() {
   const create = document.createElement.bind(document);
-  document.createElement = (name, ...options) => (name === "style" ? sheet(create("template")) : create(name, ...options));
+  document.createElement = (name, ...options) => (name === "style" ? sheet(create("span")) : create(name, ...options));
   const set = Element.prototype.setAttribute;
   Element.prototype.setAttribute = function (name, value) {
     if (name === "style") this.style.cssText = value;
