@@ -8,6 +8,7 @@ https://docs.asciinema.org/manual/asciicast/v2/
 from __future__ import annotations
 
 import codecs
+import glob
 import json
 import os
 import secrets
@@ -179,8 +180,8 @@ def _sizes(site: Site) -> Iterator[tuple[float, int, Path]]:
             yield status.st_mtime, status.st_size, path
 
 
-def _paths(site: Site) -> Iterable[Path]:
-    return folder(site).glob(f"*/*{SUFFIX}")
+def _paths(site: Site, node: str = "") -> Iterable[Path]:
+    return folder(site).glob(f"{glob.escape(node) or '*'}/*{SUFFIX}")
 
 
 # --- finding --------------------------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ class Recorded(msgspec.Struct, frozen=True):
 def listed(configuration: Configuration, user: str, node: str = "") -> list[Recorded]:
     """What *user* may know of, oldest first: an administrator of all, others of their own and those of their nodes."""
     site = configuration.site
-    found = [each for each in map(_recorded, _paths(site)) if each and node in ("", each.node)]
+    found = [each for each in map(_recorded, _paths(site, node)) if each]
     if user not in site.almighty_users and site.rights != "dummy":
         held = rights.holders(site, list({each.node for each in found}), user)
         found = [each for each in found if each.user == user or held.get(each.node)]

@@ -7,15 +7,17 @@ When it is moved away, as logrotate does, the next line begins a new file.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from kadeploy.config.site import Site
 from kadeploy.server.auth import Caller
@@ -125,6 +127,75 @@ def read(site: Site, since: float = 0.0, user: str = "") -> Iterator[Entry]:
                 if entry and entry.time >= since and user in ("", entry.user):
                     yield entry
 
+
+# --- its end ----------------------------------------------------------------------------------------------------------
+
+MOST_READ = 8 << 20
+"""Bytes of the log that one question reads at most, from its end or from where the last one has stopped."""
+_BLOCK = 64 << 10
+_LINE = 64 << 10
+"""Bytes of the longest line that is understood; ours are shorter."""
+
+
+class Part(NamedTuple):
+    """Some entries, newest first, and where those before them end."""
+
+    entries: list[Entry]
+    before: str
+    """What `newest` takes to go on; empty: there are no older ones."""
+
+
+def newest(site: Site, most: int, fits: Callable[[Entry], bool], before: str = "") -> Part:
+    """The *most* entries that came last and fit, or came last *before* the place that another part tells.
+
+    The files are read backwards, `MOST_READ` bytes of them: there may be fewer entries, or none, and older ones all the
+    same. A place that is not known any more, since the log has been rotated twice, is the end.
+    """
+    found: list[Entry] = []
+    left = MOST_READ
+    for path, end in _from(site, before):
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            number = os.fstat(file.fileno()).st_ino
+            for place, line in _backwards(file, end):
+                entry = _entry(line.decode("ascii", "replace"))
+                if entry and fits(entry):
+                    found.append(entry)
+                left -= len(line) + 1
+                if len(found) == most or left <= 0:
+                    return Part(found, f"{number}-{place}")
+    return Part(found, "")
+
+
+def _from(site: Site, before: str) -> list[tuple[Path, int | None]]:
+    """The files from the place *before* on, newest first, and where to begin in them; None is the end."""
+    paths = [site.state / NAME, site.state / f"{NAME}.1"]
+    number, _, place = before.partition("-")
+    for rank, path in enumerate(paths):
+        with suppress(OSError):
+            if place.isdecimal() and number == str(path.stat().st_ino):
+                return [(path, int(place)), *((older, None) for older in paths[rank + 1 :])]
+    return [(path, None) for path in paths]
+
+
+def _backwards(file: BinaryIO, end: int | None) -> Iterator[tuple[int, bytes]]:
+    """Lines from the byte *end* back to the file's beginning, and where each begins; too long ones are cut."""
+    size = file.seek(0, os.SEEK_END)
+    place = size if end is None else min(end, size)
+    rest = b""
+    while place > 0:
+        length = min(_BLOCK, place)
+        file.seek(place - length)
+        block = file.read(length) + rest
+        place -= length
+        first, *lines = block.split(b"\n")
+        begins = itertools.accumulate((len(line) + 1 for line in lines), initial=place + len(first) + 1)
+        yield from reversed(list(zip(begins, lines, strict=False)))
+        rest = first[:_LINE]
+    if rest:
+        yield 0, rest
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
 
 _NAMES = {each.name for each in fields(Entry)}
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import msgspec
 import peewee
@@ -24,7 +24,7 @@ from kadeploy.workflow import Operation
 
 DAY = 86400
 HOUR = 3600
-MOST = 200_000
+MOST = 100_000
 """Rows of the log that a period has at most: the newest ones."""
 KEPT = 60.0
 """Seconds for which an overview is told again."""
@@ -103,17 +103,32 @@ class Overview(msgspec.Struct, frozen=True):
         return sum(each.operations for each in self.rates)
 
 
-_kept: dict[tuple[str, int], tuple[float, Overview]] = {}
+_kept: dict[tuple[str, int, str], tuple[float, Any]] = {}
 _asking = threading.Lock()
 
 
 def overview(site: Site, days: int) -> Overview:
     """What the last *days* days tell, at most `KEPT` seconds ago; those who ask meanwhile wait for the same answer."""
-    key = (url_of(site), days)
+    return cast("Overview", _remembered(site, days, "overview", lambda: look(site, days, int(time.time()))))
+
+
+def uses(site: Site, days: int) -> list[Use]:
+    """`Overview.uses` alone, which is found sooner; kept alike."""
+
+    def ask() -> list[Use]:
+        connect(site)
+        now = int(time.time())
+        return _uses(_period(now - days * DAY, now))
+
+    return cast("list[Use]", _remembered(site, days, "uses", ask))
+
+
+def _remembered(site: Site, days: int, what: str, ask: Callable[[], Any]) -> Any:
+    key = (url_of(site), days, what)
     with _asking:
         found = _kept.get(key)
         if found is None or time.monotonic() - found[0] >= KEPT:
-            found = _kept[key] = (time.monotonic(), look(site, days, int(time.time())))
+            found = _kept[key] = (time.monotonic(), ask())
     return found[1]
 
 
