@@ -56,10 +56,12 @@ class Census:
         self._clock = clock
         self._turn = threading.Lock()
         self._counted: tuple[Configuration, float, list[Metric]] | None = None
-        self._since = time.time()
-        self._met: dict[str, int] = {}
-        """Workflows that have been counted, and when they ended, as far as the next look may find them again."""
-        self._broadcasts = Broadcasts(self._since)
+        self._looked = time.time()
+        """When what has ended was looked for last (Unix)."""
+        self._began = int(self._looked)
+        self._met: set[str] = set()
+        """Workflows that have been counted, as far as the next look may find them again."""
+        self._broadcasts = Broadcasts(self._looked)
         self._runs: Counter[tuple[str, ...]] = Counter()
         self._results: Counter[tuple[str, ...]] = Counter()
         self._failures: Counter[tuple[str, ...]] = Counter()
@@ -85,13 +87,15 @@ class Census:
 
     def _count(self, configuration: Configuration) -> list[Metric]:
         """All of it is read before anything is added: an answer that fails half-way changes no total."""
-        site, began = configuration.site, self._clock()
+        site, began, now = configuration.site, self._clock(), time.time()
         states = _states(configuration)
         running = tally.running(site)
-        closed = [each for each in tally.closed(site, self._horizon) if each.wid not in self._met]
+        recent = tally.closed(site, self._horizon)
+        closed = [each for each in recent if each.wid not in self._met]
         wids = [each.wid for each in closed]
         ends, took = tally.ends(site, wids, SILENT), tally.durations(site, wids)
         self._add(closed, ends, took)
+        self._met, self._looked = {each.wid for each in recent}, now
         going = self._broadcasts.look(site.run_folders / wid for wid in [*wids, *(each.wid for each in running)])
         return [
             *_of_runs(site, running),
@@ -104,14 +108,10 @@ class Census:
 
     @property
     def _horizon(self) -> int:
-        """The second from which ends are looked for."""
-        newest = max(self._met.values(), default=0)
-        return max(int(self._since), newest - OVERLAP)
+        """The second from which ends are looked for (Unix)."""
+        return max(self._began, int(self._looked) - OVERLAP)
 
     def _add(self, closed: Iterable[Closed], ends: Sequence[Nodes], took: Iterable[Took]) -> None:
-        self._met |= {each.wid: each.ended for each in closed}
-        horizon = self._horizon
-        self._met = {wid: ended for wid, ended in self._met.items() if ended >= horizon}
         self._runs += Counter((each.operation, result(each, ends)) for each in closed)
         for end in ends:
             self._results[end.cluster, end.operation, end.verdict] += end.count
