@@ -230,7 +230,7 @@ def workflows(site: Site, wid: str | None = None, nodes: Iterable[str] | None = 
         hint = did_you_mean(wid, newest(site))
         raise UnknownWorkflowError(f"No workflow is called {wid!r}. `kanodes3 -y` shows those that run.{hint}")
     only = None if nodes is None else set(nodes)
-    dump = {row.wid: shown(_flow(row, dead), _stands(row, only)) | _aborted(site, row, dead) for row in flows}
+    dump = {row.wid: shown(flow_of(row, dead), _stands(row, only)) | _aborted(site, row, dead) for row in flows}
     return {name: flow for name, flow in dump.items() if flow["nodes"] or only is None}
 
 
@@ -263,7 +263,8 @@ def stand(macro_step: str, micro_step: str, state: str, progress: str = "") -> l
     return [*found, {"progress": progress}] if progress else found
 
 
-def _flow(row: Workflow, dead: Container[str]) -> Flow:
+def flow_of(row: Workflow, dead: Container[str]) -> Flow:
+    """The workflow of a whole *row*; one that is among the *dead* was aborted, though nobody has written that down."""
     is_left = row.ended is None and row.wid in dead
     shared = {name: getattr(row, name) for name in _SHARED}
     return Flow(state="aborted" if is_left else row.state, began=row.started, last=row.seen, **shared)

@@ -67,8 +67,6 @@ class Bar:
     lane: int
     """From 0, the one at the top."""
     macro_step: str
-    step: int
-    """Rank of the macro-step in the plan, from 0."""
     title: str
     """Implementation, and which try it is."""
     look: Look
@@ -138,7 +136,6 @@ class _Set:
     attempt: Attempt
     names: tuple[str, ...]
     lane: int
-    step: int
     begun: float
     before: tuple[int, ...]
     folded: str
@@ -189,7 +186,6 @@ class _Set:
             number=self.attempt.number,
             lane=lane,
             macro_step=self.attempt.macro_step,
-            step=self.step,
             title=self.title,
             look=self.look,
             begun=self.begun,
@@ -229,7 +225,6 @@ class Lanes:
         """The attempt at the end of each lane."""
         self._free: list[tuple[int, int]] = []
         """Lanes whose attempt has ended, with its number: nobody goes on there if it is still the last."""
-        self._ranks: dict[str, int] = {}
         self._notes: deque[str] = deque(maxlen=_NOTES)
         self._answers: dict[str, dict[str, None]] = {}
         self._forecast: Forecast | None = None
@@ -246,18 +241,14 @@ class Lanes:
         self.began = event
         self._forecast = forecast.of(event)
         self._notes.extend(event.notes)
-        for plan in event.plans.values():
-            for rank, (macro_step, _) in enumerate(plan):
-                self._ranks.setdefault(macro_step, rank)
         self.stands.begin(name for names in event.groups.values() for name in names)
 
     def _start(self, event: AttemptStarted) -> None:
-        number, macro_step = event.attempt.number, event.attempt.macro_step
+        number = event.attempt.number
         came = Counter(self._in[name] for name in event.nodes if name in self._in)
         before = tuple(each for each, _ in came.most_common())
         lane = self._lane(before, number)
-        step = self._ranks.setdefault(macro_step, len(self._ranks))
-        self._sets[number] = _Set(event.attempt, event.nodes, lane, step, event.at, before, fold(event.nodes))
+        self._sets[number] = _Set(event.attempt, event.nodes, lane, event.at, before, fold(event.nodes))
         self._in.update(dict.fromkeys(event.nodes, number))
 
     def _enter(self, event: StepStarted) -> None:

@@ -12,11 +12,13 @@ from kadeploy.server.web.deploy import Deploy
 from kadeploy.server.web.environments import Environments
 from kadeploy.server.web.nodes import Nodes
 from kadeploy.server.web.rights import Rights
+from kadeploy.server.web.runs import Runs
 from kadeploy.server.web.sign_in import SignIn
 from kadeploy.server.web.statistics import Statistics
 
 ROUTES: list[ControllerRouterHandler] = [
     SignIn,
+    Runs,
     Nodes,
     Environments,
     Rights,
