@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 from urllib.parse import urlencode
@@ -20,11 +21,13 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 from markupsafe import Markup, escape
 
-from kadeploy.errors import KadeployError
+from kadeploy.environments.reference import Reference
+from kadeploy.errors import EnvironmentRefusedError, KadeployError
 from kadeploy.nodeset import expand, natural_key
 from kadeploy.operations.service import Rows
 from kadeploy.server.served import Served
 from kadeploy.server.web.damaged import readable
+from kadeploy.server.web.environments import path_of
 from kadeploy.server.web.visit import Visit
 from kadeploy.state.database import url_of
 from kadeploy.state.history import Selection
@@ -192,7 +195,8 @@ def _domain(members: Sequence[Stand]) -> str:
     return f".{domain}" if len(domains) == 1 and (domain := domains.pop()) else ""
 
 
-_CELL = '<li><a class="{}" href="/ui/nodes/{}">{}</a></li>'
+_CELL = '<li><a id="n-{1}" class="{0}" href="/ui/nodes/{1}">{2}</a></li>'
+"""With an id, by which htmx finds the one again that had the focus."""
 
 
 def _cell(stand: Stand, domain: str) -> Markup:
@@ -227,6 +231,16 @@ def _past(served: Served, name: str) -> tuple[list[Done], str]:
 
     found, left_out = readable(ask)
     return sorted(found, key=lambda done: -done.start)[:LAST], left_out
+
+
+def _environment(served: Served, row: NodeRow | None) -> str:
+    """The page of the environment on a node; empty where there is none that the visitor may see."""
+    if row is None or not row.env_name:
+        return ""
+    wanted = Reference(row.env_name, row.env_version, row.env_owner, row.env_arch)
+    with suppress(EnvironmentRefusedError):
+        return path_of(served.versions(wanted, all_versions=False)[0])
+    return ""
 
 
 class Nodes(Controller):
@@ -280,13 +294,15 @@ class Nodes(Controller):
         names = served.configuration.full_names([node])
         (cluster,) = served.configuration.cluster_nodes(names)
         (name,) = names
+        row = next(iter(served.states([name])), None)
         past, left_out = _past(served, name)
         return visit.page(
             "node.html",
             name,
             node=name,
             cluster=cluster,
-            row=next(iter(served.states([name])), None),
+            row=row,
+            environment=_environment(served, row),
             held=next(iter(served.claims([name])), None),
             holders=served.holders([name])[name],
             past=past,

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from kadeploy.config.site import Site
@@ -13,7 +14,7 @@ from kadeploy.operations.recording import Recording
 from kadeploy.server.web import nodes as page
 from kadeploy.state import database, journal, nodes, rights
 from kadeploy.state.nodes import MEANINGS
-from kadeploy.state.tables import Log
+from kadeploy.state.tables import EnvironmentRow, Log, environment_columns
 from tests.unit import build
 from tests.unit.server.web.conftest import Browser
 
@@ -43,7 +44,7 @@ def used(site: Site) -> Site:
 
 def cells(text: str) -> dict[str, str]:
     """Kinds of the nodes in a grid."""
-    return {name: kind for kind, name in re.findall(r'<a class="(\w+)" href="/ui/nodes/([^"]+)">', text)}
+    return {name: kind for kind, name in re.findall(r'<a id="n-[^"]+" class="(\w+)" href="/ui/nodes/([^"]+)">', text)}
 
 
 def test_each_node_is_there_with_what_its_state_amounts_to(used: Site, browse: Browse) -> None:
@@ -141,6 +142,16 @@ def test_a_user_sees_the_own_rights_alone_and_an_administrator_those_of_all(used
     mine = browse("alice").get("/ui/nodes/gdx-1.site").words
     assert ("alice /dev/sda3 20" in mine, "dave" in mine) == (True, False)
     assert "dave * no end" in browse("root").get("/ui/nodes/gdx-1.site").words
+
+
+def test_the_environment_on_a_node_has_a_link_for_whom_may_see_it(used: Site, browse: Browse) -> None:
+    found = msgspec.structs.replace(build.environment(), name="debian", version=12, user="alice", visibility="private")
+    EnvironmentRow.insert(**environment_columns(found)).execute()
+    nodes.set_state(["gdx-1.site"], "deployed", found, "alice")
+    link = 'href="/ui/environments/one?name=debian&amp;owner=alice">debian</a>'
+    assert link in browse("alice").get("/ui/nodes/gdx-1.site").text
+    others = browse("bob").get("/ui/nodes/gdx-1.site")
+    assert (link in others.text, "debian version 12 of alice" in others.words) == (False, True)
 
 
 def test_recordings_are_shown_to_whom_kaconsole3_lists_them(used: Site, browse: Browse) -> None:
