@@ -21,14 +21,22 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root alone acts for o
 Browse = Callable[[str], Browser]
 
 
-def test_nodes_are_switched_off_once_the_plan_was_seen(acted: Site, browse: Browse) -> None:
+def test_nodes_are_switched_on_once_the_plan_was_seen(acted: Site, browse: Browse) -> None:
     alice = browse("alice")
     assert 'value="gdx-1.site"' in alice.get("/ui/act/power", nodes="gdx-1.site").text
-    plan = alice.post("/ui/act/power", nodes="gdx-[1-2].site", operation="off", level="soft")
-    assert "PowerOff" in plan.words
-    assert "Switch 2 nodes off" in plan.words
+    plan = alice.post("/ui/act/power", nodes="gdx-[1-2].site", operation="on", level="soft")
+    assert "PowerOn" in plan.words
+    assert "Switch 2 nodes on" in plan.words
     wid = begun(alice.post("/ui/act/power", step="start", **hidden(plan)))
     assert ended(acted, wid) == {"gdx-1.site": "ok", "gdx-2.site": "ok"}
+
+
+def test_a_question_for_power_has_a_run_too_though_it_changes_nothing(acted: Site, browse: Browse) -> None:
+    alice = browse("alice")
+    answer = alice.post("/ui/act/power", step="start", nodes="gdx-1", operation="status", level="soft")
+    wid = begun(answer)
+    assert wid in alice.get(answer.where).words
+    assert browse("bob").get(answer.where).status == 403
 
 
 @pytest.mark.parametrize(
