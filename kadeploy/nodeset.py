@@ -126,6 +126,8 @@ def _ranges(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         if found := _NUMBERED.fullmatch(name):
             numbers.setdefault((found[1], found[3]), set()).add(int(found[2]))
+        elif "[" in name:  # no node is called so, and ClusterShell would make each name that it stands for
+            raise ValueError(name)
         else:
             yield name
     for (before, behind), found_numbers in numbers.items():

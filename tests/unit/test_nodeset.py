@@ -129,3 +129,9 @@ def test_any_names_have_a_natural_order_and_numbers_have_theirs(names: list[str]
     ordered = sorted(names, key=natural_key)
     assert all(natural_key(one) <= natural_key(next_one) for one, next_one in itertools.pairwise(ordered))
     assert natural_key(f"n-{number}") < natural_key(f"n-{number + 1}") < natural_key(f"n-1{'0' * 5000}")
+
+
+def test_what_stands_for_many_names_is_not_made_into_them_to_be_told() -> None:
+    """A name that is asked for may be a range, of more names than there is memory for."""
+    for names in (["n-[1-999999999999]"], ["n-1", "n-[1-9][1-999999999999].site"], ["n-2,n-[1-999999999999]"]):
+        assert fold(names) == ",".join(names)
