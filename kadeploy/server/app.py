@@ -22,7 +22,7 @@ from kadeploy.server import openapi
 from kadeploy.server.api import CONTROLLERS
 from kadeploy.server.audited import REASON, Audited, note
 from kadeploy.server.auth import Caller
-from kadeploy.server.metrics import Measured, metrics
+from kadeploy.server.metrics import PATH, Measured, metrics
 from kadeploy.server.original import refusals
 from kadeploy.server.original.controllers import CONTROLLERS as ORIGINALS
 from kadeploy.server.served import THING, Served
@@ -113,8 +113,8 @@ def _refused(request: Request[Any, Any, Any], error: KadeployError) -> Response[
 
 
 def _is_ours(request: Request[Any, Any, Any]) -> bool:
-    """Whether what is asked for is below ``/v1``, rather than one of the original's resources."""
-    return request.url.path.startswith(openapi.OURS)
+    """Whether what is asked for is below ``/v1``, or the numbers, rather than one of the original's resources."""
+    return request.url.path.startswith(openapi.OURS) or request.url.path == PATH
 
 
 def _headers(site: Site, error: KadeployError) -> dict[str, str]:
