@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 from litestar import Controller, Response, get
@@ -82,7 +83,7 @@ class Statistics(Controller):
         )
 
 
-def _told(found: Overview) -> dict[str, object]:
+def _told(found: Overview) -> dict[str, Any]:
     """Values of the template."""
     images = _by_image(found.durations)
     return {
