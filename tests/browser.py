@@ -5,7 +5,7 @@ Debian's own browser is driven by Playwright. It reaches this machine alone; wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -58,6 +58,38 @@ _FOREIGN = """
 """What stands in a page that none of our templates writes: elements that run or load, handlers, addresses elsewhere."""
 
 
+_FETCH = """
+async (asked) => {
+  const answers = [];
+  const next = async () => {
+    for (let rank; (rank = asked.findIndex((each) => each)) >= 0;) {
+      const [path, form] = asked[rank];
+      asked[rank] = null;
+      const body = Object.keys(form).length ? new URLSearchParams(form) : undefined;
+      const answer = await fetch(path, {method: body ? "POST" : "GET", body});
+      const read = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const typed = [...read.querySelectorAll("[value]")].map((each) => each.getAttribute("value"));
+      answers[rank] = [answer.status, (FOREIGN)(read), [read.body.textContent, ...typed].join("\\n"), path];
+    }
+  };
+  await Promise.all([next(), next(), next(), next()]);
+  return answers;
+}
+"""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An answer of the service that was read and not shown."""
+
+    status: int
+    foreign: Sequence[str]
+    """As `Seat.foreign` tells."""
+    text: str
+    """What can be read of it, and what stands in the fields of its forms."""
+    path: str
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser without a window."""
@@ -95,21 +127,14 @@ class Seat:
         sheet.get_by_role("button", name="Sign in").click()
         page.wait_for_url(lambda url: "/sign-in" not in url, wait_until="domcontentloaded")
 
-    def fetch(self, path: str, **form: str) -> tuple[int, list[str], str]:
-        """Status of an answer, what of it is foreign, and what its body shows; no script of it runs.
+    def fetch(self, path: str, **form: str) -> Fetched:
+        """What the service answers; with fields of a form, the form is sent."""
+        return self.fetch_all([(path, form)])[0]
 
-        With fields of a form, the form is sent.
-        """
-        found: list[Any] = self.page.evaluate(
-            f"""async ([path, form]) => {{
-              const body = Object.keys(form).length ? new URLSearchParams(form) : undefined;
-              const answer = await fetch(path, {{method: body ? "POST" : "GET", body}});
-              const read = new DOMParser().parseFromString(await answer.text(), "text/html");
-              return [answer.status, ({_FOREIGN})(read), read.body.textContent];
-            }}""",
-            [path, form],
-        )
-        return found[0], found[1], found[2]
+    def fetch_all(self, asked: Sequence[tuple[str, Mapping[str, str]]]) -> list[Fetched]:
+        """The answers to several paths, each with the fields of a form or none; no script of an answer runs."""
+        found = self.page.evaluate(_FETCH.replace("FOREIGN", _FOREIGN), [[path, dict(form)] for path, form in asked])
+        return [Fetched(*each) for each in found]
 
     def foreign(self) -> list[str]:
         """What stands in the page that none of our templates writes."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.light.page.conftest import Page, Sit
+from tests.light.page.cluster import Page
+from tests.light.page.conftest import Sit
 
 
 def test_a_token_signs_in_and_the_first_page_follows(sit: Sit, page: Page) -> None:
@@ -63,7 +64,7 @@ def test_a_form_of_another_page_does_nothing(sit: Sit) -> None:
     """Neither without its token nor with another's: the session goes on."""
     there = sit("alice")
     for token in ({}, {"csrf": ""}, {"csrf": "x" * 43}):
-        status, _, text = there.fetch("/ui/sign-out", x="y", **token)
-        assert (status, "load its page again" in text) == (403, True)
+        answer = there.fetch("/ui/sign-out", x="y", **token)
+        assert (answer.status, "load its page again" in answer.text) == (403, True)
     there.open("/ui/runs")
     assert there.page.url.endswith("/ui/runs")
