@@ -24,7 +24,7 @@ const ENDS = {
 };
 
 keepStylePolicy();
-const terminal = new Terminal({ cursorBlink: false, fontSize: 14, screenReaderMode: false });
+const terminal = new Terminal({ fontSize: 14, minimumContrastRatio: 4.5 });
 const fit = new FitAddon();
 terminal.loadAddon(fit);
 terminal.open(place);
