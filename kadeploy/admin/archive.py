@@ -34,13 +34,14 @@ _LONGEST_NAME = 100
 """Bytes that a header has for it."""
 _BLOCK = tarfile.BLOCKSIZE
 
-Kind = Literal["configuration", "file", "database", "audit", "run"]
+Kind = Literal["configuration", "file", "database", "audit", "run", "events"]
 KINDS: dict[Kind, str] = {
     "configuration": "configuration",
     "file": "keys, password files and other files that it names",
     "database": "database",
     "audit": "audit log",
     "run": "run folders",
+    "events": "events of runs whose folders are gone",
 }
 """What members may be, in words."""
 _Size = Annotated[int, msgspec.Meta(ge=0)]

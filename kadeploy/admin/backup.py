@@ -1,8 +1,8 @@
 """A backup of a site: what cannot be made anew, in one file, taken while everything runs.
 
 It holds the configuration, the database, keys, password files and what else the configuration names, and the audit log;
-run folders where they are asked for. Images, caches and what packages or `build` make again are not in it. Boot
-profiles are written anew by each operation.
+run folders, and the events of those that are gone, where they are asked for. Images, caches and what packages or
+`build` make again are not in it. Boot profiles are written anew by each operation.
 
 All of it first goes to a file without a name, then behind zstd to a file with a temporary one, which takes its place
 when it is whole and on the disk: whatever ends this process, no half of a backup is ever found under a backup's name.
@@ -35,6 +35,7 @@ from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError, OptionError
 from kadeploy.files import MEGA
+from kadeploy.operations import kept_events
 from kadeploy.state import database, dump, journal
 
 SUFFIX = ".tar.zst"
@@ -203,8 +204,8 @@ class _File(NamedTuple):
     """Its name below its kind's folder in the archive."""
 
 
-def _files(configuration: Configuration, runs: Iterable[str]) -> tuple[list[_File], list[str]]:
-    """All files of the site but its database, with the run folders *runs*; and what is left out."""
+def _files(configuration: Configuration, runs: Iterable[str], kept: Iterable[Path]) -> tuple[list[_File], list[str]]:
+    """All files of the site but its database, with the run folders *runs*, events *kept*; and what is left out."""
     site, folder = configuration.site, configuration.folder.absolute()
     state = site.state.absolute()
     named = [path for path in (*named_files(configuration), *_keys(site)) if path.exists()]
@@ -214,6 +215,7 @@ def _files(configuration: Configuration, runs: Iterable[str]) -> tuple[list[_Fil
     files += [_File("audit", path, name) for name in AUDIT if (path := state / name).exists()]
     top = site.run_folders.absolute()
     files += [_File("run", path, str(path.relative_to(top))) for wid in runs for path in _below(top / wid)]
+    files += [_File("events", path.absolute(), path.name) for path in kept]
     return files, left_out
 
 
@@ -313,7 +315,8 @@ def _sweep(where: int) -> None:
 def _made(configuration: Configuration, who: Account, place: Path, where: int, with_runs: bool) -> tuple[int, Manifest]:
     site, room = configuration.site, Path(f"/proc/self/fd/{where}")
     _have_database(site, who)
-    files, left_out = _files(configuration, _ended_runs(site, who) if with_runs else ())
+    runs, kept = (_ended_runs(site, who), kept_events.all_of(site)) if with_runs else ((), ())
+    files, left_out = _files(configuration, runs, kept)
     _require_room(place.parent, site, files)
     with tempfile.TemporaryFile(prefix=TEMPORARY, dir=room) as spool, dump.taken(site, who, room) as taken:
         collection = _Collection(cast("BinaryIO", spool), site.state.absolute(), who)

@@ -19,7 +19,7 @@ from kadeploy.caller import as_user
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, FileError
-from kadeploy.operations import recording, runs
+from kadeploy.operations import kept_events, recording, runs
 from kadeploy.state import database, history, rights, sent, tokens
 
 DAYS = 30
@@ -27,6 +27,7 @@ _DAY = 86_400.0
 
 Kind = Literal[
     "runs",
+    "events",
     "recordings",
     "sent",
     "uploads",
@@ -40,6 +41,7 @@ Kind = Literal[
 ]
 KINDS: dict[Kind, str] = {
     "runs": "run folders beyond runs.days and runs.max_mb",
+    "events": "events of runs beyond runs.events_days and runs.events_max_mb",
     "recordings": "recordings of consoles beyond runs.days and runs.max_mb",
     "sent": "files that users have sent and that nobody uses",
     "uploads": "files of -x that nobody uses",
@@ -135,7 +137,8 @@ def _rows(site: Site, wish: Wish) -> list[Gone]:
 def _things(configuration: Configuration, wish: Wish) -> Iterator[tuple[Kind, Iterable[_Thing]]]:
     """Profiles go before what they mention."""
     site, seconds = configuration.site, wish.days * _DAY
-    yield "runs", [_Thing(run.path, run.size, partial(_remove_folder, run.path)) for run in runs.surplus(site)]
+    yield "runs", [_Thing(run.path, run.size, partial(runs.remove, site, run)) for run in runs.surplus(site)]
+    yield "events", [_Thing(kept.path, kept.size, kept.path.unlink) for kept in kept_events.surplus(site)]
     yield "recordings", [_Thing(path, size, path.unlink) for path, size in recording.surplus(site)]
     yield "sent", [_Thing(path, size, partial(sent.remove, path)) for path, size in sent.unused(site, seconds)]
     yield "profiles", list(_profiles(configuration))

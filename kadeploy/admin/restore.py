@@ -99,6 +99,7 @@ class _Plan:
             "database": lambda _: database.file_of(self.site) or Path(database.url_of(self.site)),
             "audit": self._of_audit,
             "run": self._of_run,
+            "events": self._of_events,
         }
         found = targets[member.kind](Path(member.path))
         if found is None or any(part.startswith(backup.TEMPORARY) for part in found.parts[1:]):
@@ -122,6 +123,9 @@ class _Plan:
 
     def _of_run(self, path: Path) -> Path | None:
         return _moved(path, Path(self.manifest.state) / "runs", self.site.run_folders.absolute())
+
+    def _of_events(self, path: Path) -> Path | None:
+        return _moved(path, Path(self.manifest.state) / "events", self.site.kept_events.absolute())
 
     def owner(self, member: Member) -> tuple[int, int]:
         """To whom the file will belong: whoever is called so here."""

@@ -82,6 +82,7 @@ class Display:
     *stream* gets plain lines; on a terminal they scroll above a live view while the display is entered as a context.
     *verbosity* None is `ON_TERMINAL` or `IN_LINES`. The last lines of what has ended are made by *final*, and on a
     terminal by *final_for_people*. Of several servers, lines begin with the name of the one that they are about.
+    The *clock* (Unix seconds) says how long things have taken; for what is told again it is not that of the present.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Display:
         stream: IO[str] | None = None,
         final: LastLines = summary.lists,
         final_for_people: LastLines | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.debug = debug
         self.stream = sys.stdout if stream is None else stream
@@ -103,7 +105,8 @@ class Display:
         """Whose event is being shown, of several."""
         self._sets: dict[tuple[str, int], _Set] = {}
         self._finals: dict[str, Final] = {}
-        self._begun = time.time()
+        self._clock = clock
+        self._begun = clock()
         self._now = self._begun
         self._nodes: dict[str, int] = {}
         """How many nodes take part; by server."""
@@ -267,7 +270,7 @@ class Display:
 
     def status_lines(self) -> list[str]:
         """Where every node is, for ENTER."""
-        now = time.time()
+        now = self._clock()
         with self._lock:
             counts = ", ".join([self._counts(), *self._time_left(now)])
             lines = [f"--- after {duration(now - self._begun)}: {counts}"]
@@ -323,7 +326,7 @@ class Display:
     def _rows(self) -> list[Row]:
         from kadeploy.cli.live import Row  # noqa: PLC0415 - see `live`
 
-        now = time.time()
+        now = self._clock()
         with self._lock:
             rows = [
                 Row(

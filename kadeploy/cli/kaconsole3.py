@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kadeploy.caller import caller
-from kadeploy.cli import completion, console, replay, shell, together, usage
+from kadeploy.cli import completion, console, pace, replay, shell, together, usage
 from kadeploy.errors import KadeployError, NodeListError, OptionError, RightsError
 from kadeploy.files import open_as_user
 from kadeploy.operations import recording
@@ -19,8 +18,6 @@ from kadeploy.operations.service import Service
 from kadeploy.printable import printable
 
 NAME = "kaconsole3"
-SPEEDS = (0.01, 1000.0)
-"""Of a replay, at least and at most."""
 
 app = shell.Tool(
     "Open the console of a node; ESC typed four times leaves it.",
@@ -99,8 +96,8 @@ def _check(node: str | None, played: str | None, speed: float | None, listing: b
         raise OptionError("--replay goes alone: it names a node itself, or a recording of --list.")
     if speed is not None and played is None:
         raise OptionError("--speed is that of a recording: name one with --replay.")
-    if speed is not None and not (math.isfinite(speed) and SPEEDS[0] <= speed <= SPEEDS[1]):
-        raise OptionError(f"--speed {speed}: expected a number from {SPEEDS[0]:g} to {SPEEDS[1]:g}.")
+    if speed is not None:
+        pace.require_speed(speed)
 
 
 # --- a console ------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ app = shell.Tool(
         "the fourth partition, then run a script.",
         "kadeploy3 -m gdx-5.site -e debian12 --dry-run": "Check the request and show the workflow.",
         "kadeploy3 --attach D-3hq7a2": "Follow a deployment of --no-wait, or of a terminal that is gone.",
+        "kadeploy3 --attach D-3hq7a2 --speed 10": "Show a deployment that has ended as it was, ten times as fast.",
     },
     statuses=shell.NODE_STATUSES,
     about="The nodes reboot into the deployment system, their disk is prepared, the image travels from node to node, a "
@@ -160,6 +161,7 @@ def kadeploy3(
     ] = True,
     cancel: operation.Cancel = None,
     attach: operation.Attach = None,
+    speed: operation.Speed = 0.0,
     wait_for: operation.WaitFor = None,
     hook: operation.Hook = True,
     known_hosts: Annotated[
@@ -181,7 +183,7 @@ def kadeploy3(
     operation.require_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)
-    other = operation.Other(cancel, attach, wait_for)
+    other = operation.Other(cancel, attach, wait_for, speed)
     if wid := other.wid(machines or node_files):
         return operation.of_another(other, wid, service, NAME, outputs, script, form, verbosity, debug)
     names = operation.nodes(machines, node_files, service.site)

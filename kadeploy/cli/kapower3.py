@@ -69,6 +69,7 @@ def kapower3(
     force: operation.Force = False,
     cancel: operation.Cancel = None,
     attach: operation.Attach = None,
+    speed: operation.Speed = 0.0,
     wait_for: operation.WaitFor = None,
     hook: operation.Hook = True,
     dry_run: operation.DryRun = False,
@@ -82,7 +83,7 @@ def kapower3(
     operation.require_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)
-    other = operation.Other(cancel, attach, wait_for)
+    other = operation.Other(cancel, attach, wait_for, speed)
     if wid := other.wid(machines or node_files):
         service = together.asked(server, multi_server, all_or_nothing)
         return operation.of_another(other, wid, service, NAME, outputs, script, form, verbosity, debug)

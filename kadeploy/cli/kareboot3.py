@@ -123,6 +123,7 @@ def kareboot3(
     classical_timeout: operation.ClassicalTimeout = None,
     cancel: operation.Cancel = None,
     attach: operation.Attach = None,
+    speed: operation.Speed = 0.0,
     wait_for: operation.WaitFor = None,
     hook: operation.Hook = True,
     dry_run: operation.DryRun = False,
@@ -137,7 +138,7 @@ def kareboot3(
     operation.require_end(form, dry_run, wait)
     if script:
         operation.check_script(script, who)
-    other = operation.Other(cancel, attach, wait_for)
+    other = operation.Other(cancel, attach, wait_for, speed)
     if wid := other.wid(machines or node_files):
         return operation.of_another(other, wid, service, NAME, outputs, script, form, verbosity, debug)
     names = operation.nodes(machines, node_files, service.site)

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ import typer
 from kadeploy import files
 from kadeploy.boot.profile import NODE_PATTERN
 from kadeploy.caller import Account, as_user, caller, environment_of
-from kadeploy.cli import completion, hangup, shell, summary, together, usage
+from kadeploy.cli import completion, hangup, pace, shell, summary, together, usage
 from kadeploy.cli.display import Display
+from kadeploy.cli.pace import Pace
 from kadeploy.client.joint import JointReport
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError, NodeListError, OptionError, UserInterruptError
@@ -183,6 +185,16 @@ Attach = Annotated[
         help="Follow a workflow from its beginning; Ctrl-C lets it go on.",
         rich_help_panel=usage.RUN,
         autocompletion=completion.workflows,
+    ),
+]
+Speed = Annotated[
+    float,
+    typer.Option(
+        "--speed",
+        metavar="N",
+        help="With --attach: N times as fast as it was; 0: at once.",
+        show_default=False,
+        rich_help_panel=usage.RUN,
     ),
 ]
 WaitFor = Annotated[
@@ -358,7 +370,9 @@ def show(service: Service, request: Wish) -> int:
     return 0
 
 
-def display_of(name: str, service: Service, verbosity: int | None, debug: bool) -> Display:
+def display_of(
+    name: str, service: Service, verbosity: int | None, debug: bool, clock: Callable[[], float] = time.time
+) -> Display:
     """What shows an operation of the tool *name*, as the site and the options of this call want it."""
     site = service.site
     return Display(
@@ -366,6 +380,7 @@ def display_of(name: str, service: Service, verbosity: int | None, debug: bool) 
         debug,
         final=partial(summary.lists, messages=site.messages),
         final_for_people=partial(summary.for_people, command=name, consoles=service.configuration.has_consoles),
+        clock=clock,
     )
 
 
@@ -415,6 +430,8 @@ class Other:
     cancel: str | None = None
     attach: str | None = None
     wait_for: str | None = None
+    speed: float = 0.0
+    """How many times as fast as it was `attach` tells what was; 0: at once."""
 
     def wid(self, machines: object) -> str | None:
         """The workflow; None when none is named. *machines* are the nodes of a new operation, which it has itself.
@@ -427,13 +444,23 @@ class Other:
         if wid is not None and machines:
             option = next(name for name, value in given.items() if value is not None)
             raise OptionError(f"{option} {wid} is about a workflow that has its nodes already: leave out -m and -f.")
+        if self.speed:
+            self._require_replay()
         return wid
 
-    def follow(self, service: Service, wid: str, display: Display) -> Report | None:
+    def _require_replay(self) -> None:
+        """Refuse a speed of what has none."""
+        if self.attach is None:
+            raise OptionError("--speed is that of a workflow that is told again: name it with --attach WID.")
+        if "," in self.attach:
+            raise OptionError(f"--attach {self.attach}: with --speed, name one workflow.")
+        pace.require_speed(self.speed)
+
+    def follow(self, service: Service, wid: str, display: Display, replay: Pace | None = None) -> Report | None:
         """Cancel the workflow, or follow it to its end; None when there is nothing to tell of its end.
 
         Raises:
-            UserInterruptError: by Ctrl-C; the workflow goes on.
+            UserInterruptError: by Ctrl-C; the workflow goes on, if it has not ended.
         """
         if self.cancel is not None:
             ends = service.cancel(wid)
@@ -441,7 +468,10 @@ class Other:
             return None
         stop = threading.Event()
         with _leaving(stop), display.live() if self.attach else nullcontext():
-            report = service.attach(wid, display if self.attach else _only_the_end(display), stop)
+            listener = display if self.attach else _only_the_end(display)
+            report = service.attach(wid, replay.paced(listener, stop) if replay else listener, stop)
+        if replay and stop.is_set():
+            raise UserInterruptError(f"{wid} stays as it is: --attach {wid} tells of it again.")
         if report is None:
             raise UserInterruptError(f"{wid} goes on: --cancel {wid} ends it, --attach {wid} follows it again.")
         return report
@@ -460,7 +490,9 @@ def of_another(
 ) -> int:
     """What *tool* does about a workflow that was begun before: its exit status is that of the operation."""
     output = apart(form)
-    report = other.follow(service, wid, display_of(tool, service, verbosity if other.attach else 0, debug))
+    replay = Pace(other.speed) if other.speed else None
+    display = display_of(tool, service, verbosity if other.attach else 0, debug, replay.now if replay else time.time)
+    report = other.follow(service, wid, display, replay)
     if report is None:
         return 0
     outputs.fill(report)

@@ -93,6 +93,10 @@ class Runs(Struct, frozen=True, kw_only=True):
     days: Positive = 30
     max_mb: Positive = 10_000
     """Room for all of them; the oldest go first, those of running operations never."""
+    events_days: Count = 90
+    """How long its events can be told again (``kadeploy3 --attach``), also when the rest is gone; 0: no longer."""
+    events_max_mb: Positive = 1000
+    """Room for the events of operations of which the rest is gone (``state_dir/events``); the oldest go first."""
 
 
 class Vlan(Struct, frozen=True, kw_only=True):
@@ -185,3 +189,8 @@ class Site(Struct, frozen=True, kw_only=True):
     def run_folders(self) -> Path:
         """Where each workflow has a folder, named by its id."""
         return self.state / "runs"
+
+    @property
+    def kept_events(self) -> Path:
+        """Where the events of workflows are whose folders are gone."""
+        return self.state / "events"

@@ -1,6 +1,7 @@
 """The events of a run as they come, for who watches it from another process: from its file, which only grows.
 
-An event's offset is the byte behind its line: who has lost the connection asks to go on from there.
+Those of a run whose folder is gone are read from what was kept of it (see `kept_events`). An event's offset is the byte
+behind its line, in both: who has lost the connection asks to go on from there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kadeploy import events
 from kadeploy.config.site import Site
 from kadeploy.errors import BrokenOffError, UnknownWorkflowError
 from kadeploy.events import Began, Ended, Event, Listener, Report, decode
+from kadeploy.operations import kept_events
 from kadeploy.operations.work import run_folder
 from kadeploy.process import is_alive, is_here
 from kadeploy.state import controllers
@@ -43,27 +45,55 @@ class Tail:
         self.path = path
         self.offset = offset
         """Where the next look begins: behind the last whole line."""
+        self._is_over = False
+        """Whether all has been read of a file that does not grow any more."""
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether it is the file of a run folder, rather than what was kept of it."""
+        return not kept_events.is_kept(self.path)
 
     def read(self) -> Iterator[tuple[int, Event]]:
-        """New events with their offsets."""
+        """New events with their offsets.
+
+        Raises:
+            UnknownWorkflowError: they were kept, and the file is damaged; what is before the damage has come.
+        """
         for offset, line in self.lines():
             if event := decode(line):
                 yield offset, event
 
     def is_complete(self) -> bool:
         """Whether the last line that was read is that of the end."""
+        if not self.may_grow:
+            return any(is_last(line) for offset, line in kept_events.lines(self.path) if offset <= self.offset)
         with suppress(OSError), self.path.open("rb") as file:
             file.seek(max(0, self.offset - _BLOCK))
             return is_last(file.read(self.offset - file.tell()).rstrip(b"\n").rpartition(b"\n")[2])
         return False
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """New lines as they are, with their offsets; nothing before the file is there, or once it was purged."""
+        """New lines as they are, with their offsets; nothing before the file is there, or once it was purged.
+
+        Raises:
+            UnknownWorkflowError: see `read`.
+        """
+        if not self.may_grow:
+            yield from self._kept_lines()
+            return
         with suppress(FileNotFoundError):
             if self.path.stat().st_size <= self.offset:
                 return
             with self.path.open("rb") as file:
                 yield from self._lines(file.fileno())
+
+    def _kept_lines(self) -> Iterator[tuple[int, bytes]]:
+        if self._is_over:
+            return
+        for offset, line in kept_events.lines(self.path, self.offset):
+            self.offset = offset
+            yield offset, line
+        self._is_over = True
 
     def _lines(self, descriptor: int) -> Iterator[tuple[int, bytes]]:
         begun, position = b"", self.offset
@@ -96,6 +126,8 @@ def follow(
             gone = not is_alive()  # asked before the look, so that no last word is lost
             pulse = time.monotonic() + _PULSE
         for offset, event in tail.read():
+            if stopped():
+                return False
             yield offset, event
             if isinstance(event, Ended):
                 return True
@@ -109,13 +141,13 @@ def follow(
 
 
 def events_of(site: Site, wid: str) -> Path:
-    """The file of its events.
+    """The file of its events: in its run folder, or what was kept of it. A `Tail` reads both.
 
     Raises:
         UnknownWorkflowError: nothing of it is kept any more, or it is kept for another account than this process's.
     """
-    path = run_folder(site, wid) / events.FILE_NAME
-    if not _FORM.fullmatch(wid) or not path.parent.is_dir():
+    path = _file_of(site, wid) if _FORM.fullmatch(wid) else None
+    if path is None:
         raise UnknownWorkflowError(f"{wid}: its events are not kept any more; kastat3 -d -w {wid} tells how it ended.")
     if not os.access(path, os.R_OK, effective_ids=True):
         raise UnknownWorkflowError(
@@ -124,13 +156,32 @@ def events_of(site: Site, wid: str) -> Path:
     return path
 
 
+def _file_of(site: Site, wid: str) -> Path | None:
+    """What was kept of it is whole; of its folder, who removes it may have left half."""
+    kept, folder = kept_events.path_of(site, wid), run_folder(site, wid)
+    if kept.is_file():
+        return kept
+    return folder / events.FILE_NAME if folder.is_dir() else None
+
+
+def opened(site: Site, wid: str, offset: int = 0) -> Tail:
+    """The events of the workflow *wid* from *offset* on, wherever they are: while it runs, when it has ended, or kept.
+
+    Whether it may be told of them the caller has to see to.
+
+    Raises:
+        UnknownWorkflowError: see `events_of`.
+    """
+    return Tail(events_of(site, wid), offset)
+
+
 def begun_by(site: Site, wid: str) -> str:
     """The user whose workflow it is, by its own events: the journal does not tell of one that only looks at nodes.
 
     Empty where they are not kept.
     """
     try:
-        first = next(events.read(events_of(site, wid)), None)
+        _, first = next(opened(site, wid).read(), (0, None))
     except UnknownWorkflowError:
         return ""
     return first.user if isinstance(first, Began) else ""
@@ -138,6 +189,8 @@ def begun_by(site: Site, wid: str) -> str:
 
 def goes_on(site: Site, wid: str, path: Path) -> bool:
     """Whether more events will come: its controller still tells the last ones once the journal has the end."""
+    if kept_events.is_kept(path):
+        return False
     found = controllers.of(site, wid)
     if found is None:
         return path.exists() and time.time() - path.stat().st_mtime < _LOOKS
@@ -156,7 +209,7 @@ def attach(site: Site, wid: str, listener: Listener, stop: threading.Event) -> R
     """Tell *listener* what the workflow *wid* has told and tells, in this thread; None once *stop* is set.
 
     Raises:
-        UnknownWorkflowError: nothing of it is kept any more.
+        UnknownWorkflowError: nothing of it is kept any more, or what was kept is damaged.
         BrokenOffError: its controller died, and nobody goes on.
     """
     path = events_of(site, wid)

@@ -1,4 +1,7 @@
-"""How long run folders are kept: for some days, and within some room, the oldest going first (`runs` in site.yml)."""
+"""How long run folders are kept: for some days, and within some room, the oldest going first (`runs` in site.yml).
+
+The events of a run outlive its folder: see `kept_events`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kadeploy.config.site import Site
+from kadeploy.events import FILE_NAME
 from kadeploy.files import MEGA
+from kadeploy.operations import kept_events
 from kadeploy.operations.work import run_folder
 from kadeploy.state import journal
 
@@ -33,7 +38,38 @@ def purge(site: Site, wid: str = "") -> None:
     if wid:
         _note_size(run_folder(site, wid))
     for run in surplus(site, wid):
-        shutil.rmtree(run.path, ignore_errors=True)
+        remove(site, run)
+    kept_events.purge(site)
+
+
+def remove(site: Site, run: Run) -> None:
+    """Remove a run folder, once its events are kept; where they cannot be, they stay in it alone, until the next time.
+
+    So nothing of them is lost on a disk that is full, and the room that the rest took is free.
+    """
+    if not _events_are_kept(site, run):
+        _empty(run)
+        if not _events_are_kept(site, run):
+            return
+    shutil.rmtree(run.path, ignore_errors=True)
+
+
+def _events_are_kept(site: Site, run: Run) -> bool:
+    with suppress(OSError):
+        kept_events.keep(site, run.path.name)
+        return True
+    return False
+
+
+def _empty(run: Run) -> None:
+    """Remove all but the events; the folder stays as old as it is."""
+    with suppress(OSError):
+        for path in run.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != FILE_NAME:
+                path.unlink()
+        os.utime(run.path, (run.last, run.last))
 
 
 def surplus(site: Site, wid: str = "") -> list[Run]:

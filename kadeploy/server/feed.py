@@ -125,7 +125,7 @@ class Feed:
         told = self._told.get(wid, 0)
         with suppress(UnknownWorkflowError):  # nothing of it is kept, or not for this account
             if told is not None:
-                return _Place(wid, Tail(follow.events_of(self._site, wid), told))
+                return _Place(wid, follow.opened(self._site, wid, told))
         return _Place(wid, None)
 
     def messages(self) -> Iterator[bytes]:
@@ -134,12 +134,14 @@ class Feed:
             yield from self._news(place)
 
     def _news(self, place: _Place) -> Iterator[bytes]:
-        tail = place.tail
-        for _, line in tail.lines() if tail else ():
-            if is_last(line):
-                place.tail = None
-            if _is_whole(line):
-                yield self._message(b'{"wid":"%b","event":%b}' % (place.wid.encode(), line))
+        try:
+            for _, line in place.tail.lines() if place.tail else ():
+                if is_last(line):
+                    place.tail = None
+                if _is_whole(line):
+                    yield self._message(b'{"wid":"%b","event":%b}' % (place.wid.encode(), line))
+        except UnknownWorkflowError as error:  # what was kept of them is damaged
+            place.lost = Refusal.of(error)
         if place.tail and place.lost:
             place.tail = None
             told = {"wid": place.wid, **msgspec.structs.asdict(place.lost)}

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from kadeploy.config.site import Site
-from kadeploy.errors import DatabaseError
+from kadeploy.errors import DatabaseError, KadeployError, UnknownWorkflowError
 from kadeploy.operations import follow
 from kadeploy.operations.follow import PERIOD, Tail, is_last
 from kadeploy.operations.service import Refusal
@@ -19,6 +20,8 @@ from kadeploy.server.served import Served
 
 _SIGN = 15.0
 """Seconds of silence after which a comment tells that the connection lives."""
+_AT_A_TIME = 500
+"""Events of a run whose folder is gone that are unpacked at a time."""
 _LOOK = 2.0
 """Seconds between two looks whether the workflow's controller lives."""
 
@@ -26,7 +29,8 @@ _LOOK = 2.0
 async def of(served: Served, wid: str, after: int) -> AsyncIterator[bytes]:
     """The events of *wid* behind *after* bytes, for its user and administrators."""
     await asyncio.to_thread(served.require_mine, wid)
-    return _messages(served.site, wid, Tail(follow.events_of(served.site, wid), after))
+    tail = follow.opened(served.site, wid, after)
+    return (_messages if tail.may_grow else _kept_messages)(served.site, wid, tail)
 
 
 async def _messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
@@ -34,7 +38,7 @@ async def _messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
         while True:
             change, goes_on = watch.change, watch.goes_on  # as they were before the look: no last word is lost
             for offset, line in tail.lines():
-                yield b"id: %d\ndata: %b\n\n" % (offset, line)
+                yield _message(offset, line)
                 if is_last(line):
                     return
             if not goes_on:
@@ -42,8 +46,40 @@ async def _messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
             if not (await asyncio.wait([change], timeout=_SIGN))[0]:
                 yield b":\n\n"
     if not tail.is_complete():
+        yield _gone(await asyncio.to_thread(follow.broken_off, site, wid))
+
+
+async def _kept_messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
+    """Those of a run whose folder is gone: no more will come. They are unpacked in a thread, some at a time."""
+    lines, some, error = tail.lines(), [b""], None
+    while some and error is None:
+        some, error = await asyncio.to_thread(_some, lines)
+        for message in some:
+            yield message
+    if error is None and not await asyncio.to_thread(tail.is_complete):
         error = await asyncio.to_thread(follow.broken_off, site, wid)
-        yield b"event: gone\ndata: %b\n\n" % msgspec.json.encode(Refusal.of(error))
+    if error is not None:
+        yield _gone(error)
+
+
+def _some(lines: Iterator[tuple[int, bytes]]) -> tuple[list[bytes], KadeployError | None]:
+    """The messages of the next *lines*, and why those behind them cannot be read: what was kept is damaged."""
+    found = []
+    try:
+        for offset, line in islice(lines, _AT_A_TIME):
+            found.append(_message(offset, line))
+    except UnknownWorkflowError as error:
+        return found, error
+    return found, None
+
+
+def _message(offset: int, line: bytes) -> bytes:
+    return b"id: %d\ndata: %b\n\n" % (offset, line)
+
+
+def _gone(error: KadeployError) -> bytes:
+    """That no more will come, and why."""
+    return b"event: gone\ndata: %b\n\n" % msgspec.json.encode(Refusal.of(error))
 
 
 class _Watch:

@@ -63,10 +63,12 @@ def _state(subject: Subject) -> Iterator[Finding]:
         return
     yield STATE.ok(f"{state}: {_told(free)} free")
     kinds = 2 if site.service.record_consoles else 1
-    missing = kinds * site.runs.max_mb - _used(site.run_folders) - free
+    allowed = kinds * site.runs.max_mb + (site.runs.events_max_mb if site.runs.events_days else 0)
+    missing = allowed - _used(site.run_folders) - _used(site.kept_events) - free
     if missing > 0:
         yield RUNS.warn(
-            f"{state}: runs.max_mb allows {_told(kinds * site.runs.max_mb)}, of which {_told(missing)} have no room",
+            f"{state}: runs.max_mb and runs.events_max_mb allow {_told(allowed)}, of which {_told(missing)} have no "
+            "room",
             f"make room, or set runs.max_mb to {max(1, (kinds * site.runs.max_mb - missing) // kinds)} in site.yml",
         )
     if site.service.quota.files_mb > free:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kadeploy import events
 from kadeploy.config.site import Site
+from kadeploy.errors import UnknownWorkflowError
 from kadeploy.events import (
     AttemptEnded,
     AttemptStarted,
@@ -22,6 +22,7 @@ from kadeploy.events import (
     Taken,
 )
 from kadeploy.nodeset import fold, natural_key
+from kadeploy.operations.follow import Tail
 from kadeploy.operations.stand import Run, broken
 from kadeploy.workflow import Verdict
 
@@ -31,9 +32,18 @@ Names = Mapping[str, Iterable[str]]
 def log(path: Path, only: Iterable[str] | None = None) -> Iterator[str]:
     """Lines for people about each event so far, of *only* these nodes where some are given."""
     wanted = None if only is None else frozenset(only)
-    for event in events.read(path):
+    for event in _heard(path):
         for line in _said(event, wanted):
             yield f"{time.strftime('%H:%M:%S', time.localtime(event.at))} {line}\n"
+
+
+def _heard(path: Path) -> Iterator[Event]:
+    """All events so far; that what was kept of them is damaged is told as one more."""
+    try:
+        for _, event in Tail(path).read():
+            yield event
+    except UnknownWorkflowError as error:
+        yield Note(text=str(error))
 
 
 def _said(event: Event, wanted: frozenset[str] | None) -> Iterator[str]:
@@ -75,7 +85,7 @@ def _all(groups: Names) -> Iterator[str]:
 
 def debugged(path: Path, node: str = "") -> Iterator[str]:
     """What commands said on the nodes, or on one of them, and how they ended."""
-    for event in events.read(path):
+    for event in _heard(path):
         if not isinstance(event, StepResult):
             continue
         for name, outcome in event.outcomes.items():

@@ -146,7 +146,7 @@ def _site(folder: Path, host_key: str) -> dict[str, Any]:
             "log": f"{folder}/boot.log",
         },
         "almighty_users": ["root"],
-        "runs": {"max_mb": 1},
+        "runs": {"max_mb": 1, "events_max_mb": 1},
         "service": {"quota": {"files_mb": 1}},
     }
 

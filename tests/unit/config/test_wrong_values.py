@@ -210,6 +210,7 @@ OF_SITE = [
     _is("  preinstall", "-20", "expected a whole number of at least 0.", path="limits.preinstall"),
     _is("  preinstall", "20MB", NUMBER, "20", path="limits.preinstall"),
     _is("  days", "0", AT_LEAST_1, path="runs.days"),
+    _is("  events_days", "-1", "expected a whole number of at least 0.", path="runs.events_days"),
     Row("  ext4: ", "  etx4: -F", "mkfs_options.etx4", "expected one of ext2, ext3, ext4,", "ext4"),
     Row("  ext4: ", "  ext4: 4", "mkfs_options.ext4", 'Put it in quotes: "4".'),
     Row("  ext4: ", "  4: -F", "mkfs_options.4", "4 is no name: put it in quotes."),
