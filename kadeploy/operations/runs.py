@@ -26,7 +26,7 @@ _SIZE = "size"
 
 
 class Run(NamedTuple):
-    """A run folder that nobody uses; *last* is when something was written there (Unix)."""
+    """A run folder that nobody uses; *last* is when something was written there (Unix), 0 where half of it is gone."""
 
     path: Path
     last: float
@@ -95,7 +95,8 @@ def _unused(site: Site, ended: Mapping[str, bool], wid: str) -> Iterator[Run]:
             last = path.stat().st_mtime
             fresh = time.time() - last < _DAY
             if path.name != wid and ended.get(path.name, not fresh):
-                yield Run(path, last, _size(path))
+                is_half_gone = kept_events.path_of(site, path.name).exists()  # who removed it was killed
+                yield Run(path, 0.0 if is_half_gone else last, _size(path))
 
 
 def _size(folder: Path) -> int:

@@ -18,6 +18,7 @@ import pytest
 from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
+from kadeploy.operations import kept_events
 from kadeploy.state import database, journal, nodes, rights, tokens
 from kadeploy.state.database import DB
 from kadeploy.state.tables import TABLES, EnvironmentRow, environment_columns
@@ -48,6 +49,8 @@ def furnish(site: Site, folder: Path) -> Site:
     tiny = Environment(name="tiny", user="root", image=Image(file="/tiny.tgz", kind="tgz"), filesystem="ext4")
     DB.execute(EnvironmentRow.insert(**environment_columns(tiny)))
     finished(site, "D-ended")
+    site.kept_events.mkdir()
+    _write(site.kept_events / f"D-gone{kept_events.SUFFIX}", "behind xz\n", 0o600)
     database.disconnect()
     return load_site(folder)
 

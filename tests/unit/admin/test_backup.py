@@ -66,7 +66,9 @@ def test_it_holds_what_cannot_be_made_anew_and_its_first_member_says_what(
     assert (manifest["site"], manifest["schema"]) == ("paris", database.SCHEMA_VERSION)
     contents = {each["path"]: found[name] for name, each in told.items() if each["kind"] != "database"}
     whole = {path for folder in (site_folder,) for path in folder.rglob("*") if path.is_file()}
-    wanted = {str(path) for path in whole if "runs" not in path.parts and "kadeploy.db" not in path.name}
+    wanted = {
+        str(path) for path in whole if not {"runs", "events"} & set(path.parts) and "kadeploy.db" not in path.name
+    }
     assert {path for path in contents if not path.endswith("site.yml")} == {
         path for path in wanted if not path.endswith("site.yml")
     }
@@ -77,7 +79,7 @@ def test_it_holds_what_cannot_be_made_anew_and_its_first_member_says_what(
     assert (status.st_mode & 0o777, status.st_uid) == (0o600, os.geteuid())
 
 
-def test_run_folders_of_operations_that_have_ended_are_in_it_on_demand(
+def test_run_folders_of_operations_that_have_ended_and_events_of_those_that_are_gone_are_in_it_on_demand(
     lived: Site, site_folder: Path, backups: Path
 ) -> None:
     keeping.begin(lived, "D-runs")
@@ -87,6 +89,7 @@ def test_run_folders_of_operations_that_have_ended_are_in_it_on_demand(
     assert [each.path for each in read(Path(made.path)).of_kind("run")] == [
         f"{lived.run_folders}/D-ended/01-SetDeploymentEnv/output"
     ]
+    assert [each.path for each in read(Path(made.path)).of_kind("events")] == [f"{lived.kept_events}/D-gone.jsonl.xz"]
 
 
 WRITER = """

@@ -15,6 +15,7 @@ from kadeploy.boot import profile
 from kadeploy.config.folder import Configuration, load_configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import FileError
+from kadeploy.events import FILE_NAME
 from kadeploy.state import database, history, rights, sent, tokens
 from kadeploy.state.database import connect
 from kadeploy.state.history import Selection
@@ -88,6 +89,24 @@ def test_run_folders_go_by_the_rules_of_the_site_and_those_of_running_operations
     assert [each for each in shown if each.number] == [purge.Gone(kind="runs", number=1, bytes=13)]
     assert [each for each in purge.purge(site_folder, Wish()) if each.number] == [each for each in shown if each.number]
     assert {path.name for path in lived.run_folders.iterdir()} == {"D-ended", "D-runs"}
+
+
+def test_events_of_runs_stay_when_their_folders_go_until_their_own_days_are_over(
+    lived: Site, site_folder: Path
+) -> None:
+    gone = keeping.finished(lived, "D-old")
+    old(gone / FILE_NAME, content=b'{"event":"note","text":"x"}\n')
+    old(gone)
+    kept = lived.kept_events / "D-old.jsonl.xz"
+    assert numbers(site_folder) == {"runs": 1}
+    assert (gone.exists(), kept.stat().st_mode & 0o777) == (False, 0o600)
+    assert numbers(site_folder) == {}
+    old(kept, 91)
+    old(lived.kept_events / ".new-killed", 2)
+    assert numbers(site_folder, Wish(dry_run=True)) == {"events": 2}
+    assert kept.exists()
+    assert numbers(site_folder) == {"events": 2}
+    assert {path.name for path in lived.kept_events.iterdir()} == {"D-gone.jsonl.xz"}
     assert numbers(site_folder) == {}
 
 

@@ -250,6 +250,8 @@ def elsewhere(kind: str, path: str) -> Callable[[archive.Manifest], archive.Mani
         ("audit", "{s}/keys/x"),
         ("run", "{s}/runs/../keys/x"),
         ("run", "{s}/keys/x"),
+        ("events", "{s}/events/../keys/x"),
+        ("events", "{s}/keys/x"),
         ("file", "{c}/.kadeploy-restore.json"),
         ("file", "{c}/site.yml"),
     ],
