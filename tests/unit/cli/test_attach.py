@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -16,7 +15,6 @@ import pytest
 
 from kadeploy import events
 from kadeploy.caller import caller
-from kadeploy.cli.pace import Pace
 from kadeploy.config.site import Site
 from kadeploy.events import Began, Ended, Event, EventFile, Note, Report
 from kadeploy.operations import runs
@@ -162,18 +160,3 @@ def test_a_speed_of_nothing_or_that_is_none_is_refused(gone: Site, tool: Run, wo
     done = tool("kadeploy3", *words)
     assert (done.returncode, done.stdout) == (1, "")
     assert said in done.stderr
-
-
-def test_the_clock_of_a_replay_goes_from_the_first_event_on_and_not_beyond_the_present() -> None:
-    told: list[Event] = []
-    pace = Pace(100.0)
-    tell = pace.paced(told.append, threading.Event())
-    at = time.time() - 1000
-    tell(Note(at=at, text="first"))
-    assert at <= pace.now() < at + 100
-    tell(Note(at=at + 20, text="second"))
-    assert at + 20 <= pace.now() < at + 120
-    fast = Pace(1000.0)
-    fast.paced(told.append, threading.Event())(Note(at=time.time() - 1, text="of a run that goes on"))
-    time.sleep(0.05)
-    assert fast.now() == pytest.approx(time.time(), abs=1)
