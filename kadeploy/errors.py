@@ -11,6 +11,7 @@ KadeployError                     exit code 1: refused, no node touched
 ├── AuthenticationError           whoever calls the service has not shown who they are (HTTP 401)
 ├── TooManyAttemptsError          they have tried too often and have to wait (HTTP 429)
 ├── LimitError                    the user has as much running as the site allows one user
+├── QuarantineError               all nodes of the request are in quarantine
 ├── NodeHeldError                 a workflow that runs holds the node (HTTP 409)
 ├── FileError                     unreadable, too big, wrong kind, not fetched
 │   └── FileBusyError             being sent by another client of the same user; try again in a while
@@ -108,6 +109,10 @@ class TooManyAttemptsError(KadeployError):
 
 class LimitError(KadeployError):
     """The user has as much running as the site allows one user."""
+
+
+class QuarantineError(KadeployError):
+    """All nodes of a request are in quarantine."""
 
 
 class NodeHeldError(KadeployError):

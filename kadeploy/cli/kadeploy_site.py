@@ -16,6 +16,7 @@ from kadeploy.cli.site import (
     loaders,
     nodes,
     purge,
+    quarantine,
     restore,
     rights,
     try_,
@@ -37,6 +38,8 @@ app = shell.Tool(
         "kadeploy-site try gdx-1": "One node from its BMC to a login: where it breaks, and what to do.",
         "kadeploy-site nodes --held": "All nodes that operations hold, by whom and since when.",
         "kadeploy-site rights 'gdx-[1-97]'": "Who may use these nodes, and until when.",
+        "kadeploy-site quarantine add gdx-7 --reason 'its disk is being replaced'": "Have operations leave a node out, "
+        "until kadeploy-site quarantine release gdx-7.",
         "kadeploy-site build --package firmware-bnx2x": "Build the deployment system for the hardware of the nodes.",
         "kadeploy-site build env debian12-hpc --package openmpi-bin": "Build an environment for the users.",
         "kadeploy-site build env team --from oci://registry.example/debian:12": "The same from a container image.",
@@ -76,6 +79,7 @@ app.command("inspect")(inspect.inspect)
 app.command("try")(try_.try_)
 app.command("nodes")(nodes.nodes)
 app.command("rights")(rights.rights)
+app.add_typer(quarantine.quarantine, name="quarantine")
 app.command("capture")(capture.capture)
 app.command("backup")(backup.backup)
 app.command("restore")(restore.restore)

@@ -6,8 +6,8 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +15,8 @@ import typer
 
 from kadeploy.cli import completion, shell, together, usage
 from kadeploy.errors import OptionError
-from kadeploy.nodeset import natural_key
+from kadeploy.nodeset import fold, natural_key
+from kadeploy.operations.reasons import kinds
 from kadeploy.operations.service import Service
 from kadeploy.state import nodes, rights
 from kadeploy.state.damage import sparing
@@ -44,7 +45,8 @@ app = shell.Tool(
     "came to its micro-step (since), the seconds in it, and when it came to its end. Times are Unix seconds. "
     "While an image is sent, progress tells in words how far it is. A workflow whose controller died does not run: "
     "-y leaves it out, -y -w says so with the key aborted, with the last line of its errors after --no-wait, and -d "
-    "shows its nodes as aborted. Rights of others are shown to administrators.",
+    "shows its nodes as aborted. Nodes in quarantine are told after the lists of -d and -l on standard error, and with "
+    "--format json or yaml as quarantine of each node. Rights of others are shown to administrators.",
     aliases={"-s": "-d", "--get-nodes-state": "-d", "-a": "-y", "--get-all-status": "-y"},
     gone={
         **dict.fromkeys(("-r", "--get-reboots-status", "-p", "--get-powers-status", "--get-deployments-status"), ALL),
@@ -116,12 +118,23 @@ def _known(service: Service, names: list[str]) -> list[str] | None:
 
 def _show_states(service: Service, names: Sequence[str] | None, form: shell.Form) -> None:
     rows = sorted(service.states(names), key=lambda row: natural_key(row.hostname))
+    aside = _aside(service, names)
     if form != "text":
-        shell.emit(msgspec.to_builtins(rows), form)
-    elif rows:
-        print("\n".join(map(_line, rows)))
-    else:
-        print("No information concerning these nodes")
+        shell.emit([{**msgspec.to_builtins(row), "quarantine": aside.get(row.hostname)} for row in rows], form)
+        return
+    print("\n".join(map(_line, rows)) if rows else "No information concerning these nodes")
+    _tell(aside)
+
+
+def _aside(service: Service, names: Sequence[str] | None) -> dict[str, str]:
+    """What there is to tell of nodes in quarantine."""
+    return {stay.node: stay.told for stay in service.quarantine(names)}
+
+
+def _tell(aside: Mapping[str, str]) -> None:
+    """Tell people, for whom the columns have no room: programs read those."""
+    for text, names in kinds(aside).items():
+        print(f"{fold(names)}: {text}", file=sys.stderr)
 
 
 def _line(row: nodes.NodeRow) -> str:
@@ -152,14 +165,17 @@ def _joined(stand: Sequence[dict[str, str]]) -> dict[str, str]:
 def _show_list(service: Service, names: Sequence[str] | None, form: shell.Form) -> None:
     """All nodes of the site, whether they were ever operated on or not."""
     cluster_of, holders = service.configuration.cluster_of, service.holders(names)
+    aside = _aside(service, names)
     if form == "text":
         print("\n".join(f"{name},{cluster_of[name]},{_rights(found)}" for name, found in holders.items()))
+        _tell(aside)
         return
     rows = [
         {
             "hostname": name,
             "cluster": cluster_of[name],
             "rights": [msgspec.structs.asdict(holder) for holder in found],
+            "quarantine": aside.get(name),
         }
         for name, found in holders.items()
     ]
@@ -176,7 +192,7 @@ def _watch(show: Callable[[], None]) -> int:
     try:
         while True:
             shown = io.StringIO()
-            with redirect_stdout(shown):
+            with redirect_stdout(shown), redirect_stderr(shown if paint is _in_place else sys.stderr):
                 show()
             print(end=paint(shown.getvalue()), flush=True)
             time.sleep(WATCH_SECONDS)

@@ -32,6 +32,7 @@ from kadeploy.state import damage
 from kadeploy.state.environments import Change, Part, Visibility
 from kadeploy.state.history import Durations, Last, Rate, Selection
 from kadeploy.state.nodes import NodeRow
+from kadeploy.state.quarantine import Stay
 from kadeploy.state.rights import Given, Holder
 
 if TYPE_CHECKING:
@@ -135,6 +136,10 @@ class Remote:
     def newest(self) -> list[str]:
         """``GET /v1/statistics/newest``."""
         return self._http.ask("GET", "/v1/statistics/newest", list[str])
+
+    def quarantine(self, names: Sequence[str] | None = None) -> list[Stay]:
+        """``GET /v1/quarantine``."""
+        return self._http.ask("GET", "/v1/quarantine", list[Stay], _nodes(names))
 
     # --- consoles ---------------------------------------------------------------------------------------------------
 

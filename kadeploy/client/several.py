@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kadeploy.runner.playbooks import Register
     from kadeploy.state.history import Durations, Last, Rate, Selection
     from kadeploy.state.nodes import NodeRow
+    from kadeploy.state.quarantine import Stay
     from kadeploy.state.rights import Holder
 
 _AnswerT = TypeVar("_AnswerT")
@@ -200,6 +201,10 @@ class Several:
     def newest(self) -> list[str]:
         """Of all servers."""
         return list(chain.from_iterable(self.each(lambda service: service.newest()).values()))
+
+    def quarantine(self, names: Sequence[str] | None = None) -> list[Stay]:
+        """Of all servers."""
+        return list(chain.from_iterable(self._lists(names, lambda service, share: service.quarantine(share))))
 
     # --- consoles ---------------------------------------------------------------------------------------------------
 

@@ -114,6 +114,19 @@ class Demolishing(Struct, frozen=True, kw_only=True):
     auto_tag: bool = False
 
 
+class Quarantine(Struct, frozen=True, kw_only=True):
+    """When nodes that keep failing belong into quarantine, by the log of deployments."""
+
+    rule: Literal["propose", "leave_out"] = "propose"
+    """What becomes of a node that fails too often: it is proposed to administrators, or left out of operations."""
+    failures: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    """Share of a node's last deployments from which on it fails too often."""
+    operations: Annotated[int, msgspec.Meta(gt=0, le=1000)] = 10
+    """How many deployments of a node are looked at, the last ones; of a node with fewer, nothing is said."""
+    days: Annotated[int, msgspec.Meta(gt=0, le=3660)] = 7
+    """Days within which they began."""
+
+
 class Hooks(Struct, frozen=True, kw_only=True):
     """Commands run when an operation has ended; the word ``WORKFLOW_ID`` is replaced."""
 
@@ -152,6 +165,8 @@ class Site(Struct, frozen=True, kw_only=True):
     service: Service = Service()
     vlan: Vlan | None = None
     demolishing: Demolishing = Demolishing()
+    quarantine: Quarantine | None = None
+    """Which nodes fail too often; None: only administrators put nodes in quarantine."""
     hooks: Hooks = Hooks()
     end_hook_timeout: Positive = 20
     broadcast_arity: Positive = 1

@@ -24,7 +24,7 @@ from kadeploy.environments.reference import Reference
 from kadeploy.errors import MissingOptionError, NodeListError, OptionError, VlanError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import fold, require_few
-from kadeploy.operations import custom, permission, placement, plan, production
+from kadeploy.operations import custom, permission, placement, plan, production, quarantine
 from kadeploy.operations.requests import (
     DeployRequest,
     Described,
@@ -69,6 +69,7 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         ProfileRefusedError: the boot loader cannot hand on the environment's kernel parameters.
         ConfigError: the cluster's loader cannot boot such a system.
         EnvironmentRefusedError: there is no such environment, or it cannot be deployed.
+        QuarantineError: all nodes are in quarantine, and the user is no administrator.
     """
     request = _with_full_names(request, configuration)
     environment = _environment(configuration, request.user, request.environment, request.nodes)
@@ -394,6 +395,7 @@ class _Parts:
 
         Raises:
             ConfigError: a hook or a post-install of what it goes through, or what they need, is malformed.
+            QuarantineError: all nodes are in quarantine, and the user is no administrator.
         """
         known = playbooks.by_name(self.configuration.folder)
         used = {way.name for steps in plans.values() for _, ways in steps for way in ways}
@@ -403,7 +405,7 @@ class _Parts:
             if own or not playbooks.is_ours(path, folder):
                 content.settings(folder)
         first = next(iter(assignments.values()))
-        return Work(
+        work = Work(
             wid=first.wid,
             operation=first.operation,
             user=self.user,
@@ -414,6 +416,7 @@ class _Parts:
             states=states,
             **more,  # type: ignore[arg-type]
         )
+        return quarantine.spared(work)
 
     def _node(self, cluster: Cluster, name: str) -> RequestNode:
         node = cluster.members[name]

@@ -9,7 +9,7 @@ from typing import cast
 
 from kadeploy.boot import loaders, profile
 from kadeploy.nodeset import fold
-from kadeploy.operations import custom, plan, staging
+from kadeploy.operations import custom, plan, reasons, staging
 from kadeploy.operations.sources import Sources
 from kadeploy.operations.work import Work
 from kadeploy.runner import hooks, inventory, playbooks, post_installs
@@ -24,13 +24,15 @@ def lines(work: Work, files: Sources) -> list[str]:
     Raises:
         KadeployError: a file of the request is not good (see `staging.dry_run`).
     """
-    asked = work.assignments
+    asked, kinds = work.assignments, reasons.kinds(work.quarantined)
+    work = work.only(work.admitted)
     work = replace(work, assignments=staging.dry_run(work.assignments, files, work.uploads))
     told: list[str] = []
     for cluster, names in work.groups.items():
         details = _details(work.assignments[cluster], asked[cluster], work.plans[cluster])
         told += [f"cluster {cluster}: {', '.join(names)}", *(f"    {line}".rstrip() for line in details)]
-    return [*told, *work.notes, "Nothing was done (--dry-run)."]
+    left_out = [f"left out: {fold(names)}: {reason}" for reason, names in kinds.items()]
+    return [*told, *left_out, *work.notes, "Nothing was done (--dry-run)."]
 
 
 def _details(assignment: Assignment, asked: Assignment, steps: Plan) -> list[str]:

@@ -37,7 +37,19 @@ from kadeploy.events import (
     Report,
 )
 from kadeploy.nodeset import fold
-from kadeploy.operations import admission, claims, forecast, hooks, hostkeys, production, record, runs, sources, staging
+from kadeploy.operations import (
+    admission,
+    claims,
+    forecast,
+    hooks,
+    hostkeys,
+    production,
+    quarantine,
+    record,
+    runs,
+    sources,
+    staging,
+)
 from kadeploy.operations.guard import PATIENCE, Guard
 from kadeploy.operations.recorder import Recorder, Results
 from kadeploy.operations.requests import Wish
@@ -188,8 +200,10 @@ def _look(work: Work, tell: Listener, stop: threading.Event) -> Report:
 
 def _claim_and_run(work: Work, account: Account | None, tell: Listener, stop: threading.Event) -> Report:
     with _gone_if_refused(work.folder):
-        others = nodes.holders(work.site, work.names) if work.force else []
-        claimed, left_out = nodes.claim(work.site, work.names, work.wid, work.user, work.force, work.parts)
+        wanted = work.admitted
+        others = nodes.holders(work.site, wanted) if work.force else []
+        claimed, busy = nodes.claim(work.site, wanted, work.wid, work.user, work.force, work.parts)
+    left_out = {**work.quarantined, **busy}
     with _begun(work.wid), _released(work.wid):
         if others:
             tell(Note(text=f"nodes are taken from {', '.join(others)}: {PATIENCE:g} s to let go of them"))
@@ -237,6 +251,8 @@ def _record_and_run(work: Work, left_out: Mapping[str, str], listener: Listener,
         report = msgspec.structs.replace(report, host_keys=tuple(hostkeys.lines(work, report)))
     if work.production is not None:
         production.count_failures(work.site, work.production, report)
+    if work.operation == "deploy" and (judged := quarantine.judge(work.site, report)):
+        listener(Note(text=judged))
     if said := hooks.run(work.hook, work.wid, work.site.end_hook_timeout):
         listener(Note(text=said))
     return report

@@ -13,7 +13,7 @@ from kadeploy.errors import RightsError, UnknownWorkflowError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import natural_key
 from kadeploy.operations.service import Console, Grant, Granted, Revoked, Rows
-from kadeploy.state import environments, history, journal, nodes, rights
+from kadeploy.state import environments, history, journal, nodes, quarantine, rights
 
 if TYPE_CHECKING:
     import threading
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kadeploy.state.fingerprints import RemoteUser
     from kadeploy.state.history import Durations, Last, Rate, Selection
     from kadeploy.state.nodes import NodeRow
+    from kadeploy.state.quarantine import Stay
     from kadeploy.state.rights import Given, Holder
 
 
@@ -101,6 +102,10 @@ class Local:
     def newest(self) -> list[str]:
         """See `kadeploy.state.journal.newest`."""
         return journal.newest(self.site)
+
+    def quarantine(self, names: Sequence[str] | None = None) -> list[Stay]:
+        """See `kadeploy.state.quarantine.current`."""
+        return quarantine.current(self.site, names)
 
     # --- consoles ---------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kadeploy.state.environments import Change, Part, Visibility
     from kadeploy.state.history import Durations, Last, Rate
     from kadeploy.state.nodes import NodeRow
+    from kadeploy.state.quarantine import Stay
     from kadeploy.state.rights import Holder
 
 
@@ -127,6 +128,9 @@ class Service(Protocol):
 
     def newest(self) -> list[str]:
         """Ids of the workflows that began last."""
+
+    def quarantine(self, names: Sequence[str] | None = None) -> list[Stay]:
+        """Which of the nodes (default: all) are in quarantine, since when and why."""
 
     # --- consoles ---------------------------------------------------------------------------------------------------
 

@@ -92,6 +92,8 @@ class Work:
     hook: str = ""
     production: Mapping[str, Environment] | None = None
     """With ``kareboot3 -c``: the recorded environment that was on each node before, where there was one."""
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+    """Nodes that take no part because they are in quarantine, and what the user is told of each."""
     lent: Mapping[str, int] = field(default_factory=dict)
     """The user's images, open: descriptors by path."""
     is_followed: bool = False
@@ -122,6 +124,11 @@ class Work:
     def names(self) -> list[str]:
         """All nodes."""
         return [name for names in self.groups.values() for name in names]
+
+    @property
+    def admitted(self) -> list[str]:
+        """Those that are not in quarantine."""
+        return [name for name in self.names if name not in self.quarantined]
 
     @property
     def members(self) -> dict[str, RequestNode]:

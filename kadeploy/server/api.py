@@ -39,6 +39,7 @@ from kadeploy.state.damage import sparing
 from kadeploy.state.environments import Change, Part, Visibility
 from kadeploy.state.history import Durations, Last, Rate, Selection
 from kadeploy.state.nodes import Held, NodeRow
+from kadeploy.state.quarantine import Aside, Stay
 from kadeploy.state.rights import Given, Holder
 
 LEFT_OUT = "Kadeploy-Left-Out"
@@ -208,6 +209,30 @@ class ClaimController(Controller):
     def free(self, served: Here, node: FromPath[str]) -> list[str]:
         """End the workflow that holds the node and does not run any more: nodes that are free. For administrators."""
         return served.free(node)
+
+
+class QuarantineController(Controller):
+    """Nodes that are put aside, because they fail or are being repaired."""
+
+    path = "/v1/quarantine"
+    tags = ("quarantine",)
+
+    @get("/", sync_to_thread=True)
+    def quarantine(self, served: Here, names: Nodes = None) -> list[Stay]:
+        """Nodes in quarantine: since when, put there by whom and why, and until when where that is known."""
+        return served.quarantine(_names(served, names))
+
+    @put("/", sync_to_thread=True)
+    def put_aside(self, served: Here, data: JSONBody[Aside]) -> list[Stay]:
+        """Put nodes into quarantine: operations of others than administrators leave them out. For administrators."""
+        served.note(", ".join(data.nodes))
+        return served.put_aside(data)
+
+    @delete("/", sync_to_thread=True, status_code=200)
+    def release(self, served: Here, names: Annotated[list[str], QueryParameter(name="nodes")]) -> list[str]:
+        """Let nodes out, of which those that were in quarantine are told; all begin anew. For administrators."""
+        served.note(", ".join(names))
+        return served.release(names)
 
 
 _PLANNED = {200: ResponseSpec(Plan, generate_examples=False, description="With *dry_run*: what would be done.")}
@@ -512,6 +537,7 @@ CONTROLLERS: Sequence[type[Controller]] = (
     SiteController,
     NodeController,
     ClaimController,
+    QuarantineController,
     WorkflowController,
     RightController,
     EnvironmentController,

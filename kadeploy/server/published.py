@@ -23,6 +23,7 @@ def site(known: Site) -> Site:
         boot=BootFolders(tftp_root=_NOWHERE, http_root=_NOWHERE, http_url=known.boot.http_url),
         hooks=Hooks(),
         vlan=None,
+        quarantine=None,
         service=Service(),
         kept_variables=(),
         network_namespace="",

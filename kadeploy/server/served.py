@@ -14,15 +14,18 @@ from kadeploy.checksums import Fingerprint
 from kadeploy.config.folder import Configuration
 from kadeploy.environments import rules
 from kadeploy.environments.environment import Environment
+from kadeploy.errors import NodeListError
+from kadeploy.nodeset import expand, require_few
 from kadeploy.operations import admission, claims, custom, plan
 from kadeploy.operations.local import Local
 from kadeploy.operations.named_files import named
 from kadeploy.operations.requests import DeployRequest, Described, PowerRequest, Wish
 from kadeploy.operations.sources import OfSent
 from kadeploy.server.auth import Caller
-from kadeploy.state import environments, nodes, rights
+from kadeploy.state import environments, nodes, quarantine, rights
 from kadeploy.state.fingerprints import RemoteUser
 from kadeploy.state.nodes import Held
+from kadeploy.state.quarantine import Aside, Stay
 
 
 class Served(Local):
@@ -88,6 +91,32 @@ class Served(Local):
         self.note(name)
         rights.require_almighty(self.site, self.user)
         return claims.free(self.site, name)
+
+    def put_aside(self, aside: Aside) -> list[Stay]:
+        """Put nodes into quarantine: how they are in it then; for administrators."""
+        rights.require_almighty(self.site, self.user)
+        names = self._whole(aside.nodes)
+        quarantine.put(self.site, names, self.user, aside.reason, aside.until)
+        return quarantine.current(self.site, names)
+
+    def release(self, patterns: Sequence[str]) -> list[str]:
+        """See `kadeploy.state.quarantine.release`; for administrators."""
+        rights.require_almighty(self.site, self.user)
+        return quarantine.release(self.site, self._whole(patterns), self.user)
+
+    def _whole(self, patterns: Sequence[str]) -> list[str]:
+        """The whole names of known nodes, of which at least one is named.
+
+        Raises:
+            NodeListError: none is, one is not known, or there are more than a request may have.
+        """
+        most = self.site.limits.nodes
+        names = self.configuration.full_names(name for pattern in patterns for name in expand(pattern, most))
+        if not names:
+            raise NodeListError("No node is named: say which nodes are meant.")
+        require_few(len(names), most, "This request")
+        self.configuration.cluster_nodes(names)
+        return names
 
     def note(self, thing: str) -> None:
         """Say for the audit log what the request is about."""

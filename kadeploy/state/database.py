@@ -35,7 +35,7 @@ from kadeploy.errors import DatabaseError
 from kadeploy.state import damage, drivers
 from kadeploy.state.tables import TABLES, Row, SchemaVersion
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 BUSY_SECONDS = 30
 """How long a process waits for another one's write before it gives up."""
 CHUNK = 500
@@ -472,6 +472,11 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         'CREATE INDEX token_user ON tokens ("user")',
     ),
     6: ("ALTER TABLE claims ADD COLUMN part VARCHAR(255) NOT NULL DEFAULT ''",),
+    7: (
+        "CREATE TABLE quarantine (node VARCHAR(255) NOT NULL PRIMARY KEY, since BIGINT NOT NULL, "
+        "put_by VARCHAR(255) NOT NULL, reason TEXT NOT NULL, until BIGINT, released BIGINT, "
+        "released_by VARCHAR(255) NOT NULL)",
+    ),
 }
 """SQL that leads from the version before to this one, for all three databases (see `_spelt`)."""
 

@@ -135,7 +135,7 @@ def _remembered(site: Site, days: int, what: str, ask: Callable[[], Any]) -> Any
 def look(site: Site, days: int, now: int) -> Overview:
     """What the last *days* days before *now* (Unix seconds) tell, asked of the database."""
     connect(site)
-    period = _period(now - days * DAY, now)
+    period = counted(now - days * DAY, now)
     slice_ = HOUR if days <= 7 else 6 * HOUR
     return Overview(
         period=period,
@@ -147,14 +147,15 @@ def look(site: Site, days: int, now: int) -> Overview:
     )
 
 
-def _period(since: int, now: int) -> Period:
+def counted(since: int, now: int) -> Period:
+    """From *since* to *now*, as far as the newest `MOST` rows of the log go back; the thread is connected already."""
     newest = Log.select(Log.start).where(Log.start >= since).order_by(Log.start.desc())
     more = fetch(newest.limit(1).offset(MOST))
     return Period(more[0][0] + 1 if more else since, now, not more)
 
 
-def _within(query: Any, period: Period, operation: Operation | None = "deploy") -> Any:
-    """Rows of *period*, which the index on the start finds.
+def within(query: Any, period: Period, operation: Operation | None = "deploy") -> Any:
+    """*query* for rows of *period*, which the index on the start finds; *operation* None means all.
 
     The one on the operation would have the whole log read; it does not know an operation within an expression.
     """
@@ -167,7 +168,7 @@ def _within(query: Any, period: Period, operation: Operation | None = "deploy") 
 
 def _rates(period: Period) -> list[Rate]:
     query = Log.select(Log.hostname, fn.COUNT(Log.id), _successes()).where(counts())
-    rows = fetch(with_numbers(_within(query, period), Log.start, Log.success).group_by(Log.hostname))
+    rows = fetch(with_numbers(within(query, period), Log.start, Log.success).group_by(Log.hostname))
     found = [Rate(name, total, int(good)) for name, total, good in rows]
     return sorted(found, key=lambda rate: (-_share(rate), -rate.operations, natural_key(rate.hostname)))
 
@@ -182,7 +183,7 @@ def _successes() -> Any:
 
 def _reasons(period: Period) -> list[Reason]:
     beginning = fn.SUBSTR(Log.error, 1, _TOLD).alias("beginning")
-    query = _within(Log.select(beginning, fn.COUNT(Log.id)).where(~Log.success, counts()), period)
+    query = within(Log.select(beginning, fn.COUNT(Log.id)).where(~Log.success, counts()), period)
     ordered = query.group_by(beginning).order_by(fn.COUNT(Log.id).desc()).limit(_GROUPS)
     found: dict[tuple[str, str], int] = {}
     for text, failures in fetch(ordered):
@@ -218,7 +219,7 @@ def _durations_of(period: Period, step: int) -> Iterator[Usual]:
     """By how many deployments took how many seconds: whole seconds are few, however many deployments there are."""
     seconds = getattr(Log, f"step{step}_duration")
     columns = (Log.env, Log.md5, seconds)
-    query = _within(Log.select(*columns, fn.COUNT(Log.id)).where(Log.success, seconds > 0), period)
+    query = within(Log.select(*columns, fn.COUNT(Log.id)).where(Log.success, seconds > 0), period)
     rows = fetch(with_numbers(query, Log.start, seconds).group_by(*columns).order_by(*columns).limit(_GROUPS))
     images: dict[Image, list[tuple[int, int]]] = {}
     for env, md5, length, count in rows:
@@ -246,7 +247,7 @@ def _within_share(lengths: Sequence[tuple[int, int]], percent: int) -> int:
 def _uses(period: Period) -> list[Use]:
     columns = (Log.env, Log.md5, Log.anonymous_env)
     query = Log.select(*columns, fn.COUNT(Log.id), _successes(), fn.MAX(Log.start)).where(counts())
-    asked = with_numbers(_within(query, period), Log.start, Log.success).group_by(*columns)
+    asked = with_numbers(within(query, period), Log.start, Log.success).group_by(*columns)
     rows = fetch(asked.order_by(fn.COUNT(Log.id).desc(), *columns).limit(_GROUPS))
     return [Use(Image(env, md5), bool(odd), total, int(good), last) for env, md5, odd, total, good, last in rows]
 
@@ -260,7 +261,7 @@ def _load(period: Period, width: int) -> list[Load]:
     first, last = _slice(Log.start, width).alias("first"), _slice(end, width).alias("last")
     query = Log.select(first, last, fn.COUNT(Log.id), fn.SUM(Log.start), fn.SUM(end))
     numbers = (Log.start, *(getattr(Log, f"step{step}_duration") for step in STEPS))
-    rows = fetch(with_numbers(_within(query, period, None), *numbers).group_by(first, last).limit(_GROUPS))
+    rows = fetch(with_numbers(within(query, period, None), *numbers).group_by(first, last).limit(_GROUPS))
     begin = period.since - period.since % width
     spent = dict.fromkeys(range(begin, period.until + 1, width), 0)
     for begins, ends, count, starts, finishes in rows:

@@ -262,4 +262,23 @@ class Token(Row):
         table_name = "tokens"
 
 
-TABLES = (SchemaVersion, EnvironmentRow, Right, NodeState, Claim, Workflow, Progress, Log, Token)
+class QuarantineRow(Row):
+    """A node's last stay in quarantine: over at *until* (if set), or since somebody has released the node."""
+
+    node = peewee.CharField(255, primary_key=True)
+    since = Moment()
+    put_by = peewee.CharField(255, default="")
+    """The administrator; empty: the site's rule."""
+    reason = peewee.TextField(default="")
+    until = Moment(null=True)
+    released = Moment(null=True)
+    """When the node was let out before that; what it did earlier does not count any more."""
+    released_by = peewee.CharField(255, default="")
+
+    class Meta:
+        """Table name."""
+
+        table_name = "quarantine"
+
+
+TABLES = (SchemaVersion, EnvironmentRow, Right, NodeState, Claim, Workflow, Progress, Log, Token, QuarantineRow)
