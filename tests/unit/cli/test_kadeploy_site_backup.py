@@ -34,7 +34,7 @@ def test_it_tells_what_is_in_the_backup(lived: Site, tool: Tool, tmp_path: Path)
     assert [line.split("  ")[-1] for line in lines] == [
         f"configuration ({tmp_path}/site)",
         "keys, password files and other files that it names",
-        f"database ({kind}, schema 6)",
+        f"database ({kind}, schema 7)",
         "audit log",
         "run folders",
     ]

@@ -20,7 +20,7 @@ from kadeploy.caller import caller
 from kadeploy.cli import kanodes3, shell
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment, Image
-from kadeploy.state import journal, nodes, rights
+from kadeploy.state import journal, nodes, quarantine, rights
 from kadeploy.state.database import connect
 from kadeploy.state.nodes import NO_ENVIRONMENT
 
@@ -93,6 +93,7 @@ def test_other_formats_hold_the_same(busy_site: Site, capsys: pytest.CaptureFixt
         "env_owner": "",
         "date": 1600000000,
         "env_arch": "",
+        "quarantine": None,
     }
     assert shell.run(kanodes3.app, "kanodes3", ["-d", "--format", "yaml"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == rows
@@ -104,6 +105,21 @@ def test_other_formats_hold_the_same(busy_site: Site, capsys: pytest.CaptureFixt
         "micro-step": "reboot",
         "state": "reboot_in_progress",
     }
+
+
+def test_nodes_in_quarantine_are_told_beside_lists_that_stay_as_they_are(
+    busy_site: Site, tool: Any, golden: Callable[[str], str]
+) -> None:
+    quarantine.put(busy_site, ["gdx-2.site", "gdx-10.site"], "ada", "too hot")
+    done = tool("kanodes3", "-d")
+    assert (done.returncode, done.stdout) == (0, golden("kanodes3-d.txt"))
+    assert re.fullmatch(r"gdx-\[2,10\].site: in quarantine since \S+ \S+ by ada: too hot\n", done.stderr)
+    listed = tool("kanodes3", "-l", "-m", "gdx-[1-2]")
+    assert (listed.stdout, listed.stderr.partition(": ")[0]) == ("gdx-1.site,gdx,\ngdx-2.site,gdx,\n", "gdx-2.site")
+    rows = json.loads(tool("kanodes3", "-l", "-m", "gdx-[1-2]", "--format", "json").stdout)
+    assert [(row["quarantine"] or "").endswith("by ada: too hot") for row in rows] == [False, True]
+    states = json.loads(tool("kanodes3", "-d", "-m", "gdx-[1-2]", "--format", "json").stdout)
+    assert [row["quarantine"] is None for row in states] == [True, False]
 
 
 def test_all_nodes_of_the_site_are_listed_with_who_has_rights(
@@ -125,6 +141,7 @@ def test_all_nodes_of_the_site_are_listed_with_who_has_rights(
                 {"user": "alice", "part": "/dev/sda3", "until": None},
                 {"user": "bob", "part": "*", "until": None},
             ],
+            "quarantine": None,
         }
     ]
 

@@ -37,7 +37,7 @@ from kadeploy.runner.playbooks import MACRO_STEPS
 from kadeploy.runner.request import Options
 from kadeploy.server import peers
 from kadeploy.server.app import STATUSES
-from kadeploy.state import database, environments, nodes, rights
+from kadeploy.state import database, environments, nodes, quarantine, rights
 from kadeploy.state.history import FIELDS, Selection
 from kadeploy.state.tables import Claim, Log
 from tests.unit import build
@@ -62,6 +62,8 @@ QUESTIONS: dict[str, Callable[[Service], Any]] = {
     "environments": lambda asked: asked.environments("*", True),
     "an environment": lambda asked: asked.versions(TINY, False),
     "versions": lambda asked: asked.versions(TINY),
+    "quarantine": lambda asked: asked.quarantine(),
+    "quarantine of some": lambda asked: asked.quarantine([NODE, "gdx-9.site"]),
     "strangers": lambda asked: asked.strangers([NODE, "nvm-99.site"]),
     "rows": lambda asked: [list(row) for row in asked.rows(Rows(selection=Selection(None), fields=FIELDS))],
     "latest": lambda asked: list(asked.latest()),
@@ -100,6 +102,7 @@ def used(site: Site, tmp_path: Path) -> Site:
         environments.add(
             site, build.environment(name="tiny", version=version, image=Image(file=str(image), kind="tgz")), caller()
         )
+    quarantine.put(site, ["gdx-9.site"], "ada", "its disk")
     nodes.set_state([NODE], "deployed", build.environment(name="tiny", version=2), "alice")
     done = {"wid": "D-1", "operation": "deploy", "user": "alice", "hostname": NODE, "start": 1000, "success": True}
     database.insert(Log, [done])
@@ -517,6 +520,34 @@ def test_claims_are_seen_by_all_and_freed_by_administrators_once_their_workflow_
     assert freed[-1] == (caller().name, "gdx-2.site", 200)
     assert len(freed) == 5
     assert remote.cancel(wid)
+
+
+# --- quarantine -------------------------------------------------------------------------------------------------------
+
+
+def test_quarantine_is_seen_by_all_and_decided_by_administrators(used: Site, service: Path) -> None:
+    alice = {"X-Kadeploy-User": "alice"}
+    wish = json.dumps({"nodes": ["gdx-[2-3]"], "reason": "its disk", "until": 4_000_000_000}).encode()
+    status, told = ask(service, "PUT", "/v1/quarantine", wish, headers=alice)
+    assert (status, told["error"]) == (403, "RightsError")
+    status, told = ask(service, "PUT", "/v1/quarantine", wish)
+    assert (status, [each["node"] for each in told]) == (200, ["gdx-2.site", "gdx-3.site"])
+    status, told = ask(service, "GET", "/v1/quarantine?nodes=gdx-2", headers=alice)
+    assert status == 200
+    assert [(each["node"], each["put_by"], each["reason"], each["until"]) for each in told] == [
+        ("gdx-2.site", caller().name, "its disk", 4_000_000_000)
+    ]
+    status, told = ask(service, "DELETE", "/v1/quarantine?nodes=gdx-2", headers=alice)
+    assert (status, told["error"]) == (403, "RightsError")
+    assert ask(service, "DELETE", "/v1/quarantine?nodes=gdx-[1-2]") == (200, ["gdx-2.site"])
+    assert [each["node"] for each in ask(service, "GET", "/v1/quarantine")[1]] == ["gdx-3.site", "gdx-9.site"]
+    for names in ([], ["nobody"], ["gdx-[1-"]):
+        status, told = ask(service, "PUT", "/v1/quarantine", json.dumps({"nodes": names}).encode())
+        assert (status, told["error"]) == (400, "NodeListError"), told
+    lines = [json.loads(line) for line in (used.state / "audit.jsonl").read_text().splitlines()]
+    assert ("DELETE /v1/quarantine", "gdx-[1-2]", 200) in [
+        (line["what"], line["object"], line["status"]) for line in lines
+    ]
 
 
 def test_a_hundred_followers_hold_up_nobody(used: Site, remote: Remote, service: Path, slow: Path) -> None:

@@ -23,7 +23,7 @@ from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.errors import DatabaseError
-from kadeploy.state import database, history, journal, nodes, tables, tokens
+from kadeploy.state import database, history, journal, nodes, quarantine, tables, tokens
 from kadeploy.state.database import DB
 from kadeploy.state.tables import EnvironmentRow, Log, NodeState, Progress, Right, SchemaVersion
 
@@ -31,6 +31,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 BACK = {
+    6: ("DROP TABLE quarantine",),
     5: ("ALTER TABLE claims DROP COLUMN part",),
     4: ("DROP TABLE tokens",),
     3: (
@@ -161,6 +162,23 @@ def test_claims_of_version_5_are_kept_and_tell_no_partition(site: Site) -> None:
     assert (held.node, held.wid, held.since, held.part) == ("gdx-1.site", "D-1", 1600000000, "")
     assert nodes.claim(site, ["gdx-2.site"], "D-2", "bob", parts={"gdx-2.site": "x" * 300})[0] == ["gdx-2.site"]
     assert nodes.claims(site, ["gdx-2.site"])[0].part == "x" * 255
+    assert SchemaVersion.get().version == database.SCHEMA_VERSION
+
+
+def test_a_database_of_version_6_gets_the_table_of_quarantine_as_a_new_one_has_it(site: Site, other_site: Site) -> None:
+    make_version(
+        site, 6, "INSERT INTO claims VALUES ('gdx-1.site', 'D-1', 'alice', 'old', 1, '1', 'x', 1600000000, '/dev/sda3')"
+    )
+    tables_of = {}
+    for each in (site, other_site):
+        database.connect(each)
+        tables_of[each.name] = [
+            (column.name, column.null, column.primary_key) for column in DB.get_columns("quarantine")
+        ]
+    assert tables_of["paris"] == tables_of["lyon"]
+    assert [(held.node, held.part) for held in nodes.claims(site)] == [("gdx-1.site", "/dev/sda3")]
+    quarantine.put(site, ["gdx-1.site"], "ada", "its disk", tables.Moment.END - 1)
+    assert [stay.reason for stay in quarantine.current(site)] == ["its disk"]
     assert SchemaVersion.get().version == database.SCHEMA_VERSION
 
 
