@@ -28,7 +28,7 @@ quarantine = shell.Tool(_SUMMARY)
 
 Nodes = Annotated[
     list[str],
-    typer.Argument(metavar="NODES...", help="Nodes or ranges gdx-[5-12].site.", autocompletion=completion.nodes),
+    typer.Argument(metavar="NODES", help="Nodes or ranges gdx-[5-12].site.", autocompletion=completion.nodes),
 ]
 
 
