@@ -72,12 +72,12 @@ def current(site: Site, nodes: Sequence[str] | None = None) -> list[Stay]:
 
 
 def put(site: Site, nodes: Iterable[str], by: str, reason: str, until: int | None = None) -> None:
-    """Put *nodes* into quarantine; of those that are in it already, since when they are is all that stays."""
+    """Put *nodes* into quarantine; who is in it already is so since then, and without a *reason* for the same one."""
     connect(site)
     with transaction():
-        since = {stay.node: stay.since for stay in current(site)}
-        stays = [_stay(node, by, reason, until, since.get(node)) for node in dict.fromkeys(nodes)]
-        _write(stays)
+        there = {stay.node: stay for stay in current(site)}
+        rows = [_stay(node, by, reason, until) for node in dict.fromkeys(nodes)]
+        _write([row | _kept(there[row["node"]], reason) if row["node"] in there else row for row in rows])
 
 
 def put_by_rule(site: Site, reasons: Mapping[str, str]) -> list[str]:
@@ -121,11 +121,16 @@ def _open() -> Any:
     return QuarantineRow.released.is_null() & lasts
 
 
-def _stay(node: str, by: str, reason: str, until: int | None, since: int | None = None) -> dict[str, Any]:
+def _kept(stay: Stay, reason: str) -> dict[str, Any]:
+    """What stays of *stay* when the node is put there again for a *reason*."""
+    return {"since": stay.since, "reason": reason or stay.reason}
+
+
+def _stay(node: str, by: str, reason: str, until: int | None) -> dict[str, Any]:
     """A row of the table."""
     return {
         "node": node,
-        "since": int(time.time()) if since is None else since,
+        "since": int(time.time()),
         "put_by": by,
         "reason": reason,
         "until": until,

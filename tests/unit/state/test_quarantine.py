@@ -14,6 +14,7 @@ from kadeploy.state.failing import Failing
 from kadeploy.state.tables import Log, QuarantineRow
 
 NODE, OTHER = "gdx-2.site", "gdx-10.site"
+END = 4_000_000_000
 FAILED = {"success": False, "error": "BootNewEnvKexec-wait_reboot: no answer"}
 
 
@@ -52,6 +53,9 @@ def test_who_puts_a_node_there_again_changes_all_but_the_beginning(site: Site) -
     quarantine.put(site, [NODE], "ada", "no memory")
     [stay] = quarantine.current(site)
     assert (stay.since, stay.put_by, stay.reason) == (1000, "ada", "no memory")
+    quarantine.put(site, [NODE], "bob", "", END)
+    [stay] = quarantine.current(site)
+    assert (stay.since, stay.put_by, stay.reason, stay.until) == (1000, "bob", "no memory", END)
 
 
 def test_the_rule_leaves_alone_what_an_administrator_has_said_and_begins_anew_after_a_release(site: Site) -> None:
