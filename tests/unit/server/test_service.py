@@ -36,7 +36,7 @@ from kadeploy.operations.service import Grant, Refusal, Rows, Service
 from kadeploy.runner.playbooks import MACRO_STEPS
 from kadeploy.runner.request import Options
 from kadeploy.server import peers
-from kadeploy.server.app import STATUSES
+from kadeploy.server.statuses import STATUSES
 from kadeploy.state import database, environments, nodes, quarantine, rights
 from kadeploy.state.history import FIELDS, Selection
 from kadeploy.state.tables import Claim, Log
