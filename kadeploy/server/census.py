@@ -7,15 +7,15 @@ transactions may put that into the past, it is looked back `OVERLAP` seconds.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import accumulate
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
@@ -43,6 +43,8 @@ SILENT = ("did not do it within", "nobody answers at", "stays silent when")
 """What the reason of a node says whose BMC has not answered in time (`kadeploy.power`)."""
 NEVER = "never_operated"
 """State of a node of which nothing is recorded."""
+Values = Mapping[Any, float]
+"""Numbers by the values of their labels, a tuple of strings."""
 OPERATIONS: Sequence[str] = get_args(Operation)
 VERDICTS: Sequence[str] = get_args(Verdict)
 RESULTS = ("ok", "partly", "ko", "aborted")
@@ -114,12 +116,12 @@ class Census:
     def _add(self, closed: Iterable[Closed], ends: Sequence[Nodes], took: Iterable[Took]) -> None:
         self._runs += Counter((each.operation, result(each, ends)) for each in closed)
         for end in ends:
-            self._results[end.cluster, end.operation, end.verdict] += end.count
+            self._results[end.cluster, end.operation, end.verdict] += end.number
             if end.verdict == "ko":
-                self._failures[end.cluster, end.operation, *_step(end.implementation), end.micro_step] += end.count
-                self._silent[(end.cluster,)] += end.count * end.told
+                self._failures[end.cluster, end.operation, *_step(end.implementation), end.micro_step] += end.number
+                self._silent[(end.cluster,)] += end.number * end.told
         for each in took:
-            self._steps.setdefault((each.cluster, *_step(each.implementation)), Counter())[each.seconds] += each.count
+            self._steps.setdefault((each.cluster, *_step(each.implementation)), Counter())[each.seconds] += each.number
 
     def _totals(self, clusters: Iterable[str]) -> Iterator[Metric]:
         """Those that may come are there at zero, so that their first increase is seen."""
@@ -127,14 +129,14 @@ class Census:
             "kadeploy_runs_ended",
             "Runs that have ended, by result: ok (all nodes), partly (some), ko (none), aborted.",
             ("operation", "result"),
-            {(each, end): 0 for each in OPERATIONS for end in RESULTS} | self._runs,
+            _from_nought(itertools.product(OPERATIONS, RESULTS), self._runs),
         )
         known = list(clusters)
         yield counter(
             "kadeploy_node_results",
             "Nodes whose operation has ended, by result; aborted ones were stopped or taken away.",
             ("cluster", "operation", "result"),
-            {(name, each, end): 0 for name in known for each in OPERATIONS for end in VERDICTS} | self._results,
+            _from_nought(itertools.product(known, OPERATIONS, VERDICTS), self._results),
         )
         yield counter(
             "kadeploy_node_failures",
@@ -146,7 +148,7 @@ class Census:
             "kadeploy_bmc_timeouts",
             "Nodes that ended KO because their BMC did not answer in time.",
             ("cluster",),
-            {(name,): 0 for name in known} | self._silent,
+            _from_nought(itertools.product(known), self._silent),
         )
         yield self._durations()
 
@@ -159,6 +161,11 @@ class Census:
         for labels, seconds in self._steps.items():
             found.add_metric(labels, buckets(seconds), float(sum(each * count for each, count in seconds.items())))
         return found
+
+
+def _from_nought(expected: Iterable[tuple[str, ...]], counted: Mapping[tuple[str, ...], int]) -> Values:
+    """What was *counted*, and 0 for what is *expected* and has not come yet."""
+    return {**dict.fromkeys(expected, 0), **counted}
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------
@@ -205,13 +212,13 @@ def buckets(seconds: Mapping[int, int]) -> list[tuple[str, float]]:
     for each, count in seconds.items():
         within[bisect_left(BUCKETS, each)] += count
     bounds = [*(f"{bound:.1f}" for bound in BUCKETS), "+Inf"]
-    return list(zip(bounds, accumulate(within), strict=True))
+    return list(zip(bounds, itertools.accumulate(within), strict=True))
 
 
 # --- how it is told ---------------------------------------------------------------------------------------------------
 
 
-def gauge(name: str, meaning: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
+def gauge(name: str, meaning: str, labels: Sequence[str], values: Values) -> Metric:
     """A number that goes up and down, by values of its *labels*."""
     found = GaugeMetricFamily(name, meaning, labels=labels)
     for each, value in values.items():
@@ -219,7 +226,7 @@ def gauge(name: str, meaning: str, labels: Sequence[str], values: Mapping[tuple[
     return found
 
 
-def counter(name: str, meaning: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
+def counter(name: str, meaning: str, labels: Sequence[str], values: Values) -> Metric:
     """A number that only goes up, by values of its *labels*; what it is called ends in ``_total``."""
     found = CounterMetricFamily(name, meaning, labels=labels)
     for each, value in values.items():

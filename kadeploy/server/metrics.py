@@ -34,7 +34,7 @@ UNAVAILABLE = 503
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds: upper bounds of the histogram of requests."""
 
-disable_created_metrics()  # a second series for each counter, which hardly anybody stores
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which hardly anybody stores
 
 
 class Metrics:

@@ -56,7 +56,7 @@ class Nodes(NamedTuple):
     implementation: str
     """The macro-step in which they were last, as `kanodes3` names it."""
     micro_step: str
-    count: int
+    number: int
 
 
 class Took(NamedTuple):
@@ -65,7 +65,7 @@ class Took(NamedTuple):
     cluster: str
     implementation: str
     seconds: int
-    count: int
+    number: int
 
 
 def running(site: Site) -> list[Running]:

@@ -49,7 +49,7 @@ def test_nodes_with_the_same_end_are_one_row(site: Site) -> None:
     begun(site, "D-3", {"gdx": names})
     journal.end("D-3", [row(name, "no answer") for name in names])
     [found] = tally.ends(site, ["D-3"], ["did not do it within"])
-    assert (found.verdict, found.told, found.count) == ("ko", False, 1200)
+    assert (found.verdict, found.told, found.number) == ("ko", False, 1200)
 
 
 def test_durations_leave_out_who_was_stopped_and_steps_that_did_not_run(site: Site, ended: str) -> None:
