@@ -118,7 +118,7 @@ def uses(site: Site, days: int) -> list[Use]:
     def ask() -> list[Use]:
         connect(site)
         now = int(time.time())
-        return _uses(_period(now - days * DAY, now))
+        return _uses(counted(now - days * DAY, now))
 
     return cast("list[Use]", _remembered(site, days, "uses", ask))
 

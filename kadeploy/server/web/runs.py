@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlencode
 
 import msgspec
@@ -26,6 +26,7 @@ from kadeploy.operations.service import Rows
 from kadeploy.printable import printable
 from kadeploy.server.web.recent import Recent
 from kadeploy.server.web.rendering import answer, render
+from kadeploy.server.web.replayed import replayed
 from kadeploy.server.web.stands import State
 from kadeploy.server.web.visit import Visit
 from kadeploy.server.web.watched import SHOWN, TOOLS, Watched, watch
@@ -39,6 +40,8 @@ PAGE = 50
 _RUNNING = 100
 """Runs under way that are shown."""
 _PAGES = 10_000
+_LONGEST = 10_000_000
+"""Seconds that a run may take."""
 _LINES = 60
 """Lines of a console's end."""
 _PIECES = 1 << 20
@@ -47,6 +50,8 @@ _SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ 
 """What moves a terminal's cursor, colours or names its window (ECMA-48, 5.4 and 8.3.89)."""
 
 Page = Annotated[int, QueryParameter(name="page", ge=1, le=_PAGES)]
+At = Annotated[float, QueryParameter(name="at", ge=0, le=_LONGEST)]
+Speed = Literal[1, 10, 60, 600]
 Kind = Literal["", "deploy", "reboot", "power"]
 Standing = Annotated[Literal["", "running", "ended", "aborted"], QueryParameter(name="state")]
 _TITLES = {"deploy": "Deployment", "reboot": "Reboot", "power": "Power operation"}
@@ -148,6 +153,35 @@ class Runs(Controller):
         parts = found.parts(visit.is_administrator)
         return answer(parts.now if parts.mark == seen else parts.now + _out_of_band(parts.rest))
 
+    @get("/{wid:str}/replay", sync_to_thread=True)
+    def replay(
+        self,
+        visit: NamedDependency[Visit],
+        wid: FromPath[str],
+        at: At = 0.0,
+        speed: FromQuery[Speed] = 10,
+        play: FromQuery[str] = "",
+    ) -> Response[str]:
+        """The run as it was, so many seconds after its begin; where it plays, it goes on from there."""
+        found = _kept(visit, wid)
+        values: dict[str, Any] = {
+            "wid": wid,
+            "tool": TOOLS.get(found.picture.operation or "", "kadeploy3"),
+            "length": found.picture.seconds,
+            "at": at,
+            "speed": speed,
+            "speeds": get_args(Speed),
+            "then": _ready(_then(visit, found, at, speed, plays=bool(play))),
+        }
+        return visit.page("run_replay.html", f"Run {wid}, again", **values)
+
+    @get("/{wid:str}/then", sync_to_thread=True)
+    def then(
+        self, visit: NamedDependency[Visit], wid: FromPath[str], at: At = 0.0, speed: FromQuery[Speed] = 10
+    ) -> Response[str]:
+        """The next moment of a run that plays."""
+        return answer(_then(visit, _kept(visit, wid), at, speed, plays=True))
+
     @get("/{wid:str}/consoles/{node:str}", sync_to_thread=True)
     def console(self, visit: NamedDependency[Visit], wid: FromPath[str], node: FromPath[str]) -> Response[str]:
         """The end of what a node's console showed last, where that was recorded and one may see it."""
@@ -199,6 +233,27 @@ def _watched(visit: Visit, wid: str) -> Watched | None:
     if found.picture.user != visit.user and not visit.is_administrator:
         visit.served.require_mine(wid)
     return found
+
+
+def _kept(visit: Visit, wid: str) -> Watched:
+    """The run *wid*, whose events have to be kept.
+
+    Raises:
+        UnknownWorkflowError: they are not.
+        RightsError: it is another user's.
+    """
+    found = _watched(visit, wid)
+    if found is None:
+        raise UnknownWorkflowError(f"{wid}: its events are not kept any more. What the log tells is at /ui/runs/{wid}.")
+    return found
+
+
+def _then(visit: Visit, found: Watched, at: float, speed: int, *, plays: bool) -> str:
+    """The part of a page that shows the run after *at* seconds."""
+    site, wid = visit.served.site, found.wid
+    picture = replayed(site, wid, visit.user, found.picture.began + at)
+    goes_on = picture.ended is None and at < found.picture.seconds
+    return found.then(picture, visit.is_administrator, at=at, speed=speed, plays=plays, goes_on=goes_on)
 
 
 _FIELDS = ("hostname", "user", "operation", "env", "start", "success", "error", *(f"step{step}" for step in (1, 2, 3)))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kadeploy.config.site import Site
 from kadeploy.nodeset import natural_key
@@ -88,14 +88,29 @@ class Watched:
             return self._parts[is_administrator]
 
     def _made(self, is_administrator: bool) -> Parts:
-        picture = self.picture
-        shared = {"picture": picture, "marks": MARKS, "words": WORDS, "shown": SHOWN, "linked": LINKED}
-        folder = run_folder(self.site, self.wid) if is_administrator else None
-        recorded = {each.names[0] for each in picture.failures if self._is_recorded(each.names[0])}
-        rest = render("run_rest.html", **shared, folder=folder, recorded=recorded, tools=TOOLS, sort=natural_order)
+        shown = self._shown(self.picture, is_administrator)
+        rest = render("run_rest.html", **shown)
         mark = hashlib.sha256(rest.encode()).hexdigest()[:16]
-        now = render("run_now.html", **shared, drawing=draw(picture), goes_on=self.goes_on, mark=mark)
+        now = render("run_now.html", **shown, drawing=draw(self.picture), goes_on=self.goes_on, mark=mark)
         return Parts(now, rest, mark)
+
+    def then(self, picture: Picture, is_administrator: bool, **values: Any) -> str:
+        """What pages show of another *picture* of it, of a moment before; *values* are those of the template."""
+        return render("run_then.html", **self._shown(picture, is_administrator), drawing=draw(picture), **values)
+
+    def _shown(self, picture: Picture, is_administrator: bool) -> dict[str, Any]:
+        """What templates want of a picture."""
+        return {
+            "picture": picture,
+            "marks": MARKS,
+            "words": WORDS,
+            "shown": SHOWN,
+            "linked": LINKED,
+            "folder": run_folder(self.site, self.wid) if is_administrator else None,
+            "recorded": {each.names[0] for each in picture.failures if self._is_recorded(each.names[0])},
+            "tools": TOOLS,
+            "sort": natural_order,
+        }
 
     def _is_recorded(self, name: str) -> bool:
         """Whether a console of the node was recorded; who may see that is asked later."""
