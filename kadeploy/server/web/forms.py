@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qs
 
+from kadeploy import dates
 from kadeploy.errors import OptionError, RightsError
 
 TOKEN = "csrf"  # noqa: S105 - the name of a field
@@ -56,3 +58,28 @@ class Form:
     def all(self, name: str) -> list[str]:
         """All values of the field that are not empty."""
         return [each.strip() for each in self._fields.get(name, ()) if each.strip()]
+
+    def line(self, name: str, label: str) -> str:
+        """What stands in the field *label*, which others will read in one line.
+
+        Raises:
+            OptionError: it has characters that cannot be printed.
+        """
+        text = self.text(name)
+        if not text.isprintable():
+            raise OptionError(f"{label} is one line of text: leave out what cannot be printed.")
+        return text
+
+    def end(self, name: str, label: str) -> int | None:
+        """The date in the field *label*, the last second of a day (Unix seconds); None where nothing stands there.
+
+        Raises:
+            OptionError: it is no date, or is over.
+        """
+        text = self.text(name)
+        if not text:
+            return None
+        end = dates.moment(label, text, day_ends=True)
+        if end <= time.time():
+            raise OptionError(f"{label} {text}: this date is over.")
+        return end

@@ -285,6 +285,7 @@ class Nodes(Controller):
             every_cluster=sorted(visit.served.configuration.clusters, key=natural_key),
             states=MEANINGS,
             kinds=KINDS,
+            aside=readable(visit.served.quarantine)[0],
         )
 
     @get("/{node:str}", sync_to_thread=True)
@@ -304,6 +305,7 @@ class Nodes(Controller):
             row=row,
             environment=_environment(served, row),
             held=next(iter(served.claims([name])), None),
+            stay=next(iter(readable(lambda: served.quarantine([name]))[0]), None),
             holders=served.holders([name])[name],
             past=past,
             left_out=left_out,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -10,7 +9,6 @@ from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromQuery
 
-from kadeploy import dates
 from kadeploy.caller import is_user_name
 from kadeploy.errors import KadeployError, OptionError
 from kadeploy.nodeset import expand, fold, natural_key
@@ -81,19 +79,10 @@ def _grant(form: Form, served: Served) -> Grant:
     for part in parts:
         if part != ANY and not (part.startswith("/dev/") and part.isprintable()):
             raise OptionError(f"{part!r} is not a partition: expected a device such as /dev/sda3, or *.")
-    until = _end(form.text("until"))
+    until = form.end("until", "Until")
     return Grant(
         user=user, nodes=tuple(nodes), parts=tuple(parts), until=until, overwrite=form.text("overwrite") == "on"
     )
-
-
-def _end(text: str) -> int | None:
-    if not text:
-        return None
-    end = dates.moment("Until", text, day_ends=True)
-    if end <= time.time():
-        raise OptionError(f"Until {text}: this date is over.")
-    return end
 
 
 def _granted(grant: Grant, done: Granted) -> list[str]:
