@@ -39,6 +39,7 @@ limits:
   preinstall: 20
 runs:
   days: 30
+  events_days: 90
 mkfs_options:
   ext4: -O ^64bit
 extraction_dir: /mnt/dest
