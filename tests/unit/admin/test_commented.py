@@ -94,7 +94,7 @@ def test_every_key_is_there_set_or_as_a_comment(kind: type, values: dict[str, An
 def test_what_the_comments_show_is_what_holds_without_them(kind: type, values: dict[str, Any], tmp_path: Path) -> None:
     text = commented.text(kind, values, "A file.")
     plain, uncommented = read(text, kind, tmp_path), read(COMMENTED_KEY.sub(r"\1", text), kind, tmp_path)
-    examples = {name.split(".")[1] for name in commented.EXAMPLES} | {"vlan", "nodes", "inventory"}
+    examples = {name.split(".")[1] for name in commented.EXAMPLES} | {"vlan", "quarantine", "nodes", "inventory"}
     for name in fields_of(kind):
         if name not in examples:
             assert getattr(uncommented, name) == getattr(plain, name), name
