@@ -32,6 +32,8 @@ BOOT = 2
 """Seconds that nodes are away when they boot: long enough for a reader to see it."""
 CONSOLE = "The console of node"
 """What consoles show, in front of the name."""
+PATIENCE = 120
+"""Seconds that an operation may take, on a busy machine."""
 _DAY = 86_400
 
 
@@ -130,3 +132,12 @@ def wait_for_end(there: Seat, site: Site, wid: str) -> None:
     """Return when the operation has ended; meanwhile the browser does what it does."""
     while wid in journal.workflows(site):
         there.page.wait_for_timeout(200)
+
+
+def told_at(there: Seat, path: str, wanted: str) -> str:
+    """What a page tells, loaded anew until *wanted* is in it: what is made for all readers may be a second old."""
+    text, end = "", time.monotonic() + PATIENCE
+    while wanted not in text:
+        assert time.monotonic() < end, text
+        text = there.open(path).locator("main").inner_text()
+    return text

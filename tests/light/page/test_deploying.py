@@ -8,12 +8,8 @@ from collections.abc import Iterator
 from playwright.sync_api import Page as Shown
 
 from kadeploy.state import journal
-from tests.browser import Seat
-from tests.light.page.cluster import CONSOLE, FAULTY, MINE, THEIRS, Page, begin, wait_for_end
+from tests.light.page.cluster import CONSOLE, FAULTY, MINE, PATIENCE, THEIRS, Page, begin, told_at, wait_for_end
 from tests.light.page.conftest import Sit
-
-PATIENCE = 120
-"""Seconds that an operation may take, on a busy machine."""
 
 
 def seen(shown: Shown, until: str) -> Iterator[str]:
@@ -26,15 +22,6 @@ def seen(shown: Shown, until: str) -> Iterator[str]:
         if now != before:
             yield now
         before = now
-
-
-def told_at(there: Seat, path: str, wanted: str) -> str:
-    """What a page tells, loaded anew until *wanted* is in it: what is made for all readers may be a second old."""
-    text, end = "", time.monotonic() + PATIENCE
-    while wanted not in text:
-        assert time.monotonic() < end, text
-        text = there.open(path).locator("main").inner_text()
-    return text
 
 
 def test_a_deployment_is_planned_begun_and_watched_to_its_end(sit: Sit, page: Page) -> None:
