@@ -105,14 +105,6 @@ def test_names_are_folded_as_clustershell_folds_them_one_by_one(names: list[str]
     assert fold(names) == str(NodeSet.fromlist(names, resolver=None))
 
 
-def test_two_thousand_names_are_folded_within_milliseconds() -> None:
-    names = [f"gdx-{number}.site" for number in range(1, 4001, 2)]
-    begun = time.process_time()
-    for _ in range(10):
-        fold(names)
-    assert time.process_time() - begun < 10 * 0.03
-
-
 @given(st.text(max_size=30))
 def test_expand_answers_with_names_or_a_refusal_whatever_is_typed(text: str) -> None:
     with contextlib.suppress(NodeListError):
