@@ -37,6 +37,7 @@ def test_it_tells_what_is_in_the_backup(lived: Site, tool: Tool, tmp_path: Path)
         f"database ({kind}, schema 7)",
         "audit log",
         "run folders",
+        "events of runs whose folders are gone",
     ]
 
 
