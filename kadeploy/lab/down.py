@@ -51,6 +51,8 @@ def remove_files(lab: Lab, *, keep_disks: bool) -> bool:
         if not keep_disks:
             (lab.root / MARKER).unlink()
             _remove_empty(lab.root)
+    elif found:  # `up` was killed before it marked the folder as a lab's
+        _remove_empty(lab.root)
     _remove_empty(STATE_ROOT)
     return found
 

@@ -243,6 +243,16 @@ class TestLifecycle:
         assert lab_command("down").returncode == 0
         assert traces() == []
 
+    def test_down_cleans_up_after_an_up_that_was_killed_before_it_marked_its_folder(self) -> None:
+        for folder in (RUN_ROOT / OTHER, STATE_ROOT / OTHER):
+            folder.mkdir(parents=True)
+        assert lab_command("down").returncode == 0
+        assert traces() == []
+
+    def test_an_empty_folder_that_no_up_has_made_is_left_alone(self, tmp_path: Path) -> None:
+        assert lab_command("down", "--folder", str(tmp_path)).returncode == 0
+        assert tmp_path.is_dir()
+
     def test_an_interrupted_up_takes_itself_down(self) -> None:
         command = [str(Path(sys.executable).with_name("kadeploy-lab")), "up", "--name", OTHER, "--environments", ""]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as started:
