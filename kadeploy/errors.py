@@ -27,14 +27,15 @@ KadeployError                     exit code 1: refused, no node touched
 ├── BrokenOffError                exit code 4: ended in mid-run by what has nothing to do with nodes
 └── UserInterruptError            exit code 130: the user asked to stop
 
-Five more never leave the place where they arise: they become a node's outcome, the answer of the lab's BMC, the end of
-a connection, or a ConfigError with the name of its file.
+Six more never leave the place where they arise: they become a node's outcome, the answer of the lab's BMC, the end of
+a connection, what a user's page tells of a notification, or a ConfigError with the name of its file.
 
 OSError
 └── UnreachableError              a node's ssh server cannot be entered, or was lost
 Exception
 ├── MachineError                  a machine of the lab did not do what was asked
 ├── NotEnteredError               a BMC lets nobody in, or does not answer
+├── NotToldError                  a mail server, or a webhook, did not take a notification
 ├── MalformedError                a text is no YAML, or has a key twice
 └── UnsoundMessageError           the client of a console says what it may not say
 """
@@ -187,6 +188,10 @@ class MachineError(Exception):
 
 class NotEnteredError(Exception):
     """Nobody answers, or the BMC does not let us in; raised by a driver, within its process."""
+
+
+class NotToldError(Exception):
+    """A mail server, or a webhook, did not take a notification; the text says why."""
 
 
 class MalformedError(Exception):

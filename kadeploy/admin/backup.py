@@ -67,6 +67,8 @@ def named_files(configuration: Configuration) -> list[Path]:
     """Files that the configuration names and without which a site does not work as before, whether there or not."""
     site, service = configuration.site, configuration.site.service
     found = [site.ssh.private_key, f"{site.ssh.private_key}.pub", service.htpasswd]
+    if site.notifications.mail:
+        found.append(site.notifications.mail.password_file)
     if service.https:
         found += [service.https.certificate, service.https.private_key, service.https.client_ca]
     for cluster in configuration.clusters.values():

@@ -235,6 +235,20 @@ def is_url(text: str) -> bool:
 _LAST_PORT = 65535
 
 
+_MAILBOX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+=.-]{0,63}")
+
+
+_LONGEST_ADDRESS = 254
+
+
+def is_mail_address(text: str) -> bool:
+    """Whether *text* is an address of mail, in a form that needs no quotes and holds no second one."""
+    mailbox, at, domain = text.partition("@")
+    return bool(
+        at and len(text) <= _LONGEST_ADDRESS and _MAILBOX.fullmatch(mailbox) and is_host(domain) and ":" not in domain
+    )
+
+
 def _host_of(text: str) -> str:
     """The machine that somebody wrote more of than that: its URL, its port, a zero in front."""
     bare = text.strip().partition("://")[2] or text.strip()

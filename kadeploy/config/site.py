@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kadeploy.config.file import Struct
+from kadeploy.config.notifications import Notifications
 from kadeploy.config.rules import (
     Count,
     DatabaseUrl,
@@ -163,6 +164,7 @@ class Site(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     runs: Runs = Runs()
     service: Service = Service()
+    notifications: Notifications = Notifications()
     vlan: Vlan | None = None
     demolishing: Demolishing = Demolishing()
     quarantine: Quarantine | None = None

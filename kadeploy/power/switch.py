@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -356,22 +355,10 @@ def password(power: Power, config_dir: Path, environment: Mapping[str, str] | No
         ConfigError: unset, unreadable, or readable by others.
     """
     if power.password_file:
-        return _from_file(secret_files.place(config_dir / power.password_file))
+        return secret_files.password(secret_files.place(config_dir / power.password_file), "power.password_file")
     if power.password_env:
         variables = os.environ if environment is None else environment
         if power.password_env not in variables:
             raise ConfigError(f"power.password_env: the variable {power.password_env} is not set.")
         return variables[power.password_env]
     return ""
-
-
-def _from_file(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise ConfigError(f"power.password_file: others may read {path}: chmod 600 {path}")
-            return file.readline().rstrip("\r\n")
-    except OSError as error:
-        raise ConfigError(f"power.password_file: {path}: {error.strerror}. Run as a user who can read it.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"power.password_file: {path} is not a text file.") from error

@@ -6,6 +6,7 @@ import msgspec
 
 from kadeploy.config.cluster import Cluster, NodeRange, Power
 from kadeploy.config.folder import Configuration
+from kadeploy.config.notifications import Notifications
 from kadeploy.config.service import Service
 from kadeploy.config.site import BootFolders, Hooks, Site, Ssh
 from kadeploy.nodeset import fold
@@ -25,6 +26,7 @@ def site(known: Site) -> Site:
         vlan=None,
         quarantine=None,
         service=Service(),
+        notifications=Notifications(),
         kept_variables=(),
         network_namespace="",
     )

@@ -33,9 +33,9 @@ import peewee
 from kadeploy.config.site import Site
 from kadeploy.errors import DatabaseError
 from kadeploy.state import damage, drivers
-from kadeploy.state.tables import TABLES, Row, SchemaVersion
+from kadeploy.state.tables import TABLES, LongText, Row, SchemaVersion
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 9
 BUSY_SECONDS = 30
 """How long a process waits for another one's write before it gives up."""
 CHUNK = 500
@@ -227,6 +227,7 @@ def _advice_on(path: Path) -> str:
 
 class _PostgreSQL(_Refusing, peewee.PostgresqlDatabase):
     extra = "postgresql"
+    field_types: Mapping[str, str] = {**peewee.PostgresqlDatabase.field_types, LongText.field_type: "TEXT"}
 
     def is_lost(self) -> bool:
         connection = self.connection()  # type: ignore[no-untyped-call]
@@ -477,6 +478,18 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         "put_by VARCHAR(255) NOT NULL, reason TEXT NOT NULL, until BIGINT, released BIGINT, "
         "released_by VARCHAR(255) NOT NULL)",
     ),
+    8: (
+        'CREATE TABLE notifications ("user" VARCHAR(255) NOT NULL PRIMARY KEY, mail BOOLEAN NOT NULL, '
+        "address VARCHAR(255) NOT NULL, webhook TEXT NOT NULL, secret VARCHAR(64) NOT NULL, "
+        "outcome VARCHAR(16) NOT NULL, operations VARCHAR(64) NOT NULL, since BIGINT NOT NULL)",
+        "CREATE TABLE outbox (wid VARCHAR(64) NOT NULL, channel VARCHAR(16) NOT NULL, "
+        '"user" VARCHAR(255) NOT NULL, made BIGINT NOT NULL, tries INTEGER NOT NULL, due BIGINT, sent BIGINT, '
+        "error TEXT NOT NULL, PRIMARY KEY (wid, channel))",
+        "CREATE INDEX outbox_due ON outbox (due)",
+        "CREATE TABLE days (day BIGINT NOT NULL PRIMARY KEY, number BIGINT NOT NULL, last BIGINT NOT NULL, "
+        "sums LONGTEXT NOT NULL)",
+    ),
+    9: ("ALTER TABLE log ADD COLUMN given_up VARCHAR(255) NOT NULL DEFAULT ''",),
 }
 """SQL that leads from the version before to this one, for all three databases (see `_spelt`)."""
 
@@ -537,9 +550,14 @@ def _upgrade(found: int) -> None:
 
 
 def _spelt(statement: str) -> str:
-    """*statement* as this database writes it: MySQL quotes otherwise, and it alone drops an index ON its table."""
+    """*statement* as this database writes it.
+
+    MySQL quotes otherwise, and it alone drops an index ON its table; to PostgreSQL all texts are alike.
+    """
     if isinstance(DB.obj, peewee.MySQLDatabase):
         return statement.replace('"', "`")
+    if isinstance(DB.obj, peewee.PostgresqlDatabase):
+        statement = statement.replace(LongText.field_type, "TEXT")
     return re.sub(r"\A(DROP INDEX \w+) ON \w+", r"\1", statement)
 
 

@@ -234,12 +234,37 @@ class Log(Row):
     md5 = peewee.CharField(64, default="")
     success = peewee.BooleanField()
     error = peewee.TextField(default="")
+    given_up = peewee.CharField(255, default="")
+    """Implementations that failed before another one of their macro-step was tried, with commas."""
 
     class Meta:
         """The first index answers failure rates alone, without a look at the rows; the second gives dates in order."""
 
         table_name = "log"
         indexes = ((("operation", "hostname", "start", "success"), False), (("start", "id"), False))
+
+
+class LongText(peewee.TextField):
+    """Text that MySQL has no room for in its usual one."""
+
+    field_type = "LONGTEXT"
+
+
+class DayRow(Row):
+    """What the log tells of operations that began on a day, summed up; see `kadeploy.state.days`."""
+
+    day = peewee.BigIntegerField(primary_key=True)
+    """Since 1970, UTC."""
+    number = peewee.BigIntegerField()
+    """Rows of the log that it is of."""
+    last = peewee.BigIntegerField()
+    """The highest id among them."""
+    sums = LongText()
+
+    class Meta:
+        """Table name."""
+
+        table_name = "days"
 
 
 class Token(Row):
@@ -281,4 +306,62 @@ class QuarantineRow(Row):
         table_name = "quarantine"
 
 
-TABLES = (SchemaVersion, EnvironmentRow, Right, NodeState, Claim, Workflow, Progress, Log, Token, QuarantineRow)
+class NotificationRow(Row):
+    """What *user* wants to be told of the ends of their operations, and how."""
+
+    user = peewee.CharField(255, primary_key=True)
+    mail = peewee.BooleanField(default=False)
+    address = peewee.CharField(255, default="")
+    """Where mail goes; empty: the one that the site gives the user."""
+    webhook = peewee.TextField(default="")
+    """URL that is called; empty: none."""
+    secret = peewee.CharField(64, default="")
+    """What calls are signed with: it has to be known, a digest would not do."""
+    outcome = peewee.CharField(16, default="always")
+    operations = peewee.CharField(64, default="")
+    """Which, in words."""
+    since = Moment()
+    """What ended before is not told."""
+
+    class Meta:
+        """Table name."""
+
+        table_name = "notifications"
+
+
+class Outbox(Row):
+    """The end of a workflow that its user is told, or was told, on one channel."""
+
+    wid = peewee.CharField(64)
+    channel = peewee.CharField(16)
+    user = peewee.CharField(255)
+    made = Moment()
+    tries = peewee.IntegerField(default=0)
+    due = Moment(null=True, index=True)
+    """When it is tried next; nothing: it was told, or given up."""
+    sent = Moment(null=True)
+    error = peewee.TextField(default="")
+    """Why the last try failed."""
+
+    class Meta:
+        """The key is what has each end told once."""
+
+        table_name = "outbox"
+        primary_key = peewee.CompositeKey("wid", "channel")
+
+
+TABLES = (
+    SchemaVersion,
+    EnvironmentRow,
+    Right,
+    NodeState,
+    Claim,
+    Workflow,
+    Progress,
+    Log,
+    DayRow,
+    Token,
+    QuarantineRow,
+    NotificationRow,
+    Outbox,
+)

@@ -112,6 +112,8 @@ def secrets(subject: Subject) -> dict[str, Path]:
             found[f"{cluster.file}: power.password_file"] = folder / cluster.power.password_file
     if site.service.https:
         found["service.https.private_key"] = Path(site.service.https.private_key)
+    if site.notifications.mail and site.notifications.mail.password_file:
+        found["notifications.mail.password_file"] = folder / site.notifications.mail.password_file
     if site.service.htpasswd:
         found["service.htpasswd"] = Path(site.service.htpasswd)
     return found

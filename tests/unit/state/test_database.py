@@ -23,14 +23,17 @@ from kadeploy.config.folder import load_site
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Archive, Environment, FileSystem, Image
 from kadeploy.errors import DatabaseError
-from kadeploy.state import database, history, journal, nodes, quarantine, tables, tokens
+from kadeploy.state import database, history, journal, nodes, notifications, quarantine, tables, tokens
 from kadeploy.state.database import DB
+from kadeploy.state.notifications import Choice
 from kadeploy.state.tables import EnvironmentRow, Log, NodeState, Progress, Right, SchemaVersion
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 BACK = {
+    8: ("ALTER TABLE log DROP COLUMN given_up",),
+    7: ("DROP TABLE notifications", "DROP TABLE outbox", "DROP TABLE days"),
     6: ("DROP TABLE quarantine",),
     5: ("ALTER TABLE claims DROP COLUMN part",),
     4: ("DROP TABLE tokens",),
@@ -179,6 +182,24 @@ def test_a_database_of_version_6_gets_the_table_of_quarantine_as_a_new_one_has_i
     assert [(held.node, held.part) for held in nodes.claims(site)] == [("gdx-1.site", "/dev/sda3")]
     quarantine.put(site, ["gdx-1.site"], "ada", "its disk", tables.Moment.END - 1)
     assert [stay.reason for stay in quarantine.current(site)] == ["its disk"]
+    assert SchemaVersion.get().version == database.SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("table", ["notifications", "outbox"])
+def test_a_database_of_version_7_gets_the_tables_of_notifications_as_a_new_one_has_them(
+    site: Site, other_site: Site, table: str
+) -> None:
+    make_version(site, 7, "INSERT INTO quarantine VALUES ('gdx-1.site', 1600000000, 'ada', 'its disk', NULL, NULL, '')")
+    found = {}
+    for each in (site, other_site):
+        database.connect(each)
+        columns = [(column.name, column.null, column.primary_key) for column in DB.get_columns(table)]
+        found[each.name] = columns, {(index.name, tuple(index.columns)) for index in DB.get_indexes(table)}
+    assert found["paris"] == found["lyon"]
+    assert [stay.reason for stay in quarantine.current(site)] == ["its disk"]
+    notifications.choose(site, "ada", Choice(webhook="https://hooks.example.org/"))
+    notifications.put(site, {"D-1": "ada"}, ["webhook"])
+    assert [each.wid for each in notifications.due(site)] == ["D-1"]
     assert SchemaVersion.get().version == database.SCHEMA_VERSION
 
 
