@@ -10,7 +10,7 @@ import typer
 
 from kadeploy.caller import caller
 from kadeploy.cli import completion, console, pace, replay, shell, together, usage
-from kadeploy.errors import KadeployError, NodeListError, OptionError, RightsError
+from kadeploy.errors import AuthenticationError, KadeployError, NodeListError, OptionError, RightsError
 from kadeploy.files import open_as_user
 from kadeploy.operations import recording
 from kadeploy.operations.console import End, Opened
@@ -119,8 +119,11 @@ def tell(end: End, user: str, opened: Opened) -> None:
 
     Raises:
         RightsError: the user may use the node no more.
+        AuthenticationError: the service lets the user in no more.
         KadeployError: the program failed, or the console was lost.
     """
+    if end.reason == "revoked" and end.message:
+        raise AuthenticationError(f"Console closed. {end.message}")
     if end.reason == "revoked":
         raise RightsError(
             f"Console closed: {user} does not have the right to use {opened.part} of {opened.node} any more."

@@ -83,6 +83,8 @@ class End(msgspec.Struct, frozen=True, tag_field="type", tag="ended"):
     gone: the one to the service, or the service's own to whoever has started the program."""
     status: int = 0
     """Exit status of a program that ended; 128 and the signal's number when one ended it."""
+    message: str = ""
+    """Why the user may not stay who has not lost a right: they have signed out, or their token was revoked."""
 
 
 # --- who may open it ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ The types of bodies and answers are the structs that the tools use; OpenAPI is m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
@@ -34,6 +34,8 @@ from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
 from kadeploy.server import bodies, feed, published, stream
 from kadeploy.server.auth import Caller
 from kadeploy.server.served import Served
+from kadeploy.server.site import of as site_of
+from kadeploy.server.standing import Require
 from kadeploy.state import sent
 from kadeploy.state.damage import sparing
 from kadeploy.state.environments import Change, Part, Visibility
@@ -264,7 +266,8 @@ class WorkflowController(Controller):
     async def events(self, served: Here, request: Asked, wid: FromPath[str]) -> Stream:
         """Its events from the beginning (server-sent), or behind ``Last-Event-ID``, until its end."""
         after = request.headers.get("last-event-id", "0")
-        lines = await stream.of(served, wid, int(after) if _OFFSET.fullmatch(after) else 0)
+        require = _standing(request, served, lambda now: now.require_mine(wid))
+        lines = await stream.of(served, wid, int(after) if _OFFSET.fullmatch(after) else 0, require)
         return Stream(lines, headers={"Cache-Control": "no-store"})
 
     @get("/events", media_type="text/event-stream")
@@ -273,7 +276,8 @@ class WorkflowController(Controller):
 
         Each is ``{wid, event}``; behind ``Last-Event-ID``, or from the beginning of those that run.
         """
-        lines = await feed.of(served, user, request.headers.get("last-event-id", ""))
+        require = _standing(request, served, lambda now: feed.require_same(now, user, served))
+        lines = await feed.of(served, user, request.headers.get("last-event-id", ""), require)
         return Stream(lines, headers={"Cache-Control": "no-store"})
 
     @post("/deployments", sync_to_thread=True, responses=_PLANNED)
@@ -290,6 +294,18 @@ class WorkflowController(Controller):
     def power(self, served: Here, data: JSONBody[PowerRequest], dry_run: DryRun = False) -> Response[Begun | Plan]:
         """Switch nodes on or off, or ask whether they are on."""
         return _operation(served, data, dry_run)
+
+
+def _standing(request: Asked, served: Served, may: Callable[[Served], None]) -> Require:
+    """Refuses what is open once the caller is let in no more, or *may* refuses them by the configuration of then."""
+    at = site_of(request)
+    lets_in = at.standing(request, served.caller)
+
+    def require() -> None:
+        lets_in()
+        may(Served(served.caller, at.configuration, {}))
+
+    return require
 
 
 def _told(names: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ from kadeploy.server.original.controllers import CONTROLLERS as ORIGINALS
 from kadeploy.server.served import THING, Served
 from kadeploy.server.site import SITE, Site
 from kadeploy.server.site import of as site_of
+from kadeploy.server.standing import Require
 from kadeploy.server.statuses import status_of
 from kadeploy.server.web import refusals as web
 from kadeploy.server.web import visit
@@ -93,13 +94,21 @@ async def _console(socket: WebSocket[Any, Any, Any], node: FromPath[str]) -> Non
         await asyncio.to_thread(note, site.audit, socket.scope, 101 if error is None else status_of(error))
 
     try:
-        who = visit.at_page if web.is_below(socket) else Site.caller
-        found = await asyncio.to_thread(who, site, socket)
+        found, require = await asyncio.to_thread(_entering, site, socket)
     except KadeployError as error:
         await noted(error)
         await socket.close()  # before it is accepted: HTTP 403
     else:
-        await site.consoles.serve(socket, found.user, node, site.configuration, noted)
+        await site.consoles.serve(socket, found.user, node, site.configuration, noted, require)
+
+
+def _entering(site: Site, socket: WebSocket[Any, Any, Any]) -> tuple[Caller, Require]:
+    """Who opens a WebSocket, and what refuses it later once they are let in no more."""
+    if web.is_below(socket):
+        caller = visit.at_page(site, socket)
+        return caller, visit.standing(site, socket, caller)
+    caller = site.caller(socket)
+    return caller, site.standing(socket, caller)
 
 
 def _refused(request: Request[Any, Any, Any], error: KadeployError) -> Response[Any]:

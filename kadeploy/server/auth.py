@@ -157,6 +157,23 @@ class Authenticator:
         """
         return tokens.is_valid(self._site, proof, user) if how == "token" else proof == self._mark(user) != ""
 
+    def proof(self, caller: Caller) -> str:
+        """What tells `require_still` later whether the password that *caller* has shown is still theirs; else empty."""
+        return self._mark(caller.user) if caller.how == "password" else ""
+
+    def require_still(self, connection: Connection, caller: Caller, proof: str) -> None:
+        """Refuse what *caller* has open if they would not be let in over *connection* again; *proof* is of then.
+
+        Raises:
+            AuthenticationError: says why: the token was revoked, the password has changed, the certificate has expired.
+            TooManyAttemptsError, DatabaseError: see `authenticate`.
+        """
+        if caller.how == "password":
+            if not proof == self._mark(caller.user) != "":
+                raise AuthenticationError(f"The password of {caller.user} has changed or gone: show the one of now.")
+        elif self.authenticate(connection).user != caller.user:
+            raise AuthenticationError(f"You are not {caller.user} any more: say anew who you are.")
+
     def _mark(self, user: str) -> str:
         return self._passwords.mark(user) if self._passwords else ""
 

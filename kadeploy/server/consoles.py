@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from litestar import WebSocket
 from litestar.exceptions import WebSocketDisconnect
 
 from kadeploy.config.folder import Configuration
-from kadeploy.errors import KadeployError, LimitError, RightsError, UnsoundMessageError
+from kadeploy.errors import AuthenticationError, KadeployError, LimitError, RightsError, UnsoundMessageError
 from kadeploy.operations import console
 from kadeploy.operations.console import Console, Refused, Session, Size, admit
 from kadeploy.server import pages
 from kadeploy.server.auth import grouped
 from kadeploy.server.places import Places
+from kadeploy.server.standing import Require
 
 FIRST_WORD = 10.0
 """Seconds in which a client has to say how large its terminal is."""
@@ -41,6 +42,16 @@ Noted = Callable[[KadeployError | None], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 _Reason = Literal["left", "ended", "revoked", "unchecked"]
+
+
+class _Way(NamedTuple):
+    """How a console comes to its end."""
+
+    reason: _Reason
+    message: str = ""
+    """Why the user may not stay, if it is not for want of a right."""
+
+
 _NORMAL, _UNSUPPORTED, _POLICY, _TOO_BIG, _FAULT = 1000, 1003, 1008, 1009, 1011  # RFC 6455, section 7.4.1
 
 
@@ -56,12 +67,18 @@ class Consoles:
         return self._open.number
 
     async def serve(
-        self, socket: WebSocket[Any, Any, Any], user: str, node: str, configuration: Configuration, noted: Noted
+        self,
+        socket: WebSocket[Any, Any, Any],
+        user: str,
+        node: str,
+        configuration: Configuration,
+        noted: Noted,
+        require: Require,
     ) -> None:
         """Show *user*, who has been authenticated, the console of *node* until one of both sides ends it.
 
         To be called by a handler of Litestar's that has not accepted the connection yet. *noted* hears that the console
-        is open, or why it is not.
+        is open, or why it is not. *require* is asked every `console.CHECK` seconds, as are the user's rights.
         """
         with suppress(WebSocketDisconnect):
             await socket.accept()
@@ -69,7 +86,7 @@ class Consoles:
                 _require_own_page(socket)
                 most = configuration.site.service.quota.consoles
                 with self._open.one(user, most, _all_open(user, most)):
-                    await _serve(socket, await asyncio.to_thread(admit, configuration, user, node), noted)
+                    await _serve(socket, await asyncio.to_thread(admit, configuration, user, node), noted, require)
             except KadeployError as error:
                 await noted(error)
                 await _tell(socket, Refused(str(error)), _POLICY)
@@ -99,26 +116,26 @@ def _require_own_page(socket: WebSocket[Any, Any, Any]) -> None:
 # --- one console ----------------------------------------------------------------------------------------------------
 
 
-async def _serve(socket: WebSocket[Any, Any, Any], admitted: Console, noted: Noted) -> None:
+async def _serve(socket: WebSocket[Any, Any, Any], admitted: Console, noted: Noted, require: Require) -> None:
     async with asyncio.timeout(FIRST_WORD):
         first = await _receive(socket)
     if not isinstance(first, Size):
         raise UnsoundMessageError(_POLICY, "the first message has to be the size of the terminal")
     session = await asyncio.to_thread(admitted.open, first)
-    reason: _Reason = "left"
+    way = _Way("left")
     try:
         await noted(None)
         await _say(socket, admitted.opened)
-        reason = await _joined(socket, session, admitted)
+        way = await _joined(socket, session, _watch(admitted, require))
     finally:
-        end = await asyncio.shield(asyncio.to_thread(session.end, reason))
-    if reason != "left":
-        await _tell(socket, end, _NORMAL)
+        end = await asyncio.shield(asyncio.to_thread(session.end, way.reason))
+    if way.reason != "left":
+        await _tell(socket, msgspec.structs.replace(end, message=way.message), _NORMAL)
 
 
-async def _joined(socket: WebSocket[Any, Any, Any], session: Session, admitted: Console) -> _Reason:
+async def _joined(socket: WebSocket[Any, Any, Any], session: Session, watch: Coroutine[Any, Any, _Way]) -> _Way:
     """Copy until somebody ends it."""
-    tasks = [asyncio.create_task(each) for each in (_listen(socket, session), _show(socket, session), _watch(admitted))]
+    tasks = [asyncio.create_task(each) for each in (_listen(socket, session), _show(socket, session), watch)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -128,7 +145,7 @@ async def _joined(socket: WebSocket[Any, Any, Any], session: Session, admitted: 
     return next(task for task in tasks if task in done).result()
 
 
-async def _show(socket: WebSocket[Any, Any, Any], session: Session) -> _Reason:
+async def _show(socket: WebSocket[Any, Any, Any], session: Session) -> _Way:
     """What the program shows goes to the client, as fast as the client takes it."""
     loop = asyncio.get_running_loop()
     with suppress(WebSocketDisconnect):
@@ -136,11 +153,11 @@ async def _show(socket: WebSocket[Any, Any, Any], session: Session) -> _Reason:
             await _ready(session, loop.add_reader, loop.remove_reader)
             if piece := session.read():
                 await _say(socket, piece)
-        return "ended"
-    return "left"
+        return _Way("ended")
+    return _Way("left")
 
 
-async def _listen(socket: WebSocket[Any, Any, Any], session: Session) -> _Reason:
+async def _listen(socket: WebSocket[Any, Any, Any], session: Session) -> _Way:
     """What the client says goes to the program, as fast as the program takes it."""
     with suppress(WebSocketDisconnect):
         while True:
@@ -149,7 +166,7 @@ async def _listen(socket: WebSocket[Any, Any, Any], session: Session) -> _Reason
                 session.resize(said)
             else:
                 await _type(socket, session, said)
-    return "left"
+    return _Way("left")
 
 
 async def _type(socket: WebSocket[Any, Any, Any], session: Session, keys: bytes) -> None:
@@ -162,17 +179,20 @@ async def _type(socket: WebSocket[Any, Any, Any], session: Session, keys: bytes)
             await _say(socket, b"")  # whose end is noticed by writing, while it is not read
 
 
-async def _watch(admitted: Console) -> _Reason:
+async def _watch(admitted: Console, require: Require) -> _Way:
     """Until the user may not stay, or nobody can tell."""
     while True:
         await asyncio.sleep(console.CHECK)
         try:
             async with asyncio.timeout(ANSWER):
+                await asyncio.to_thread(require)
                 if not await asyncio.to_thread(admitted.may_stay):
-                    return "revoked"
+                    return _Way("revoked")
+        except AuthenticationError as error:
+            return _Way("revoked", str(error))
         except Exception:
             _log.exception("The rights of %s on %s cannot be looked up", admitted.user, admitted.node)
-            return "unchecked"
+            return _Way("unchecked")
 
 
 async def _ready(

@@ -16,11 +16,12 @@ from weakref import WeakKeyDictionary, WeakSet
 import msgspec
 
 from kadeploy.config.site import Site
-from kadeploy.errors import DatabaseError, LimitError, UnknownWorkflowError
+from kadeploy.errors import DatabaseError, KadeployError, LimitError, RightsError, UnknownWorkflowError
 from kadeploy.operations import follow
 from kadeploy.operations.follow import Tail, is_last
 from kadeploy.operations.service import Refusal
 from kadeploy.server.served import Served
+from kadeploy.server.standing import Require, watched
 from kadeploy.state import controllers, journal, rights
 
 STREAMS = 10
@@ -167,20 +168,40 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakSet[Feed]] = WeakKeyDict
 """Those that somebody reads, by service."""
 
 
-async def of(served: Served, user: str | None, after: str) -> AsyncIterator[bytes]:
+def whose(served: Served, user: str | None) -> str | None:
+    """Whose workflows the caller is told of who asks for those of *user*; None: everybody's.
+
+    Raises:
+        RightsError: they are another user's.
+    """
+    if user and user != served.user:
+        rights.require_almighty(served.site, served.user)
+    return user or (None if served.is_administrator else served.user)
+
+
+def require_same(now: Served, user: str | None, then: Served) -> None:
+    """Refuse a caller who by now is told of other workflows than *then*, when they asked for those of *user*.
+
+    Raises:
+        RightsError: they are no administrator any more, or have become one.
+    """
+    if whose(now, user) != whose(then, user):
+        raise RightsError("What you may follow has changed: ask for it again.")
+
+
+async def of(served: Served, user: str | None, after: str, require: Require) -> AsyncIterator[bytes]:
     """The events of the workflows of *user* behind the id *after*; of no *user*, all that the caller may follow.
+
+    They are told as long as *require* lets the caller stay.
 
     Raises:
         RightsError: they are another user's.
         LimitError: the caller has too many such streams.
     """
-    if user and user != served.user:
-        rights.require_almighty(served.site, served.user)
-    whose = user or (None if served.is_administrator else served.user)
-    feed = Feed(served.site, served.user, whose, Cursor.read(after))
+    feed = Feed(served.site, served.user, whose(served, user), Cursor.read(after))
     _require_room(feed, served.is_administrator)
     await asyncio.to_thread(feed.look)
-    return _stream(feed)
+    return _stream(feed, require)
 
 
 def _require_room(feed: Feed, is_administrator: bool) -> None:
@@ -197,16 +218,24 @@ def _require_room(feed: Feed, is_administrator: bool) -> None:
     here.add(feed)
 
 
-async def _stream(feed: Feed) -> AsyncIterator[bytes]:
+async def _stream(feed: Feed, require: Require) -> AsyncIterator[bytes]:
+    with watched(require) as refused:
+        async for message in _told(feed, refused):
+            yield message
+        if refused.done():
+            yield b"event: gone\ndata: %b\n\n" % msgspec.json.encode(Refusal.of(refused.result()))
+
+
+async def _told(feed: Feed, refused: asyncio.Task[KadeployError]) -> AsyncIterator[bytes]:
     begun = looked = spoke = time.monotonic()
-    while time.monotonic() - begun < LIFE:
+    while time.monotonic() - begun < LIFE and not refused.done():
         for message in feed.messages():
             spoke = time.monotonic()
             yield message
         if time.monotonic() - spoke > _SIGN:
             spoke = time.monotonic()
             yield b":\n\n"
-        await asyncio.sleep(_PERIOD)
+        await asyncio.wait([refused], timeout=_PERIOD)
         if time.monotonic() - looked > _LOOK:
             looked = time.monotonic()
             with suppress(DatabaseError):  # it may be back at the next look

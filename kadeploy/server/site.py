@@ -15,6 +15,7 @@ from kadeploy.server.audited import CALLER
 from kadeploy.server.auth import Authenticator, Caller, Connection, grouped
 from kadeploy.server.consoles import Consoles
 from kadeploy.server.peers import SCOPE, Peer
+from kadeploy.server.standing import Require
 from kadeploy.server.web.sessions import Sessions
 
 SITE = "kadeploy_site"
@@ -52,6 +53,11 @@ class Site:
         connection.scope["state"][CALLER] = found
         pages.require_own(found, asked.headers)
         return found
+
+    def standing(self, connection: Asking, caller: Caller) -> Require:
+        """Refuses, later on, what *caller* has opened by *connection* and would not be let in for again."""
+        asked, proof = shown(connection), self.authenticator.proof(caller)
+        return lambda: self.authenticator.require_still(asked, caller, proof)
 
 
 def of(connection: Asking) -> Site:

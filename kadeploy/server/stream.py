@@ -17,6 +17,7 @@ from kadeploy.operations import follow
 from kadeploy.operations.follow import PERIOD, Tail, is_last
 from kadeploy.operations.service import Refusal
 from kadeploy.server.served import Served
+from kadeploy.server.standing import Require, watched
 
 _SIGN = 15.0
 """Seconds of silence after which a comment tells that the connection lives."""
@@ -26,16 +27,18 @@ _LOOK = 2.0
 """Seconds between two looks whether the workflow's controller lives."""
 
 
-async def of(served: Served, wid: str, after: int) -> AsyncIterator[bytes]:
-    """The events of *wid* behind *after* bytes, for its user and administrators."""
+async def of(served: Served, wid: str, after: int, require: Require) -> AsyncIterator[bytes]:
+    """The events of *wid* behind *after* bytes, for its user and administrators, while *require* lets them stay."""
     await asyncio.to_thread(served.require_mine, wid)
     tail = follow.opened(served.site, wid, after)
-    return (_messages if tail.may_grow else _kept_messages)(served.site, wid, tail)
+    if tail.may_grow:
+        return _messages(served.site, wid, tail, require)
+    return _kept_messages(served.site, wid, tail)
 
 
-async def _messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
-    with _watched(site, wid, tail.path) as watch:
-        while True:
+async def _messages(site: Site, wid: str, tail: Tail, require: Require) -> AsyncIterator[bytes]:
+    with _watched(site, wid, tail.path) as watch, watched(require) as refused:
+        while not refused.done():
             change, goes_on = watch.change, watch.goes_on  # as they were before the look: no last word is lost
             for offset, line in tail.lines():
                 yield _message(offset, line)
@@ -43,8 +46,11 @@ async def _messages(site: Site, wid: str, tail: Tail) -> AsyncIterator[bytes]:
                     return
             if not goes_on:
                 break
-            if not (await asyncio.wait([change], timeout=_SIGN))[0]:
+            if not (await asyncio.wait([change, refused], timeout=_SIGN, return_when=asyncio.FIRST_COMPLETED))[0]:
                 yield b":\n\n"
+        if refused.done():
+            yield _gone(refused.result())
+            return
     if not tail.is_complete():
         yield _gone(await asyncio.to_thread(follow.broken_off, site, wid))
 

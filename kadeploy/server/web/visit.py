@@ -12,12 +12,13 @@ from litestar import Request, Response
 from litestar.di import NamedDependency
 from litestar.response import Redirect
 
-from kadeploy.errors import KadeployError, RightsError
+from kadeploy.errors import AuthenticationError, KadeployError, RightsError
 from kadeploy.server import pages, site
 from kadeploy.server.audited import CALLER, REASON
 from kadeploy.server.auth import Caller, Connection
 from kadeploy.server.served import Served
 from kadeploy.server.site import Asking, Site
+from kadeploy.server.standing import Require
 from kadeploy.server.statuses import status_of
 from kadeploy.server.web import rendering
 from kadeploy.server.web.forms import Form
@@ -136,6 +137,24 @@ def at_page(of: Site, socket: Asking) -> Caller:
     if session and not socket.headers.get("origin"):
         raise RightsError("A page says where it is from, in a header Origin: open the console from its own page.")
     return _caller(of, socket, session)
+
+
+def standing(of: Site, socket: Asking, caller: Caller) -> Require:
+    """Refuses, later on, what *caller* has opened from a page once their session is over; it is in use until then."""
+    cookie = cookie_of(socket)
+    begun = of.sessions.find(cookie) if cookie else None
+    if begun is None:
+        return of.standing(socket, caller)
+
+    def require() -> None:
+        if of.sessions.find(cookie) is None:
+            raise AuthenticationError("You have signed out, or your session is over: sign in again.")
+        if _session(of, socket) is None:
+            raise AuthenticationError(
+                f"The {begun.how} that you signed in with does not count any more: sign in again."
+            )
+
+    return require
 
 
 def cookie_of(connection: Asking) -> str:

@@ -81,7 +81,7 @@ def test_escape_four_times_leaves_and_three_times_does_not(attach: Attach) -> No
     child.send("\x1b\x1b\x1bx\r")
     child.expect_exact("^[^[^[x")
     child.send("\x1b\x1b\x1b\x1b")
-    child.expect_exact("END End(reason='left', status=0)")
+    child.expect_exact("END End(reason='left', status=0")
     assert is_restored(child)
 
 
@@ -103,7 +103,7 @@ def test_the_program_has_a_controlling_terminal_of_its_own(attach: Attach) -> No
 def test_the_programs_end_and_its_last_words_are_told(attach: Attach, command: str, status: int) -> None:
     child = attach("sh", "-c", f"seq 2000; {command}")
     child.expect("\r\n2000\r\n")
-    child.expect_exact(f"END End(reason='ended', status={status})")
+    child.expect_exact(f"END End(reason='ended', status={status}")
     assert is_restored(child)
 
 
@@ -121,7 +121,7 @@ def test_when_the_user_may_stay_no_longer_the_program_is_ended_even_if_it_ignore
     child.expect(r"pid (\d+)")
     pid = int(child.match[1])
     (tmp_path / "revoked").touch()
-    child.expect_exact("END End(reason='revoked', status=0)")
+    child.expect_exact("END End(reason='revoked', status=0")
     assert not Path(f"/proc/{pid}").exists()
     assert is_restored(child)
 

@@ -149,7 +149,7 @@ def _served(site: Site, folder: Path, **settings: Any) -> Iterator[Service]:
         async def noted(error: KadeployError | None) -> None:
             told.append((socket.headers["x-user"], type(error).__name__))
 
-        await consoles.serve(socket, socket.headers["x-user"], node, configuration, noted)
+        await consoles.serve(socket, socket.headers["x-user"], node, configuration, noted, lambda: None)
 
     settings = settings or {"uds": str(folder / "service.sock")}
     config = uvicorn.Config(Litestar([handler], openapi_config=None), ws="wsproto", log_config=None, **settings)
@@ -238,7 +238,7 @@ def test_a_console_through_the_service_is_as_it_is_without(attach: Attach) -> No
     child.setwinsize(44, 132)
     child.expect_exact("44 132")
     child.send("quit\r")
-    child.expect_exact("End(reason='ended', status=7)")
+    child.expect_exact("End(reason='ended', status=7")
     assert is_restored(child)
 
 
@@ -246,7 +246,7 @@ def test_escape_four_times_ends_the_program(attach: Attach, service: Service) ->
     child = attach()
     child.expect("console of")
     child.send("\x1b" * 4)
-    child.expect_exact("End(reason='left', status=0)")
+    child.expect_exact("End(reason='left', status=0")
     assert is_restored(child)
     until(lambda: not service.programs(), 2)
 
@@ -264,7 +264,7 @@ def test_the_console_is_closed_when_the_rights_end(attach: Attach, service: Serv
     child.send("deaf\r")
     child.expect("deaf")
     rights.delete(service.site, "alice", ["gdx-1.site"], ["*"])
-    child.expect_exact("End(reason='revoked', status=0)")
+    child.expect_exact("End(reason='revoked', status=0")
     assert is_restored(child)
     assert service.programs() == []
 
@@ -274,7 +274,7 @@ def test_the_console_is_closed_when_nobody_can_tell_the_rights(attach: Attach, s
     child.expect("console of")
     with sqlite3.connect(service.site.state / "kadeploy.db") as connection:
         connection.execute('ALTER TABLE "rights" RENAME TO "gone"')
-    child.expect_exact("End(reason='unchecked', status=0)")
+    child.expect_exact("End(reason='unchecked', status=0")
     with sqlite3.connect(service.site.state / "kadeploy.db") as connection:
         connection.execute('ALTER TABLE "gone" RENAME TO "rights"')
 
@@ -283,7 +283,7 @@ def test_when_the_service_stops_its_programs_end_and_the_terminal_is_restored(at
     child = attach()
     child.expect("console of")
     service.stop()
-    child.expect_exact("End(reason='lost', status=0)")
+    child.expect_exact("End(reason='lost', status=0")
     assert is_restored(child)
     assert service.programs() == []
 

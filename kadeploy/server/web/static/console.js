@@ -18,7 +18,10 @@ const { socket: path, node, part, user, program } = place.dataset;
 const CLOSED = "Console closed.";
 const ENDS = {
   ended: ({ status }) => (status ? `Console closed: ${program} ended with status ${status}.` : CLOSED),
-  revoked: () => `Console closed: ${user} does not have the right to use ${part} of ${node} any more.`,
+  revoked: ({ message }) =>
+    message
+      ? `Console closed. ${message}`
+      : `Console closed: ${user} does not have the right to use ${part} of ${node} any more.`,
   unchecked: () => "Console closed: the rights to it cannot be looked up. Tell the site's administrators.",
   lost: () => "Console closed: the connection to it is lost. Open the console again.",
 };
