@@ -15,11 +15,13 @@ import msgspec
 import typer
 
 from kadeploy import dates
-from kadeploy.cli import completion, plot, shell, together, usage
+from kadeploy.cli import completion, shell, together, usage
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import require_few
 from kadeploy.operations.service import Rows, Service
+from kadeploy.pictures import drawing
+from kadeploy.pictures.past import Past
 from kadeploy.printable import printable
 from kadeploy.state.damage import sparing
 from kadeploy.state.history import FIELDS, MORE_FIELDS, RETRY_FIELDS, Selection
@@ -40,7 +42,7 @@ app = shell.Tool(
         "kastat3 -c 25 -x 2026-02-12": "Nodes that failed in at least 25 % of their deployments since a day.",
         "kastat3 -d -w D-9xfnm17rxv -F hostname,error --sort error": "What came of one workflow.",
         "kastat3 -a 3 -s 1": "Deployments with three retries or more of the first macro-step.",
-        "kastat3 --plot past.svg": "Failure rates and durations as a picture.",
+        "kastat3 --plot past.svg": "Failure rates, durations and how busy the site was, as a picture.",
     },
     about=f"The fields are {', '.join(FIELDS + MORE_FIELDS)}. A retry is a try after the first; -s, repeated, asks for "
     "retries of each of these macro-steps. Dates are local time and may also be written 'yyyy-mm-dd hh:mm'. A day "
@@ -182,7 +184,10 @@ def kastat3(
     plot_file: Annotated[
         str | None,
         typer.Option(
-            "--plot", metavar="FILE", help="Draw rates and durations (.png or .svg).", rich_help_panel=usage.OUTPUT
+            "--plot",
+            metavar="FILE",
+            help="Draw rates, durations and load (.png or .svg).",
+            rich_help_panel=usage.OUTPUT,
         ),
     ] = None,
     form: shell.Format = "text",
@@ -380,7 +385,11 @@ def _plot(service: Service, question: Question) -> int:
         return 0
     total = sum(rate.operations for rate in rates)
     title = f"{service.site.name}: {total} node operations ({question.selection.operation or 'all kinds'})"
-    picture = plot.draw(rates, service.durations(question.selection), title, form)
+    past = Past(rates, service.durations(question.selection), service.load(question.selection))
+    try:
+        picture = drawing.sheet(past, title, form)
+    except ImportError as error:
+        raise OptionError("--plot needs matplotlib: pip install 'kadeploy[plot]'.") from error
     shell.write_bytes(question.plot, picture)
     print(f"{question.plot} written")
     return 0

@@ -31,6 +31,7 @@ from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
 from kadeploy.state import damage
 from kadeploy.state.environments import Change, Part, Visibility
 from kadeploy.state.history import Durations, Last, Rate, Selection
+from kadeploy.state.load import Load
 from kadeploy.state.nodes import NodeRow
 from kadeploy.state.quarantine import Stay
 from kadeploy.state.rights import Given, Holder
@@ -276,6 +277,10 @@ class Remote:
     def durations(self, selection: Selection) -> list[Durations]:
         """``POST /v1/statistics/durations``."""
         return self._list("/v1/statistics/durations", Durations, body=selection)
+
+    def load(self, selection: Selection) -> list[Load]:
+        """``POST /v1/statistics/load``."""
+        return self._list("/v1/statistics/load", Load, body=selection)
 
     # --- operations -----------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kadeploy.operations.requests import Wish
     from kadeploy.runner.playbooks import Register
     from kadeploy.state.history import Durations, Last, Rate, Selection
+    from kadeploy.state.load import Load
     from kadeploy.state.nodes import NodeRow
     from kadeploy.state.quarantine import Stay
     from kadeploy.state.rights import Holder
@@ -291,6 +292,12 @@ class Several:
         """Of all servers, in the order of time."""
         found = chain.from_iterable(self.each(lambda service: service.durations(selection)).values())
         return sorted(found, key=lambda item: item.start)
+
+    def load(self, selection: Selection) -> list[Load]:
+        """Of all servers, added up."""
+        from kadeploy.state.load import together  # noqa: PLC0415 - few ask, and the database's library comes with it
+
+        return together(self.each(lambda service: service.load(selection)).values())
 
     # --- operations -----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from kadeploy.errors import RightsError, UnknownWorkflowError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import natural_key
 from kadeploy.operations.service import Console, Grant, Granted, Revoked, Rows
-from kadeploy.state import environments, history, journal, nodes, quarantine, rights
+from kadeploy.state import environments, history, journal, load, nodes, quarantine, rights
 
 if TYPE_CHECKING:
     import threading
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kadeploy.state.environments import Change, Part, Visibility
     from kadeploy.state.fingerprints import RemoteUser
     from kadeploy.state.history import Durations, Last, Rate, Selection
+    from kadeploy.state.load import Load
     from kadeploy.state.nodes import NodeRow
     from kadeploy.state.quarantine import Stay
     from kadeploy.state.rights import Given, Holder
@@ -225,6 +226,10 @@ class Local:
     def durations(self, selection: Selection) -> list[Durations]:
         """See `kadeploy.state.history.durations`."""
         return history.durations(self.site, selection)
+
+    def load(self, selection: Selection) -> list[Load]:
+        """See `kadeploy.state.load.load`."""
+        return load.load(self.site, selection)
 
     # --- operations -----------------------------------------------------------------------------------------------
     # What carries them out is imported where it is needed: most tools only ask.

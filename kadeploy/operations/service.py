@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kadeploy.runner.playbooks import Register
     from kadeploy.state.environments import Change, Part, Visibility
     from kadeploy.state.history import Durations, Last, Rate
+    from kadeploy.state.load import Load
     from kadeploy.state.nodes import NodeRow
     from kadeploy.state.quarantine import Stay
     from kadeploy.state.rights import Holder
@@ -199,6 +200,9 @@ class Service(Protocol):
 
     def durations(self, selection: Selection) -> list[Durations]:
         """How long macro-steps took."""
+
+    def load(self, selection: Selection) -> list[Load]:
+        """How many nodes were at work, over time."""
 
     # --- operations -----------------------------------------------------------------------------------------------
 

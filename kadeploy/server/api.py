@@ -40,7 +40,9 @@ from kadeploy.state import sent
 from kadeploy.state.damage import sparing
 from kadeploy.state.environments import Change, Part, Visibility
 from kadeploy.state.history import Durations, Last, Rate, Selection
+from kadeploy.state.load import Load
 from kadeploy.state.nodes import Held, NodeRow
+from kadeploy.state.notifications import Choice
 from kadeploy.state.quarantine import Aside, Stay
 from kadeploy.state.rights import Given, Holder
 
@@ -493,6 +495,11 @@ class _Sending(Operation):
 
     def __post_init__(self) -> None:
         self.request_body = RequestBody(content={"application/octet-stream": OpenAPIMediaType()}, required=True)
+
+    @post("/load", sync_to_thread=True, status_code=200)
+    def load(self, served: Here, data: JSONBody[Selection]) -> Response[list[Load]]:
+        """How many nodes were at work, over time."""
+        return _sparing(served.load(data))
 
 
 class FileController(Controller):

@@ -128,7 +128,7 @@ def rows(
         if name not in FIELDS + MORE_FIELDS:
             raise OptionError(f"{name}: there is no such field. The fields are {', '.join(FIELDS + MORE_FIELDS)}.")
     connect(site)
-    query = _selected(Log.select(*(getattr(Log, name) for name in fields)), selection)
+    query = selected(Log.select(*(getattr(Log, name) for name in fields)), selection)
     if min_retries:
         enough = [getattr(Log, f"retry_step{step}") >= min_retries for step in steps or STEPS]
         query = query.where(reduce(and_ if steps else or_, enough))
@@ -181,6 +181,15 @@ def failure_rates(site: Site, selection: Selection) -> list[Rate]:
     query = with_numbers(query, Log.start, Log.success)
     found = [Rate(name, total, int(good)) for name, total, good in fetch(query.group_by(Log.hostname))]
     return sorted(found, key=lambda rate: natural_key(rate.hostname))
+
+
+def worst_first(rates: Iterable[Rate]) -> list[Rate]:
+    """Those that failed most often first; of those alike, the ones that more is known of."""
+
+    def rank(rate: Rate) -> tuple[float, int, Any]:
+        return rate.successes / rate.operations, -rate.operations, natural_key(rate.hostname)
+
+    return sorted(rates, key=rank)
 
 
 def durations(site: Site, selection: Selection, slices: int = 60) -> list[Durations]:
@@ -269,7 +278,7 @@ def _seconds(value: Any) -> float | None:
 
 
 def _ended(query: Any, selection: Selection) -> Any:
-    return _selected(query, selection).where(counts())
+    return selected(query, selection).where(counts())
 
 
 def counts() -> Any:
@@ -278,7 +287,8 @@ def counts() -> Any:
     return Log.success | ~aborted
 
 
-def _selected(query: Any, selection: Selection) -> Any:
+def selected(query: Any, selection: Selection) -> Any:
+    """*query* for the rows of the log that *selection* has."""
     if selection.operation is not None:
         query = query.where(Log.operation == selection.operation)
     if selection.wid is not None:

@@ -286,7 +286,7 @@ def test_an_svg_names_the_nodes_and_the_macro_steps(past: Site, tmp_path: Path) 
     assert run("--plot", str(tmp_path / "past.svg")) == 0
     text = (tmp_path / "past.svg").read_text(encoding="utf-8")
     assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
-    for word in ("gdx-1.site", "gdx-10.site", "SetDeploymentEnv", "BroadcastEnv", "BootNewEnv", "paris"):
+    for word in ("gdx-1", "gdx-10", "SetDeploymentEnv", "BroadcastEnv", "BootNewEnv", "paris", "Nodes at work"):
         assert word in text  # matplotlib keeps the words in comments when it draws letters as paths
 
 

@@ -190,6 +190,7 @@ USED: Sequence[tuple[str, str, dict[str, Any]]] = (
     ("ada", "POST /v1/statistics/rows", {"body": {"selection": {}, "fields": ["user", "start"]}}),
     ("ada", "POST /v1/statistics/rates", {"body": {}}),
     ("ada", "POST /v1/statistics/durations", {"body": {}}),
+    ("ada", "POST /v1/statistics/load", {"body": {}}),
     ("ada", "GET /v1/consoles", {"query": {"node": "gdx-1"}}),
     ("ada", "GET /v1/recordings", {}),
     ("ada", "GET /v1/recording", {"query": {"name": "session.cast"}}),
