@@ -16,6 +16,7 @@ from kadeploy.server.auth import Authenticator, Caller, Connection, grouped
 from kadeploy.server.consoles import Consoles
 from kadeploy.server.peers import SCOPE, Peer
 from kadeploy.server.standing import Require
+from kadeploy.server.web.once import Once
 from kadeploy.server.web.sessions import Sessions
 
 SITE = "kadeploy_site"
@@ -27,7 +28,8 @@ class Site:
     """The site that is served, with what belongs to its configuration of the moment."""
 
     def __init__(self, configuration: Callable[[], Configuration]) -> None:
-        self.consoles, self.audit, self.sessions = Consoles(), Audit(configuration().site), Sessions()
+        self.consoles, self.audit = Consoles(), Audit(configuration().site)
+        self.sessions, self.once = Sessions(), Once()
         self.secret = secrets.token_bytes(32)
         """Of this process: by it the forms of browsers without a session are known."""
         self._configuration = configuration

@@ -1,7 +1,7 @@
 """Operations from the page: a form, then the plan of ``--dry-run`` with a button, then the operation itself.
 
 The plan carries what was typed in hidden fields, and everything is read and checked anew when the button is pressed:
-nothing of it is believed.
+nothing of it is believed. A plan begins one operation (`kadeploy.server.web.once`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ Typed = Mapping[str, str]
 """What stands in the fields of a form, by their names."""
 Nodes = Annotated[list[str] | None, QueryParameter(name="nodes", description="Nodes or ranges.")]
 
+ONCE = "once"
+"""Name of the field with the key of a plan, which begins one operation however often its button is pressed."""
+_OLD = "Nothing has begun: that plan was old, or from before the service began anew. This is the one of now."
+
 
 @dataclass(frozen=True)
 class Action:
@@ -60,19 +64,22 @@ class Action:
                 case "change":
                     return self.form(visit, typed)
                 case "start":
-                    return self._started(visit, self.read(form, visit.served))
+                    return self._started(visit, self.read(form, visit.served), typed, form.text(ONCE))
             return self._planned(visit, self.read(form, visit.served), typed)
         except KadeployError as error:
             return self.form(visit, _without_secrets(typed), error)
 
-    def _planned(self, visit: Visit, request: Wish, typed: Typed) -> Response[str]:
+    def _planned(self, visit: Visit, request: Wish, typed: Typed, said: str = "") -> Response[str]:
         visit.served.note(f"{fold(request.nodes)} (dry run)")
-        values: dict[str, Any] = {"action": self, "typed": typed, "does": does(request)}
-        return visit.page("plan.html", f"{self.title}: the plan", lines=visit.served.plan(request), **values)
+        values: dict[str, Any] = {"action": self, "typed": typed, "does": does(request), "said": said}
+        once = {"name": ONCE, "key": visit.once.key(visit.user)}
+        return visit.page("plan.html", f"{self.title}: the plan", lines=visit.served.plan(request), once=once, **values)
 
-    def _started(self, visit: Visit, request: Wish) -> Redirect:
+    def _started(self, visit: Visit, request: Wish, typed: Typed, key: str) -> Answer:
+        """The page of what the first press of a plan's button begins."""
         visit.served.note(fold(request.nodes))
-        return see(f"/ui/runs/{visit.served.start(request)}")
+        wid = visit.once.begin(visit.user, key, lambda: visit.served.start(request))
+        return self._planned(visit, request, typed, _OLD) if wid is None else see(f"/ui/runs/{wid}")
 
 
 def does(request: Wish) -> str:

@@ -22,6 +22,7 @@ from kadeploy.server.standing import Require
 from kadeploy.server.statuses import status_of
 from kadeploy.server.web import rendering
 from kadeploy.server.web.forms import Form
+from kadeploy.server.web.once import Once
 from kadeploy.server.web.sessions import Session
 
 VISIT = "kadeploy_visit"
@@ -53,6 +54,8 @@ class Visit:
     """Whether there is a session that can be ended: others are known by how their browser is connected."""
     noted: dict[str, Any]
     """What the audit log is told of the request."""
+    once: Once
+    """Keys of forms that begin something."""
 
     @property
     def user(self) -> str:
@@ -99,7 +102,7 @@ def begun(request: Request[Any, Any, Any]) -> Visit:
     served = Served(caller, at.configuration, request.scope["state"])
     csrf = session.csrf if session else _token(at, caller)
     state = request.scope["state"]
-    found = state[VISIT] = Visit(served, csrf, request.url.path, session is not None, state)
+    found = state[VISIT] = Visit(served, csrf, request.url.path, session is not None, state, at.once)
     return found
 
 

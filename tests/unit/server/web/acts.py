@@ -16,7 +16,7 @@ from kadeploy.state import database, environments, journal, rights
 from kadeploy.state.fingerprints import RemoteUser
 from tests.unit import build
 from tests.unit.plays import write_play
-from tests.unit.server.web.conftest import Answer
+from tests.unit.server.web.conftest import Answer, Browser
 from tests.unit.serving import DUMMY_CLUSTER
 
 CONSOLE = "console_account: nobody\nconsole: cat\n"
@@ -54,6 +54,11 @@ def hidden(answer: Answer) -> dict[str, str]:
     """What a plan carries."""
     found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', answer.text)
     return {name: unescape(value) for name, value in found if name != "csrf"}
+
+
+def start(browser: Browser, path: str, **fields: str) -> str:
+    """Have a form's operation planned and begun: its workflow."""
+    return begun(browser.post(path, step="start", **hidden(browser.post(path, **fields))))
 
 
 def begun(answer: Answer) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from kadeploy.caller import caller
 from kadeploy.config.site import Site
-from kadeploy.state import journal
-from tests.unit.server.web.acts import acted, begun, ended, hidden, slow
+from kadeploy.server.web.acting import ONCE
+from kadeploy.state import journal, rights
+from tests.unit.server.web.acts import acted, begun, ended, hidden, slow, start
 from tests.unit.server.web.conftest import Browser
 
 __all__ = ["acted", "slow"]
@@ -33,10 +35,9 @@ def test_nodes_are_switched_on_once_the_plan_was_seen(acted: Site, browse: Brows
 
 def test_a_question_for_power_has_a_run_too_though_it_changes_nothing(acted: Site, browse: Browse) -> None:
     alice = browse("alice")
-    answer = alice.post("/ui/act/power", step="start", nodes="gdx-1", operation="status", level="soft")
-    wid = begun(answer)
-    assert wid in alice.get(answer.where).words
-    assert browse("bob").get(answer.where).status == 403
+    wid = start(alice, "/ui/act/power", nodes="gdx-1", operation="status", level="soft")
+    assert wid in alice.get(f"/ui/runs/{wid}").words
+    assert browse("bob").get(f"/ui/runs/{wid}").status == 403
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_each_kind_has_its_plan(acted: Site, browse: Browse, kind: str, fields: 
     assert plan.status == 200, plan.words
     assert said in plan.words
     assert {"nodes": "gdx-1.site", **fields} == {
-        name: text.replace("\n", "\r\n") for name, text in hidden(plan).items()
+        name: text.replace("\n", "\r\n") for name, text in hidden(plan).items() if name != ONCE
     }
 
 
@@ -78,13 +79,48 @@ def test_what_is_refused_stays_in_the_form(
     assert f'name="nodes" value="{fields.get("nodes", "gdx-1.site")}"' in refused.text
 
 
+def test_a_button_that_is_pressed_twice_begins_one_run_and_shows_it(acted: Site, browse: Browse) -> None:
+    alice = browse("alice")
+    plan = alice.post("/ui/act/power", nodes="gdx-1", operation="on", level="soft")
+    carried = {"step": "start", "csrf": alice.token(), **hidden(plan)}
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = {begun(each) for each in pool.map(lambda _: alice.post("/ui/act/power", **carried), range(3))}
+    assert not others
+    ended(acted, first)
+    assert begun(alice.post("/ui/act/power", **carried)) == first
+    assert journal.newest(acted) == [first]
+
+
+def test_the_plan_of_another_user_or_of_before_the_service_began_anew_is_shown_again(
+    acted: Site, browse: Browse
+) -> None:
+    alice = browse("alice")
+    fields = {"nodes": "gdx-1", "operation": "on", "level": "soft"}
+    stolen = hidden(browse("bob").post("/ui/act/power", **fields | {"nodes": "gdx-3"}))[ONCE]
+    for key in (stolen, "", "another"):
+        shown = alice.post("/ui/act/power", step="start", **fields, **{ONCE: key})
+        assert shown.status == 200
+        assert "Nothing has begun" in shown.words
+        assert not journal.newest(acted)
+    assert ended(acted, begun(alice.post("/ui/act/power", step="start", **hidden(shown))))
+
+
+def test_what_was_refused_once_may_be_tried_again(acted: Site, browse: Browse) -> None:
+    alice = browse("alice")
+    carried = hidden(alice.post("/ui/act/power", nodes="gdx-1", operation="on", level="soft"))
+    rights.delete(acted, "alice", ["gdx-1.site", "gdx-2.site"], ["*"])
+    assert alice.post("/ui/act/power", step="start", **carried).status == 403
+    rights.add(acted, "alice", ["gdx-1.site"], ["*"])
+    assert ended(acted, begun(alice.post("/ui/act/power", step="start", **carried)))
+
+
 def test_there_is_nothing_else_to_do(acted: Site, browse: Browse) -> None:
     assert browse("alice").get("/ui/act/explode").status == 400
 
 
 def test_ones_own_is_cancelled_and_that_of_another_is_not(acted: Site, browse: Browse, slow: Path) -> None:
     alice, bob = browse("alice"), browse("bob")
-    wid = begun(alice.post("/ui/act/power", step="start", nodes="gdx-1.site", operation="on", level="soft"))
+    wid = start(alice, "/ui/act/power", nodes="gdx-1.site", operation="on", level="soft")
     assert bob.post(f"/ui/runs/{wid}/cancel").status == 403
     assert alice.post(f"/ui/runs/{wid}/cancel", csrf=bob.token()).status == 403
     assert journal.workflows(acted, wid)[wid]["ended"] is None
@@ -94,7 +130,7 @@ def test_ones_own_is_cancelled_and_that_of_another_is_not(acted: Site, browse: B
 
 
 def test_an_administrator_cancels_what_others_have_begun(acted: Site, browse: Browse, slow: Path) -> None:
-    wid = begun(browse("alice").post("/ui/act/power", step="start", nodes="gdx-1", operation="on", level="soft"))
+    wid = start(browse("alice"), "/ui/act/power", nodes="gdx-1", operation="on", level="soft")
     begun(browse(caller().name).post(f"/ui/runs/{wid}/cancel"))
     deadline = time.monotonic() + 30
     while not journal.workflows(acted, wid)[wid]["ended"]:

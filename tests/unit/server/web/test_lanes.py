@@ -23,7 +23,7 @@ from kadeploy.server.web.lanes import Bar, Lanes, Picture
 from kadeploy.server.web.stands import STATES
 from kadeploy.workflow import Attempt, Leaving, Outcome, Verdict
 from tests.unit.operations.test_resume import go_on, scenarios
-from tests.unit.server.web.acts import acted, begun, ended
+from tests.unit.server.web.acts import acted, ended, start
 from tests.unit.server.web.runs import tell
 from tests.unit.test_workflow import BRK, GONE, LATE, OK, plan
 
@@ -275,7 +275,7 @@ def test_notes_are_shown_and_the_states_are_known_words() -> None:
 @pytest.mark.parametrize("nodes", ["gdx-[1-2].site"])
 def test_a_real_deployment_is_one_lane_of_three_macro_steps(acted: Site, browse, nodes: str) -> None:
     alice = browse("alice")
-    wid = begun(alice.post("/ui/deploy", step="start", nodes=nodes, environment="debian12"))
+    wid = start(alice, "/ui/deploy", nodes=nodes, environment="debian12")
     assert set(ended(acted, wid)) == set(expand(nodes))
     lanes = Lanes(wid)
     for event in events.read(run_folder(acted, wid) / events.FILE_NAME):

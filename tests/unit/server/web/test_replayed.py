@@ -14,7 +14,7 @@ from kadeploy.operations.runs import Run
 from kadeploy.operations.work import run_folder
 from kadeploy.server.web.lanes import Lanes
 from kadeploy.server.web.replayed import replayed
-from tests.unit.server.web.acts import acted, begun, ended
+from tests.unit.server.web.acts import acted, ended, start
 from tests.unit.server.web.conftest import Browser
 
 __all__ = ["acted"]
@@ -26,7 +26,7 @@ Browse = Callable[[str], Browser]
 @pytest.fixture
 def wid(acted: Site, browse: Browse) -> str:
     """A deployment of alice's, of two nodes, that has ended."""
-    found = begun(browse("alice").post("/ui/deploy", step="start", nodes="gdx-[1-2].site", environment="debian12"))
+    found = start(browse("alice"), "/ui/deploy", nodes="gdx-[1-2].site", environment="debian12")
     ended(acted, found)
     return found
 

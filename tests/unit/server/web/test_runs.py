@@ -23,7 +23,7 @@ from kadeploy.state import journal
 from kadeploy.state.journal import LogRow
 from kadeploy.workflow import Attempt, Outcome, Verdict
 from tests.unit.plays import batch, write_play
-from tests.unit.server.web.acts import acted, begun, ended, slow
+from tests.unit.server.web.acts import acted, ended, slow, start
 from tests.unit.server.web.conftest import Answer, Browser
 from tests.unit.server.web.runs import tell
 from tests.unit.test_workflow import OK, plan
@@ -38,7 +38,7 @@ MANY = tuple(f"gdx-{number}.site" for number in range(1, 2001))
 
 def power(browser: Browser, node: str = "gdx-1.site") -> str:
     """A run that switches a node on."""
-    return begun(browser.post("/ui/act/power", step="start", nodes=node, operation="on", level="soft"))
+    return start(browser, "/ui/act/power", nodes=node, operation="on", level="soft")
 
 
 def now_of(answer: Answer) -> str:
@@ -62,7 +62,7 @@ def test_a_deployment_is_followed_to_its_end_and_the_page_then_asks_for_nothing_
     acted: Site, browse: Browse
 ) -> None:
     alice = browse("alice")
-    wid = begun(alice.post("/ui/deploy", step="start", nodes="gdx-[1-2].site", environment="debian12"))
+    wid = start(alice, "/ui/deploy", nodes="gdx-[1-2].site", environment="debian12")
     page = alice.get(f"/ui/runs/{wid}")
     assert page.status == 200
     assert f"kadeploy3 --attach {wid}" in page.words
