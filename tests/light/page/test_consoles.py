@@ -1,4 +1,4 @@
-"""Consoles and buttons in Chromium: what is over is closed, two presses are one."""
+"""Consoles and buttons in Chromium: what comes too fast is counted, what is over is closed, two presses are one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route
 
 from kadeploy.state import journal, rights
 from tests.browser import Seat, seat
@@ -50,6 +50,23 @@ def alice(small: Page, browser: Browser) -> Iterator[Seat]:
     with seat(browser, small.address) as found:
         found.sign_in(small.token("alice"))
         yield found
+
+
+def _impatient(route: Route) -> None:
+    """The script of a console, for which less is already too much."""
+    answer = route.fetch()
+    text = answer.text()
+    assert "const PENDING = 4 << 20;" in text
+    route.fulfill(response=answer, body=text.replace("const PENDING = 4 << 20;", "const PENDING = 4 << 10;"))
+
+
+def test_what_comes_faster_than_it_is_shown_is_left_out_and_the_reader_told_how_much(alice: Seat) -> None:
+    alice.page.route("**/console.js*", _impatient)
+    shown = alice.open(CONSOLE)
+    shown.locator(SCREEN).get_by_text("console of gdx-1").wait_for()
+    shown.keyboard.press("Enter")
+    shown.locator(SCREEN).get_by_text("bytes were left out here: they came faster than").first.wait_for()
+    assert alice.settled() == []
 
 
 def test_a_console_is_closed_when_its_reader_signs_out_in_another_window(alice: Seat) -> None:

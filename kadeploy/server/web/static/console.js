@@ -15,6 +15,7 @@ const leave = document.getElementById("leave");
 const again = document.getElementById("again");
 const { socket: path, node, part, user, program } = place.dataset;
 
+const RESET = `${ESCAPE}[0m`;
 const CLOSED = "Console closed.";
 const ENDS = {
   ended: ({ status }) => (status ? `Console closed: ${program} ended with status ${status}.` : CLOSED),
@@ -37,6 +38,7 @@ const socket = new WebSocket(new URL(path, location.href.replace(/^http/, "ws"))
 socket.binaryType = "arraybuffer";
 let said = ""; // why it is over; empty as long as it is not
 let pending = 0;
+let missed = 0; // bytes that were left out since the reader was last told
 let escapes = 0;
 
 tell("The console is being opened.");
@@ -60,9 +62,28 @@ function hear(message) {
 }
 
 function show(data) {
-  if (pending > PENDING) return; // more than can be drawn, or read
-  pending += data.byteLength;
-  terminal.write(new Uint8Array(data), () => (pending -= data.byteLength));
+  if (pending > PENDING) {
+    missed += data.byteLength; // more than can be drawn, or read
+    return;
+  }
+  tellMissed();
+  draw(new Uint8Array(data));
+}
+
+// The reader learns how much is missing, at the place where it is missing.
+function tellMissed() {
+  if (!missed) return;
+  const count = missed.toLocaleString("en");
+  missed = 0;
+  draw(new TextEncoder().encode(`${RESET}\r\n[${count} bytes were left out here: they came faster than they can be shown]\r\n`));
+}
+
+function draw(bytes) {
+  pending += bytes.byteLength;
+  terminal.write(bytes, () => {
+    pending -= bytes.byteLength;
+    if (!pending) tellMissed(); // nothing more has come since
+  });
 }
 
 function type(keys) {
