@@ -14,26 +14,32 @@ import asyncio
 import fcntl
 import os
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakKeyDictionary
+
+_Found = TypeVar("_Found")
 
 PAUSE = (0.01, 0.05)
 """Seconds between two looks for a free slot; by chance, so that processes do not look in step."""
-
-_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Path, asyncio.Lock]] = WeakKeyDictionary()
 
 
 @asynccontextmanager
 async def window(folder: Path, size: int) -> AsyncIterator[None]:
     """Hold one of the *size* slots of *folder* (made if it is not there), waiting for it as long as it takes."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    slot = await _take(folder, max(1, size))
+    slots = _slots(folder, max(1, size))
+    number, descriptor = await slots.take()
     try:
         yield
     finally:
-        os.close(slot)
+        os.close(descriptor)
+        slots.numbers.appendleft(number)
 
 
 def used(folder: Path) -> int:
@@ -57,40 +63,60 @@ def _is_held(slot: Path) -> bool:
     return False
 
 
-async def _take(folder: Path, size: int) -> int:
-    """The descriptor of a locked slot. One waiter per process looks, the others queue behind it."""
-    async with _queue(folder):
-        turn = await _lock_one([folder / "turnstile"])
-        try:
-            return await _lock_one([folder / str(number) for number in range(size)])
-        finally:
-            os.close(turn)
+@dataclass
+class _Slots:
+    """The slots of a folder, as those who wait for one in this process see them."""
+
+    folder: Path
+    numbers: deque[int]
+    """Slots that this process does not hold; first those that it has just given back, last those that others held."""
+    queue: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One waiter per process looks, the others queue behind it."""
+
+    async def take(self) -> tuple[int, int]:
+        """A slot that is locked now: its number and its descriptor."""
+        async with self.queue:
+            turn = await _again_and_again(partial(_lock, f"{self.folder}/turnstile"))
+            try:
+                return await _again_and_again(self._find)
+            finally:
+                os.close(turn)
+
+    def _find(self) -> tuple[int, int] | None:
+        for _ in range(len(self.numbers)):
+            number = self.numbers[0]
+            if (descriptor := _lock(f"{self.folder}/{number}")) is not None:
+                return self.numbers.popleft(), descriptor
+            self.numbers.rotate(-1)
+        return None
 
 
-def _queue(folder: Path) -> asyncio.Lock:
-    return _queues.setdefault(asyncio.get_running_loop(), {}).setdefault(folder, asyncio.Lock())
+_known: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[Path, int], _Slots]] = WeakKeyDictionary()
 
 
-async def _lock_one(files: list[Path]) -> int:
-    """Lock whichever of *files* is free first, looking again and again."""
-    if (found := _try(files)) is not None:
-        return found
-    while True:
+def _slots(folder: Path, size: int) -> _Slots:
+    known = _known.setdefault(asyncio.get_running_loop(), {})
+    if (folder, size) not in known:
+        known[folder, size] = _Slots(folder, deque(range(size)))
+    return known[folder, size]
+
+
+async def _again_and_again(look: Callable[[], _Found | None]) -> _Found:
+    """What *look* finds, as soon as it finds something."""
+    while (found := look()) is None:
         await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311 - no secret
-        if (found := _try(files)) is not None:
-            return found
+    return found
 
 
-def _try(files: Iterable[Path]) -> int | None:
-    for file in files:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        else:
-            return descriptor
-    return None
+def _lock(file: str) -> int | None:
+    """The descriptor of *file*, locked; None while another holds it."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
