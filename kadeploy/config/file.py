@@ -35,7 +35,12 @@ Further = Callable[[StructT], Iterable[Wrong]]
 
 def read_yaml(path: Path) -> Any:
     """Parse one YAML file safely; raises ConfigError that names the file and the line."""
-    return _parsed(path, _text(path), strict=False)
+    return as_yaml(path, text_of(path))
+
+
+def as_yaml(path: Path, text: str) -> Any:
+    """Parse *text*, which was read from *path*, safely; raises as `read_yaml` does."""
+    return _parsed(path, text, strict=False)
 
 
 def read_struct(path: Path, kind: type[StructT], further: Further[StructT] = lambda _: (), **defaults: Any) -> StructT:
@@ -44,7 +49,7 @@ def read_struct(path: Path, kind: type[StructT], further: Further[StructT] = lam
     Raises:
         ConfigError: names the file, the line, the key and what was expected.
     """
-    return as_struct(path, _text(path), kind, further, **defaults)
+    return as_struct(path, text_of(path), kind, further, **defaults)
 
 
 def as_struct(
@@ -69,7 +74,7 @@ def examine(
     Raises:
         ConfigError: it is no *kind* at all: its structure, or the kind of a value, is another.
     """
-    return _examined(path, _text(path), kind, further, **defaults)
+    return _examined(path, text_of(path), kind, further, **defaults)
 
 
 def _examined(
@@ -88,7 +93,7 @@ def _examined(
 
 def refusal(path: Path, wrong: Iterable[Wrong]) -> ConfigError:
     """The refusal of the file at *path*, which could be read: a line for all that is *wrong* with it, by its lines."""
-    return _refusal(path, Lines(_text(path)), wrong)
+    return _refusal(path, Lines(text_of(path)), wrong)
 
 
 def _refusal(path: Path, lines: Lines, wrong: Iterable[Wrong]) -> ConfigError:
@@ -106,7 +111,8 @@ def _at(path: Path, line: int, wrong: Wrong) -> str:
     return f"{path}:{line}: {dotted(wrong.place)}{': ' if wrong.place else ''}{wrong.said}"
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What a file of the configuration says; raises ConfigError where it cannot be read, or is not UTF-8."""
     content = b""
     try:
         content = path.read_bytes()

@@ -8,6 +8,7 @@ Ansible by which plugin the file is read, whatever plugins are enabled; files of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from msgspec.structs import replace
 from kadeploy.boot import profile
 from kadeploy.config import secret_files
 from kadeploy.config.cluster import Cluster, Node
-from kadeploy.config.file import Struct, read_yaml
+from kadeploy.config.file import Struct, as_yaml, text_of
 from kadeploy.config.partition import partition_device
 from kadeploy.config.site import Site
 from kadeploy.environments.environment import Environment
@@ -212,13 +213,22 @@ def write(request: Request) -> Path:
 def read(path: Path) -> Request:
     """Read an inventory file back, with the paths that things have on this machine.
 
+    What a process has understood before is not parsed again, nor by the processes that it forks: the inventory plugin
+    does it once for all tasks of a playbook.
+
     Raises:
         ConfigError: not YAML, or not a request (the message names the key).
     """
     try:
-        return _unpacked(msgspec.convert(read_yaml(path), Request), path.absolute().parent)
+        return _unpacked(_understood(path, text_of(path)), path.absolute().parent)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}.") from error
+
+
+@lru_cache(maxsize=1)
+def _understood(path: Path, text: str) -> Request:
+    """The whole text is the key: people edit these files, and what counts is what they say now."""
+    return msgspec.convert(as_yaml(path, text), Request)
 
 
 # --- in a run folder, wherever it is ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -62,6 +63,17 @@ def test_a_file_that_names_another_plugin_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("kadeploy.core.kadeploy", "amazon.aws.aws_ec2"))
     with pytest.raises(ConfigError, match=r"amazon\.aws\.aws_ec2.*plugin"):
         read(path)
+
+
+def test_an_edit_by_hand_counts_at_once_though_size_and_time_stay_the_same(tmp_path: Path) -> None:
+    path = write(stored(tmp_path))
+    read(path)
+    times = path.stat()
+    path.write_text(path.read_text().replace("user: ", "user: x", 1))
+    user = read(path).user
+    path.write_text(path.read_text().replace("user: x", "user: y", 1))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (user[0], read(path).user) == ("x", "y" + user[1:])
 
 
 # --- wherever the folder is -----------------------------------------------------------------------------------------
