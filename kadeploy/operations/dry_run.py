@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from kadeploy.boot import loaders, profile
+from kadeploy.environments.reference import Reference
 from kadeploy.nodeset import fold
 from kadeploy.operations import custom, plan, reasons, staging
 from kadeploy.operations.sources import Sources
@@ -29,17 +30,36 @@ def lines(work: Work, files: Sources) -> list[str]:
     work = replace(work, assignments=staging.dry_run(work.assignments, files, work.uploads))
     told: list[str] = []
     for cluster, names in work.groups.items():
-        details = _details(work.assignments[cluster], asked[cluster], work.plans[cluster])
+        details = _details(work, cluster, asked[cluster])
         told += [f"cluster {cluster}: {', '.join(names)}", *(f"    {line}".rstrip() for line in details)]
     left_out = [f"left out: {fold(names)}: {reason}" for reason, names in kinds.items()]
     return [*told, *left_out, *work.notes, "Nothing was done (--dry-run)."]
 
 
-def _details(assignment: Assignment, asked: Assignment, steps: Plan) -> list[str]:
-    target = [f"to {assignment.deploy_part}"] if assignment.environment else []
-    if assignment.environment and not assignment.options.pxe_profile:
-        target.append(f"boots: {loaders.how(assignment.cluster.loader, assignment.environment)}")
-    return [*target, *plan.lines(steps), *_hooks(assignment, steps), *_operations(asked), *_profiles(assignment, steps)]
+def _details(work: Work, cluster: str, asked: Assignment) -> list[str]:
+    assignment, steps = work.assignments[cluster], work.plans[cluster]
+    return [
+        *_target(work, assignment),
+        *plan.lines(steps),
+        *_hooks(assignment, steps),
+        *_operations(asked),
+        *_profiles(assignment, steps),
+    ]
+
+
+def _target(work: Work, assignment: Assignment) -> list[str]:
+    """Which environment goes or is where, and how it is booted; nothing where there is none."""
+    environment = assignment.environment
+    if environment is None:
+        return []
+    if work.anonymous:
+        name = f"{environment.name} (not recorded)"
+    else:
+        name = str(Reference(environment.name, environment.version, environment.user, environment.arch))
+    told = [f"environment {name} {'to' if work.operation == 'deploy' else 'on'} {assignment.deploy_part}"]
+    if not assignment.options.pxe_profile:
+        told.append(f"boots: {loaders.how(assignment.cluster.loader, environment)}")
+    return told
 
 
 def _hooks(assignment: Assignment, steps: Plan) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 
 import pytest
@@ -49,6 +50,7 @@ def test_an_ordinary_user_sees_the_plan_and_then_deploys_two_nodes(acted: Site, 
     assert plan.status == 200
     assert "Deploy 2 nodes" in plan.words
     assert "cluster gdx: gdx-1.site, gdx-2.site" in plan.words
+    assert re.search(rf"environment {ENVIRONMENT}\S* to /dev/sda3", plan.words)
     assert "SetDeploymentEnvDummy" in plan.words
     carried = hidden(plan)
     assert carried["key"].split() == f"{KEY} {KEY}2".split()
