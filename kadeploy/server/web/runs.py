@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import msgspec
 from litestar import Controller, Response, get
-from litestar.di import NamedDependency
+from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, FromQuery, QueryParameter
 from markupsafe import Markup
 
@@ -83,6 +83,17 @@ class Filter(msgspec.Struct, frozen=True):
         return f"/ui/runs{under}?{query}" if query else f"/ui/runs{under}"
 
 
+def _asked(
+    user: FromQuery[str] = "",
+    kind: FromQuery[Kind] = "",
+    in_state: Standing = "",
+    node: FromQuery[str] = "",
+    page: Page = 1,
+) -> Filter:
+    return Filter(user.strip(), kind, in_state, node.strip(), page)
+
+
+_FILTERED = {"wanted": Provide(_asked, sync_to_thread=False)}
 _lists: Recent[str] = Recent()
 
 
@@ -92,32 +103,15 @@ class Runs(Controller):
     path = "/ui/runs"
     include_in_schema = False
 
-    @get("/", sync_to_thread=True)
-    def all(
-        self,
-        visit: NamedDependency[Visit],
-        user: FromQuery[str] = "",
-        kind: FromQuery[Kind] = "",
-        in_state: Standing = "",
-        node: FromQuery[str] = "",
-        page: Page = 1,
-    ) -> Response[str]:
+    @get("/", sync_to_thread=True, dependencies=_FILTERED)
+    def all(self, visit: NamedDependency[Visit], wanted: NamedDependency[Filter]) -> Response[str]:
         """One's own, or for administrators all, with a form that leaves some out."""
-        wanted = Filter(user.strip(), kind, in_state, node.strip(), page)
         return visit.page("runs.html", "Runs", wanted=wanted, kinds=_TITLES, now=_ready(_listed(visit, wanted)))
 
-    @get("/now", sync_to_thread=True)
-    def list_now(
-        self,
-        visit: NamedDependency[Visit],
-        user: FromQuery[str] = "",
-        kind: FromQuery[Kind] = "",
-        in_state: Standing = "",
-        node: FromQuery[str] = "",
-        page: Page = 1,
-    ) -> Response[str]:
+    @get("/now", sync_to_thread=True, dependencies=_FILTERED)
+    def list_now(self, visit: NamedDependency[Visit], wanted: NamedDependency[Filter]) -> Response[str]:
         """The list alone, as it is now."""
-        return answer(_listed(visit, Filter(user.strip(), kind, in_state, node.strip(), page)))
+        return answer(_listed(visit, wanted))
 
     @get("/{wid:str}", sync_to_thread=True)
     def one(

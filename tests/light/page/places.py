@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from urllib.parse import quote, urlencode
 
 from litestar import Controller
+from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
@@ -54,8 +55,16 @@ def _all() -> Iterator[Place]:
             for end in handler.paths or {"/"}:
                 path = f"{controller.path.rstrip('/')}/{end.strip('/')}".rstrip("/")
                 parts = {name for name, _ in _PART.findall(path)}
-                hints = get_type_hints(handler.fn, include_extras=True)
+                hints = _hints(handler)
                 yield Place(path, tuple(_asked(name, hints[name]) for name in hints if name not in _GIVEN | parts))
+
+
+def _hints(handler: HTTPRouteHandler) -> dict[str, Any]:
+    """Types by the names of what a handler takes, itself or by something that is made of it."""
+    made = {name: each for name, each in (handler.dependencies or {}).items() if isinstance(each, Provide)}
+    functions = [handler.fn, *(each.dependency for each in made.values())]
+    found = {name: hint for each in functions for name, hint in get_type_hints(each, include_extras=True).items()}
+    return {name: hint for name, hint in found.items() if name not in made}
 
 
 def _asked(name: str, hint: Any) -> str:

@@ -116,6 +116,9 @@ def test_what_fails_is_told_by_reason_with_the_command_that_repeats_it_for_admin
     for words in (mine, roots):
         assert "PowerOn, press: 1 node" in words
         assert "kapower3 -m 'gdx-1.site' and the same options" in words
+    failure = re.search(r'<article class="failure".*?</article>', alice.get(f"/ui/runs/{wid}").text, re.DOTALL)
+    assert failure
+    assert re.findall(r"gdx-1\.site", re.sub("<[^>]*>", " ", failure[0])) == ["gdx-1.site"] * 2  # its link, and -m
     assert command in roots
     assert str(acted.state) not in mine
 
