@@ -25,6 +25,7 @@ import msgspec
 from kadeploy.config.cluster import Power
 from kadeploy.config.logins import Login
 from kadeploy.errors import NotEnteredError
+from kadeploy.power import silence
 from kadeploy.printable import printable
 from kadeploy.process import kill, reap, spawn
 
@@ -165,7 +166,7 @@ _ENDED = "the process that talks to BMCs has ended; see what it wrote to the sta
 
 def timed_out(job: Job) -> str:
     """Why a job has no answer."""
-    return f"the BMC at {job.address} did not do it within {job.limit:g} s"
+    return silence.late(job.address, job.limit)
 
 
 def split_address(bmc: str, port: int) -> tuple[str, int]:

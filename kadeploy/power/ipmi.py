@@ -15,6 +15,7 @@ from pyghmi.ipmi.command import Command
 from pyghmi.ipmi.fru import FRU
 
 from kadeploy.errors import NotEnteredError
+from kadeploy.power import silence
 from kadeploy.power.bmc import (
     CHECK_LOGIN,
     Credentials,
@@ -190,9 +191,9 @@ def _enter(credentials: Credentials, job: Job) -> Command:
 def _why_not_entered(job: Job, user: str, said: str, heard: bool) -> str:
     where = f"{job.address} port {job.port}"
     if said == "timeout" and not heard:
-        return f"nobody answers at {where}: check that the BMC has power and network, and its address"
+        return silence.unreached(where)
     if said == "timeout":
-        return f"the BMC at {where} answers, but stays silent when {user or 'nobody'} logs in: {CHECK_LOGIN}"
+        return silence.at_login(where, user, CHECK_LOGIN)
     return f"the BMC at {where} lets nobody in: {said}{advice(said, user)}"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kadeploy.errors import NotEnteredError
+from kadeploy.power import silence
 from kadeploy.power.bmc import WANTED, Credentials, Identity, Job, State, advice, follow, serve, words
 
 _RETRIES, _RETRY_PAUSE = 3, 2.0
@@ -132,7 +133,7 @@ def _why_not_connected(said: str, job: Job) -> str:
             f"the BMC at {job.address} shows a certificate that this machine does not trust: have it signed by an "
             "authority that it trusts, or set power.verify_tls: false in the cluster file"
         )
-    return f"nobody answers at {job.address}: check that the BMC has power and network, and its address"
+    return silence.unreached(job.address)
 
 
 if __name__ == "__main__":

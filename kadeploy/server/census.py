@@ -23,6 +23,7 @@ from kadeploy import events
 from kadeploy.config.folder import Configuration
 from kadeploy.config.site import Site
 from kadeploy.errors import DatabaseError
+from kadeploy.power import silence
 from kadeploy.remote import window
 from kadeploy.runner import playbooks
 from kadeploy.server.broadcasts import Broadcasts, Going
@@ -39,8 +40,6 @@ OVERLAP = 300
 """Seconds by which the end of a workflow may be told late."""
 BUCKETS = (5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 450, 600, 900, 1800, 3600)
 """Seconds: upper bounds of the histogram of macro-steps."""
-SILENT = ("did not do it within", "nobody answers at", "stays silent when")
-"""What the reason of a node says whose BMC has not answered in time (`kadeploy.power`)."""
 NEVER = "never_operated"
 """State of a node of which nothing is recorded."""
 Values = Mapping[Any, float]
@@ -95,7 +94,7 @@ class Census:
         recent = tally.closed(site, self._horizon)
         closed = [each for each in recent if each.wid not in self._met]
         wids = [each.wid for each in closed]
-        ends, took = tally.ends(site, wids, SILENT), tally.durations(site, wids)
+        ends, took = tally.ends(site, wids, silence.PHRASES), tally.durations(site, wids)
         self._add(closed, ends, took)
         self._met, self._looked = {each.wid for each in recent}, now
         going = self._broadcasts.look(site.run_folders / wid for wid in [*wids, *(each.wid for each in running)])

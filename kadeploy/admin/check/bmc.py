@@ -15,7 +15,8 @@ from kadeploy.admin.findings import Finding, Look, grouped
 from kadeploy.config.cluster import Cluster, Node, Power
 from kadeploy.errors import KadeployError
 from kadeploy.nodeset import told
-from kadeploy.power import bmc, command
+from kadeploy.power import bmc, command, silence
+from kadeploy.power.silence import Silence
 from kadeploy.power.switch import switch
 from kadeploy.remote import namespace
 from kadeploy.remote.fanout import TIMED_OUT
@@ -85,33 +86,29 @@ def _read_bmc(node: Node, power: Power, outcome: Outcome) -> Finding:
     if outcome.answer in ("on", "off"):
         return LOGIN.ok(f"the BMC answers: {outcome.answer}")
     reason = _without_address(outcome.message, node.bmc)
-    for pattern, text, advice in _KINDS:
-        if re.search(pattern, reason):
-            return LOGIN.fail(text, advice.format(user=power.user or "the user"))
+    if kind := silence.of(reason):
+        text, advice = _KINDS[kind]
+        return LOGIN.fail(text, advice.format(user=power.user or "the user"))
     return LOGIN.fail(reason, "see what the BMC's own log says")
 
 
-_NOBODY = "nobody answers"
-_KINDS = (
-    (
-        _NOBODY,
+_KINDS = {
+    Silence.UNREACHED: (
         "nobody answers at the BMC's address",
         "check that BMCs have power and network, their addresses in the cluster file, and that IPMI over LAN (or "
         "Redfish) is switched on in them",
     ),
-    (
-        "stays silent when",
+    Silence.AT_LOGIN: (
         "the BMC answers, and stays silent at the login: the user name or the password is wrong, or this user may not "
         "log in over the network",
         "check power.user and the password, and the rights of {user} in the BMC; many BMCs do not say no",
     ),
-    (
-        "did not do it within",
+    Silence.LATE: (
         f"the BMC does not answer within {LIMIT} s: the password may be wrong, or it is overloaded or hangs",
         "log in by hand (ipmitool -I lanplus), and restart the BMC if that takes as long (ipmitool mc reset cold)",
     ),
-)
-"""What the reason has in it → what is told of it, and what to do."""
+}
+"""How a BMC is silent → what is told of it, and what to do."""
 
 
 def _without_address(reason: str, where: str) -> str:
@@ -122,7 +119,7 @@ def _without_address(reason: str, where: str) -> str:
 
 def _protocol(power: Power, nodes: Sequence[Node], found: Mapping[str, Finding]) -> Iterator[Finding]:
     """Whether BMCs that are silent in one protocol may speak the other; one of them is asked."""
-    silent = [node for node in nodes if _NOBODY in found[node.name].text]
+    silent = [node for node in nodes if Silence.UNREACHED.value in found[node.name].text]
     if power.driver != "ipmi" or not silent:
         return
     host, _ = bmc.split_address(silent[0].bmc, 0)
