@@ -15,7 +15,6 @@ import contextlib
 import functools
 import re
 import resource
-import shlex
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Mapping
@@ -28,6 +27,7 @@ import asyncssh
 from kadeploy.commands import Capture, last_line
 from kadeploy.errors import UnreachableError
 from kadeploy.remote.fanout import LOST, TIMED_OUT, Credentials, Target
+from kadeploy.remote.script import program
 from kadeploy.workflow import Outcome, Verdict
 
 PIECE = 256 << 10
@@ -69,7 +69,6 @@ chmod -- "$KADEPLOY_SEND_MODE" "$part" && mv -f -- "$part" "$KADEPLOY_SEND_TO"
 LINGER, LINGER_LIMIT = 1.0, 10.0
 """Seconds without output, and in all, after which a command that has ended is no longer listened to: something that it
 started lives on and holds its output open."""
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 # Cheap and safe algorithms first; the others are for old deployment systems.
 _ALGORITHMS: dict[str, Any] = {
@@ -88,23 +87,6 @@ _ALGORITHMS: dict[str, Any] = {
     "mac_algs": ["hmac-sha2-256-etm@openssh.com", "hmac-sha2-256"],
     "compression_algs": ["none"],
 }
-
-
-def program(script: bytes, env: Mapping[str, str] | None = None) -> bytes:
-    """*script* behind the export of *env*, values quoted; a failure inside a pipeline counts.
-
-    Raises:
-        ValueError: a name that is no variable name, or a NUL byte, which bash cannot hold.
-    """
-    exports = []
-    for name, value in (env or {}).items():
-        if not _NAME.match(name):
-            raise ValueError(f"{name!r} is not the name of an environment variable.")
-        exports.append(f"export {name}={shlex.quote(value)}\n")
-    text = "".join(exports).encode("utf-8", "surrogateescape") + b"set -o pipefail\n" + script
-    if b"\0" in text:
-        raise ValueError("A script or a variable for it holds a NUL byte.")
-    return text
 
 
 class _Session(asyncssh.SSHClientSession[bytes]):

@@ -1,6 +1,6 @@
 """Which script a node is sent: those of our roles by the name of their file, and the commands of our engines.
 
-They are told apart by their text, in the form in which it travels (`connections.program`), so that a script that
+They are told apart by their text, in the form in which it travels (`script.program`), so that a script that
 changes is still known; a lab that is up knows the scripts as they were when it was started. What users send is unknown,
 and so is the script of a BitTorrent client.
 """
@@ -13,6 +13,7 @@ from kadeploy.config.folder import collection
 from kadeploy.microsteps import send_image
 from kadeploy.power import switch
 from kadeploy.remote import connections, reach
+from kadeploy.remote.script import program
 
 
 @cache
@@ -31,7 +32,7 @@ def known() -> dict[str, bytes]:
 
 @cache
 def _endings() -> dict[bytes, str]:
-    return {connections.program(text): name for name, text in known().items()}
+    return {program(text): name for name, text in known().items()}
 
 
 def name_of(program: bytes) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 
 from kadeploy.commands import last_line
-from kadeploy.remote.connections import program
 from kadeploy.remote.fanout import LOST, Target
+from kadeploy.remote.script import program
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from kadeploy import checksums
 from kadeploy.broadcast import chain, sink
 from kadeploy.errors import FileError
 from kadeploy.microsteps.send_image import RELAY, TREE_FANOUT, outcomes
-from kadeploy.remote.connections import Connections
 from kadeploy.remote.fanout import Credentials, Process, Target
 from kadeploy.workflow import Outcome, Verdict
 
@@ -77,6 +76,8 @@ def _broadcast(args: Mapping[str, Any]) -> chain.Broadcast:
 
 
 async def _send(args: Mapping[str, Any], broadcast: chain.Broadcast, targets: Sequence[Target]) -> dict[str, Outcome]:
+    from kadeploy.remote.connections import Connections  # noqa: PLC0415 - a tenth of a second that batches need not pay
+
     known_hosts = Path(args["known_hosts"]).expanduser() if args["known_hosts"] else None
     credentials = Credentials(
         Path(args["private_key"]).expanduser(),

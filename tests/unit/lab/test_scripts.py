@@ -17,8 +17,9 @@ from kadeploy.lab.sim.machine import KEXEC_FOLDER
 from kadeploy.microsteps import send_image
 from kadeploy.power import bmc, switch
 from kadeploy.remote import connections, reach
-from kadeploy.remote.connections import Connections, program
+from kadeploy.remote.connections import Connections
 from kadeploy.remote.fanout import Credentials, Target
+from kadeploy.remote.script import program
 from kadeploy.workflow import Outcome, Verdict
 
 TARGET = Target("node-1", "127.0.0.1", 22)

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from kadeploy.commands import OUTPUT_LIMIT
 from kadeploy.errors import UnreachableError
 from kadeploy.remote import connections
-from kadeploy.remote.connections import Connections, program
+from kadeploy.remote.connections import Connections
 from kadeploy.remote.fanout import LOST, TIMED_OUT, Credentials
+from kadeploy.remote.script import program
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:
