@@ -22,8 +22,8 @@ def show(axes: Any, look: Look, moments: Sequence[int]) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # noqa: PLC0415 - slow to import
 
     zone = tzlocal()
-    locator = AutoDateLocator(tz=zone, minticks=2, maxticks=look.size.ticks)
+    locator = AutoDateLocator(tz=zone, minticks=2, maxticks=look.size.ticks)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=zone))
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=zone))  # type: ignore[no-untyped-call]
     if len(set(moments)) == 1:  # matplotlib would show years around it
         axes.set_xlim(day(moments[0]) - _AROUND, day(moments[0]) + _AROUND)

@@ -33,11 +33,10 @@ _drawing = threading.Lock()
 
 def is_possible() -> bool:
     """Whether matplotlib is installed."""
-    with _drawing:
-        try:
-            import matplotlib.figure  # noqa: F401, PLC0415 - see above
-        except ImportError:
-            return False
+    try:
+        import matplotlib.figure  # noqa: F401, PLC0415 - see above
+    except ImportError:
+        return False
     return True
 
 
@@ -86,5 +85,5 @@ def _fill(figure: Any, name: Name, past: Past, look: Look) -> None:
 
 def _saved(figure: Any, form: str) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format=form, dpi=_DPI, metadata={"Date": None} if form == "svg" else None)
+    figure.savefig(file, format=form, dpi=_DPI, metadata={"Date": None, "Creator": None} if form == "svg" else None)
     return file.getvalue()

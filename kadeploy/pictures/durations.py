@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from kadeploy.pictures import dates
 from kadeploy.pictures.look import Look
 from kadeploy.pictures.past import STEP_NAMES, Past, named
 from kadeploy.state.history import Durations, Image
 
-_STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
+Dashes = Literal["-", "--", ":", "-."]
+_STYLES: tuple[tuple[Dashes, str], ...] = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 """Dashes and marker of each image that is drawn."""
 IMAGES = len(_STYLES)
 """More than these cannot be told apart."""

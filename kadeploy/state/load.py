@@ -58,8 +58,9 @@ def _spent(selection: Selection, width: int) -> Iterator[tuple[int, int]]:
     """When a slice of *width* seconds begins, and seconds that operations spent in it; a slice comes several times."""
     first, last = _slice(Log.start, width).alias("first"), _slice(_end(), width).alias("last")
     query = selected(Log.select(first, last, fn.COUNT(Log.id), fn.SUM(Log.start), fn.SUM(_end())), selection)
-    for begins, ends, *sums in fetch(with_numbers(query, *_numbers()).group_by(first, last).limit(_GROUPS)):
-        yield from _spread(int(begins) * width, int(ends) * width, *map(int, sums), width)
+    found = fetch(with_numbers(query, *_numbers()).group_by(first, last).limit(_GROUPS))
+    for begins, ends, count, starts, finishes in found:
+        yield from _spread(int(begins) * width, int(ends) * width, count, int(starts), int(finishes), width)
 
 
 def together(parts: Iterable[Sequence[Load]]) -> list[Load]:

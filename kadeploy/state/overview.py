@@ -18,7 +18,8 @@ from peewee import Case, fn
 from kadeploy.config.site import Site
 from kadeploy.nodeset import natural_key
 from kadeploy.state.database import DB, connect, fetch, url_of, with_numbers
-from kadeploy.state.history import STEPS, Image, Rate, counts
+from kadeploy.state.history import STEPS, Durations, Image, Rate, Selection, counts, durations
+from kadeploy.state.load import Load
 from kadeploy.state.tables import Log
 from kadeploy.workflow import Operation
 
@@ -64,14 +65,6 @@ class Usual(msgspec.Struct, frozen=True):
     p95: int
 
 
-class Load(msgspec.Struct, frozen=True):
-    """How many nodes were operated on, on average over the *seconds* from *start* on (Unix)."""
-
-    start: int
-    seconds: int
-    nodes: float
-
-
 class Use(msgspec.Struct, frozen=True):
     """What came of the deployments of an image."""
 
@@ -93,6 +86,8 @@ class Overview(msgspec.Struct, frozen=True):
     """Most frequent first."""
     durations: list[Usual]
     """Of images, those deployed most often first, and their macro-steps."""
+    timeline: list[Durations]
+    """Means over time, of deployments that failed as well."""
     load: list[Load]
     uses: list[Use]
     """Most frequent first."""
@@ -142,6 +137,7 @@ def look(site: Site, days: int, now: int) -> Overview:
         rates=_rates(period),
         reasons=_reasons(period),
         durations=_durations(period),
+        timeline=durations(site, Selection(since=period.since, until=period.until)),
         load=_load(period, slice_),
         uses=_uses(period),
     )

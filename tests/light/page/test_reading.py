@@ -13,7 +13,14 @@ from tests.light.page.cluster import FAULTY, MINE, Page, begin, wait_for_end
 from tests.light.page.conftest import Sit
 from tests.light.page.places import Place, places
 
-GIVEN: Mapping[str, str] = {"kind": "reboot", "name": "node-1", "node": FAULTY, "owner": "root", "version": "1"}
+GIVEN: Mapping[str, str] = {
+    "kind": "reboot",
+    "name": "node-1",
+    "node": FAULTY,
+    "owner": "root",
+    "picture": "load",
+    "version": "1",
+}
 """What stands in an address, by its name; the id of a run besides."""
 OF_PLACES: Mapping[str, Mapping[str, str]] = {
     "/ui/environments/one": {"name": "sim", "owner": "root"},
