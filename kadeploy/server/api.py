@@ -33,6 +33,8 @@ from kadeploy.operations.requests import DeployRequest, PowerRequest, RebootRequ
 from kadeploy.operations.service import Grant, Granted, Refusal, Revoked, Rows
 from kadeploy.server import bodies, feed, published, stream
 from kadeploy.server.auth import Caller
+from kadeploy.server.notifications.choosing import Shown
+from kadeploy.server.notifications.sending import Tried
 from kadeploy.server.served import Served
 from kadeploy.server.site import of as site_of
 from kadeploy.server.standing import Require
@@ -237,6 +239,39 @@ class QuarantineController(Controller):
         """Let nodes out, of which those that were in quarantine are told; all begin anew. For administrators."""
         served.note(", ".join(names))
         return served.release(names)
+
+
+class Forgotten(msgspec.Struct, frozen=True):
+    """What was chosen is forgotten."""
+
+    was_chosen: bool
+
+
+class NotificationController(Controller):
+    """What you want to be told of operations of yours that have ended."""
+
+    path = "/v1/notifications"
+    tags = ("notifications",)
+
+    @get("/", sync_to_thread=True)
+    def notifications(self, served: Here) -> Shown:
+        """What you have chosen, what the site offers, and what became of the last messages."""
+        return served.notifications()
+
+    @put("/", sync_to_thread=True)
+    def choose(self, served: Here, data: JSONBody[Choice], new_secret: FromQuery[bool] = False) -> Shown:
+        """Be told of what ends from now on, by mail or by a call of your URL; a new *secret* is told this once."""
+        return served.choose_notifications(data, new_secret)
+
+    @delete("/", sync_to_thread=True, status_code=200)
+    def forget(self, served: Here) -> Forgotten:
+        """Be told nothing any more, nor what has not been told yet."""
+        return Forgotten(served.forget_notifications())
+
+    @post("/test", sync_to_thread=True, status_code=200)
+    def test(self, served: Here) -> list[Tried]:
+        """Be sent something now, on each channel that you have chosen: what became of it."""
+        return served.try_notifications()
 
 
 _PLANNED = {200: ResponseSpec(Plan, generate_examples=False, description="With *dry_run*: what would be done.")}
@@ -469,6 +504,11 @@ class StatisticsController(Controller):
         """How long macro-steps took, over time."""
         return _sparing(served.durations(data))
 
+    @post("/load", sync_to_thread=True, status_code=200)
+    def load(self, served: Here, data: JSONBody[Selection]) -> Response[list[Load]]:
+        """How many nodes were at work, over time."""
+        return _sparing(served.load(data))
+
 
 def _lines(rows: Iterator[Sequence[Any]]) -> Iterator[bytes]:
     """Some thousand at a time; the last line is a string where rows were left out, or the rest could not be read."""
@@ -495,11 +535,6 @@ class _Sending(Operation):
 
     def __post_init__(self) -> None:
         self.request_body = RequestBody(content={"application/octet-stream": OpenAPIMediaType()}, required=True)
-
-    @post("/load", sync_to_thread=True, status_code=200)
-    def load(self, served: Here, data: JSONBody[Selection]) -> Response[list[Load]]:
-        """How many nodes were at work, over time."""
-        return _sparing(served.load(data))
 
 
 class FileController(Controller):
@@ -561,6 +596,7 @@ CONTROLLERS: Sequence[type[Controller]] = (
     NodeController,
     ClaimController,
     QuarantineController,
+    NotificationController,
     WorkflowController,
     RightController,
     EnvironmentController,

@@ -28,6 +28,7 @@ from kadeploy.files import MEGA
 from kadeploy.remote import sockets
 from kadeploy.server.app import application
 from kadeploy.server.keeper import Keeper
+from kadeploy.server.notifications.notifier import Notifier
 from kadeploy.server.notify import listen_fds, notify
 from kadeploy.server.peers import Protocol
 from kadeploy.state import watch
@@ -115,13 +116,15 @@ def run(folder: Path, path: Path) -> int:
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     watched = Watched(folder)
-    keeper = Keeper(watched)
+    keeper, notifier = Keeper(watched), Notifier(watched)
     with watch.watching(watched().site), ways_in(watched().site.service, path) as ways:
         keeper.start()
+        notifier.start()
         try:
             asyncio.run(serve(watched, ways, _until_signal))
         finally:
             keeper.stop()
+            notifier.stop()
     return 0
 
 

@@ -22,9 +22,13 @@ from kadeploy.operations.named_files import named
 from kadeploy.operations.requests import DeployRequest, Described, PowerRequest, Wish
 from kadeploy.operations.sources import OfSent
 from kadeploy.server.auth import Caller
-from kadeploy.state import environments, nodes, quarantine, rights
+from kadeploy.server.notifications import choosing
+from kadeploy.server.notifications.choosing import Shown
+from kadeploy.server.notifications.sending import Tried
+from kadeploy.state import environments, nodes, notifications, quarantine, rights
 from kadeploy.state.fingerprints import RemoteUser
 from kadeploy.state.nodes import Held
+from kadeploy.state.notifications import Choice
 from kadeploy.state.quarantine import Aside, Stay
 
 
@@ -103,6 +107,23 @@ class Served(Local):
         """See `kadeploy.state.quarantine.release`; for administrators."""
         rights.require_almighty(self.site, self.user)
         return quarantine.release(self.site, self._whole(patterns), self.user)
+
+    def notifications(self) -> Shown:
+        """What the user has chosen to be told of the ends of their operations."""
+        return choosing.shown(self.configuration, self.user)
+
+    def choose_notifications(self, choice: Choice, new_secret: bool = False) -> Shown:
+        """See `kadeploy.server.notifications.choosing.choose`; URLs may hold secrets, and are not noted."""
+        self.note(f"{', '.join(choice.channels) or 'nothing'} ({choice.outcome})")
+        return choosing.choose(self.configuration, self.user, choice, new_secret)
+
+    def forget_notifications(self) -> bool:
+        """Tell the user nothing any more: whether anything had been chosen."""
+        return notifications.forget(self.site, self.user)
+
+    def try_notifications(self) -> list[Tried]:
+        """See `kadeploy.server.notifications.choosing.trial`."""
+        return choosing.trial(self.configuration, self.user)
 
     def _whole(self, patterns: Sequence[str]) -> list[str]:
         """The whole names of known nodes, of which at least one is named.

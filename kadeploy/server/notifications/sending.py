@@ -44,7 +44,7 @@ def of_run(run: Run, page: str = "") -> Message:
     known = {name: getattr(run, name) for name in run.__struct_fields__ if name != "report"}
     link = f"{page}ui/runs/{run.wid}" if page else ""
     report = msgspec.to_builtins(run.report)
-    again = ["", f"{TOOLS[run.operation]} --attach {run.wid}   shows it again", *([link] if link else [])]
+    again = ["", f"To see it again: {TOOLS[run.operation]} --attach {run.wid}", *([link] if link else [])]
     return Message(
         id=run.wid,
         kind="run.ended",

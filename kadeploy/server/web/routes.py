@@ -11,6 +11,7 @@ from kadeploy.server.web.console import Console
 from kadeploy.server.web.deploy import Deploy
 from kadeploy.server.web.environments import Environments
 from kadeploy.server.web.nodes import Nodes
+from kadeploy.server.web.notifications import Notifications
 from kadeploy.server.web.quarantine import Quarantine
 from kadeploy.server.web.rights import Rights
 from kadeploy.server.web.runs import Runs
@@ -24,6 +25,7 @@ ROUTES: list[ControllerRouterHandler] = [
     Quarantine,
     Environments,
     Rights,
+    Notifications,
     Statistics,
     Audit,
     Deploy,

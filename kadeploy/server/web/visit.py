@@ -67,6 +67,12 @@ class Visit:
         """Whether it is one of the site's almighty users."""
         return self.served.is_administrator
 
+    @property
+    def is_notified(self) -> bool:
+        """Whether the site tells users of the ends of their operations, where they want it."""
+        offered = self.served.site.notifications
+        return offered.mail is not None or bool(offered.webhooks)
+
     def refused(self, error: KadeployError) -> int:
         """Note why a form is shown again: the HTTP status of the page that does so."""
         self.noted[REASON] = str(error)

@@ -31,6 +31,9 @@ service:
   folders: [{folder}/files]
   front_ends: [{{sources: [127.0.0.1]}}]
   quota: {{workflows: 12}}
+notifications:
+  mail: {{server: 127.0.0.1, port: 1, tls: none, sender: kadeploy@site.example, domain: site.example}}
+  webhooks: [http://127.0.0.1:1/]
 """
 CHECKS = [
     not_a_server_error,
@@ -178,6 +181,10 @@ USED: Sequence[tuple[str, str, dict[str, Any]]] = (
     ("root", "PUT /v1/quarantine", {"body": {"nodes": ["gdx-8"], "reason": "its disk", "until": 4_000_000_000}}),
     ("ada", "GET /v1/quarantine", {"query": {"nodes": ["gdx-8"]}}),
     ("root", "DELETE /v1/quarantine", {"query": {"nodes": ["gdx-8"]}}),
+    ("ada", "PUT /v1/notifications", {"body": {"mail": True, "webhook": "http://127.0.0.1:1/", "outcome": "failures"}}),
+    ("ada", "GET /v1/notifications", {}),
+    ("ada", "POST /v1/notifications/test", {}),
+    ("ada", "DELETE /v1/notifications", {}),
     ("ada", "GET /v1/workflows", {}),
     *(("ada", "GET /v1/workflows/{wid}/events", {"path_parameters": {"wid": wid}}) for wid in ("{D}", "{R}", "{P}")),
     ("ada", "GET /v1/workflows/{wid}", {"path_parameters": {"wid": "{D}"}}),
