@@ -5,7 +5,7 @@ All of it is what a `Service` tells whoever asks: no more than the tools show th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from kadeploy.operations.service import Service
 from kadeploy.state.damage import sparing
 from kadeploy.state.history import Last
 from kadeploy.state.nodes import NodeRow
+from kadeploy.state.quarantine import Stay
 from kadeploy.state.rights import Holder
 
 Variables = dict[str, Any]
@@ -31,6 +32,10 @@ GROUPED = {
     "user": "kadeploy_user",
 }
 """Kinds of groups, each with the variable whose values tell them apart."""
+ASIDE = "quarantine"
+"""The kind of group that is one: nodes that operations leave out."""
+KINDS = (*GROUPED, ASIDE)
+"""All kinds of groups."""
 
 
 def of(
@@ -47,11 +52,13 @@ def of(
     asked = names if ranges or clusters else None
     rows: dict[str, NodeRow] = {}
     last: dict[str, Last] = {}
+    stays: dict[str, Stay] = {}
     holders: Mapping[str, Sequence[Holder]] = {}
     try:
         with sparing():
             rows = {row.hostname: row for row in service.states(asked)}
             last = {row.hostname: row for row in service.latest(asked)}
+            stays = {stay.node: stay for stay in service.quarantine(asked)}
             holders = service.holders(asked)
     except DatabaseError as error:
         if not holders:
@@ -65,9 +72,20 @@ def of(
             **_of_row(rows.get(name)),
             **_of_rights(holders.get(name, ())),
             "kadeploy_last": _of_log(last.get(name)),
+            "kadeploy_quarantine": _of_stay(stays.get(name)),
         }
         for name in names
     }
+
+
+def groups(variables: Variables, kinds: Iterable[str]) -> Iterator[str]:
+    """Names of the groups of these *kinds* that a node with these *variables* is in."""
+    for kind in kinds:
+        if kind == ASIDE:
+            if variables["kadeploy_quarantine"]["since"] is not None:
+                yield ASIDE
+        elif value := variables[GROUPED[kind]]:
+            yield f"{kind}_{value}"
 
 
 def chosen(configuration: Configuration, ranges: Iterable[str], clusters: Sequence[str], most: int) -> list[str]:
@@ -135,4 +153,13 @@ def _of_log(last: Last | None) -> Variables:
         "user": last.user if last else "",
         "environment": last.env if last else "",
         "workflow": last.wid if last else "",
+    }
+
+
+def _of_stay(stay: Stay | None) -> Variables:
+    return {
+        "reason": stay.reason if stay else "",
+        "since": stay.since if stay else None,
+        "until": stay.until if stay else None,
+        "by": stay.put_by if stay else "",
     }

@@ -27,8 +27,9 @@ from kadeploy.power import silence
 from kadeploy.remote import window
 from kadeploy.runner import playbooks
 from kadeploy.server.broadcasts import Broadcasts, Going
-from kadeploy.state import nodes, tally
+from kadeploy.state import nodes, quarantine, tally
 from kadeploy.state.damage import sparing
+from kadeploy.state.quarantine import Stay
 from kadeploy.state.tally import Closed, Nodes, Running, Took, Verdict
 from kadeploy.workflow import Operation
 
@@ -42,6 +43,8 @@ BUCKETS = (5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 450, 600, 900, 1800, 3
 """Seconds: upper bounds of the histogram of macro-steps."""
 NEVER = "never_operated"
 """State of a node of which nothing is recorded."""
+PUT_BY = ("rule", "administrator")
+"""Who puts nodes into quarantine: no number names a user."""
 Values = Mapping[Any, float]
 """Numbers by the values of their labels, a tuple of strings."""
 OPERATIONS: Sequence[str] = get_args(Operation)
@@ -89,7 +92,7 @@ class Census:
     def _count(self, configuration: Configuration) -> list[Metric]:
         """All of it is read before anything is added: an answer that fails half-way changes no total."""
         site, began, now = configuration.site, self._clock(), time.time()
-        states = _states(configuration)
+        states, aside = _states(configuration), _aside(configuration)
         running = tally.running(site)
         recent = tally.closed(site, self._horizon)
         closed = [each for each in recent if each.wid not in self._met]
@@ -100,7 +103,7 @@ class Census:
         going = self._broadcasts.look(site.run_folders / wid for wid in [*wids, *(each.wid for each in running)])
         return [
             *_of_runs(site, running),
-            *_of_nodes(states),
+            *_of_nodes(states, aside),
             *self._totals(configuration.clusters),
             *_of_broadcasts(self._broadcasts.sent, going),
             *_of_windows(site),
@@ -188,6 +191,23 @@ def _states(configuration: Configuration) -> Counter[tuple[str, ...]]:
     return found
 
 
+def _aside(configuration: Configuration) -> Values:
+    """Nodes of the configuration in quarantine, by cluster and one of `PUT_BY`; damaged rows do not count."""
+    cluster_of = configuration.cluster_of
+    found: list[Stay] | None = None
+    try:
+        with sparing():
+            found = quarantine.current(configuration.site)
+    except DatabaseError:
+        if found is None:
+            raise
+    known = [stay for stay in found if stay.node in cluster_of]
+    counted: Counter[tuple[str, ...]] = Counter(
+        (cluster_of[stay.node], PUT_BY[stay.put_by != quarantine.RULE]) for stay in known
+    )
+    return _from_nought(itertools.product(configuration.clusters, PUT_BY), counted)
+
+
 def result(run: Closed, ends: Iterable[Nodes]) -> str:
     """One of `RESULTS`: how *run* ended, by the *ends* of nodes, its own among them."""
     if run.state == "aborted":
@@ -254,8 +274,10 @@ def _heard(folder: Path, run: Running) -> float:
     return run.started
 
 
-def _of_nodes(states: Mapping[tuple[str, ...], int]) -> Iterator[Metric]:
+def _of_nodes(states: Mapping[tuple[str, ...], int], aside: Values) -> Iterator[Metric]:
     yield gauge("kadeploy_nodes", "Nodes, by what was last done to them.", ("cluster", "state"), states)
+    meaning = "Nodes in quarantine, by who has put them there: the site's rule, or an administrator."
+    yield gauge("kadeploy_nodes_quarantined", meaning, ("cluster", "put_by"), aside)
 
 
 def _of_broadcasts(sent: int, going: Going) -> Iterator[Metric]:

@@ -8,24 +8,23 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 
 try:
     from kadeploy.caller import caller
-    from kadeploy.client import sites
     from kadeploy.errors import KadeployError
     from kadeploy.hints import did_you_mean
-    from kadeploy.operations import hosts
-    from kadeploy.operations.hosts import Variables
     from kadeploy.runner import artifact, inventory, request
-    from kadeploy.state import database
 except ImportError:
     MISSING = "kadeploy.core needs the Python package kadeploy beside Ansible: pip install kadeploy"
 else:
     MISSING = ""
+
+if TYPE_CHECKING:  # what asks a site takes a twentieth of a second to import, which a request need not pay
+    from kadeploy.operations.hosts import Variables
 
 DOCUMENTATION = """
 name: kadeploy
@@ -35,7 +34,8 @@ description:
     sees what C(kanodes3) and C(kastat3) would show, no more; nobody sees how BMCs are reached.
   - The site is asked as the tools ask it, by its service or, where there is none, in its database.
   - Nodes are in groups by cluster (C(cluster_NAME)), state (C(state_deployed)), environment (C(environment_NAME)) and
-    user (C(user_NAME)). Signs that names of groups may not have become C(_).
+    user (C(user_NAME)); those that operations leave out are in the group C(quarantine). Signs that names of groups may
+    not have become C(_).
   - What users wrote, such as the name of an environment, stays text; nothing of it is ever evaluated as a template.
   - A file that has the key C(format) too is a request, which C(kadeploy3), C(kareboot3) or C(kapower3) has written
     into its run folder as C(inventory.kadeploy.yml). Its nodes are in the group C(kadeploy_nodes), in one for their
@@ -51,8 +51,10 @@ notes:
     began), C(kadeploy_user) (who deployed it last), C(kadeploy_environment), C(kadeploy_environment_version),
     C(kadeploy_environment_owner), C(kadeploy_environment_arch), C(kadeploy_rights) (a list of C(user), C(part) and
     C(until); yours, and for administrators everybody's), C(kadeploy_rights_end) (when the last of them ends; null
-    when one of them has no end, or there are none) and C(kadeploy_last) (the last operation in the log, with
-    C(operation), C(success), C(error), C(start), C(user), C(environment) and C(workflow)).
+    when one of them has no end, or there are none), C(kadeploy_last) (the last operation in the log, with
+    C(operation), C(success), C(error), C(start), C(user), C(environment) and C(workflow)) and
+    C(kadeploy_quarantine) (with C(reason), C(since), C(until), which is null when somebody has to release the node,
+    and C(by), which is empty for the site's rule; C(since) is null for a node that is not in quarantine).
     Where the configuration is read, C(ansible_host) is the address. Times are Unix seconds. A text that is
     not known is empty; a number, a time and the success of what was never done are null.
   - A site that cannot be asked makes an inventory without hosts and a warning, as other inventory plugins do. Set
@@ -95,8 +97,8 @@ options:
       - Kinds of groups that are made.
     type: list
     elements: str
-    choices: [cluster, state, environment, user]
-    default: [cluster, state, environment, user]
+    choices: [cluster, state, environment, user, quarantine]
+    default: [cluster, state, environment, user, quarantine]
 """
 
 EXAMPLES = """
@@ -220,6 +222,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         return hashlib.sha256(words.encode(errors="surrogateescape")).hexdigest()[:16]
 
     def _asked(self) -> dict[str, Variables]:
+        from kadeploy.client import sites  # noqa: PLC0415
+        from kadeploy.operations import hosts  # noqa: PLC0415
+
         nodes, clusters = self.get_option("nodes"), self.get_option("clusters")
         ranges = [nodes] if isinstance(nodes, str) else nodes
         with _configured(self.get_option("config_dir")):
@@ -227,13 +232,14 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             return hosts.of(service, list(map(str, ranges)), list(map(str, clusters)), self.display.warning)
 
     def _add(self, name: str, variables: Variables) -> None:
+        from kadeploy.operations import hosts  # noqa: PLC0415
+
         self.inventory.add_host(name)
         host = self.inventory.get_host(name)
         for key, value in variables.items():
             host.set_variable(key, value)  # InventoryData's own takes eight times as long, to note the file of each
-        for kind in self.get_option("group_by"):
-            if value := variables[hosts.GROUPED[kind]]:
-                self._group(f"{kind}_{value}").add_host(host)
+        for group in hosts.groups(variables, self.get_option("group_by")):
+            self._group(group).add_host(host)
         strict = self.get_option("strict")
         self._set_composite_vars(self.get_option("compose"), variables, name, strict)
         self._add_host_to_composed_groups(self.get_option("groups"), variables, name, strict)
@@ -285,6 +291,8 @@ def _lines(path: str) -> Iterable[str]:
 @contextmanager
 def _configured(folder: str | None) -> Iterator[None]:
     """Within, the configuration of this process is in *folder*, if one is named; at its end no database is open."""
+    from kadeploy.state import database  # noqa: PLC0415
+
     before = os.environ.get("KADEPLOY_CONFIG_DIR")
     if folder:
         os.environ["KADEPLOY_CONFIG_DIR"] = folder

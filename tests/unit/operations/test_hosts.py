@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from kadeploy.environments.environment import Environment
 from kadeploy.errors import NodeListError, OptionError
 from kadeploy.operations import hosts
 from kadeploy.operations.local import Local
-from kadeploy.state import database, nodes, rights
+from kadeploy.state import database, nodes, quarantine, rights
 from kadeploy.state.tables import Log
 from tests.unit import build
 from tests.unit.serving import service, way
@@ -109,6 +110,7 @@ KNOWN = {
         "environment": "tiny:3",
         "workflow": "D-1",
     },
+    "kadeploy_quarantine": {"reason": "", "since": None, "until": None, "by": ""},
 }
 
 
@@ -129,6 +131,20 @@ def test_nodes_are_in_groups_with_all_that_is_known_of_them_by_service_and_by_da
     }
     address = {"ansible_host": "127.9.1.1"} if way == "process" else {}
     assert shown["_meta"]["hostvars"][NODE] == KNOWN | address
+
+
+def test_nodes_in_quarantine_are_in_its_group_with_the_reason_and_the_end_of_it(
+    used: Site, stock: Run, way: str
+) -> None:
+    quarantine.put(used, ["gdx-4.site"], "root", "{{ 7 * 7 }} disks", until=END)
+    quarantine.put_by_rule(used, {"gdx-5.site": "3 of its last 4 deployments failed"})
+    shown = listed(stock)
+    assert shown["quarantine"]["hosts"] == ["gdx-4.site", "gdx-5.site"]
+    four, five = (shown["_meta"]["hostvars"][f"gdx-{rank}.site"]["kadeploy_quarantine"] for rank in (4, 5))
+    assert four.pop("since") == pytest.approx(time.time(), abs=120)
+    assert four == {"reason": "{{ 7 * 7 }} disks", "until": END, "by": "root"}
+    assert (five["reason"], five["until"], five["by"]) == ("3 of its last 4 deployments failed", None, "")
+    assert "quarantine" not in listed(stock, PLUGIN + "group_by: [cluster]\n")
 
 
 def test_others_than_administrators_see_their_own_rights_alone_even_where_more_was_kept(
@@ -254,7 +270,7 @@ def plugin() -> Any:
 def test_the_documentation_names_every_variable_and_every_kind_of_group(plugin: Any) -> None:
     told = yaml.safe_load(plugin.DOCUMENTATION)
     assert {name for name in KNOWN if f"C({name})" not in told["notes"][0]} == set()
-    assert told["options"]["group_by"]["choices"] == told["options"]["group_by"]["default"] == list(hosts.GROUPED)
+    assert told["options"]["group_by"]["choices"] == told["options"]["group_by"]["default"] == list(hosts.KINDS)
 
 
 def test_the_examples_have_no_other_options_than_there_are(plugin: Any) -> None:
@@ -288,7 +304,8 @@ def test_the_end_of_rights_is_that_of_the_last_and_none_where_one_has_none(used:
 
 def test_of_a_node_that_was_never_operated_on_only_its_machine_is_known(site: Site) -> None:
     [found] = hosts.of(Local(caller()), ["nvm-1.site"], [], pytest.fail).values()
-    assert set(found.pop("kadeploy_last").values()) == {"", None}
+    for name in ("kadeploy_last", "kadeploy_quarantine"):
+        assert set(found.pop(name).values()) == {"", None}
     told = {name: value for name, value in found.items() if value not in ("", None, [])}
     assert told == {
         "ansible_host": "127.9.2.1",

@@ -6,11 +6,12 @@ import json
 import os
 import pwd
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import DatabaseError
 from kadeploy.server import census
 from kadeploy.server.census import Census
-from kadeploy.state import database, journal, nodes, rights, tally, tokens
+from kadeploy.state import database, journal, nodes, quarantine, rights, tally, tokens
 from kadeploy.state.journal import LogRow
 from kadeploy.workflow import ABORTED
 from tests.unit import build
@@ -126,6 +127,31 @@ BROKEN = {
 
 def deployment(*nodes: str, **more: Any) -> dict[str, Any]:
     return {"type": "deploy", "nodes": nodes, "environment": {"type": "recorded", "name": "ours"}, **more}
+
+
+def aside() -> dict[str, float]:
+    """Nodes of gdx in quarantine, by who has put them there."""
+    [found] = [each for each in Census().metrics(load_configuration()) if each.name == "kadeploy_nodes_quarantined"]
+    return {each.labels["put_by"]: each.value for each in found.samples if each.labels["cluster"] == "gdx"}
+
+
+def test_nodes_in_quarantine_are_told_by_cluster_and_by_who_has_put_them_there(dummy: Path, site: Site) -> None:
+    database.connect(site)
+    assert aside() == {"rule": 0, "administrator": 0}
+    quarantine.put(site, ["gdx-1.site", "gdx-2.site", "gone-1.site"], ME, "disks")
+    quarantine.put_by_rule(site, {"gdx-3.site": "it fails"})
+    assert aside() == {"rule": 1, "administrator": 2}
+    quarantine.release(site, ["gdx-1.site", "gdx-3.site"], ME)
+    assert aside() == {"rule": 0, "administrator": 1}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_damaged_row_of_the_quarantine_takes_no_other_number_away(dummy: Path, site: Site) -> None:
+    database.connect(site)
+    quarantine.put(site, ["gdx-1.site"], ME, "disks")
+    with closing(sqlite3.connect(site.state / "kadeploy.db")) as other, other:
+        other.execute("UPDATE quarantine SET since = 'yesterday'")
+    assert aside() == {"rule": 0, "administrator": 0}
 
 
 def test_numbers_move_with_deployments_that_are_done(dummy: Path, site: Site) -> None:
