@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -40,13 +41,14 @@ async def _messages(site: Site, wid: str, tail: Tail, require: Require) -> Async
     with _watched(site, wid, tail.path) as watch, watched(require) as refused:
         while not refused.done():
             change, goes_on = watch.change, watch.goes_on  # as they were before the look: no last word is lost
+            events: list[asyncio.Future[Any]] = [change, refused]
             for offset, line in tail.lines():
                 yield _message(offset, line)
                 if is_last(line):
                     return
             if not goes_on:
                 break
-            if not (await asyncio.wait([change, refused], timeout=_SIGN, return_when=asyncio.FIRST_COMPLETED))[0]:
+            if not (await asyncio.wait(events, timeout=_SIGN, return_when=asyncio.FIRST_COMPLETED))[0]:
                 yield b":\n\n"
         if refused.done():
             yield _gone(refused.result())
