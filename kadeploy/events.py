@@ -65,6 +65,8 @@ class Began(_Event, frozen=True, kw_only=True):
     """What people should know: where a plan is not what the configuration says."""
     usual: Mapping[str, Mapping[str, float]] = {}
     """Seconds that implementations usually take, by cluster; empty where that is not known."""
+    passing: Mapping[str, tuple[str, ...]] = {}
+    """Nodes that leave out an implementation of their plan, by its name."""
 
 
 class LeftOut(_Event, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal, Protocol
@@ -253,15 +253,18 @@ def run(
     numbers: Iterator[int] | None = None,
     ways: Mapping[str, Way] | None = None,
     leaving: Leaving | None = None,
+    passing: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Final]:
     """Bring *nodes* through *plan* and answer with the end of each.
 
     *perform* runs in a thread per set of nodes. Once *stop* is set no attempt begins, and the nodes that are not at
     their end are aborted as soon as the running attempts answer. *numbers* numbers the attempts, for automata that
     share a workflow. *ways* tells how far nodes have come already; the others begin. Nodes are taken from it while it
-    runs by *leaving*.
+    runs by *leaving*. *passing* has the nodes that leave out an implementation, by its name: where it would be theirs,
+    they begin with the next one, as a set of their own. The last implementation of a macro-step nobody leaves out.
     """
-    automaton = _Automaton(plan, perform, observer, stop, numbers or itertools.count(1))
+    left_out = {name: frozenset(names) for name, names in (passing or {}).items()}
+    automaton = _Automaton(plan, perform, observer, stop, numbers or itertools.count(1), left_out)
     if leaving:
         automaton.ends = leaving.ends
     return automaton.run({node: (ways or {}).get(node, Way()) for node in nodes})
@@ -307,6 +310,7 @@ class _Automaton:
     observer: Observer
     stop: threading.Event
     numbers: Iterator[int]
+    passing: Mapping[str, frozenset[str]] = field(default_factory=dict)
     ends: queue.SimpleQueue[_End | _Taken] = field(default_factory=queue.SimpleQueue)
     running: int = 0
     history: dict[str, tuple[Tried, ...]] = field(default_factory=dict)
@@ -347,9 +351,20 @@ class _Automaton:
         elif self.stop.is_set():
             self._finish(nodes, aborted=True)
         else:
-            self._start(place, tuple(nodes))
+            passing = self._passing(place)
+            self._start(place, tuple(node for node in nodes if node not in passing))
+            following = replace(place, choice=place.choice + 1, retry=0)
+            self._enter(following, {node: outcome for node, outcome in nodes.items() if node in passing})
+
+    def _passing(self, place: Place) -> frozenset[str]:
+        """The nodes that leave out the implementation at *place*."""
+        ways = self.plan[place.step][1]
+        last = place.choice + 1 == len(ways)
+        return frozenset() if last else self.passing.get(ways[place.choice].name, frozenset())
 
     def _start(self, place: Place, nodes: tuple[str, ...], goes_on: GoesOn | None = None) -> None:
+        if not nodes:
+            return
         macro_step, implementations = self.plan[place.step]
         chosen = implementations[place.choice]
         attempt = Attempt(macro_step, chosen.name, place.retry, chosen.timeout, next(self.numbers), goes_on)

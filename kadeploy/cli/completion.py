@@ -186,12 +186,8 @@ def steps(incomplete: str) -> list[str]:
     from kadeploy.runner import playbooks  # noqa: PLC0415 - for the TAB key alone
 
     service = _service()
-    used = dict.fromkeys(
-        way.name
-        for cluster in service.configuration.clusters.values()
-        for ways in cluster.macro_steps.values()
-        for way in ways
-    )
+    clusters = service.configuration.clusters.values()
+    used = dict.fromkeys(name for cluster in clusters for name in cluster.implementations)
     macro, colon, _ = incomplete.partition(":")
     if not colon:
         return _starting(incomplete, [*playbooks.MACRO_STEPS, *used])

@@ -196,6 +196,11 @@ class Implementation(Struct, frozen=True, kw_only=True, rename={"name": "impleme
     timeout: Count = 0
 
 
+AUTO = "auto"
+"""In place of an implementation: kexec where it has proved itself, else the ways behind it (`operations.choice`)."""
+KEXEC = {"SetDeploymentEnv": "SetDeploymentEnvKexec", "BootNewEnv": "BootNewEnvKexec"}
+"""What `AUTO` stands for, by macro-step."""
+
 StepTable = tuple[tuple[str, tuple[Implementation, ...]], ...]
 """Macro-steps in order, each with its implementations in order of preference: a plan for `workflow.run`."""
 
@@ -292,6 +297,12 @@ class Cluster(Struct, frozen=True, kw_only=True):
         have_bmcs = any(node.bmc for node in members.values())
         yield from _bmcs_wrong(self.power, have_bmcs, "the nodes have BMCs" if have_bmcs else "")
         yield from _timeouts_wrong(self.timeouts, len(members))
+
+    @property
+    def implementations(self) -> list[str]:
+        """All that its deployments may go through, in order; kexec where they choose."""
+        ways = ((step, way.name) for step, each in self.macro_steps.items() for way in each)
+        return [KEXEC.get(step, name) if name == AUTO else name for step, name in ways]
 
     def take(self, nodes: Iterable[Node], stranger: str) -> Iterator[Wrong]:
         """Have *nodes*, which its inventory tells; what is wrong with the cluster now.
@@ -446,6 +457,10 @@ def _macro_steps_wrong(cluster: Cluster) -> Iterator[Wrong]:
             continue
         for rank, way in enumerate(ways):
             place = ("macro_steps", step, rank, "implementation")
+            if way.name == AUTO:
+                said = _auto_wrong(step, rank, ways)
+                yield from [Wrong(place, said)] if said else []
+                continue
             if not way.name.startswith(step):
                 yield Wrong(
                     place, f"{shown(way.name)} is no implementation of {step}; expected a name such as {step}Mine."
@@ -456,6 +471,21 @@ def _macro_steps_wrong(cluster: Cluster) -> Iterator[Wrong]:
     missing = [step for step in known if not cluster.macro_steps.get(step)]
     if missing and set(cluster.macro_steps) <= set(known):  # else one of them has a wrong name
         yield Wrong(("macro_steps",), f"expected at least one implementation of {', '.join(missing)}.")
+
+
+def _auto_wrong(step: str, rank: int, ways: tuple[Implementation, ...]) -> str:
+    """What is wrong with the word `AUTO` at that place; empty when nothing is."""
+    if step not in KEXEC:
+        return f"{AUTO} chooses how nodes boot, and {step} boots none; expected an implementation, as {step}Chain."
+    if rank:
+        return f"{AUTO} is only known in the first place; expected an implementation."
+    others = [way.name for way in ways[1:] if way.name not in (AUTO, KEXEC[step])]
+    if not others:
+        usual = DEFAULT_MACRO_STEPS[step][0].name
+        return f"behind {AUTO} nothing boots through the firmware; expected another way behind it, as {usual}."
+    if any(way.name == KEXEC[step] for way in ways):
+        return f"{AUTO} stands for {KEXEC[step]}, which is given too; leave out one of the two."
+    return ""
 
 
 def _value(held: object, key: tuple[str, ...]) -> object:

@@ -24,7 +24,7 @@ from kadeploy.environments.reference import Reference
 from kadeploy.errors import MissingOptionError, NodeListError, OptionError, VlanError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import fold, require_few
-from kadeploy.operations import custom, permission, placement, plan, production, quarantine
+from kadeploy.operations import choice, custom, permission, placement, plan, production, quarantine
 from kadeploy.operations.requests import (
     DeployRequest,
     Described,
@@ -82,17 +82,21 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
     assignments = parts.assignments("deploy", environment=environment)
     notes: list[str] = []
     plans: dict[str, StepTable] = {}
+    passing: dict[str, tuple[str, ...]] = {}
     for name, each in assignments.items():
         _fits(each)
         _boots(each)
-        chosen, changes = plan.deployment(each.cluster, environment, options.no_kexec, request.force_steps)
+        wanted, changes = plan.deployment(each.cluster, environment, options.no_kexec, request.force_steps)
+        is_forced = request.force_steps is not None
+        chosen, left_out, told = choice.Chosen(wanted) if is_forced else choice.made(configuration.site, each, wanted)
         for way in (way for ways in chosen.values() for way in ways):
             playbooks.require_implementation(way.name, configuration.folder)
         if options.breakpoint:
             used = [way.name for ways in chosen.values() for way in ways]
             plan.check_breakpoint(custom.as_used(options.breakpoint, used), chosen, configuration.folder)
         plans[name] = tuple(chosen.items())
-        notes += [f"{name}: {change}" for change in changes]
+        passing |= {way: (*passing.get(way, ()), *names) for way, names in left_out.items()}
+        notes += [f"{name}: {change}" for change in (*changes, *told)]
     _singular(options, request.nodes)
     assignments = _as_planned(assignments, plans)
     kept = NO_ENVIRONMENT if anonymous else OnNode.of(environment)
@@ -100,6 +104,7 @@ def deploy(request: DeployRequest, configuration: Configuration) -> Work:
         assignments,
         plans,
         States("deploying", "deployed", "deploy_failed", ok_environment=kept, environment=kept),
+        passing=passing,
         environment=environment,
         anonymous=anonymous,
         uploads=request.uploads,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 
-from kadeploy.config.cluster import StepTable
+from kadeploy.config.cluster import Implementation, StepTable
 from kadeploy.errors import DatabaseError
 from kadeploy.events import Began
 from kadeploy.operations.work import Work
@@ -34,6 +34,8 @@ class Forecast:
     """By cluster."""
     clusters: Mapping[str, str]
     """By node."""
+    passing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Nodes that leave out an implementation, by its name."""
 
     def left(self, attempt: Attempt, nodes: Sequence[str], elapsed: float) -> float | None:
         """Seconds until *nodes*, *elapsed* seconds into *attempt*, come to the end of all macro-steps.
@@ -41,7 +43,7 @@ class Forecast:
         None: there is no basis; infinite: they take longer than usual. It goes down as time goes on, never below 0.
         """
         cluster = self.clusters[nodes[0]]
-        names = [ways[0].name for _, ways in self._after(cluster, attempt.macro_step)]
+        names = [self._first(nodes[0], ways) for _, ways in self._after(cluster, attempt.macro_step)]
         times = [self.usual[cluster].get(name) for name in (attempt.implementation, *names)]
         known = [seconds for seconds in times if seconds is not None]
         if len(known) < len(times):
@@ -51,6 +53,11 @@ class Forecast:
             return math.inf
         return max(0.0, now - elapsed) + sum(later)
 
+    def _first(self, node: str, ways: Sequence[Implementation]) -> str:
+        """The implementation that the node tries first."""
+        mine = (way.name for way in ways if node not in self.passing.get(way.name, ()))
+        return next(mine, ways[-1].name)
+
     def _after(self, cluster: str, macro_step: str) -> StepTable:
         steps = [name for name, _ in self.plans[cluster]]
         return self.plans[cluster][steps.index(macro_step) + 1 :]
@@ -59,7 +66,7 @@ class Forecast:
 def of(event: Began) -> Forecast | None:
     """What can be said of an operation when it begins; None where nothing can."""
     clusters = {node: cluster for cluster, nodes in event.groups.items() for node in nodes}
-    return Forecast(event.usual, event.plans, clusters) if event.usual else None
+    return Forecast(event.usual, event.plans, clusters, event.passing) if event.usual else None
 
 
 def usual(work: Work) -> dict[str, dict[str, float]]:

@@ -295,6 +295,7 @@ def _began(work: Work) -> Began:
         plans={cluster: work.plans[cluster] for cluster in work.groups},
         notes=work.notes,
         usual=forecast.usual(work),
+        passing=work.passing,
     )
 
 
@@ -336,7 +337,17 @@ def _run_cluster(
     names, plan = work.groups[cluster], work.plans[cluster]
     try:
         ways = work.resumption.ways if work.resumption else None
-        workflow.run(names, plan, player.perform, observer, stop, numbers=numbers, ways=ways, leaving=leaving)
+        workflow.run(
+            names,
+            plan,
+            player.perform,
+            observer,
+            stop,
+            numbers=numbers,
+            ways=ways,
+            leaving=leaving,
+            passing=work.passing,
+        )
     finally:
         channel.leave()
 

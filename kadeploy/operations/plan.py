@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from kadeploy.config.cluster import Cluster, Implementation
+from kadeploy.config.cluster import AUTO, Cluster, Implementation
 from kadeploy.environments.environment import Environment
 from kadeploy.errors import OptionError
 from kadeploy.hints import did_you_mean
@@ -33,7 +33,7 @@ def deployment(
     """The steps for deploying *environment* on *cluster*, and what was changed, for people (reference §5.4).
 
     A pre-install of the environment replaces all ways of preparing the disk, unless the user forced the steps. What
-    cannot be started by kexec is rebooted.
+    cannot be started by kexec is rebooted. What is left to `choice` is still left to it.
 
     Raises:
         OptionError: the environment has more images than one of the ways can send.
@@ -41,10 +41,11 @@ def deployment(
     steps = {name: (cluster.macro_steps if forced is None else forced)[name] for name in MACRO_STEPS}
     notes: list[str] = []
     if forced is None and environment.preinstall is not None:
-        steps["SetDeploymentEnv"] = (_renamed(steps["SetDeploymentEnv"][0], CUSTOM_PRE_INSTALL),)
+        first = next(way for way in steps["SetDeploymentEnv"] if way.name != AUTO)
+        steps["SetDeploymentEnv"] = (renamed(first, CUSTOM_PRE_INSTALL),)
         notes.append(f"the environment has a pre-install: {CUSTOM_PRE_INSTALL} prepares the disk")
     no_kexec = no_kexec or not environment.kexec
-    if reason := _why_no_kexec(cluster, environment, no_kexec):
+    if reason := why_no_kexec(cluster, environment, no_kexec):
         changed = _with(steps, "BootNewEnv", lambda ways: _without(ways, "BootNewEnvKexec", "BootNewEnvClassical"))
         if no_kexec:
             changed = _with(
@@ -75,7 +76,7 @@ def lines(plan: Plan) -> list[str]:
     return told
 
 
-def _why_no_kexec(cluster: Cluster, environment: Environment, asked: bool) -> str:
+def why_no_kexec(cluster: Cluster, environment: Environment, asked: bool) -> str:
     """Why kexec is out of the question; empty when it is not."""
     if not environment.kexec:
         return "the environment's options say kexec: false"
@@ -104,7 +105,8 @@ def _slower(way: Implementation, name: str) -> Implementation:
     return msgspec.structs.replace(way, name=name, timeout=timeout)
 
 
-def _renamed(way: Implementation, name: str) -> Implementation:
+def renamed(way: Implementation, name: str) -> Implementation:
+    """*way* under another name, with as many tries and as much time."""
     return msgspec.structs.replace(way, name=name)
 
 

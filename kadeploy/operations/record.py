@@ -47,6 +47,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Why the others do not."""
     plans: Mapping[str, StepTable]
     """By cluster."""
+    passing: Mapping[str, tuple[str, ...]] = {}
+    """Nodes that leave out an implementation of their plan, by its name."""
     assignments: Mapping[str, Assignment]
     """By cluster, with files that are on this machine."""
     states: States

@@ -153,9 +153,9 @@ class Recorder(Results):
             groups.setdefault((state, environment), []).append(name)
         for (state, environment), names in groups.items():
             self._set_state(names, state, environment)
-        ko = _with(finals, Verdict.KO)
-        journal.node_state(self.work.wid, [name for name in finals if name not in set(ko)], "ok")
-        journal.node_state(self.work.wid, ko, "ko")
+        ok = [name for name, final in finals.items() if final.verdict is not Verdict.KO]
+        journal.node_state(self.work.wid, ok, "ok")
+        journal.node_state(self.work.wid, _with(finals, Verdict.KO), "ko")
 
     def _free(self) -> None:
         """Give back nodes that are out of our hands, once how they ended has been written down."""
@@ -200,5 +200,18 @@ def _log_row(work: Work, name: str, final: Final) -> LogRow:
         success=final.verdict is not Verdict.KO,
         error=final.message if final.verdict is Verdict.KO else "",
         md5=work.environment.image.md5 if work.environment else "",
+        given_up=",".join(_given_up(final)),
         **columns,  # type: ignore[arg-type]
     )
+
+
+def _given_up(final: Final) -> list[str]:
+    """Implementations whose last try failed, and after which the node went on with another of the macro-step."""
+    tries = [tried for tried in final.history if tried.verdict is not Verdict.LATE]
+    last = {tried.attempt.macro_step: tried.attempt.implementation for tried in tries}
+    verdicts = {tried.attempt.implementation: tried for tried in tries}
+    return [
+        name
+        for name, tried in verdicts.items()
+        if tried.verdict is Verdict.KO and last[tried.attempt.macro_step] != name
+    ]

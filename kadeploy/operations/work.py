@@ -78,6 +78,8 @@ class Work:
     """Nodes by cluster."""
     plans: Mapping[str, StepTable]
     """By cluster."""
+    passing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Nodes that leave out an implementation of their plan, by its name: it was chosen for others alone."""
     assignments: Mapping[str, Assignment]
     """By cluster: what all its attempts have in common."""
     states: States

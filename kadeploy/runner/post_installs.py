@@ -152,7 +152,7 @@ def _mistakes(cluster: Cluster, config_dir: Path) -> Iterator[str]:
 def homeless(cluster: Cluster, config_dir: Path) -> Iterator[tuple[str, str]]:
     """Implementations of *cluster* that have no place for one of its post-installs, and that post-install."""
     known = playbooks.implementations(config_dir)
-    names = [way.name for ways in cluster.macro_steps.values() for way in ways if way.name in known]
+    names = [name for name in cluster.implementations if name in known]
     anchors = {name: _anchors(known[name], config_dir) for name in names}
     for each in cluster.post_installs:
         for name in names if each.name else ():

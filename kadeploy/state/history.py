@@ -40,7 +40,7 @@ FIELDS = (
     "error",
 )
 """What ``kastat3 -d`` prints, in this order (reference §1.6)."""
-MORE_FIELDS = ("wid", "operation")
+MORE_FIELDS = ("wid", "operation", "given_up")
 """Printed when asked for."""
 RETRY_FIELDS = ("start", "hostname", "retry_step1", "retry_step2", "retry_step3")
 """What ``kastat3 -a`` prints."""

@@ -52,6 +52,8 @@ class LogRow(msgspec.Struct, frozen=True, kw_only=True):
     """Checksum of the image."""
     success: bool
     error: str = ""
+    given_up: str = ""
+    """Implementations that failed before another one of their macro-step was tried, with commas."""
 
 
 def new_workflow_id(operation: Operation) -> str:

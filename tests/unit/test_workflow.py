@@ -53,9 +53,9 @@ def plan(*steps: str) -> list[tuple[str, list[Implementation]]]:
     return result
 
 
-def play(steps, answer, nodes=NODES, stop=None, leaving=None):
+def play(steps, answer, nodes=NODES, stop=None, leaving=None, passing=None):
     journal = Journal()
-    finals = run(nodes, steps, answer, journal, stop or threading.Event(), leaving=leaving)
+    finals = run(nodes, steps, answer, journal, stop or threading.Event(), leaving=leaving, passing=passing)
     return finals, journal
 
 
@@ -407,6 +407,62 @@ def test_any_pattern_of_failures_takes_each_node_its_own_way_to_one_verdict(scen
         elif kind == "ended":
             busy -= set(nodes)
     assert not busy
+
+
+# --- nodes that leave out an implementation ---------------------------------------------------------------------------
+
+
+def test_nodes_that_leave_out_a_way_begin_with_the_next_one_as_a_set_of_their_own() -> None:
+    ok = lambda _, nodes: dict.fromkeys(nodes, OK)  # noqa: E731 - one line says it
+    finals, journal = play(plan("A:A1:1,A2:0", "B:B1:0"), ok, passing={"A1": NODES[4:]})
+    assert verdicts(finals) == {"ok": 16}
+    assert journal.tries()[:2] == [("A1", 0, NODES[:4]), ("A2", 0, NODES[4:])]
+
+
+def test_no_attempt_begins_without_nodes_and_the_last_way_is_left_out_by_nobody() -> None:
+    finals, journal = play(
+        plan("A:A1:0,A2:0"), lambda _, nodes: dict.fromkeys(nodes, OK), passing=dict.fromkeys(("A1", "A2"), NODES)
+    )
+    assert verdicts(finals) == {"ok": 16}
+    assert journal.tries() == [("A2", 0, NODES)]
+
+
+def test_a_node_that_is_gone_leaves_out_the_same_way_when_it_comes_back() -> None:
+    calls: Counter[str] = Counter()
+
+    def answer(attempt, nodes):
+        calls[attempt.implementation] += 1
+        return dict.fromkeys(nodes, GONE if attempt.implementation == "B1" and calls["B1"] == 1 else OK)
+
+    _, journal = play(plan("A:A1:0,A2:0", "B:B1:1"), answer, passing={"A1": NODES})
+    assert [name for name, _, _ in journal.tries()] == ["A2", "B1", "A2", "B1"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(scenarios(), st.data())
+def test_each_node_goes_the_way_that_it_would_go_without_what_it_leaves_out(scenario, data) -> None:
+    steps, answers = scenario
+    names = [way.name for _, ways in steps for way in ways]
+    some = st.lists(st.sampled_from(sorted(answers)), unique=True)
+    passing = data.draw(st.dictionaries(st.sampled_from(names), some), label="passing")
+    finals, _ = play(
+        steps,
+        lambda attempt, nodes: {
+            node: outcome
+            for node in nodes
+            if (outcome := answers[node][attempt.implementation, attempt.retry, attempt.goes_on is not None])
+        },
+        nodes=tuple(answers),
+        passing=passing,
+    )
+    for node, own in answers.items():
+        mine = [
+            (name, [way for way in ways if way is ways[-1] or node not in passing.get(way.name, ())])
+            for name, ways in steps
+        ]
+        verdict, path = expected(mine, own)
+        assert finals[node].verdict.value == verdict
+        assert [(t.attempt.implementation, t.attempt.retry) for t in finals[node].history] == path
 
 
 # --- nodes that are taken meanwhile ---------------------------------------------------------------------------------

@@ -514,6 +514,49 @@ def test_a_broadcast_of_the_sites_own_needs_its_command(tmp_path: Path) -> None:
     assert refused(folder(tmp_path, cluster=text)) == said
 
 
+BEHIND = "[0]: behind auto nothing boots through the firmware; expected another way behind it, as BootNewEnvClassical."
+AUTO = [
+    (
+        ("BroadcastEnv", "auto"),
+        "[0]: auto chooses how nodes boot, and BroadcastEnv boots none; expected an implementation, as "
+        "BroadcastEnvChain.",
+    ),
+    (("BootNewEnv", "auto"), BEHIND),
+    (("BootNewEnv", "auto", "BootNewEnvKexec"), BEHIND),
+    (
+        ("BootNewEnv", "BootNewEnvClassical", "auto"),
+        "[1]: auto is only known in the first place; expected an implementation.",
+    ),
+    (
+        ("BootNewEnv", "auto", "BootNewEnvKexec", "BootNewEnvClassical"),
+        "[0]: auto stands for BootNewEnvKexec, which is given too; leave out one of the two.",
+    ),
+]
+"""A macro-step with its implementations, where the word auto is wrong, and what is said of it."""
+
+
+@pytest.mark.parametrize(("steps", "told"), AUTO)
+def test_the_word_auto_is_refused_where_it_has_no_meaning(tmp_path: Path, steps: tuple[str, ...], told: str) -> None:
+    step, *ways = steps
+    usual = {"BroadcastEnv": "BroadcastEnvChain", "BootNewEnv": "BootNewEnvClassical"}[step]
+    listed = "".join(f"\n    - implementation: {way}" for way in ways)
+    text = CLUSTER.replace(f"{step}:\n    - implementation: {usual}", f"{step}:{listed}")
+    rank, _, said = told.partition(": ")
+    refusal = refused(folder(tmp_path, cluster=text))
+    assert refusal.endswith(f"macro_steps.{step}{rank}.implementation: {said}"), refusal
+
+
+@pytest.mark.parametrize("step", ["SetDeploymentEnv", "BootNewEnv"])
+def test_the_word_auto_comes_first_and_has_retries_and_a_time_out(tmp_path: Path, step: str) -> None:
+    way = {"SetDeploymentEnv": "SetDeploymentEnvUntrusted", "BootNewEnv": "BootNewEnvClassical"}[step]
+    auto = f"{step}:\n    - {{implementation: auto, retries: 1, timeout: 60}}\n"
+    text = CLUSTER.replace(f"{step}:\n", auto)
+    gdx = load_configuration(folder(tmp_path, cluster=text)).clusters["gdx"]
+    first, second = gdx.macro_steps[step]
+    assert (first.name, first.retries, first.timeout, second.name) == ("auto", 1, 60, way)
+    assert {f"{step}Kexec", way} <= set(gdx.implementations)
+
+
 def test_a_node_that_two_ranges_have_is_told_with_the_line_of_the_second(tmp_path: Path) -> None:
     text = CLUSTER.replace("arch:", '  - name: "gdx-[3-4].site"\narch:')
     said = f"{tmp_path}/clusters/gdx.yml:7: nodes[1].name: gdx-3.site is listed twice."
