@@ -486,8 +486,7 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         '"user" VARCHAR(255) NOT NULL, made BIGINT NOT NULL, tries INTEGER NOT NULL, due BIGINT, sent BIGINT, '
         "error TEXT NOT NULL, PRIMARY KEY (wid, channel))",
         "CREATE INDEX outbox_due ON outbox (due)",
-        "CREATE TABLE days (day BIGINT NOT NULL PRIMARY KEY, number BIGINT NOT NULL, last BIGINT NOT NULL, "
-        "sums LONGTEXT NOT NULL)",
+        "CREATE TABLE days (day BIGINT NOT NULL PRIMARY KEY, changes BIGINT NOT NULL, sums LONGTEXT)",
     ),
     9: ("ALTER TABLE log ADD COLUMN given_up VARCHAR(255) NOT NULL DEFAULT ''",),
 }
@@ -623,11 +622,13 @@ def chunked(items: Iterable[ItemT], size: int = CHUNK) -> Iterator[list[ItemT]]:
 
 def upsert(table: type[Row], rows: Iterable[Mapping[str, Any]], key: Sequence[Any], replaced: Sequence[Any]) -> None:
     """Insert *rows*; where one with the same *key* exists, replace its *replaced* columns."""
-    on_conflict: dict[str, Any] = {"preserve": replaced}
-    if not isinstance(DB.obj, peewee.MySQLDatabase):
-        on_conflict["conflict_target"] = key
     for part in chunked(rows):
-        table.insert_many(part).on_conflict(**on_conflict).execute()
+        table.insert_many(part).on_conflict(**conflict(key), preserve=replaced).execute()
+
+
+def conflict(key: Sequence[Any]) -> dict[str, Any]:
+    """What peewee wants to know of a row whose *key* exists: MySQL finds out by itself."""
+    return {} if isinstance(DB.obj, peewee.MySQLDatabase) else {"conflict_target": key}
 
 
 def insert(table: type[Row], rows: Iterable[Mapping[str, Any]], ignore: bool = False) -> None:

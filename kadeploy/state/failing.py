@@ -4,27 +4,30 @@ A failure counts where it is the node's own: the same operation went well on ano
 in it, its image went well on another node within the rule's days. A whole operation that fails says nothing of a node,
 nor does one that was stopped. What a node did before its last quarantine ended does not count.
 
-The log may be long. Each node's last deployments are found in its index, and of the site's only the newest
-`kadeploy.state.overview.MOST` rows are looked at.
+The log may be long. Each node's last deployments are found in its index, and of the site's only the newest `MOST` rows
+are looked at.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from peewee import Case, fn
 
 from kadeploy.config.site import Quarantine, Site
 from kadeploy.nodeset import natural_key
-from kadeploy.state import overview, quarantine
+from kadeploy.state import quarantine
 from kadeploy.state.database import chunked, connect, fetch, with_numbers
+from kadeploy.state.days import DAY
 from kadeploy.state.history import Image, counts
-from kadeploy.state.overview import Period, within
+from kadeploy.state.overview import Period
 from kadeploy.state.tables import Log
 
+MOST = 100_000
+"""Rows of the log that are looked at: the newest ones."""
 _MORE = 5
 """Times as many deployments are read of a node as the rule looks at: some say nothing of it."""
 
@@ -63,7 +66,7 @@ def failing(site: Site, nodes: Sequence[str] | None = None) -> list[Failing]:
         return []
     connect(site)
     now = int(time.time())
-    period = overview.counted(now - rule.days * overview.DAY, now)
+    period = _counted(now - rule.days * DAY, now)
     names = _suspects(rule, period) if nodes is None else list(dict.fromkeys(nodes))
     ends = quarantine.ends(site, names)
     last = {name: _last(name, rule, max(period.since, ends.get(name, 0) + 1)) for name in names}
@@ -73,10 +76,25 @@ def failing(site: Site, nodes: Sequence[str] | None = None) -> list[Failing]:
     return sorted(found, key=lambda each: natural_key(each.node))
 
 
+def _counted(since: int, now: int) -> Period:
+    """From *since* to *now*, as far as the newest `MOST` rows of the log go back."""
+    newest = Log.select(Log.start).where(Log.start >= since).order_by(Log.start.desc())
+    more = fetch(newest.limit(1).offset(MOST))
+    return Period(more[0][0] + 1 if more else since, now)
+
+
+def _within(query: Any, period: Period) -> Any:
+    """*query* for deployments of *period*, which the index on the start finds.
+
+    The one on the operation would have the whole log read; it does not know an operation within an expression.
+    """
+    return query.where(Log.start.between(period.since, period.until), fn.COALESCE(Log.operation, "") == "deploy")
+
+
 def _suspects(rule: Quarantine, period: Period) -> list[str]:
     """Nodes that have failed so often within *period* that a look at their last deployments is worth it."""
     failures = fn.SUM(Case(None, ((Log.success, 0),), 1))
-    query = within(Log.select(Log.hostname, failures).where(counts()), period)
+    query = _within(Log.select(Log.hostname, failures).where(counts()), period)
     rows = fetch(with_numbers(query, Log.start, Log.success).group_by(Log.hostname))
     return [name for name, failed in rows if _is_too_often(rule, int(failed))]
 
@@ -143,7 +161,7 @@ def _went_well(images: Collection[Image], period: Period) -> dict[Image, tuple[s
     Images that went well nowhere are missing.
     """
     columns = (Log.env, Log.md5)
-    query = within(Log.select(*columns, fn.MIN(Log.hostname), fn.MAX(Log.hostname)).where(Log.success), period)
+    query = _within(Log.select(*columns, fn.MIN(Log.hostname), fn.MAX(Log.hostname)).where(Log.success), period)
     parts = chunked(sorted({image.env for image in images}))
     found = (row for part in parts for row in fetch(query.where(Log.env.in_(part)).group_by(*columns)))
     return {Image(env, md5): (first, last) for env, md5, first, last in found}

@@ -13,7 +13,8 @@ from peewee import Case, fn
 from kadeploy.config.site import Site
 from kadeploy.errors import OptionError
 from kadeploy.nodeset import natural_key
-from kadeploy.state.database import chunked, connect, fetch, stream, with_numbers
+from kadeploy.state import kept_days
+from kadeploy.state.database import chunked, connect, fetch, stream, transaction, with_numbers
 from kadeploy.state.tables import Log, Moment, NodeState
 from kadeploy.workflow import ABORTED, Operation
 
@@ -261,7 +262,9 @@ def forget(site: Site, before: int, dry_run: bool = False) -> int:
     connect(site)
     if dry_run:
         return int(Log.select().where(Log.start < before).count())
-    return int(Log.delete().where(Log.start < before).execute())
+    with transaction():
+        kept_days.removed(before)
+        return int(Log.delete().where(Log.start < before).execute())
 
 
 def strangers(site: Site, nodes: Sequence[str]) -> list[str]:

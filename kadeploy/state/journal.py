@@ -20,7 +20,7 @@ from kadeploy.environments.environment import Environment
 from kadeploy.errors import UnknownWorkflowError
 from kadeploy.hints import did_you_mean
 from kadeploy.nodeset import natural_key
-from kadeploy.state import controllers
+from kadeploy.state import controllers, kept_days
 from kadeploy.state.database import chunked, connect, fetch, insert, records, transaction
 from kadeploy.state.tables import Log, Progress, Workflow
 from kadeploy.workflow import Operation
@@ -135,6 +135,7 @@ def end(wid: str, rows: Iterable[LogRow], state: Literal["ended", "aborted"] = "
             "anonymous_env": flow.anonymous,
         }
         insert(Log, [shared | msgspec.structs.asdict(row) for row in rows])
+        kept_days.changed([flow.started])
         Workflow.delete().where(Workflow.ended < now - KEPT_DAYS * 86400).execute()
     return True
 

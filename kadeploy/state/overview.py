@@ -1,38 +1,35 @@
 """The log of a period as a whole, for the page that shows it: rates, reasons, durations, and how busy the site was.
 
-A log may have ten million rows and a page many readers. So the rows are found by the index on their start, only the
-newest `MOST` of them count, the database sums them up, and what was found is told again for `KEPT` seconds.
+A log may have ten million rows and a page many readers. So past days are summed up once (see `kadeploy.state.days`),
+and what was found is told again for `KEPT` seconds.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from operator import add
+from typing import cast
 
 import msgspec
-import peewee
-from peewee import Case, fn
 
 from kadeploy.config.site import Site
-from kadeploy.nodeset import natural_key
-from kadeploy.state.database import DB, connect, fetch, url_of, with_numbers
-from kadeploy.state.history import STEPS, Durations, Image, Rate, Selection, counts, durations
-from kadeploy.state.load import Load
-from kadeploy.state.tables import Log
-from kadeploy.workflow import Operation
+from kadeploy.errors import DatabaseError
+from kadeploy.state.database import connect, url_of
+from kadeploy.state.days import Sums, summed
+from kadeploy.state.history import Durations, Image, Rate, worst_first
+from kadeploy.state.load import DAY, HOUR, Load
 
-DAY = 86400
-HOUR = 3600
-MOST = 100_000
-"""Rows of the log that a period has at most: the newest ones."""
 KEPT = 60.0
 """Seconds for which an overview is told again."""
-_GROUPS = 20_000
-"""Rows of one answer of the database."""
-_TOLD = 120
-"""Characters of an error's beginning, in which its macro- and micro-step are named."""
+_SLICES = 60
+"""Of the timeline, at most."""
+_WAITING = 2
+"""Threads that wait for the first look of another one: a service has few for all who ask."""
 
 
 class Period(msgspec.Struct, frozen=True):
@@ -40,8 +37,6 @@ class Period(msgspec.Struct, frozen=True):
 
     since: int
     until: int
-    is_whole: bool
-    """False: there was more than is counted, and *since* is when the oldest that counts began."""
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -89,6 +84,7 @@ class Overview(msgspec.Struct, frozen=True):
     timeline: list[Durations]
     """Means over time, of deployments that failed as well."""
     load: list[Load]
+    """Of operations of all kinds."""
     uses: list[Use]
     """Most frequent first."""
 
@@ -98,132 +94,102 @@ class Overview(msgspec.Struct, frozen=True):
         return sum(each.operations for each in self.rates)
 
 
-_kept: dict[tuple[str, int, str], tuple[float, Any]] = {}
-_asking = threading.Lock()
+@dataclass
+class _Told:
+    """An overview, and when it was made."""
+
+    at: float = 0.0
+    found: Overview | None = None
+    making: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_old(self) -> bool:
+        return self.found is None or time.monotonic() - self.at >= KEPT
+
+
+_told: dict[tuple[str, int], _Told] = {}
+_waiting = threading.BoundedSemaphore(_WAITING)
 
 
 def overview(site: Site, days: int) -> Overview:
-    """What the last *days* days tell, at most `KEPT` seconds ago; those who ask meanwhile wait for the same answer."""
-    return cast("Overview", _remembered(site, days, "overview", lambda: look(site, days, int(time.time()))))
+    """What the last *days* days tell, at most `KEPT` seconds ago, or what is told until somebody else has looked anew.
+
+    Raises:
+        DatabaseError: the database cannot be used, or `_WAITING` others wait for the first look already.
+    """
+    told = _told.setdefault((url_of(site), days), _Told())
+    if told.is_old:
+        with _turn(told) as is_mine:
+            if is_mine and told.is_old:
+                told.found, told.at = look(site, days, int(time.time())), time.monotonic()
+    return cast("Overview", told.found)
+
+
+@contextmanager
+def _turn(told: _Told) -> Iterator[bool]:
+    """Whether one may look oneself; who finds nothing told waits for who looks already."""
+    is_mine = told.making.acquire(blocking=False)
+    if not is_mine and told.found is None:
+        if not _waiting.acquire(blocking=False):
+            raise DatabaseError("The log is being summed up, which takes some seconds the first time: try again.")
+        try:
+            is_mine = told.making.acquire()
+        finally:
+            _waiting.release()
+    try:
+        yield is_mine
+    finally:
+        if is_mine:
+            told.making.release()
 
 
 def uses(site: Site, days: int) -> list[Use]:
-    """`Overview.uses` alone, which is found sooner; kept alike."""
-
-    def ask() -> list[Use]:
-        connect(site)
-        now = int(time.time())
-        return _uses(counted(now - days * DAY, now))
-
-    return cast("list[Use]", _remembered(site, days, "uses", ask))
-
-
-def _remembered(site: Site, days: int, what: str, ask: Callable[[], Any]) -> Any:
-    key = (url_of(site), days, what)
-    with _asking:
-        found = _kept.get(key)
-        if found is None or time.monotonic() - found[0] >= KEPT:
-            found = _kept[key] = (time.monotonic(), ask())
-    return found[1]
+    """`Overview.uses` alone."""
+    return overview(site, days).uses
 
 
 def look(site: Site, days: int, now: int) -> Overview:
     """What the last *days* days before *now* (Unix seconds) tell, asked of the database."""
     connect(site)
-    period = counted(now - days * DAY, now)
-    slice_ = HOUR if days <= 7 else 6 * HOUR
+    period = Period(now - days * DAY, now)
+    sums = summed(period.since, period.until)
     return Overview(
         period=period,
-        rates=_rates(period),
-        reasons=_reasons(period),
-        durations=_durations(period),
-        timeline=durations(site, Selection(since=period.since, until=period.until)),
-        load=_load(period, slice_),
-        uses=_uses(period),
+        rates=_rates(sums),
+        reasons=_reasons(sums),
+        durations=_durations(sums),
+        timeline=_timeline(sums, -(-24 * days // _SLICES)),
+        load=_load(sums, period, 1 if days <= 7 else 6),
+        uses=_uses(sums),
     )
-
-
-def counted(since: int, now: int) -> Period:
-    """From *since* to *now*, as far as the newest `MOST` rows of the log go back; the thread is connected already."""
-    newest = Log.select(Log.start).where(Log.start >= since).order_by(Log.start.desc())
-    more = fetch(newest.limit(1).offset(MOST))
-    return Period(more[0][0] + 1 if more else since, now, not more)
-
-
-def within(query: Any, period: Period, operation: Operation | None = "deploy") -> Any:
-    """*query* for rows of *period*, which the index on the start finds; *operation* None means all.
-
-    The one on the operation would have the whole log read; it does not know an operation within an expression.
-    """
-    query = query.where(Log.start.between(period.since, period.until))
-    return query if operation is None else query.where(fn.COALESCE(Log.operation, "") == operation)
 
 
 # --- deployments --------------------------------------------------------------------------------------------------
 
 
-def _rates(period: Period) -> list[Rate]:
-    query = Log.select(Log.hostname, fn.COUNT(Log.id), _successes()).where(counts())
-    rows = fetch(with_numbers(within(query, period), Log.start, Log.success).group_by(Log.hostname))
-    found = [Rate(name, total, int(good)) for name, total, good in rows]
-    return sorted(found, key=lambda rate: (-_share(rate), -rate.operations, natural_key(rate.hostname)))
+def _rates(sums: Sums) -> list[Rate]:
+    return worst_first(Rate(name, number, sums.successes[name]) for name, number in sums.deployments.items())
 
 
-def _share(rate: Rate) -> float:
-    return 1 - rate.successes / rate.operations
+def _reasons(sums: Sums) -> list[Reason]:
+    found = [Reason(*steps, failures) for steps, failures in sums.reasons.items()]
+    return sorted(found, key=lambda each: (-each.failures, each.macro, each.micro))
 
 
-def _successes() -> Any:
-    return fn.SUM(Case(None, ((Log.success, 1),), 0))
-
-
-def _reasons(period: Period) -> list[Reason]:
-    beginning = fn.SUBSTR(Log.error, 1, _TOLD).alias("beginning")
-    query = within(Log.select(beginning, fn.COUNT(Log.id)).where(~Log.success, counts()), period)
-    ordered = query.group_by(beginning).order_by(fn.COUNT(Log.id).desc()).limit(_GROUPS)
-    found: dict[tuple[str, str], int] = {}
-    for text, failures in fetch(ordered):
-        found[_steps(text)] = found.get(_steps(text), 0) + failures
-    return sorted(
-        (Reason(*steps, count) for steps, count in found.items()),
-        key=lambda each: (-each.failures, each.macro, each.micro),
-    )
-
-
-def _steps(error: str) -> tuple[str, str]:
-    """Macro- and micro-step that an error begins with.
-
-    >>> _steps("BootNewEnvKexec-wait_reboot: no answer"), _steps("BootNewEnvKexec: no verdict"), _steps("no answer")
-    (('BootNewEnvKexec', 'wait_reboot'), ('BootNewEnvKexec', ''), ('', ''))
-    """
-    where, colon, _ = error.partition(": ")
-    if not colon or not where.replace("-", "_").replace(".", "_").isidentifier():
-        return "", ""
-    macro, _, micro = where.partition("-")
-    return macro, micro
-
-
-def _durations(period: Period) -> list[Usual]:
-    found = [each for step in STEPS for each in _durations_of(period, step)]
-    most: dict[Image, int] = {}
+def _durations(sums: Sums) -> list[Usual]:
+    images: dict[tuple[Image, int], list[tuple[int, int]]] = {}
+    for (env, md5, step, seconds), count in sums.lengths.items():
+        images.setdefault((Image(env, md5), step), []).append((seconds, count))
+    found = [_usual(image, step, sorted(lengths)) for (image, step), lengths in images.items()]
+    most: Counter[Image] = Counter()
     for each in found:
-        most[each.image] = max(each.deployments, most.get(each.image, 0))
+        most[each.image] = max(each.deployments, most[each.image])
     return sorted(found, key=lambda each: (-most[each.image], each.image, each.step))
 
 
-def _durations_of(period: Period, step: int) -> Iterator[Usual]:
-    """By how many deployments took how many seconds: whole seconds are few, however many deployments there are."""
-    seconds = getattr(Log, f"step{step}_duration")
-    columns = (Log.env, Log.md5, seconds)
-    query = within(Log.select(*columns, fn.COUNT(Log.id)).where(Log.success, seconds > 0), period)
-    rows = fetch(with_numbers(query, Log.start, seconds).group_by(*columns).order_by(*columns).limit(_GROUPS))
-    images: dict[Image, list[tuple[int, int]]] = {}
-    for env, md5, length, count in rows:
-        images.setdefault(Image(env, md5), []).append((length, count))
-    for image, lengths in images.items():
-        yield Usual(
-            image, step, sum(count for _, count in lengths), _within_share(lengths, 50), _within_share(lengths, 95)
-        )
+def _usual(image: Image, step: int, lengths: Sequence[tuple[int, int]]) -> Usual:
+    total = sum(count for _, count in lengths)
+    return Usual(image, step, total, _within_share(lengths, 50), _within_share(lengths, 95))
 
 
 def _within_share(lengths: Sequence[tuple[int, int]], percent: int) -> int:
@@ -240,45 +206,35 @@ def _within_share(lengths: Sequence[tuple[int, int]], percent: int) -> int:
     return 0
 
 
-def _uses(period: Period) -> list[Use]:
-    columns = (Log.env, Log.md5, Log.anonymous_env)
-    query = Log.select(*columns, fn.COUNT(Log.id), _successes(), fn.MAX(Log.start)).where(counts())
-    asked = with_numbers(within(query, period), Log.start, Log.success).group_by(*columns)
-    rows = fetch(asked.order_by(fn.COUNT(Log.id).desc(), *columns).limit(_GROUPS))
-    return [Use(Image(env, md5), bool(odd), total, int(good), last) for env, md5, odd, total, good, last in rows]
+def _timeline(sums: Sums, hours: int) -> list[Durations]:
+    """In slices of so many *hours*."""
+    slots: dict[tuple[int, str, str], tuple[int, ...]] = {}
+    for (env, md5, hour), means in sums.means.items():
+        key = (hour - hour % hours, env, md5)
+        slots[key] = tuple(map(add, slots[key], means)) if key in slots else means
+    return [_mean(hour * HOUR, Image(env, md5), *slots[hour, env, md5]) for hour, env, md5 in sorted(slots)]
 
 
-# --- load -----------------------------------------------------------------------------------------------------------
+def _mean(start: int, image: Image, deployments: int, *numbers: int) -> Durations:
+    steps = [seconds / ran if ran else None for seconds, ran in zip(numbers[:3], numbers[3:], strict=True)]
+    return Durations(start, *steps, image=image, operations=deployments)
 
 
-def _load(period: Period, width: int) -> list[Load]:
-    """For each slice of *width* seconds, the seconds that operations of all kinds spent in it, on whatever node."""
-    end = Log.start + sum((getattr(Log, f"step{step}_duration") for step in STEPS[1:]), Log.step1_duration)
-    first, last = _slice(Log.start, width).alias("first"), _slice(end, width).alias("last")
-    query = Log.select(first, last, fn.COUNT(Log.id), fn.SUM(Log.start), fn.SUM(end))
-    numbers = (Log.start, *(getattr(Log, f"step{step}_duration") for step in STEPS))
-    rows = fetch(with_numbers(within(query, period, None), *numbers).group_by(first, last).limit(_GROUPS))
+def _uses(sums: Sums) -> list[Use]:
+    found = [
+        Use(Image(env, md5), is_anonymous, number, sums.good[env, md5, is_anonymous], sums.last[env, md5, is_anonymous])
+        for (env, md5, is_anonymous), number in sums.uses.items()
+    ]
+    return sorted(found, key=lambda each: (-each.deployments, each.image, each.is_anonymous))
+
+
+def _load(sums: Sums, period: Period, hours: int) -> list[Load]:
+    """For each slice of so many *hours*, the seconds that operations spent in it, on whatever node."""
+    width = hours * HOUR
     begin = period.since - period.since % width
     spent = dict.fromkeys(range(begin, period.until + 1, width), 0)
-    for begins, ends, count, starts, finishes in rows:
-        for at, seconds in _spread(int(begins) * width, int(ends) * width, count, int(starts), int(finishes), width):
-            if at in spent:
-                spent[at] += seconds
+    seconds = 0
+    for hour in range(begin // HOUR, period.until // HOUR + 1):
+        seconds += sums.load[hour]
+        spent[hour * HOUR - hour * HOUR % width] += seconds
     return [Load(start, width, seconds / width) for start, seconds in spent.items()]
-
-
-def _slice(moment: Any, width: int) -> Any:
-    """In which slice of *width* seconds a moment is, counted from the beginning of time; MySQL divides with a rest."""
-    slices = moment / width
-    return slices if isinstance(DB.obj, peewee.SqliteDatabase) else fn.FLOOR(slices)
-
-
-def _spread(first: int, last: int, count: int, starts: int, ends: int, width: int) -> Iterator[tuple[int, int]]:
-    """Seconds by slice of *count* operations that began in the slice *first* and ended in *last*, from sums of both."""
-    if first == last:
-        yield first, ends - starts
-        return
-    yield first, count * (first + width) - starts
-    for between in range(first + width, last, width):
-        yield between, count * width
-    yield last, ends - count * last

@@ -251,15 +251,14 @@ class LongText(peewee.TextField):
 
 
 class DayRow(Row):
-    """What the log tells of operations that began on a day, summed up; see `kadeploy.state.days`."""
+    """What the log tells of operations that began on a day, summed up; see `kadeploy.state.kept_days`."""
 
     day = peewee.BigIntegerField(primary_key=True)
     """Since 1970, UTC."""
-    number = peewee.BigIntegerField()
-    """Rows of the log that it is of."""
-    last = peewee.BigIntegerField()
-    """The highest id among them."""
-    sums = LongText()
+    changes = peewee.BigIntegerField()
+    """How often rows of it were written or removed."""
+    sums = LongText(null=True)
+    """Nothing: nobody has summed them up since."""
 
     class Meta:
         """Table name."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import pytest
 
 from kadeploy.config.site import Site
+from kadeploy.errors import DatabaseError
 from kadeploy.state import database, overview
-from kadeploy.state.history import Image, Rate
-from kadeploy.state.overview import HOUR, Reason, Usual
+from kadeploy.state.history import Durations, Image, Rate
+from kadeploy.state.load import HOUR
+from kadeploy.state.overview import Reason, Usual
 from kadeploy.state.tables import Log
 
 NOW = 1_800_000 * HOUR + 1800
@@ -58,7 +62,7 @@ def test_nodes_that_fail_most_come_first_and_what_a_user_stopped_is_nobodys_fail
     found = overview.look(site, 1, NOW)
     assert found.rates == [Rate("gdx-10.site", 1, 0), Rate("gdx-2.site", 2, 1), Rate("gdx-1.site", 1, 1)]
     assert found.deployments == 4
-    assert found.period == overview.Period(NOW - overview.DAY, NOW, is_whole=True)
+    assert found.period == overview.Period(NOW - overview.DAY, NOW)
 
 
 def test_reasons_are_counted_by_macro_and_micro_step_whatever_follows(site: Site) -> None:
@@ -123,13 +127,23 @@ def test_uses_are_told_by_image_with_the_last_one(site: Site) -> None:
     ]
 
 
-def test_of_a_long_log_the_newest_rows_count_and_the_period_says_so(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(overview, "MOST", 5)
-    recorded(site, *(row(start=NOW - 10 * rank) for rank in range(20)))
-    found = overview.look(site, 1, NOW)
-    assert (found.deployments, found.period.is_whole, found.period.since) == (5, False, NOW - 49)
+def test_the_timeline_has_the_means_of_an_image_in_each_slice(site: Site) -> None:
+    begin = NOW - NOW % HOUR
+    recorded(
+        site,
+        row(start=begin, step3_duration=0),
+        row(start=begin + 1, step1_duration=90, success=False, error="x: y"),
+        row(start=begin + 2, env="tiny:1", step1_duration=0),
+        row(start=begin - HOUR),
+        row(start=begin - HOUR, success=False, error="aborted"),
+    )
+    assert overview.look(site, 1, NOW).timeline == [
+        Durations(begin - HOUR, 60, 30, 10, DEBIAN, 1),
+        Durations(begin, 75, 30, 10, DEBIAN, 2),
+        Durations(begin, None, 30, 10, Image("tiny:1", DEBIAN.md5), 1),
+    ]
+    [day] = {each.start for each in overview.look(site, 30, NOW).timeline}
+    assert day % (12 * HOUR) == 0
 
 
 def test_an_empty_log_tells_nothing(site: Site) -> None:
@@ -147,3 +161,33 @@ def test_what_was_found_is_told_again_for_a_minute(site: Site, monkeypatch: pyte
     assert overview.overview(site, 7).deployments == 2
     monkeypatch.setattr(overview, "KEPT", 0.0)
     assert overview.overview(site, 1).deployments == 2
+
+
+def test_one_thread_looks_and_few_wait_for_the_first_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are refused at once: threads that wait would be missing for everything else."""
+    recorded(site, row(start=int(time.time()) - 10))
+    looked, gate = [], threading.Event()
+    real = overview.look
+
+    def look(*arguments: Any) -> overview.Overview:
+        looked.append(arguments)
+        gate.wait()
+        return real(*arguments)
+
+    def ask(_: int) -> str:
+        try:
+            return f"{overview.overview(site, 1).deployments} deployments"
+        except DatabaseError as error:
+            return str(error)
+        finally:
+            database.disconnect()
+
+    monkeypatch.setattr(overview, "look", look)
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(ask, rank) for rank in range(8)]
+        refused = [each.result() for each, _ in zip(as_completed(asking), range(5), strict=False)]
+        gate.set()
+        told = [each.result() for each in asking]
+    assert len(looked) == 1
+    assert all("try again" in each for each in refused)
+    assert sorted(told)[:3] == ["1 deployments"] * 3

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from kadeploy.config.site import Quarantine, Site
-from kadeploy.state import database, failing, overview, quarantine
+from kadeploy.state import database, failing, quarantine
 from kadeploy.state.failing import Failing
 from kadeploy.state.tables import Log, QuarantineRow
 
@@ -191,7 +191,7 @@ def test_of_a_long_log_the_newest_rows_alone_are_looked_at(site: Site, monkeypat
     half(site)
     for rank in range(20):
         deployed(site, f"D-more-{rank}", node="gdx-3.site", ago=60 - rank)
-    monkeypatch.setattr(overview, "MOST", 10)
+    monkeypatch.setattr(failing, "MOST", 10)
     assert failing.failing(ruled(site)) == []
 
 
