@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from kadeploy.config.site import Site
+from kadeploy.errors import ServiceError
 from kadeploy.pictures import drawing
 from kadeploy.pictures.drawing import Name
 from kadeploy.pictures.look import Look
@@ -36,9 +37,14 @@ async def picture(site: Site, days: int, name: Name, look: Look) -> bytes:
 
     Raises:
         DatabaseError: nothing can be read.
-        ImportError: matplotlib is not installed.
+        ServiceError: matplotlib is not installed.
     """
-    return await asyncio.get_running_loop().run_in_executor(_PAINTER, _paint, site, days, name, look)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_PAINTER, _paint, site, days, name, look)
+    except ImportError as error:
+        raise ServiceError(
+            "Pictures need matplotlib on the service's machine: pip install 'kadeploy[plot]'."
+        ) from error
 
 
 def _paint(site: Site, days: int, name: Name, look: Look) -> bytes:

@@ -151,6 +151,7 @@ def test_without_matplotlib_the_page_says_what_to_install_and_has_its_tables(
     assert "Pictures need matplotlib on the service's machine: pip install 'kadeploy[plot]' ." in answer.words
     assert "<img" not in answer.text
     assert "gdx-10.site 2 1 50 %" in answer.words
+    assert "Pictures need matplotlib" in browse("alice").get(f"{PATH}/load", size="wide").words
 
 
 def test_the_page_and_kastat3_draw_the_same_figures(past: Site, browse: Browse, tmp_path: Path) -> None:
