@@ -21,7 +21,9 @@ class Mail(Struct, frozen=True, kw_only=True):
     """The server that takes mail to users."""
 
     server: Host
+    """Address or name of the mail server."""
     port: Port = 25
+    """Where it listens: usually 25, 587 or 465."""
     tls: Literal["starttls", "tls", "none"] = "starttls"
     """How the connection is encrypted: after a first word (usual at ports 25 and 587), from its beginning (465)."""
     user: Line = ""

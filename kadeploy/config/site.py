@@ -165,6 +165,7 @@ class Site(Struct, frozen=True, kw_only=True):
     runs: Runs = Runs()
     service: Service = Service()
     notifications: Notifications = Notifications()
+    """By what ways users may be told that their operations have ended; unless set, nothing is sent."""
     vlan: Vlan | None = None
     demolishing: Demolishing = Demolishing()
     quarantine: Quarantine | None = None

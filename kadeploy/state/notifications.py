@@ -99,7 +99,7 @@ def _kept(row: Any) -> Kept:
         address=row.address,
         webhook=row.webhook,
         outcome="failures" if row.outcome == "failures" else "always",
-        operations=tuple(row.operations.split()),  # type: ignore[arg-type]
+        operations=tuple(row.operations.split()),
     )
     return Kept(user=row.user, choice=choice, secret=row.secret, since=row.since)
 

@@ -88,12 +88,15 @@ def _session(mail: Mail, folder: Path) -> Iterator[smtplib.SMTP]:
 def _why(error: Exception) -> str:
     """What it says in a line, as short as a list has room for it."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
-        [(code, said)] = error.recipients.values()
-        return _shown(f"{code} {said.decode(errors='replace')}")
+        [(code, text)] = error.recipients.values()
+        return _answer(code, text)
     if isinstance(error, smtplib.SMTPResponseException):
-        said = error.smtp_error
-        return _shown(f"{error.smtp_code} {said.decode(errors='replace') if isinstance(said, bytes) else said}")
+        return _answer(error.smtp_code, error.smtp_error)
     return _shown(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
+def _answer(code: int, text: bytes | str) -> str:
+    return _shown(f"{code} {text.decode(errors='replace') if isinstance(text, bytes) else text}")
 
 
 def _shown(text: str) -> str:
