@@ -47,6 +47,7 @@ FAULTS = {
     "lie-bytes": "it tells of another size than the image's",
     "lie-digest": "it tells another SHA-256 than the image's",
     "spoil": "it passes on other bytes than the image's",
+    "no-kexec": "a kernel that kexec starts there never comes up",
 }
 """What can be wrong with a node on purpose."""
 

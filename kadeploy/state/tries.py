@@ -24,7 +24,11 @@ _DAY = 86400
 
 
 class Tries(msgspec.Struct, frozen=True):
-    """Tries of a way on one node, or on several; seconds are those of tries that went well at once, summed up."""
+    """Tries of a way on one node, or on several.
+
+    Seconds are the fewest that a try took which went well at once, 0 where there is none: in others a node may have
+    waited for one that failed.
+    """
 
     worked: int = 0
     failed: int = 0
@@ -33,11 +37,8 @@ class Tries(msgspec.Struct, frozen=True):
     last_failed: int = 0
     """Likewise."""
     seconds: int = 0
-    timed: int = 0
-    """How many tries took these *seconds*."""
     other_seconds: int = 0
-    other_timed: int = 0
-    """Likewise of the other ways."""
+    """Of the other ways."""
 
     @property
     def tried(self) -> int:
@@ -59,7 +60,9 @@ def together(tries: Iterable[Tries]) -> Tries:
     found = list(tries)
     sums = {name: sum(getattr(each, name) for each in found) for name in Tries.__struct_fields__}
     last = {name: max((getattr(each, name) for each in found), default=0) for name in ("last_worked", "last_failed")}
-    return Tries(**sums | last)
+    names = ("seconds", "other_seconds")
+    least = {name: min((took for each in found if (took := getattr(each, name))), default=0) for name in names}
+    return Tries(**sums | last | least)
 
 
 def of(
@@ -108,15 +111,17 @@ def _sums(step: int, way: str, others: Sequence[str]) -> list[Any]:
         _sum(failed, 1),
         fn.MAX(Case(None, ((worked, Log.start),), 0)),
         fn.MAX(Case(None, ((failed, Log.start),), 0)),
-        _sum(at_once, seconds),
-        _sum(at_once, 1),
-        _sum(other, seconds),
-        _sum(other, 1),
+        _least(at_once, seconds),
+        _least(other, seconds),
     ]
 
 
 def _sum(condition: Any, value: Any) -> Any:
     return fn.SUM(Case(None, ((condition, value),), 0))
+
+
+def _least(condition: Any, seconds: Any) -> Any:
+    return fn.COALESCE(fn.MIN(Case(None, ((condition & (seconds > 0), seconds),))), 0)
 
 
 def _gave_up(way: str) -> Any:

@@ -20,6 +20,8 @@ CONNECTIONS_LOG = "connections"
 """Log of connections to ssh ports, one line each: seconds since 1970, node, what it was: ``ssh`` or a ``probe``."""
 
 _BACKLOG = 64
+_WITHOUT_FIRMWARE = 0.25
+"""Share of a boot's time that is left when kexec starts the next kernel."""
 KEXEC_FOLDER = "/dev/shm/kexec/"  # noqa: S108 - on the node, where the deployment kernel is sent
 
 
@@ -89,9 +91,15 @@ class SimMachine:
             self._down()
             self._booting = None
         elif verb == "kexec":
-            self._boot("deploy" if kernel.startswith(KEXEC_FOLDER) else "the deployed kernel", parameters)
+            self._boot(self._jumped_into(kernel), parameters)
         elif not self._stays:
             self._boot()
+
+    def _jumped_into(self, kernel: str) -> str:
+        """The system that comes up when kexec starts *kernel*."""
+        if self._node.fault == "no-kexec":
+            return "nothing: the next kernel hangs"
+        return "deploy" if kernel.startswith(KEXEC_FOLDER) else "the deployed kernel"
 
     def _boot(self, system: str = "", command_line: str = "") -> None:
         try:
@@ -101,7 +109,7 @@ class SimMachine:
         self._booting = asyncio.create_task(self._start(system, command_line))
 
     async def _start(self, system: str, command_line: str) -> None:
-        await asyncio.sleep(self._lab.boot_delay)
+        await asyncio.sleep(self._lab.boot_delay * (_WITHOUT_FIRMWARE if system else 1))
         self._command_line = command_line if system else profile.command_line(self._lab, self._node)
         system = system or profile.read(self._lab, self._node)
         if self._node.fault == "impostor":

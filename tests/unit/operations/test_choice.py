@@ -92,6 +92,7 @@ OK, KO = Verdict.OK, Verdict.KO
 WELL: Tries_ = ((SET, UNTRUSTED, OK, 100), ("BroadcastEnv", "BroadcastEnvChain", OK, 50))
 WAYS: Mapping[str, Tries_] = {
     "kexec": (*WELL, (BOOT, BOOT_KEXEC, OK, 20)),
+    "slow kexec": (*WELL, (BOOT, BOOT_KEXEC, OK, 900)),
     "again": (*WELL, (BOOT, BOOT_KEXEC, KO, 90), (BOOT, BOOT_KEXEC, OK, 20)),
     "fell back": (*WELL, (BOOT, BOOT_KEXEC, KO, 90), (BOOT, CLASSICAL, OK, 120)),
     "ko": (*WELL, (BOOT, BOOT_KEXEC, KO, 90)),
@@ -187,6 +188,7 @@ TABLE: Mapping[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]] = {
     "a node that no way has booted": ((("kexec",) * 4, ("all ko",)), NONE),
     "a node that ended there": ((("kexec",) * 4, ("ko",)), NONE),
     "no faster than the firmware": ((("kexec",) * 3, ("fast firmware",)), NONE),
+    "slower once, where a node waited for another": ((("kexec",) * 3, ("slow kexec",), ("firmware",)), ALL),
     "faster than the firmware": ((("kexec",) * 3, ("firmware",)), ALL),
 }
 
@@ -449,9 +451,7 @@ COUNTS = st.builds(
     last_worked=st.integers(0, 5),
     last_failed=st.integers(0, 5),
     seconds=st.integers(0, 500),
-    timed=st.integers(0, 5),
     other_seconds=st.integers(0, 500),
-    other_timed=st.integers(0, 5),
 )
 
 
