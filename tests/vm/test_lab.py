@@ -17,7 +17,6 @@ import pytest
 
 from kadeploy.lab import control, network
 from kadeploy.lab.lab import RUN_ROOT, STATE_ROOT, Lab, saved
-from tests.accounts import Installation
 from tests.vm.conftest import Cluster, tool
 
 PROFILE = """\
@@ -27,12 +26,6 @@ LABEL deploy
 KERNEL http://10.177.0.1/deploy-vmlinuz
 APPEND initrd=http://10.177.0.1/deploy-initrd console=ttyS0,115200
 IPAPPEND 2
-"""
-
-GRUB_PROFILE = """\
-linux (http,10.177.0.1)/deploy-vmlinuz console=ttyS0,115200
-initrd (http,10.177.0.1)/deploy-initrd
-boot
 """
 
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
@@ -284,10 +277,3 @@ class TestLifecycle:
         assert {path.name: path.stat().st_mode & 0o077 for path in secret if path.stat().st_mode & 0o077} == {}
         password = lab.bmc_password.read_text().strip().encode()
         assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if password in _read(path)]
-
-    def test_a_uefi_machine_boots_its_profile_through_grub(self, installation: Installation) -> None:
-        lab = up("--nodes", "1", "--firmware", "uefi")
-        (lab.tftp / "grub" / "grub.cfg-0AB10101").write_text(GRUB_PROFILE)
-        control.ask(lab, "on", "node-1")
-        other = Cluster(lab, installation)
-        assert "efivars" in other.wait_ssh("node-1", command="ls /sys/firmware/efi", pinned=True)
