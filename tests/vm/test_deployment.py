@@ -15,6 +15,7 @@ import pexpect
 import pytest
 import yaml
 
+from kadeploy.lab import control
 from tests.vm.conftest import BIG_SECTORS, NVME, Cluster
 
 ONE_TRY = (
@@ -174,6 +175,7 @@ def waiting(cluster: Cluster) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+            control.ask(cluster.lab, "off", "node-4")  # it would go on booting, for nobody
 
 
 def players(wid_folder: Path) -> list[str]:
