@@ -203,6 +203,16 @@ def test_a_database_of_version_7_gets_the_tables_of_notifications_as_a_new_one_h
     assert SchemaVersion.get().version == database.SCHEMA_VERSION
 
 
+def test_rows_of_version_8_tell_of_no_way_that_was_given_up(site: Site) -> None:
+    make_version(site, 8)
+    database.connect(site)
+    journal.begin(site, "D-1", "deploy", "alice", None, {"gdx": ["gdx-1.site"]})
+    journal.end("D-1", [journal.LogRow(hostname="gdx-1.site", success=True, given_up="BootNewEnvKexec")])
+    assert [row.given_up for row in Log.select().where(Log.wid == "D-1")] == ["BootNewEnvKexec"]
+    assert {column.name: column.null for column in DB.get_columns("log")}["given_up"] is False
+    assert SchemaVersion.get().version == database.SCHEMA_VERSION
+
+
 @pytest.mark.parametrize(
     ("kind", "dropped", "quoted"),
     [
