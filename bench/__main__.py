@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHES = ("commands", "inventory", "broadcast", "deploy", "service", "boot", "page")
+BENCHES = ("commands", "inventory", "broadcast", "deploy", "service", "boot", "page", "history")
 """Modules of this package; each has `main(arguments) -> exit status` and tells its options at ``--help``."""
 
 

@@ -42,11 +42,11 @@ FILL_LOG = """
 WITH RECURSIVE number(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < :rows - 1)
 INSERT INTO log (wid, operation, user, hostname, step1, step2, step3, timeout_step1, timeout_step2, timeout_step3,
   retry_step1, retry_step2, retry_step3, start, step1_duration, step2_duration, step3_duration, env, anonymous_env, md5,
-  success, error)
+  success, error, given_up)
 SELECT 'D-' || (n / 100), 'deploy', 'user' || (n % 40), 'node-' || (n % :nodes + 1) || '.bench',
   'SetDeploymentEnvUntrusted', 'BroadcastEnvChain', 'BootNewEnvClassical', 600, 900, 600,
   n % 7 = 0, 0, n % 3, 1600000000 + n, 100 + n % 30, 60 + n % 20, 50 + n % 40, 'debian:' || (n % 9), 0,
-  'd41d8cd98f00b204e9800998ecf8427e', n % 11 != 0, '' FROM number
+  'd41d8cd98f00b204e9800998ecf8427e', n % 11 != 0, '', '' FROM number
 """
 
 

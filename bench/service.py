@@ -101,8 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     options = parser.parse_args(argv)
     scale = QUICK if options.quick else Scale()
-    with tempfile.TemporaryDirectory(prefix="kadeploy-bench-") as name, serving(Path(name), scale) as service:
-        figures, faults = asyncio.run(measure(service, scale, options.minutes))
+    with tempfile.TemporaryDirectory(prefix="kadeploy-bench-") as name:
+        prepare(Path(name), scale)
+        with serving(Path(name)) as service:
+            figures, faults = asyncio.run(measure(service, scale, options.minutes))
     if not options.quick and figures["lists"]["service"]["p95"] > LIMIT:
         faults.append(f"lists take more than {LIMIT:.0f} ms")
     print("\n".join(f"FAULT: {fault}" for fault in faults))
@@ -135,9 +137,8 @@ class Service:
 
 
 @contextmanager
-def serving(folder: Path, scale: Scale) -> Iterator[Service]:
-    """A service of a site of its own."""
-    prepare(folder, scale)
+def serving(folder: Path) -> Iterator[Service]:
+    """A service of the site whose configuration is in *folder*."""
     words = [Path(sys.executable).parent / "kadeploy3d", "run"]
     environment = os.environ | {"KADEPLOY_CONFIG_DIR": str(folder)}
     with (folder / "log").open("wb") as log, subprocess.Popen(words, env=environment, stderr=log) as process:

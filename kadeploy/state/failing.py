@@ -20,9 +20,10 @@ from peewee import Case, fn
 from kadeploy.config.site import Quarantine, Site
 from kadeploy.nodeset import natural_key
 from kadeploy.state import quarantine
-from kadeploy.state.database import chunked, connect, fetch, with_numbers
-from kadeploy.state.days import DAY
+from kadeploy.state.database import chunked, connect, fetch
+from kadeploy.state.days import summed
 from kadeploy.state.history import Image, counts
+from kadeploy.state.load import DAY
 from kadeploy.state.overview import Period
 from kadeploy.state.tables import Log
 
@@ -93,10 +94,8 @@ def _within(query: Any, period: Period) -> Any:
 
 def _suspects(rule: Quarantine, period: Period) -> list[str]:
     """Nodes that have failed so often within *period* that a look at their last deployments is worth it."""
-    failures = fn.SUM(Case(None, ((Log.success, 0),), 1))
-    query = _within(Log.select(Log.hostname, failures).where(counts()), period)
-    rows = fetch(with_numbers(query, Log.start, Log.success).group_by(Log.hostname))
-    return [name for name, failed in rows if _is_too_often(rule, int(failed))]
+    sums = summed(period.since, period.until)
+    return [name for name, number in sums.deployments.items() if _is_too_often(rule, number - sums.successes[name])]
 
 
 def _is_too_often(rule: Quarantine, failures: int) -> bool:

@@ -216,8 +216,10 @@ def _timeline(sums: Sums, hours: int) -> list[Durations]:
 
 
 def _mean(start: int, image: Image, deployments: int, *numbers: int) -> Durations:
-    steps = [seconds / ran if ran else None for seconds, ran in zip(numbers[:3], numbers[3:], strict=True)]
-    return Durations(start, *steps, image=image, operations=deployments)
+    step1, step2, step3 = (
+        seconds / ran if ran else None for seconds, ran in zip(numbers[:3], numbers[3:], strict=True)
+    )
+    return Durations(start, step1, step2, step3, image, deployments)
 
 
 def _uses(sums: Sums) -> list[Use]:

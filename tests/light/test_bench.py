@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench import boot, broadcast, deploy, inventory, page
+from bench import boot, broadcast, deploy, history, inventory, page
 
 
 def test_the_bench_of_deployments_runs_and_writes_its_figures(tmp_path: Path) -> None:
@@ -50,3 +50,11 @@ def test_the_bench_of_the_page_has_browsers_at_a_run_and_the_same_without(tmp_pa
     assert beside["answers"] >= beside["browsers"] > 0
     assert {each["page"] for each in told["pages"]} == set(page.PAGES)
     assert all(each["ms"] > 0 for each in told["pages"])
+
+
+def test_the_bench_of_a_long_past_asks_a_service_and_the_tools(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    assert history.main(["--quick", "--json", str(figures)]) == 0
+    told = json.loads(figures.read_text())
+    assert [each["what"] for each in told] == [*history.QUESTIONS, *history.COMMANDS]
+    assert all(each["p99"] >= each["p50"] > 0 for each in told)

@@ -13,7 +13,7 @@ from kadeploy.config.site import Site
 from kadeploy.errors import DatabaseError
 from kadeploy.state import database, overview
 from kadeploy.state.history import Durations, Image, Rate
-from kadeploy.state.load import HOUR
+from kadeploy.state.load import DAY, HOUR
 from kadeploy.state.overview import Reason, Usual
 from kadeploy.state.tables import Log
 
@@ -57,12 +57,12 @@ def test_nodes_that_fail_most_come_first_and_what_a_user_stopped_is_nobodys_fail
         row(hostname="gdx-3.site", success=False, error="aborted"),
         row(hostname="gdx-3.site", success=False, error="aborted: its controller is gone"),
         row(hostname="gdx-4.site", operation="reboot", **failed),
-        row(hostname="gdx-5.site", start=NOW - 2 * overview.DAY, **failed),
+        row(hostname="gdx-5.site", start=NOW - 2 * DAY, **failed),
     )
     found = overview.look(site, 1, NOW)
     assert found.rates == [Rate("gdx-10.site", 1, 0), Rate("gdx-2.site", 2, 1), Rate("gdx-1.site", 1, 1)]
     assert found.deployments == 4
-    assert found.period == overview.Period(NOW - overview.DAY, NOW)
+    assert found.period == overview.Period(NOW - DAY, NOW)
 
 
 def test_reasons_are_counted_by_macro_and_micro_step_whatever_follows(site: Site) -> None:

@@ -19,6 +19,7 @@ from kadeploy.config.site import Site
 from kadeploy.server.web import statistics as page
 from kadeploy.state import database, overview
 from kadeploy.state.history import Selection, failure_rates
+from kadeploy.state.load import DAY
 from kadeploy.state.tables import Log
 from tests import hostile
 from tests.unit.pictures.test_drawing import require_lifeless
@@ -35,7 +36,7 @@ def past(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(overview, "KEPT", 0.0)
     database.connect(site)
     rows = [row(hostname=f"gdx-{rank}.site") for rank in (1, 2, 2, 10)]
-    old = row(hostname="nvm-1.site", start=int(time.time()) - 10 * overview.DAY)
+    old = row(hostname="nvm-1.site", start=int(time.time()) - 10 * DAY)
     rows += [row(hostname="gdx-2.site") | KO, row(hostname="gdx-10.site") | KO, row() | KO | {"error": "aborted"}, old]
     database.insert(Log, rows)
     return site
@@ -63,7 +64,7 @@ def test_nodes_are_listed_worst_first_with_the_rates_of_kastat3(past: Site, brow
     answer = browse("alice").get(PATH)
     found = re.findall(r'href="/ui/nodes/([^"]+)">', answer.text)
     assert found == ["gdx-10.site", "gdx-2.site", "gdx-1.site"]
-    since = Selection(since=int(time.time()) - 7 * overview.DAY)
+    since = Selection(since=int(time.time()) - 7 * DAY)
     for rate in failure_rates(past, since):
         assert f"{rate.hostname} {rate.operations} {rate.operations - rate.successes} {rate.failures} %" in answer.words
 
