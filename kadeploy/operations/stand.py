@@ -225,7 +225,8 @@ def _known(site: Site, wid: str | None, names: Sequence[str] | None) -> dict[str
 
 
 def _shown(site: Site, wid: str, run: Run, names: Iterable[str] | None) -> dict[str, Any]:
-    wanted = run.nodes if names is None else [node for node in run.nodes if node in set(names)]
+    some = None if names is None else frozenset(names)
+    wanted = run.nodes if some is None else [node for node in run.nodes if node in some]
     states = run.states
     told = {node: journal.stand(states[node].macro, states[node].micro, states[node].state) for node in wanted}
     is_over = run.ended is not None or broken(site, wid, run) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from kadeploy.commands import last_line
@@ -42,6 +43,10 @@ class Reading:
     stats: Mapping[str, Any] | None = None
     nobody_left: bool = False
     """Ansible broke off, or the play was for other hosts."""
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.nodes)
 
     def event(self, event: dict[str, Any]) -> bool:
         """Take one event of ansible-runner; False: no file is to be written for it."""
@@ -113,7 +118,7 @@ class Reading:
         if not answer:
             return
         self._announce(step)
-        results = {node: self._outcome(step, outcome) for node, outcome in answer.items() if node in self.nodes}
+        results = {node: self._outcome(step, outcome) for node, outcome in answer.items() if node in self._known}
         for node, outcome in results.items():
             if outcome.verdict is not Verdict.OK:
                 self.ended.setdefault(node, outcome)
@@ -147,7 +152,7 @@ class Reading:
             str(result.get("stderr") or ""),
         )
         node = str(data.get("host"))
-        if node in self.nodes and node not in self.failed and node not in self.ended:
+        if node in self._known and node not in self.failed and node not in self.ended:
             self.failed[node] = outcome
             self.failed_tasks[node] = str(data.get("task_uuid"))
             if node not in self.taken:
