@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -22,8 +24,9 @@ from kadeploy.operations.ended import Run
 from kadeploy.server.front_ends import AS_USER
 from kadeploy.server.notifications import choosing, mail, sending, webhook
 from kadeploy.server.notifications.notifier import Notifier
-from kadeploy.state import database, journal, rights
+from kadeploy.state import database, journal, notifications, rights
 from kadeploy.state.journal import LogRow
+from kadeploy.state.notifications import Choice
 from tests.unit.authority import Authority
 from tests.unit.conftest import Tool
 from tests.unit.server import receivers
@@ -208,6 +211,26 @@ def test_a_trial_tells_at_once_what_became_of_it(
     assert [each["sent"] for each in told] == [True, True]
     assert [call.is_signed_with(secret) for call in hook.calls] == [True, True]
     assert (hook.calls[1].json["type"], post.letters[0].message["Subject"]) == ("test", "[kadeploy] a trial")
+
+
+def test_kadeploy3d_tells_while_it_serves_and_ends_when_it_is_asked_to(
+    site: Site, site_folder: Path, hook: Hook, tmp_path: Path
+) -> None:
+    allow(site_folder, webhooks=[hook.root])
+    secret = notifications.choose(site, "alice", Choice(webhook=hook.root))
+    with (site_folder / "site.yml").open("a") as text:
+        text.write(f"service: {{socket: {tmp_path}/socket}}\n")
+    end(site, "D-1", reasons={"gdx-1.site": "no answer"})
+    database.disconnect()
+    with subprocess.Popen(
+        [str(Path(sys.executable).parent / "kadeploy3d"), "run"], stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            arrived(lambda: bool(hook.calls))
+        finally:
+            process.terminate()
+            status = process.wait(30)
+    assert (status, [call.is_signed_with(secret) for call in hook.calls]) == (0, [True])
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
