@@ -174,16 +174,23 @@ def change(path: Path, text: str) -> None:
     time.sleep(2 * daemon.AGE)
 
 
-def test_pure_pxe_takes_kernel_and_initrd_out_of_the_image_whatever_the_file_system(
-    cluster: Cluster, own_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def by_network(cluster: Cluster) -> dict[str, str]:
+    """Nodes that were deployed while they boot over the network, ``tiny`` on /dev/sda3; each by its file system."""
     filesystems = {"node-3": "btrfs", "node-4": "xfs"}
     environments = {
-        node: described(cluster, own_path / f"{kind}.env", filesystem=kind) for node, kind in filesystems.items()
+        node: described(cluster, cluster.user.home / f"{kind}.env", filesystem=kind)
+        for node, kind in filesystems.items()
     }
     with pure_pxe(cluster):
         deploy_at_once(cluster, environments)
-    for node, filesystem in filesystems.items():
+    return filesystems
+
+
+def test_pure_pxe_takes_kernel_and_initrd_out_of_the_image_whatever_the_file_system(
+    cluster: Cluster, by_network: dict[str, str]
+) -> None:
+    for node, filesystem in by_network.items():
         said = cluster.wait_ssh(node, command=f"{CMDLINE}; mount | grep ' on / '")
         assert "initrd=http://10.177.0.1/kernels/env-" in said  # the network loader's words
         assert "root=/dev/sda3" in said
@@ -201,10 +208,11 @@ APPEND initrd=http://10.177.0.1/kernels/pxe-USER--myinitrd root=/dev/sda3 mark=N
 """
 
 
-def test_set_pxe_with_the_users_kernel_and_a_value_for_each_node(cluster: Cluster, own_path: Path) -> None:
+def test_set_pxe_with_the_users_kernel_and_a_value_for_each_node(
+    cluster: Cluster, by_network: dict[str, str], own_path: Path
+) -> None:
     """Kareboot with ``set_pxe``, and use case 6 of Kadeploy: ``-w``, ``-x`` and ``--set-pxe-pattern``."""
-    words = [word for node in ("node-3", "node-4") for word in ("-m", node)]
-    succeeds(cluster, "kadeploy3", *words, *request(cluster))
+    words = [word for node in by_network for word in ("-m", node)]
     tree = unpacked(cluster, own_path / "tree")
     fields = description(cluster)
     for path, name in ((fields["kernel"], "mykernel"), (fields["initrd"], "myinitrd")):
@@ -270,14 +278,10 @@ def test_a_uefi_machine_boots_from_xfs_and_btrfs_with_the_parameters_of_the_desc
         assert said.splitlines()[0].endswith('"probe=a b" plain=c x={$y;}')
 
 
-def test_uefi_machines_boot_xfs_and_btrfs_by_pure_pxe(uefi: Cluster, own_path: Path) -> None:
-    filesystems = {"node-1": "btrfs", "node-2": "xfs"}
-    environments = {
-        node: described(uefi, own_path / f"{kind}.env", filesystem=kind) for node, kind in filesystems.items()
-    }
+def test_a_uefi_machine_boots_by_pure_pxe_the_kernel_of_its_image(uefi: Cluster, own_path: Path) -> None:
+    environment = described(uefi, own_path / "btrfs.env", filesystem="btrfs")
     with pure_pxe(uefi):
-        deploy_at_once(uefi, environments)
-    for node, filesystem in filesystems.items():
-        said = uefi.wait_ssh(node, command=f"{CMDLINE}; mount | grep ' on / '")
-        assert "/kernels/env-" in said.splitlines()[0]  # the file that GRUB took from the boot server
-        assert f"/dev/sda3 on / type {filesystem}" in said
+        deploy_at_once(uefi, {"node-1": environment})
+    said = uefi.wait_ssh("node-1", command=f"{CMDLINE}; mount | grep ' on / '")
+    assert "/kernels/env-" in said.splitlines()[0]  # the file that GRUB took from the boot server
+    assert "/dev/sda3 on / type btrfs" in said
