@@ -44,6 +44,9 @@ FIRST_PER_MEMBER = 0.1
 """Seconds that a relay waits longer for its first predecessor, for each member: it may be started before the others."""
 PROGRAM = Path(relay.__file__).read_text(encoding="utf-8")
 HEAD = "server"
+KNOWN = 64
+"""Members behind it that a member of a chain is told of. When all of them are dead, it has asked for 12 of the 20
+seconds for which those behind wait, and the head goes on with these."""
 CHECK = 0.5
 """Seconds between two looks at who is held up."""
 EXCERPT = 100
@@ -145,18 +148,23 @@ def payload(
     index: int,
     secret: bytes,
     key: bytes = b"",
-    directly: Sequence[int] = (),
+    directly: Sequence[tuple[int, int]] = (),
     releases: Sequence[tuple[int, int]] = (),
 ) -> bytes:
     """The program of one member, to be given to `python3 -` on its standard input; index 0 is the head.
 
-    It is told only of the members behind it, as one text: to compile a list of thousands would cost more than all else.
+    It is told only of members behind it, as one text: to compile a list of thousands would cost more than all else. In
+    a chain these are `KNOWN`: what all are told together must not grow with the square of their number.
+
     All know the *secret*; the *key* is the member's own, with which it signs its reports and knows the head. The head
-    has the one of which all those are made. It feeds those that are named in *directly* itself, or all by chains. Of
-    *releases*, each first one is to feed the second no more.
+    has the one of which all those are made. It feeds the chains in *directly* (first member, first behind it), or all
+    members. Of *releases*, each first one is to feed the second no more.
     """
+    last = index + KNOWN if index and broadcast.fanout == 1 else len(members)
+    known = members[index - 1 : last] if index else [Member(HEAD, "-", 0), *members]
     config = {
-        "members": "\n".join(f"{m.name} {m.address} {m.port}" for m in [Member(HEAD, "-", 0), *members][index:]),
+        "members": "\n".join(f"{m.name} {m.address} {m.port}" for m in known),
+        "end": len(members) + 1,
         "index": index,
         "fanout": broadcast.fanout if index else max(1, broadcast.arity),
         "image": "" if index else str(broadcast.image) if broadcast.descriptor is None else broadcast.descriptor,
@@ -274,6 +282,10 @@ class _Held(_Pace, frozen=True, tag_field="event", tag="held"):
     """The neighbour is a successor, who takes them slowly."""
 
 
+class _Beyond(msgspec.Struct, frozen=True, tag_field="event", tag="beyond"):
+    """All those behind a member of whom it was told are dead."""
+
+
 class _Skipped(msgspec.Struct, frozen=True, tag_field="event", tag="skipped"):
     """A member has found another one dead."""
 
@@ -301,7 +313,7 @@ class _End(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
     """The head has served everybody."""
 
 
-_FROM_NODES = msgspec.json.Decoder(_Listening | _Hungry | _Held | _Stranded | _Skipped | _Verdict)
+_FROM_NODES = msgspec.json.Decoder(_Listening | _Hungry | _Held | _Stranded | _Beyond | _Skipped | _Verdict)
 _FROM_HEAD = msgspec.json.Decoder(_Progress | _Skipped | _Report | _End)
 
 
@@ -312,6 +324,13 @@ class Help:
     feed: Collection[int] = ()
     releases: Mapping[int, int] = field(default_factory=dict)
     """Each is to feed the other no more."""
+    chain: tuple[int, int] | None = None
+    """One that it feeds by its first member, which may be dead; its end is behind its last."""
+
+    @property
+    def directly(self) -> list[tuple[int, int]]:
+        """What it feeds, chains of one member among it."""
+        return [*([self.chain] if self.chain else []), *((member, member + 1) for member in sorted(self.feed))]
 
 
 class _Journal:
@@ -337,6 +356,7 @@ class _Journal:
         self.held = Complaints()
         self.helped: dict[str, str] = {}  # by the head itself, and why
         self.calls: asyncio.Queue[Help] = asyncio.Queue()  # of the stranded, for the head
+        self.at_a_loss: set[str] = set()  # those who know nobody alive behind them
         self.given: Counter[RelayProcess] = Counter()  # bytes, by head
         self.acknowledged = 0
 
@@ -356,6 +376,8 @@ class _Journal:
             self._skip(node, event)
         elif isinstance(event, _Stranded):
             self._strand(node, event)
+        elif isinstance(event, _Beyond):
+            self._go_on_behind(node)
         elif isinstance(event, _Pace) and event.by < len(self.names):
             left = self.broadcast.size - event.bytes
             complaints = self.hungry if isinstance(event, _Hungry) else self.held
@@ -370,6 +392,16 @@ class _Journal:
             self.helped[node] = f"{self.names[event.by]} {event.reason}"
             self.hungry.heed(self.numbers[node], time.monotonic())
             self.calls.put_nowait(Help({self.numbers[node]}))
+
+    def _go_on_behind(self, node: str) -> None:
+        """Once for each who says so, and as it was planned: whoever lies about it makes the head do little."""
+        first = self.numbers[node] + KNOWN + 1
+        ends = (
+            end for start, end in relay.split(1, len(self.names), max(1, self.broadcast.arity)) if start <= first < end
+        )
+        if node not in self.at_a_loss and (end := next(ends, 0)):
+            self.at_a_loss.add(node)
+            self.calls.put_nowait(Help(chain=(first, end)))
 
     def slowed(self, streams: int) -> Help:
         """Those who hold others up, or are held up, and are better off with the head."""
@@ -483,7 +515,7 @@ async def send(
         return payload(broadcast, ordered, index, secret, relay.signature(own_secret, member.name))
 
     def head(help_: Help) -> bytes:
-        return payload(broadcast, ordered, 0, secret, own_secret, sorted(help_.feed), sorted(help_.releases.items()))
+        return payload(broadcast, ordered, 0, secret, own_secret, help_.directly, sorted(help_.releases.items()))
 
     window = asyncio.Semaphore(broadcast.window)
     async with asyncio.TaskGroup() as group:
@@ -605,7 +637,7 @@ async def _lead_all(journal: _Journal, start_head: StartRelay, head: Callable[[H
             finally:
                 calling.cancel()
             leads = {lead for lead in leads if not lead.done()}
-            if called.feed:
+            if called.directly:
                 leads.add(group.create_task(_lead(journal, start_head, head(called))))
     return first.result()
 

@@ -10,7 +10,8 @@ it, and runs it itself as the head, which reads a file instead of a predecessor.
 
 **Order.** Members are numbered; 0 is the head. A node is told which range is below it and splits that range into
 `fanout` parts, each fed through its first member: 1 is a chain, k a tree. When the first member of a part is dead, the
-rest of the part is split and fed in its stead: this is all there is to skipping.
+rest of the part is split and fed in its stead: this is all there is to skipping. A member of a chain is told of some
+of those behind it alone; when all of them are dead it says so, and the head itself goes on with the others.
 
 **Replay.** Acknowledgements carry what a member, its successors and their successors have received. A byte leaves the
 ring when three generations below have it, so that two dead neighbours in a row lose nothing.
@@ -34,7 +35,7 @@ it knows a key that only it and that member have: nobody else can feed in its na
 to the controller is lost. Each line is signed with a key that this member and the controller alone know: those that
 pass it on cannot change it. Nobody is told all of the digest that the image ought to have.
 
-What happens is told on standard output, one JSON object a line: listening, hungry, held, stranded, skipped,
+What happens is told on standard output, one JSON object a line: listening, hungry, held, stranded, beyond, skipped,
 progress, verdict, report, end.
 """
 
@@ -467,6 +468,8 @@ class Relay:
     def __init__(self, config: "dict[str, Any]") -> None:
         self.index: int = config["index"]
         self.members: list[str] = config["members"].split("\n")  # from ourselves on: name, address, port
+        self.known = self.index + len(self.members)  # the first member of whom we are not told
+        self.end: int = config["end"]  # the first number that no member has
         self.fanout: int = config["fanout"]
         self.size: int = config["size"]
         self.secret = bytes.fromhex(config["secret"])
@@ -500,7 +503,7 @@ class Relay:
             self.settle()
 
     def look_up(self, member: int) -> tuple[str, str, int]:
-        """Name, address and port of ourselves or of a member behind us."""
+        """Name, address and port of ourselves or of a known member behind us."""
         name, address, port = self.members[member - self.index].split()
         return name, address, int(port)
 
@@ -561,7 +564,7 @@ class Relay:
         In a tree one is asked at a time, since those behind a dead one are split among us.
         """
         count = PROBES if branch.in_doubt and self.fanout == 1 else 1
-        asked = range(branch.first, min(branch.end, branch.first + count))
+        asked = range(branch.first, min(branch.end, branch.first + count, self.known))
         answers = self.ask_all(asked) if count > 1 else {branch.first: ""}
         dead: dict[int, str] = {}
         for member in asked:
@@ -653,6 +656,9 @@ class Relay:
         """Go on with those behind the dead ones."""
         self.bury(dead)
         self.branches.remove(branch)
+        if max(dead) + 1 == self.known < branch.end:
+            tell("beyond")
+            return
         for first, end in split(max(dead) + 1, branch.end, self.fanout):
             heir = Branch(first, end, in_doubt=True)
             heir.acks = branch.acks
@@ -750,10 +756,10 @@ class Head(Relay):
         self.told = 0.0
         self.store = self.image = ImageFile(config["image"], self.size)
         if config["directly"]:
-            for member in config["directly"]:
-                self.grow(Branch(member, member + 1))
+            for first, end in config["directly"]:
+                self.grow(Branch(first, end, in_doubt=end > first + 1))
         else:
-            self.take_range(len(self.members))
+            self.take_range(self.end)
         for member, successor in config["releases"]:
             threading.Thread(target=self.release, args=(member, successor), daemon=True).start()
 
@@ -1005,7 +1011,7 @@ class Node(Relay):
         self.outbox = ACCEPTED + OFFSET.pack(self.ring.head)
         if not self.fed:
             self.fed, self.fed_since = True, time.monotonic()
-            self.take_range(min(end, self.index + len(self.members)))
+            self.take_range(min(end, self.end))
         self.flush()
 
     def let_go(self, successor: int) -> None:

@@ -251,6 +251,52 @@ def test_a_relay_that_does_not_start_is_skipped(tmp_path):
     assert "python3: not found" in outcomes["node-2"].message
 
 
+def without(scene: Scene, *dead: int) -> Scene:
+    """Relays that do not start."""
+    start, names = scene.start, {f"node-{number}" for number in dead}
+
+    async def start_others(member: chain.Member, program: bytes) -> chain.LocalRelay:
+        return await start(member, b"raise SystemExit('no python3')" if member.name in names else program)
+
+    scene.start = start_others
+    return scene
+
+
+@pytest.mark.parametrize("arity", [1, 2])
+def test_behind_so_many_dead_that_no_node_knows_further_the_head_goes_on(tmp_path, monkeypatch, arity):
+    """Node 2 is told of 3 and 4 alone; the head finds that 5 is dead, too, and feeds the rest of the chain."""
+    monkeypatch.setattr(chain, "KNOWN", 2)
+    scene = without(Scene(tmp_path, 14, RING + 1), 3, 4, 5)
+    outcomes = scene.send(scene.describe(arity=arity))
+    alive = [1, 2, *range(6, 15)]
+    assert ok_nodes(outcomes) == alive
+    assert scene.identical(*alive)
+    assert scene.heads == 2
+    assert "skipped by server" in outcomes["node-5"].message
+
+
+def test_those_behind_many_that_die_in_the_middle_lose_no_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr(chain, "KNOWN", 2)
+    scene = Scene(tmp_path, 6, 6 * RING + 77)
+    outcomes = scene.send(scene.describe(TAKE_IN_TWO), scene.strike(signal.SIGKILL, 2, 3))
+    assert ok_nodes(outcomes) == [1, 4, 5, 6]
+    assert scene.identical(1, 4, 5, 6)
+
+
+def test_the_last_nodes_of_a_chain_have_nobody_behind_them_though_all_that_they_know_are_dead(tmp_path, monkeypatch):
+    monkeypatch.setattr(chain, "KNOWN", 2)
+    scene = without(Scene(tmp_path, 4, 100_000), 3, 4)
+    outcomes = scene.send(scene.describe())
+    assert (ok_nodes(outcomes), scene.heads) == ([1, 2], 1)
+
+
+def test_what_a_node_is_told_does_not_grow_with_the_number_of_nodes(tmp_path):
+    scene = Scene(tmp_path, 1, 1)
+    broadcast, many = scene.describe(), [chain.Member(f"node-{n:05}", "10.0.0.1") for n in range(10_000)]
+    sizes = {len(chain.payload(broadcast, many[:count], 1, b"s" * 32, b"k" * 32)) for count in (1000, 5000, 9000)}
+    assert len(sizes) == 1
+
+
 def test_cancelling_ends_every_process(tmp_path):
     """A time-out of the macro-step leaves no relay and no sink behind."""
     scene = Scene(tmp_path, 2, 6 * RING)

@@ -53,6 +53,7 @@ HARMLESS = {
             self.reports.append(f"node-{n} {proof(self.signature, text.encode()).hex()} {text}")""",
     ),
     "an endless stay": ('"seconds": round(', '"seconds": 1e300 + round('),
+    "it knows nobody behind it": (SAID, f'[tell("beyond") for _ in range(99)]; {SAID}'),
     "it listens, again and again": (
         SAID,
         f"threading.Thread(target=lambda: [{SAID} for _ in range(9999)]).start(); {SAID}",
@@ -129,6 +130,14 @@ def test_what_a_relay_says_about_others_is_not_believed(tmp_path, lie):
     check_the_others(outcomes, scene)
     assert outcomes[LIAR].verdict is Verdict.OK
     assert outcomes[LIAR].seconds <= seconds
+
+
+def test_a_relay_that_says_again_and_again_that_it_knows_nobody_alive_is_heard_once(tmp_path, monkeypatch):
+    """The head feeds those who come next; they get all the same what they would have got."""
+    monkeypatch.setattr(chain, "KNOWN", 1)
+    outcomes, _, scene = play(tmp_path, [HARMLESS["it knows nobody behind it"]])
+    check_the_others(outcomes, scene)
+    assert scene.heads == 2
 
 
 @pytest.mark.parametrize("lie", RULES.values(), ids=RULES)
