@@ -32,6 +32,11 @@ BOOT = 2
 """Seconds that nodes are away when they boot: long enough for a reader to see it."""
 CONSOLE = "The console of node"
 """What consoles show, in front of the name."""
+NOTIFICATIONS = (
+    "{mail: {server: 127.0.0.1, sender: kadeploy@site.example, domain: site.example, own_addresses: true}, "
+    "webhooks: ['https://hooks.site.example/']}"
+)
+"""By what ways users may be told of ends; nobody asks for it."""
 PATIENCE = 120
 """Seconds that an operation may take, on a busy machine."""
 _DAY = 86_400
@@ -59,6 +64,7 @@ def served_page(folder: Path, more: str = "") -> Iterator[Page]:
         file = folder / "site.yml"
         text = file.read_text()
         begun = text if "\nservice:\n" in text else f"{text}\nservice:\n"
+        begun = f"notifications: {NOTIFICATIONS}\n{begun}"
         file.write_text(begun.replace("\nservice:\n", f"\nservice:\n  https: {https}\n{more}"))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("KADEPLOY_CONFIG_DIR", str(folder))
