@@ -162,6 +162,8 @@ class Site(Struct, frozen=True, kw_only=True):
     mkfs_options: dict[FileSystem, Line] = {}
     windows: Windows = Windows()
     limits: Limits = Limits()
+    shard: Positive = 500
+    """Nodes of one run of ansible-playbook; more are done by several at the same time."""
     runs: Runs = Runs()
     service: Service = Service()
     notifications: Notifications = Notifications()

@@ -142,7 +142,7 @@ class BatchAction(ActionBase):  # type: ignore[misc]
 
     def _outcomes(self, work: Work, facts: dict[str, Any], memory: Memory) -> dict[str, Outcome]:
         env = {str(name): str(value) for name, value in facts.get("kadeploy_env", {}).items()}
-        together = len(facts["ansible_play_batch"])
+        together = work.request.of or len(facts["ansible_play_batch"])
         step = partial(MicroStep, work.request, work.begun, env=env, args=work.args, together=together)
 
         def act(members: tuple[str, ...]) -> dict[str, Outcome]:

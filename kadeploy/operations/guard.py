@@ -17,7 +17,7 @@ from kadeploy.errors import DatabaseError
 from kadeploy.events import LetGo, Listener, Taken
 from kadeploy.operations import permission
 from kadeploy.operations.work import Work
-from kadeploy.remote.broker import Broker
+from kadeploy.remote.brokers import Brokers
 from kadeploy.state import database, nodes
 from kadeploy.workflow import ABORTED, Leaving
 
@@ -41,7 +41,7 @@ class Guard:
         self._over = threading.Event()
 
     @contextmanager
-    def watching(self, keeper: Broker) -> Iterator[None]:
+    def watching(self, keeper: Brokers) -> Iterator[None]:
         """Look at once and every `PERIOD` seconds while it lasts; an operation that only looks at nodes holds none."""
         if self.work.only_looks:
             yield
@@ -55,7 +55,7 @@ class Guard:
             self._over.set()
             thread.join()
 
-    def _watch(self, keeper: Broker) -> None:
+    def _watch(self, keeper: Brokers) -> None:
         try:
             while not self._over.wait(PERIOD):
                 if not self._look(keeper):
@@ -63,7 +63,7 @@ class Guard:
         finally:
             database.disconnect()
 
-    def _look(self, keeper: Broker) -> bool:
+    def _look(self, keeper: Brokers) -> bool:
         """Take what is lost; False when the database does not tell."""
         try:
             lost = self._lost()
@@ -87,7 +87,7 @@ class Guard:
             lost |= {node: f"{ABORTED}: {why}" for node, why in nodes.lost(work.site, work.wid, left).items()}
         return lost
 
-    def _take(self, lost: Mapping[str, str], keeper: Broker) -> None:
+    def _take(self, lost: Mapping[str, str], keeper: Brokers) -> None:
         self.taken |= lost
         self.tell(Taken(reasons=lost))
         for leaving in self.leaving.values():

@@ -7,6 +7,7 @@ one event at a time; several operations can be launched side by side, in a threa
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import shutil
 import threading
@@ -56,7 +57,8 @@ from kadeploy.operations.requests import Wish
 from kadeploy.operations.sources import Sources
 from kadeploy.operations.staging import Staged
 from kadeploy.operations.work import Resumption, Work
-from kadeploy.remote import broker, namespace
+from kadeploy.remote import namespace
+from kadeploy.remote.brokers import Brokers
 from kadeploy.remote.fanout import Credentials
 from kadeploy.runner.player import Player
 from kadeploy.state import nodes
@@ -330,7 +332,7 @@ def _run_cluster(
     channel: _Channel,
     stop: threading.Event,
     guard: Guard,
-    keeper: broker.Broker,
+    keeper: Brokers,
 ) -> None:
     player = Player(work.assignments[cluster], work.members, channel.put, stop, guard.taken, keeper.hold)
     observer, leaving = _Observer(channel.put), guard.leaving[cluster]
@@ -353,9 +355,10 @@ def _run_cluster(
 
 
 @contextmanager
-def _kept_connections(work: Work) -> Iterator[broker.Broker]:
-    """Keep the ssh connections of the workflow from one micro-step to the next."""
-    keeper = broker.Broker(work.folder, Credentials.of(work.site), work.lent)
+def _kept_connections(work: Work) -> Iterator[Brokers]:
+    """Keep ssh connections from one micro-step to the next; those of many nodes are parted between several cores."""
+    shards = -(-len(work.names) // work.site.shard)
+    keeper = Brokers(work.folder, Credentials.of(work.site), work.lent, min(shards, os.cpu_count() or 1))
     keeper.start()
     try:
         yield keeper

@@ -27,12 +27,15 @@ import msgspec
 from kadeploy.errors import UnreachableError
 from kadeploy.remote import lending, sockets
 from kadeploy.remote.fanout import LOST, Credentials, Process, Remote, Target
+from kadeploy.remote.routed import Routed
 from kadeploy.workflow import Outcome, Verdict
 
 if TYPE_CHECKING:
     from kadeploy.remote.connections import Connections
 
 SOCKET = "broker.sock"
+NUMBER = "brokers"
+"""File in the workflow's folder that tells how many brokers there are, where there are several."""
 _LENGTH = struct.Struct(">I")
 _MESSAGE_LIMIT = 256 << 20
 
@@ -163,10 +166,14 @@ async def _receive(reader: asyncio.StreamReader) -> bytes | None:
 class Broker:
     """Owns the ssh connections of a workflow while it runs, in a thread of its own; lends the user's open files."""
 
-    def __init__(self, workflow_dir: Path, credentials: Credentials, lent: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, workflow_dir: Path, credentials: Credentials, lent: Mapping[str, int] | None = None, number: int = 0
+    ) -> None:
         self.workflow_dir = workflow_dir
         self.credentials = credentials
         self.lent = lent or {}
+        self.number = number
+        """0, or which of several brokers this is: the first alone lends files."""
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
         self._ready = threading.Event()
         self._failure: OSError | None = None
@@ -231,10 +238,10 @@ class Broker:
             clients.add(task)
             task.add_done_callback(clients.discard)
 
-        with (
-            lending.lend(self.workflow_dir, self.lent),
-            sockets.listening(self.workflow_dir, SOCKET) as listener,
-        ):
+        with contextlib.ExitStack() as open_sockets:
+            if not self.number:
+                open_sockets.enter_context(lending.lend(self.workflow_dir, self.lent))
+            listener = open_sockets.enter_context(sockets.listening(self.workflow_dir, socket_name(self.number)))
             server = await asyncio.start_unix_server(serve, sock=listener, limit=_MESSAGE_LIMIT)
             self._ready.set()
             await self._over.wait()
@@ -408,16 +415,55 @@ def _names(request: Run | Send | Start | Forget | Hold) -> frozenset[str]:
 # --- the client -------------------------------------------------------------------------------------------------------
 
 
-async def connect(workflow_dir: Path, credentials: Credentials) -> Remote:
-    """The broker of this workflow when its socket answers, connections of our own otherwise."""
+def socket_name(number: int) -> str:
+    """The socket of broker *number*; the first has the name that stands for all.
+
+    >>> socket_name(0), socket_name(2)
+    ('broker.sock', 'broker-2.sock')
+    """
+    return SOCKET.replace(".", f"-{number}.") if number else SOCKET
+
+
+def note(workflow_dir: Path, count: int) -> None:
+    """Tell clients that come from now on that there are *count* brokers, whatever a process has told that died."""
+    if count > 1:
+        (workflow_dir / NUMBER).write_text(f"{count}\n", encoding="utf-8")
+    else:
+        (workflow_dir / NUMBER).unlink(missing_ok=True)
+
+
+def _count(workflow_dir: Path) -> int:
     try:
-        with sockets.address(workflow_dir, SOCKET) as path:
-            reader, writer = await asyncio.open_unix_connection(path, limit=_MESSAGE_LIMIT)
+        return int((workflow_dir / NUMBER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 1
+
+
+async def connect(workflow_dir: Path, credentials: Credentials) -> Remote:
+    """The brokers of this workflow when the first one's socket answers, connections of our own otherwise."""
+    try:
+        first = await _client(workflow_dir, 0)
     except OSError:
         from kadeploy.remote.connections import Connections  # noqa: PLC0415 - a sixth of a second that clients of a broker need not pay
 
         return Connections(credentials)
-    return BrokerClient(reader, writer)
+    if (count := _count(workflow_dir)) == 1:
+        return first
+    others = [await _client_or(first, workflow_dir, number) for number in range(1, count)]
+    return Routed([first, *others])
+
+
+async def _client_or(first: BrokerClient, workflow_dir: Path, number: int) -> BrokerClient:
+    """A broker's client; what one that is gone had, *first* does as well."""
+    try:
+        return await _client(workflow_dir, number)
+    except OSError:
+        return first
+
+
+async def _client(workflow_dir: Path, number: int) -> BrokerClient:
+    with sockets.address(workflow_dir, socket_name(number)) as path:
+        return BrokerClient(*await asyncio.open_unix_connection(path, limit=_MESSAGE_LIMIT))
 
 
 class BrokerClient:

@@ -116,6 +116,18 @@ def is_ours(playbook: Path, config_dir: Path) -> bool:
     )
 
 
+def can_be_cut(playbook: Path, config_dir: Path) -> bool:
+    """Whether several runs of a playbook, each on some of the nodes, do what one does on all of them.
+
+    That is so of ours, but for those that say otherwise (``kadeploy_in_shards: false``).
+
+    Raises:
+        ConfigError: the file is no playbook.
+    """
+    said = (play.get("vars") or {} for play in plays(playbook))
+    return is_ours(playbook, config_dir) and all(each.get("kadeploy_in_shards", True) for each in said)
+
+
 def boots(playbook: Path, config_dir: Path) -> tuple[str, ...]:
     """What the boot profiles that a playbook writes make nodes boot: a variable of the role that writes them.
 

@@ -31,7 +31,7 @@ from kadeploy.config.folder import collection, places
 from kadeploy.events import Listener, Progress
 from kadeploy.remote import broker, reach
 from kadeploy.remote.fanout import Credentials, Target, on_all
-from kadeploy.runner import custom, hooks, inventory, known_hosts, playbooks, post_installs, request, roles
+from kadeploy.runner import custom, hooks, inventory, known_hosts, playbooks, post_installs, request, roles, shards
 from kadeploy.runner.hooks import Hook
 from kadeploy.runner.request import Assignment, Request, RequestNode
 from kadeploy.runner.results import Reading
@@ -105,8 +105,31 @@ class Player:
         if not nodes:
             return {}
         folder = Path(self.assignment.workflow_dir) / folder_name(attempt)
+        parts = shards.cut(nodes, self._most(attempt, len(nodes)))
+        whole = self._prepare(attempt, nodes, folder)
+        if whole is None:
+            return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
+        if len(parts) == 1:
+            return self._play(whole, self.tell)
+        transfers = shards.Transfers(len(parts))
+
+        def play(number: int, part: tuple[str, ...]) -> dict[str, Outcome]:
+            prepared = self._prepare(attempt, part, shards.folder(folder, number), of=len(nodes))
+            return self._play(prepared, transfers.heard(number, self.tell)) if prepared else {}
+
+        return shards.at_once(parts, play)
+
+    def _most(self, attempt: Attempt, count: int) -> int:
+        """How many of *count* nodes one run of ansible-playbook may have."""
+        config_dir = Path(self.assignment.config_dir)
+        playbook = find(attempt.implementation, config_dir)
+        can_be_cut = playbook is not None and playbooks.can_be_cut(playbook, config_dir)
+        return self.assignment.site.shard if can_be_cut else count
+
+    def _prepare(self, attempt: Attempt, nodes: tuple[str, ...], folder: Path, of: int = 0) -> _Prepared | None:
+        """All that a run needs, in its *folder*; None when there is no playbook. The nodes are a shard *of* so many."""
         folder.mkdir(mode=0o700, parents=True)
-        this = self._request(attempt, nodes, folder)
+        this = self._request(attempt, nodes, folder, of)
         config_dir = Path(this.config_dir)
         playbook = find(attempt.implementation, config_dir)
         left_out = playbooks.left_out(playbook, inventory.wants(this)) if playbook else frozenset()
@@ -117,7 +140,7 @@ class Player:
         source = request.write(request.with_files(this, _Files(folder / request.FILES).place))
         known_hosts.write(this)
         if playbook is None:
-            return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
+            return None
         settings = environment(this)
         estate = None if not own and playbooks.is_ours(playbook, config_dir) else content.settings(config_dir)
         if estate:
@@ -128,14 +151,19 @@ class Player:
         _furnish(folder, skipped)
         _write_command(folder, settings, source, played, skipped, this.site.network_namespace, many=len(nodes) > MANY)
         steps = {each.play: each.step for each in own}
-        reading = Reading(attempt, nodes, left_out | set(done), self.tell, self._silent, self.taken, steps)
+        return _Prepared(folder, attempt, nodes, playbook, played, source, settings, left_out | set(done), steps)
+
+    def _play(self, run: _Prepared, tell: Listener) -> dict[str, Outcome]:
+        """Run ansible-playbook on what was prepared."""
+        attempt, nodes = run.attempt, run.nodes
+        reading = Reading(attempt, nodes, run.left_out, tell, self._silent, self.taken, run.steps)
         begun = attempt.goes_on.begun if attempt.goes_on else time.monotonic()
-        spy = _Spy(folder, attempt, reading, self.tell)
-        watch = _Watch(folder, attempt.timeout, lambda: self._useless(nodes), begun, spy)
-        rc = _run(settings, source, played, reading, watch)
-        end_processes(folder)
-        outcomes = reading.outcomes(_why(watch, attempt, rc, folder))
-        return outcomes if watch.stopped else self._with_ways_on(playbook, outcomes, begun)
+        spy = _Spy(run.folder, attempt, reading, tell)
+        watch = _Watch(run.folder, attempt.timeout, lambda: self._useless(nodes), begun, spy)
+        rc = _run(run.settings, run.source, run.played, reading, watch)
+        end_processes(run.folder)
+        outcomes = reading.outcomes(_why(watch, attempt, rc, run.folder))
+        return outcomes if watch.stopped else self._with_ways_on(run.playbook, outcomes, begun)
 
     def _own(self, playbook: Path) -> tuple[Hook, ...]:
         """What the site does around the micro-steps of *playbook*."""
@@ -179,10 +207,10 @@ class Player:
     def _silent(self, role: str) -> bool:
         return not role or roles.find(role, Path(self.assignment.config_dir)).silent
 
-    def _request(self, attempt: Attempt, nodes: tuple[str, ...], folder: Path) -> Request:
+    def _request(self, attempt: Attempt, nodes: tuple[str, ...], folder: Path, of: int) -> Request:
         common = msgspec.structs.asdict(self.assignment)
         members = tuple(self.nodes[node] for node in nodes)
-        return Request(**common | {"nodes": members}, run_dir=str(folder), attempt=attempt)
+        return Request(**common | {"nodes": members}, run_dir=str(folder), attempt=attempt, of=of)
 
 
 def _done(playbook: Path, attempt: Attempt, config_dir: Path) -> tuple[str, ...]:
@@ -235,6 +263,26 @@ def environment(this: Request) -> dict[str, str]:
         "ANSIBLE_INVENTORY_ENABLED": "kadeploy",
         "KADEPLOY_CONFIG_DIR": str(site),
     }
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A run of ansible-playbook, with its folder as it will find it."""
+
+    folder: Path
+    attempt: Attempt
+    nodes: tuple[str, ...]
+    playbook: Path
+    """The implementation's."""
+    played: Path
+    """The same, or one that has the site's hooks around its micro-steps."""
+    source: Path
+    """Its inventory."""
+    settings: Mapping[str, str]
+    left_out: frozenset[str]
+    """Micro-steps that will not run."""
+    steps: Mapping[str, str]
+    """What the tasks of hooks are called, by the name of their play."""
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,9 @@ class Request(Assignment, frozen=True, kw_only=True, tag_field="plugin", tag=PLU
 
     attempt: Attempt
     run_dir: str
-    """Folder of this attempt: inventory, command line, artifacts, verdicts, progress."""
+    """Folder of this attempt, or of a shard of it: inventory, command line, artifacts, verdicts, progress."""
+    of: int = 0
+    """Nodes of the attempt, of which these are a shard; 0: these are all."""
 
 
 def profile_sources(request: Assignment) -> profile.Sources:

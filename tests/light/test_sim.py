@@ -26,6 +26,8 @@ STEPS = (
 )
 BOOT = 3
 """Seconds that nodes are away when they boot: long enough to be seen, as a real node's boot is."""
+SHARD = 8
+"""Nodes of one run of ansible-playbook, with light nodes: the first test's are more, and are parted in shards."""
 PATIENCE = 15
 """Seconds after which a node that has not come back is given up, here and for a command that never ends."""
 
@@ -74,6 +76,9 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         assert made is not None
         cluster = made.config / "clusters" / "lab.yml"
         cluster.write_text(f"{cluster.read_text()}\nmicro_timeouts: {{create_partition_table: {PATIENCE}}}\n")
+        if request.param == "light":
+            site = made.config / "site.yml"
+            site.write_text(f"{site.read_text()}\nshard: {SHARD}\n")
         done = tool(made, "karights3", "-a", "-m", made.column("node-"), "-p", "*", "-u", "root")
         assert done.returncode == 0, done.stderr
         yield made
@@ -121,6 +126,9 @@ def test_each_fault_costs_its_own_node_alone_and_tells_its_reason(lab: Lab, tmp_
     for fault, words in (UNREACHED | FAILING).items():
         assert words in reasons[faulty[fault]], fault
     assert [end.status for end in ended] == [3, 3], "some nodes are KO"
+    shards = {path.name for path in (lab.root / "state" / "runs").glob("*/*.0??")}
+    assert bool(shards) == (lab.backend == "light")
+    assert not shards or {"01-SetDeploymentEnvUntrusted.001", "01-SetDeploymentEnvUntrusted.002"} <= shards
 
 
 def test_a_node_is_ok_only_where_the_controller_has_proof(lab: Lab, tmp_path: Path) -> None:

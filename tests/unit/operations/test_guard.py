@@ -20,7 +20,7 @@ from kadeploy.operations.guard import Guard
 from kadeploy.operations.requests import PowerRequest, Recorded
 from kadeploy.operations.sources import OfAccount
 from kadeploy.operations.work import Work
-from kadeploy.remote.broker import Broker
+from kadeploy.remote.brokers import Brokers
 from kadeploy.remote.fanout import Credentials
 from kadeploy.state import database, nodes, rights
 from kadeploy.state.tables import Claim, Log, NodeState, Workflow
@@ -116,7 +116,7 @@ def test_a_database_that_is_away_for_a_moment_takes_nothing_and_is_asked_again(
     database.disconnect()
     heard: list[Event] = []
     state, away = work.site.state, tmp_path / "away"
-    keeper = Broker(tmp_path, Credentials.of(work.site))
+    keeper = Brokers(tmp_path, Credentials.of(work.site))
     keeper.start()
     try:
         state.rename(away)
