@@ -114,7 +114,7 @@ UNTOLD = {
     "Hooks.end_of_reboot": "After a reboot.",
     "Hooks.end_of_power": "After power was switched.",
     "Cluster.nodes": "The machines.",
-    "Cluster.macro_steps": "For each macro-step its implementations in order of preference; auto: kexec where it has proved itself.",
+    "Cluster.macro_steps": "Implementations of each macro-step, the preferred first; auto: kexec where it works.",
     "Cluster.micro_retries": "Further tries per micro-step (by role name).",
     "Cluster.pre_installs": "Archives for before the image is sent.",
     "Cluster.post_installs": "What the new system is set up by, archives first: each is a file, a role or a playbook.",
