@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from kadeploy.config.site import Site
+from kadeploy.state.database import SCHEMA_VERSION
 from tests.accounts import Installation
 from tests.unit.admin import keeping
 from tests.unit.conftest import Tool
@@ -34,7 +35,7 @@ def test_it_tells_what_is_in_the_backup(lived: Site, tool: Tool, tmp_path: Path)
     assert [line.split("  ")[-1] for line in lines] == [
         f"configuration ({tmp_path}/site)",
         "keys, password files and other files that it names",
-        f"database ({kind}, schema 7)",
+        f"database ({kind}, schema {SCHEMA_VERSION})",
         "audit log",
         "run folders",
         "events of runs whose folders are gone",
