@@ -43,7 +43,7 @@ def use(folder: Path, nodes: Nodes, work: Callable[[Remote], Awaitable[T]]) -> T
     async def main() -> T:
         remote = await connect(folder, nodes.credentials)
         try:
-            return await asyncio.wait_for(work(remote), 60)
+            return await asyncio.wait_for(work(remote), 240)
         finally:
             await remote.close()
 
@@ -79,7 +79,7 @@ def test_several_look_like_one(tmp_path: Path, nodes: Nodes, brokers: Brokers) -
             await asyncio.wrap_future(brokers.take(dict.fromkeys(NAMES[:4], reason)))
             assert [(await task).message for task in busy] == [reason] * 4
             assert not held.done()
-        await asyncio.wait_for(asyncio.wrap_future(held), 10)
+        await asyncio.wait_for(asyncio.wrap_future(held), 60)
         async with remote.hold(NAMES) as refused:
             assert dict(refused) == dict.fromkeys(NAMES[:5], reason)
         assert dict(remote.taken) == dict.fromkeys(NAMES[:5], reason)
@@ -97,11 +97,12 @@ def test_several_look_like_one(tmp_path: Path, nodes: Nodes, brokers: Brokers) -
 
 def test_what_a_dead_one_had_is_done_by_the_first(tmp_path: Path, nodes: Nodes, brokers: Brokers) -> None:
     """What was under way on its nodes is lost, and told; the next step finds them, and nodes can still be taken."""
-    lost = next(name for name in NAMES if share_of(name, COUNT))
+    lost, begun = next(name for name in NAMES if share_of(name, COUNT)), tmp_path / "begun"
 
     async def work(remote: Remote) -> Outcome:
-        running = asyncio.create_task(remote.run(nodes.target(lost), b"sleep 1000"))
-        await asyncio.sleep(1)
+        running = asyncio.create_task(remote.run(nodes.target(lost), f"touch {begun}; sleep 1000".encode()))
+        while not begun.exists():
+            await asyncio.sleep(0.02)
         for pid in children().values():
             os.kill(pid, signal.SIGKILL)
         return await running
@@ -114,7 +115,7 @@ def test_what_a_dead_one_had_is_done_by_the_first(tmp_path: Path, nodes: Nodes, 
         return [await remote.run(nodes.target(name), b"true") for name in NAMES]
 
     assert {outcome.verdict for outcome in use(tmp_path, nodes, again)} == {Verdict.OK}
-    brokers.take({lost: "gone"}).result(timeout=10)
+    brokers.take({lost: "gone"}).result(timeout=60)
 
 
 def test_they_end_with_their_workflow_however_it_ends(tmp_path: Path, nodes: Nodes) -> None:
