@@ -49,8 +49,9 @@ def names(name: str) -> list[str]:
 @pytest.mark.parametrize("name", PLAYS)
 def test_a_playbook_is_one_play_that_is_named_after_it_and_ends_with_finish(name: str) -> None:
     assert len(yaml.safe_load(PLAYBOOKS[name].read_text())) == 1
-    common = {key: value for key, value in PLAYS[name].items() if key != "roles"}
+    common = {key: value for key, value in PLAYS[name].items() if key not in {"roles", "vars"}}
     assert common == {"name": name, "hosts": "kadeploy_nodes", "gather_facts": False, "run_once": True}
+    assert PLAYS[name].get("vars", {"kadeploy_in_shards": False}) == {"kadeploy_in_shards": False}
     assert names(name)[-1] == "finish"
 
 
