@@ -329,7 +329,7 @@ class Connections:
                     channel, _ = await connection.create_session(
                         functools.partial(_same, session), command, encoding=None
                     )
-            except (asyncssh.Error, OSError) as error:
+            except (asyncssh.Error, OSError, AttributeError) as error:  # the last when it closes meanwhile
                 self._drop(target, connection)
                 if kept and not last:
                     continue
@@ -439,7 +439,7 @@ class Connections:
                     command = f"sh -c '({_KILL.format(session.pid)}) </dev/null >/dev/null 2>&1 &'"
                     killer, _ = await connection.create_session(asyncssh.SSHClientSession, command, encoding=None)
                     await killer.wait_closed()
-        except (asyncssh.Error, OSError):  # the node hangs: the connection is of no more use
+        except (asyncssh.Error, OSError, AttributeError):  # the node hangs or closes: the connection is of no more use
             channel.abort()
             if connection:
                 self._drop(target, connection)
@@ -530,6 +530,8 @@ def _same(session: _Session) -> _Session:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer on a connection that was open"
+    if isinstance(error, AttributeError):
+        return "it closed the connection while a session was opened"
     return getattr(error, "strerror", "") or getattr(error, "reason", "") or str(error) or type(error).__name__
 
 

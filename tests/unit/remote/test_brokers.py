@@ -105,6 +105,7 @@ def test_what_a_dead_one_had_is_done_by_the_first(tmp_path: Path, nodes: Nodes, 
             await asyncio.sleep(0.02)
         for pid in children().values():
             os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         return await running
 
     outcome = use(tmp_path, nodes, work)
