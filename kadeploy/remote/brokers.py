@@ -119,9 +119,12 @@ class _Other:
         self._gone = False
 
     def begin(self) -> None:
-        """Start the process; it leads a session of its own, so that Ctrl-C is for us alone."""
+        """Start the process; it leads a session of its own, so that Ctrl-C is for us alone.
+
+        Whatever lies in the working directory, which may be anybody's, is not imported (``-P``).
+        """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kadeploy.remote.brokers"],
+            [sys.executable, "-P", "-m", "kadeploy.remote.brokers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

@@ -158,6 +158,21 @@ def test_stopping_leaves_nothing(tmp_path: Path, nodes: Nodes, brokers: Brokers)
     assert not list(tmp_path.glob("*.sock"))
 
 
+def test_nothing_of_the_folder_is_run_in_which_somebody_calls(
+    tmp_path: Path, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may stand in a folder of a user's."""
+    package = tmp_path / "theirs" / "kadeploy" / "remote"
+    package.mkdir(parents=True)
+    for path in (package.parent / "__init__.py", package / "__init__.py", package / "brokers.py"):
+        path.write_text(f"open({str(tmp_path / 'was-run')!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path / "theirs")
+    brokers = Brokers(tmp_path, nodes.credentials, count=2)
+    brokers.start()
+    brokers.stop()
+    assert not (tmp_path / "was-run").exists()
+
+
 def test_one_that_does_not_start_stops_the_others(tmp_path: Path, nodes: Nodes) -> None:
     with pytest.raises(OSError, match="did not start"):
         Brokers(tmp_path / "missing", nodes.credentials, count=2).start()
