@@ -14,6 +14,7 @@ import pytest
 
 from kadeploy.errors import ConfigError
 from kadeploy.remote import namespace
+from tests.descriptors import descriptors
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces")
 
@@ -49,11 +50,11 @@ def test_the_thread_is_inside_and_then_back_where_it_was(names: tuple[str, str])
 
 
 def test_it_comes_back_after_an_exception_and_leaves_no_descriptor_open(names: tuple[str, str]) -> None:
-    before, descriptors = here(), len(list(Path("/proc/self/fd").iterdir()))
+    before, open_before = here(), descriptors()
     with pytest.raises(ZeroDivisionError), namespace.inside(names[0]):
         raise ZeroDivisionError
     assert here() == before
-    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors  # what other tests have left may be closed
+    assert descriptors() <= open_before
 
 
 def test_threads_and_processes_started_inside_are_inside(names: tuple[str, str]) -> None:

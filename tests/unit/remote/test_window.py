@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kadeploy.remote.window import used, window
+from tests.descriptors import descriptors
 
 WORKER = """\
 import asyncio, os, sys
@@ -92,10 +93,6 @@ def holder(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def most_at_a_time(marks: bytes) -> int:
     """How many were inside at the same time; entering is written after the slot is taken, leaving before it goes."""
     inside = most = 0
@@ -168,7 +165,7 @@ def test_who_waits_in_vain_can_be_cancelled_and_leaves_nothing_behind(tmp_path: 
 
         before = descriptors()
         asyncio.run(main())
-        assert descriptors() == before
+        assert descriptors() <= before
 
 
 def test_a_neighbour_that_waits_comes_before_who_had_the_slot_and_wants_it_again(tmp_path: Path) -> None:
