@@ -5,7 +5,7 @@ ones enter the next macro-step at once, as a set of their own; the KO ones try t
 next implementation of the same macro-step, then are KO for good. Sets never merge again. A node goes back to an earlier
 macro-step only if it has lost what that one did: then its next try begins there. Nodes that are LATE leave the set as
 well, which goes on without them: they go on with the same try from the micro-step in which they are, as a set of their
-own.
+own. Those that are LOST begin their try anew.
 
 A workflow whose process died goes on from the `Way` of each node: one at its end keeps it, the others begin their try
 anew, those that are at the same place as one set.
@@ -41,6 +41,8 @@ class Verdict(Enum):
     """Stopped at a breakpoint, on purpose."""
     LATE = "late"
     """Not through a micro-step, while most others are: the outcome names it, its seconds count from there."""
+    LOST = "lost"
+    """Nobody knows: the machine that worked on it is gone. Its try begins anew."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Outcome:
     micro_step: str = ""
     """Where it waits when it is LATE, or failed."""
     again: Again = ""
-    """How it is tried again when it is KO."""
+    """How it is tried again when it is KO; or LOST, where ``before`` says that it may have been booted."""
 
     def __post_init__(self) -> None:
         """Make words of nodes and BMCs fit to be shown."""
@@ -172,6 +174,8 @@ class Way:
 
     def after(self, plan: Plan, attempt: Attempt, outcome: Outcome, seconds: float) -> Way:
         """What comes after an attempt that took *seconds*."""
+        if outcome.verdict is Verdict.LOST:
+            return self.interrupted(seconds, booted=outcome.again == "before")
         place = self.place or Place()
         stays = outcome.verdict is Verdict.LATE
         tried = Tried(attempt, outcome.verdict, seconds + self.lost)
@@ -390,16 +394,18 @@ class _Automaton:
         """Send each node where its verdict leads, but for those that have left meanwhile."""
         end = replace(end, outcomes={node: o for node, o in end.outcomes.items() if node not in self.finals})
         for node, outcome in end.outcomes.items():
-            self.history[node] += (Tried(end.attempt, outcome.verdict, end.seconds + self.lost.pop(node, 0.0)),)
+            if outcome.verdict is not Verdict.LOST:
+                self.history[node] += (Tried(end.attempt, outcome.verdict, end.seconds + self.lost.pop(node, 0.0)),)
         self.observer.ended(end.attempt, end.outcomes, end.seconds)
         sets = {verdict: {n: o for n, o in end.outcomes.items() if o.verdict is verdict} for verdict in Verdict}
         self._finish(sets[Verdict.BRK])
         self._enter(end.place.then or Place(end.place.step + 1), sets[Verdict.OK])
         if self.stop.is_set():
-            self._finish(sets[Verdict.KO] | sets[Verdict.LATE], aborted=True)
+            self._finish(sets[Verdict.KO] | sets[Verdict.LATE] | sets[Verdict.LOST], aborted=True)
         else:
             self._again(end.place, sets[Verdict.KO])
             self._go_on(end, sets[Verdict.LATE])
+            self._anew(end, sets[Verdict.LOST])
 
     def _again(self, place: Place, ko: Mapping[str, Outcome]) -> None:
         """Try again with nodes that are KO, each in its way."""
@@ -413,6 +419,17 @@ class _Automaton:
             sets.setdefault(GoesOn(outcome.micro_step, end.begun, outcome.seconds), []).append(node)
         for goes_on, nodes in sets.items():
             self._start(end.place, tuple(nodes), goes_on)
+
+    def _anew(self, end: _End, lost: Mapping[str, Outcome]) -> None:
+        """Let nodes begin their try anew, those at the same place as one set."""
+        sets: dict[Place | None, dict[str, Outcome]] = {}
+        for node, outcome in lost.items():
+            way = Way(end.place, self.history[node], lost=self.lost.pop(node, 0.0))
+            way = way.interrupted(end.seconds, booted=outcome.again == "before")
+            self.history[node], self.lost[node] = way.history, way.lost
+            sets.setdefault(way.place, {})[node] = way.last
+        for place, nodes in sets.items():
+            self._enter(place, nodes)
 
     def _lose(self, reasons: Mapping[str, str]) -> None:
         """Nodes that are not at their end leave."""

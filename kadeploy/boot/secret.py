@@ -66,5 +66,18 @@ def find(folder: Path, attempt: Attempt) -> Secret | None:
         return None
 
 
+def keep(folder: Path, attempt: Attempt, key: bytes) -> None:
+    """Have in *folder* the secret that was made for this try on another machine."""
+    descriptor = os.open(_path(folder, attempt), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key)
+
+
+def file_of(folder: Path, attempt: Attempt) -> Path | None:
+    """The file of a try's secret, for another machine; None when nothing was booted with it."""
+    path = _path(folder, attempt)
+    return path if path.exists() else None
+
+
 def _path(folder: Path, attempt: Attempt) -> Path:
     return folder / f"secret-{attempt.implementation}-{attempt.retry}"

@@ -13,6 +13,7 @@ TOOLS = (
     "kadeploy3d",
     "kadeploy-site",
     "kadeploy-bootserver",
+    "kadeploy-worker",
     "kadeploy-lab",
 )
 """Their names; the module is named alike, with ``_`` for ``-``."""

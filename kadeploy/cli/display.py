@@ -196,6 +196,9 @@ class Display:
         late = [name for name, outcome in outcomes.items() if outcome.verdict is Verdict.LATE]
         if late:
             self.say(1, f"{_title(attempt)} is late on {fold(late)}: the other nodes go on without waiting for them")
+        lost = {name: outcome.message for name, outcome in outcomes.items() if outcome.verdict is Verdict.LOST}
+        for reason, names in kinds(lost).items():
+            self.say(1, f"{_title(attempt)} begins anew on {fold(names)}: {reason}")
         for verdict, word, style in ((Verdict.BRK, "stopped on", ""), (Verdict.KO, "failed on", _BAD)):
             said = {name: outcome.message for name, outcome in outcomes.items() if outcome.verdict is verdict}
             for reason, names in kinds(said).items():

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
@@ -81,6 +81,22 @@ class Http:
     def content(self, path: str, query: Query) -> bytes:
         """What a resource answers, as it is."""
         return self._read(self._sent("GET", path, query, None))
+
+    def opened(self, path: str) -> http.client.HTTPResponse:
+        """An answer to be read piece by piece, with `telling` around."""
+        return self._sent("GET", path, None, None)
+
+    def telling(self) -> AbstractContextManager[None]:
+        """What goes wrong with the connection within is a refusal."""
+        return _told(self.address)
+
+    def cut(self) -> None:
+        """From any thread: end what is being read or sent."""
+        _shut(self._connection)
+
+    def close(self) -> None:
+        """Nothing more will be asked."""
+        self._connection.close()
 
     def connected(self) -> socket.socket:
         """A new connection to the service, for another protocol."""
@@ -158,6 +174,12 @@ class Http:
             return response.read()
 
 
+def _shut(connection: http.client.HTTPConnection) -> None:
+    with suppress(OSError):
+        if connection.sock is not None:
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+
 @contextmanager
 def _told(address: Address) -> Iterator[None]:
     """What goes wrong with a connection is a refusal."""
@@ -227,9 +249,7 @@ class _Events:
 
     def close(self) -> None:
         """End it; the thread hears of it."""
-        with suppress(OSError):
-            if self._connection.sock is not None:
-                self._connection.sock.shutdown(socket.SHUT_RDWR)
+        _shut(self._connection)
         self._connection.close()
 
 

@@ -272,6 +272,9 @@ class Cluster(Struct, frozen=True, kw_only=True):
     post_installs: tuple[PostInstall, ...] = ()
     supported_filesystems: tuple[FileSystem, ...] = OUR_FILE_SYSTEMS
     kexec_dir: FolderOnNode = "/dev/shm/kexec"  # noqa: S108 - a folder on the nodes
+    workers: Literal["never", "prefer", "only"] = "never"
+    """Whether other machines carry out what is done to its nodes (``service.workers`` of the site): where one is there,
+    or always, because this machine does not reach the nodes."""
     broadcast_command: BroadcastCommand = ""
     """Site command of BroadcastEnvCustom (``ENVFILE``, ``NODEFILE`` are replaced)."""
     hardware: tuple[Hardware, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kadeploy.config.file import Struct
-from kadeploy.config.rules import File, Folder, Header, IpAddress, Network, OpenPort, Positive, Wrong
+from kadeploy.config.rules import File, Folder, Header, IpAddress, Name, Network, OpenPort, Positive, User, Wrong
 
 SOCKET = "/run/kadeploy/kadeploy3d.sock"
 CONSOLE_SOCKET = "/run/kadeploy/consoles.sock"
@@ -53,6 +53,20 @@ class Quota(Struct, frozen=True, kw_only=True):
     consoles: Positive = 20
 
 
+class Workers(Struct, frozen=True, kw_only=True):
+    """Other machines that may carry out parts of operations."""
+
+    users: tuple[User, ...]
+    """Whose tokens may take work: they get the site's ssh key and the BMCs' passwords with it."""
+    database_role: Name = ""
+    """Role of the PostgreSQL database that workers use; it gets the right to the tables of their queue."""
+
+    def contradictions(self) -> Iterable[Wrong]:
+        """Nobody may work."""
+        if not self.users:
+            yield Wrong(("users",), "an empty list is given; expected a list of at least one user.")
+
+
 class Service(Struct, frozen=True, kw_only=True):
     """``service``."""
 
@@ -64,6 +78,7 @@ class Service(Struct, frozen=True, kw_only=True):
     front_ends: tuple[FrontEnd, ...] = ()
     metrics_from: tuple[Network, ...] = ()
     """Addresses and networks from which ``/metrics`` is answered without asking who calls; others show a token."""
+    workers: Workers | None = None
     folders: tuple[Folder, ...] = ()
     """Folders below which files may be named as ``server:///path``."""
     quota: Quota = Quota()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from kadeploy.boot import profile
 from kadeploy.boot.secret import make
 from kadeploy.errors import KadeployError
 from kadeploy.microsteps.microstep import MicroStep, on_held
-from kadeploy.runner.request import Request, profile_sources
+from kadeploy.remote import errands
+from kadeploy.runner.request import Request, RequestNode, profile_sources
 from kadeploy.workflow import Outcome
 
 ARGUMENTS = {
@@ -61,7 +62,13 @@ async def run(step: MicroStep) -> Mapping[str, Outcome]:
 
 async def _write(step: MicroStep) -> Mapping[str, Outcome]:
     members, request, kind = set(step.members), step.request, step.args["boot"]
-    nodes = [node for node in request.nodes if node.name in members]
+    if worker := errands.place():
+        return await errands.profiles(worker, kind, step.members)
+    return write(request, kind, [node for node in request.nodes if node.name in members])
+
+
+def write(request: Request, kind: str, nodes: Sequence[RequestNode]) -> dict[str, Outcome]:
+    """Write the profiles of that *kind* on this machine, the controller: what became of each node."""
     shown = kind in _SHOW_SECRET and request.cluster.loader.show_secret
     secret = make(Path(request.workflow_dir), request.attempt) if shown else None
     return profile.write(replace(profile_sources(request), secret=secret), kind, nodes)

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
+from typing import Protocol
 
 from kadeploy.errors import DatabaseError
 from kadeploy.events import LetGo, Listener, Taken
 from kadeploy.operations import permission
 from kadeploy.operations.work import Work
-from kadeploy.remote.brokers import Brokers
 from kadeploy.state import database, nodes
 from kadeploy.workflow import ABORTED, Leaving
 
@@ -25,6 +25,13 @@ PERIOD = 2.0
 """Seconds between two looks."""
 PATIENCE = 5.0
 """Seconds within which an operation lets go of nodes, unless a BMC's order or a command of the site takes longer."""
+
+
+class Hands(Protocol):
+    """All through which nodes of a workflow are acted on."""
+
+    def take(self, reasons: Mapping[str, str]) -> Future[None]:
+        """From any thread: take nodes from them; done once nothing is done to these any more."""
 
 
 class Guard:
@@ -41,7 +48,7 @@ class Guard:
         self._over = threading.Event()
 
     @contextmanager
-    def watching(self, keeper: Brokers) -> Iterator[None]:
+    def watching(self, keeper: Hands) -> Iterator[None]:
         """Look at once and every `PERIOD` seconds while it lasts; an operation that only looks at nodes holds none."""
         if self.work.only_looks:
             yield
@@ -55,7 +62,7 @@ class Guard:
             self._over.set()
             thread.join()
 
-    def _watch(self, keeper: Brokers) -> None:
+    def _watch(self, keeper: Hands) -> None:
         try:
             while not self._over.wait(PERIOD):
                 if not self._look(keeper):
@@ -63,7 +70,7 @@ class Guard:
         finally:
             database.disconnect()
 
-    def _look(self, keeper: Brokers) -> bool:
+    def _look(self, keeper: Hands) -> bool:
         """Take what is lost; False when the database does not tell."""
         try:
             lost = self._lost()
@@ -87,7 +94,7 @@ class Guard:
             lost |= {node: f"{ABORTED}: {why}" for node, why in nodes.lost(work.site, work.wid, left).items()}
         return lost
 
-    def _take(self, lost: Mapping[str, str], keeper: Brokers) -> None:
+    def _take(self, lost: Mapping[str, str], keeper: Hands) -> None:
         self.taken |= lost
         self.tell(Taken(reasons=lost))
         for leaving in self.leaving.values():

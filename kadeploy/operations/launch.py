@@ -58,10 +58,11 @@ from kadeploy.operations.sources import Sources
 from kadeploy.operations.staging import Staged
 from kadeploy.operations.work import Resumption, Work
 from kadeploy.remote import namespace
-from kadeploy.remote.brokers import Brokers
+from kadeploy.remote.brokers import Brokers, together
 from kadeploy.remote.fanout import Credentials
 from kadeploy.runner.player import Player
 from kadeploy.state import nodes
+from kadeploy.workers.elsewhere import Elsewhere
 from kadeploy.workflow import Attempt, Final, Outcome
 
 # --- the story ------------------------------------------------------------------------------------------------------
@@ -306,10 +307,11 @@ def _run_clusters(work: Work, tell: Listener, keep_alive: Callable[[], None], st
     numbers = itertools.count(work.resumption.next_number if work.resumption else 1)
     channel = _Channel()
     guard = Guard(work, channel.put)
-    with _kept_connections(work) as keeper, guard.watching(keeper):
+    workers = _workers(work, stop, guard)
+    with _kept_connections(work) as keeper, guard.watching(_Hands(keeper, tuple(workers.values()))):
         threads = [
             threading.Thread(
-                target=_run_cluster, args=(work, cluster, numbers, channel, stop, guard, keeper), name=cluster
+                target=_run_cluster, args=(work, cluster, numbers, channel, stop, guard, keeper, workers), name=cluster
             )
             for cluster in work.groups
         ]
@@ -333,8 +335,11 @@ def _run_cluster(
     stop: threading.Event,
     guard: Guard,
     keeper: Brokers,
+    workers: Mapping[str, Elsewhere],
 ) -> None:
     player = Player(work.assignments[cluster], work.members, channel.put, stop, guard.taken, keeper.hold)
+    if cluster in workers:
+        player = replace(player, elsewhere=workers[cluster].perform)
     observer, leaving = _Observer(channel.put), guard.leaving[cluster]
     names, plan = work.groups[cluster], work.plans[cluster]
     try:
@@ -352,6 +357,28 @@ def _run_cluster(
         )
     finally:
         channel.leave()
+
+
+def _workers(work: Work, stop: threading.Event, guard: Guard) -> dict[str, Elsewhere]:
+    """By cluster: whoever has its shards carried out on other machines."""
+    clusters = {name: work.assignments[name].cluster for name in work.groups if work.site.service.workers}
+    return {
+        name: Elsewhere(work.site, cluster, work.wid, stop, guard.taken)
+        for name, cluster in clusters.items()
+        if cluster.workers != "never"
+    }
+
+
+@dataclass(frozen=True)
+class _Hands:
+    """All through which nodes are acted on: the brokers here, and workers elsewhere."""
+
+    keeper: Brokers
+    workers: tuple[Elsewhere, ...]
+
+    def take(self, reasons: Mapping[str, str]) -> Future[None]:
+        """See `kadeploy.remote.broker.Broker.take`."""
+        return together([self.keeper.take(reasons), *(done for each in self.workers for done in each.take(reasons))])
 
 
 @contextmanager

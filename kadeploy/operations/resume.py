@@ -25,6 +25,7 @@ from kadeploy.operations.work import Resumption, run_folder
 from kadeploy.runner import playbooks
 from kadeploy.runner.player import end_processes, find
 from kadeploy.state import controllers
+from kadeploy.workers import lease
 from kadeploy.workflow import Plan, Verdict, Way
 
 DEATHS = 3
@@ -53,6 +54,8 @@ def go_on(wid: str, configuration: Configuration, listener: Listener, stop: thre
     if held is None:
         raise OptionError(f"Workflow {wid} goes on in another process already.")
     end_processes(folder)
+    if lease.withdraw_all(folder):
+        time.sleep(lease.LOST)  # workers that nobody answers any more have ended all by then
     found = _decided(kept, site, held)
     return launch.go_on(kept.work(configuration, found), kept.account, kept.left_out, listener, stop)
 

@@ -11,7 +11,7 @@ import itertools
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -80,8 +80,7 @@ class Brokers:
 
     def take(self, reasons: Mapping[str, str]) -> Future[None]:
         """From any thread: take nodes from the workflow; done once nothing is done to them any more."""
-        done = _All([self._first.take(reasons), *(other.take(reasons) for other in self._others)])
-        return done.future
+        return together([self._first.take(reasons), *(other.take(reasons) for other in self._others)])
 
     @contextmanager
     def hold(self, names: Iterable[str]) -> Iterator[None]:
@@ -90,10 +89,15 @@ class Brokers:
             yield
 
 
+def together(parts: Sequence[Future[None]]) -> Future[None]:
+    """Done once all of *parts* are, of which there is one at least."""
+    return _All(parts).future
+
+
 class _All:
     """Done when all are; a broker that could not do it is as good as gone, and with it its connections."""
 
-    def __init__(self, parts: list[Future[None]]) -> None:
+    def __init__(self, parts: Sequence[Future[None]]) -> None:
         self.future: Future[None] = Future()
         self._lock = threading.Lock()
         self._left = len(parts)

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
+from kadeploy.remote import errands
+
 _Found = TypeVar("_Found")
 
 PAUSE = (0.01, 0.05)
@@ -31,7 +33,14 @@ PAUSE = (0.01, 0.05)
 
 @asynccontextmanager
 async def window(folder: Path, size: int) -> AsyncIterator[None]:
-    """Hold one of the *size* slots of *folder* (made if it is not there), waiting for it as long as it takes."""
+    """Hold one of the *size* slots of *folder* (made if it is not there), waiting for it as long as it takes.
+
+    A worker's tasks hold one of the folder of that name on their controller.
+    """
+    if worker := errands.place():
+        async with errands.slot(worker, folder.name):
+            yield
+        return
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     slots = _slots(folder, max(1, size))
     number, descriptor = await slots.take()

@@ -88,6 +88,8 @@ class Player:
     stop: threading.Event
     taken: Mapping[str, str] = field(default_factory=dict)
     hold: Callable[[Iterable[str]], AbstractContextManager[None]] = lambda _names: nullcontext()
+    elsewhere: Callable[[Part, Listener], dict[str, Outcome] | None] = lambda _part, _tell: None
+    """Has a part of an attempt carried out by another machine, where there is one that does."""
 
     def perform(self, attempt: Attempt, nodes: tuple[str, ...]) -> dict[str, Outcome]:
         """Run *attempt* on *nodes*: an outcome for each node that got to an end.
@@ -110,14 +112,25 @@ class Player:
         if whole is None:
             return _all_ko(nodes, f"{attempt.implementation}: there is no playbook {attempt.implementation}.yml.")
         if len(parts) == 1:
-            return self._play(whole, self.tell)
+            return self._carry_out(whole, self.tell)
         transfers = shards.Transfers(len(parts))
 
         def play(number: int, part: tuple[str, ...]) -> dict[str, Outcome]:
             prepared = self._prepare(attempt, part, shards.folder(folder, number), of=len(nodes))
-            return self._play(prepared, transfers.heard(number, self.tell)) if prepared else {}
+            return self._carry_out(prepared, transfers.heard(number, self.tell)) if prepared else {}
 
         return shards.at_once(parts, play)
+
+    def perform_part(self, attempt: Attempt, nodes: tuple[str, ...], of: int) -> dict[str, Outcome]:
+        """Run *attempt* on *nodes*, which are those of a whole or of a shard *of* so many, in this very process."""
+        part = self._prepare(attempt, nodes, Path(self.assignment.workflow_dir) / folder_name(attempt), of)
+        return self._play(part, self.tell) if part else {}
+
+    def _carry_out(self, part: Part, tell: Listener) -> dict[str, Outcome]:
+        """Carry out *part*, elsewhere if need be. What is the site's own is on this machine alone."""
+        is_ours = part.played == part.playbook and playbooks.is_ours(part.playbook, part.config_dir)
+        answer = self.elsewhere(part, tell) if is_ours else None
+        return self._play(part, tell) if answer is None else answer
 
     def _most(self, attempt: Attempt, count: int) -> int:
         """How many of *count* nodes one run of ansible-playbook may have."""
@@ -126,7 +139,7 @@ class Player:
         can_be_cut = playbook is not None and playbooks.can_be_cut(playbook, config_dir)
         return self.assignment.site.shard if can_be_cut else count
 
-    def _prepare(self, attempt: Attempt, nodes: tuple[str, ...], folder: Path, of: int = 0) -> _Prepared | None:
+    def _prepare(self, attempt: Attempt, nodes: tuple[str, ...], folder: Path, of: int = 0) -> Part | None:
         """All that a run needs, in its *folder*; None when there is no playbook. The nodes are a shard *of* so many."""
         folder.mkdir(mode=0o700, parents=True)
         this = self._request(attempt, nodes, folder, of)
@@ -151,9 +164,9 @@ class Player:
         _furnish(folder, skipped)
         _write_command(folder, settings, source, played, skipped, this.site.network_namespace, many=len(nodes) > MANY)
         steps = {each.play: each.step for each in own}
-        return _Prepared(folder, attempt, nodes, playbook, played, source, settings, left_out | set(done), steps)
+        return Part(this, folder, nodes, playbook, played, source, settings, left_out | set(done), steps)
 
-    def _play(self, run: _Prepared, tell: Listener) -> dict[str, Outcome]:
+    def _play(self, run: Part, tell: Listener) -> dict[str, Outcome]:
         """Run ansible-playbook on what was prepared."""
         attempt, nodes = run.attempt, run.nodes
         reading = Reading(attempt, nodes, run.left_out, tell, self._silent, self.taken, run.steps)
@@ -266,11 +279,14 @@ def environment(this: Request) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A run of ansible-playbook, with its folder as it will find it."""
+class Part:
+    """A run of ansible-playbook on all nodes of an attempt, or on a shard of them, with its folder as it will find it.
 
+    *request* is what it has to do.
+    """
+
+    request: Request
     folder: Path
-    attempt: Attempt
     nodes: tuple[str, ...]
     playbook: Path
     """The implementation's."""
@@ -283,6 +299,21 @@ class _Prepared:
     """Micro-steps that will not run."""
     steps: Mapping[str, str]
     """What the tasks of hooks are called, by the name of their play."""
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt that this is."""
+        return self.request.attempt
+
+    @property
+    def config_dir(self) -> Path:
+        """The site's folder."""
+        return Path(self.request.config_dir)
+
+    @property
+    def boots(self) -> bool:
+        """Whether nodes are booted in it."""
+        return playbooks.reboots(self.playbook, self.config_dir)
 
 
 @dataclass(frozen=True)

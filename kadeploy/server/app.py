@@ -35,6 +35,7 @@ from kadeploy.server.web import visit
 from kadeploy.server.web.forms import Form
 from kadeploy.server.web.routes import ROUTES
 from kadeploy.server.web.visit import Visit
+from kadeploy.server.work import CONTROLLERS as WORK
 
 _LOG = logging.getLogger("kadeploy.server")
 
@@ -54,7 +55,7 @@ def application(configuration: Callable[[], Configuration]) -> ASGIApp:
 def _resources() -> Litestar:
     """What answers, for the site that a request's scope names; to make it takes a fifth of a second."""
     return Litestar(
-        route_handlers=[*CONTROLLERS, *ORIGINALS, *ROUTES, metrics, _console],
+        route_handlers=[*CONTROLLERS, *WORK, *ORIGINALS, *ROUTES, metrics, _console],
         dependencies={
             "caller": Provide(_caller, sync_to_thread=True),
             "served": Provide(_served, sync_to_thread=False),
