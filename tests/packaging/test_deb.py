@@ -85,7 +85,9 @@ def test_no_file_names_the_folder_in_which_it_was_built_and_no_library_is_missin
         "sh", "-c", f"find {HOME} -name '*.so*' -type f -exec ldd {{}} + 2>/dev/null | grep 'not found' || true"
     )
     assert set(re.findall(r"(\S+) => not found", missing)) == set()
-    extras = "import asyncssh, argon2, litestar, psycopg, pymysql, sushy, uvicorn, kadeploy.server.daemon"
+    extras = (
+        "import asyncssh, argon2, litestar, procrastinate, psycopg, pymysql, sushy, uvicorn, kadeploy.server.daemon"
+    )
     computer.run(f"{HOME}/bin/python3", "-c", extras, user="nobody")
 
 
@@ -138,7 +140,7 @@ def test_what_begins_by_itself_is_enabled_and_nothing_else(computer: Machine) ->
         name: computer.tried("systemctl", "is-enabled", name).stdout.strip()
         for name in (
             *("kadeploy3d.socket", "kadeploy3d.service", "kadeploy3d-consoles.socket", "kadeploy-purge.timer"),
-            *("kadeploy-bootserver.service", "kadeploy-backup.timer"),
+            *("kadeploy-bootserver.service", "kadeploy-backup.timer", "kadeploy-worker.service"),
         )
     }
     assert [name for name, word in enabled.items() if word == "enabled"] == list(enabled)[:4]
@@ -307,7 +309,7 @@ def test_a_package_that_was_never_used_leaves_no_folder(computer: Machine) -> No
 def test_the_lock_file_pins_all_that_the_project_requires_and_names_no_registry() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"]]
-    for extra in ("server", "postgresql", "mysql", "redfish"):
+    for extra in ("server", "postgresql", "mysql", "redfish", "workers"):
         wanted += project["optional-dependencies"][extra]
     text = (ROOT / "debian/environment.lock").read_text()
     pinned = set(re.findall(r"(?m)^([\w.-]+)==", text))

@@ -9,9 +9,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kadeploy.config import service
+from kadeploy.workers import settings as worker
+from kadeploy.workers.worker import LEAVE
 from tests.accounts import Installation
 
 UNITS = Path(__file__).parents[3] / "contrib" / "systemd"
@@ -19,7 +22,8 @@ PREFIX = "/opt/kadeploy"
 """Where docs/service.md installs the package."""
 SERVICE, CONSOLES = "kadeploy3d.service", "kadeploy3d-consoles.service"
 BOOT, PURGE, BACKUP = "kadeploy-bootserver.service", "kadeploy-purge.service", "kadeploy-backup.service"
-TOLERATED = {SERVICE: 21, CONSOLES: 15, BOOT: 15, PURGE: 16, BACKUP: 29}
+WORKER = "kadeploy-worker.service"
+TOLERATED = {SERVICE: 21, CONSOLES: 15, BOOT: 15, PURGE: 16, BACKUP: 29, WORKER: 14}
 """Tenths of the exposure that systemd-analyze finds; each that is left has its reason in the unit."""
 
 SERVER = """\
@@ -88,7 +92,8 @@ def test_nothing_begins_before_the_site_has_a_configuration() -> None:
     named = {path.name for kind in KINDS for path in UNITS.glob(f"*.{kind}")}
     begun_by_others = {CONSOLES, *(name for name in named if name.endswith(".timer"))}
     for unit in named - begun_by_others:
-        assert settings(unit)["ConditionPathExists"] == ["/etc/kadeploy/site.yml"], unit
+        expected = str(worker.PATH) if unit == WORKER else "/etc/kadeploy/site.yml"
+        assert settings(unit)["ConditionPathExists"] == [expected], unit
 
 
 def test_each_timer_starts_a_service_of_its_name() -> None:
@@ -123,6 +128,17 @@ def test_units_account_and_folders_agree() -> None:
     assert [words for words in folders if words[1] == consoles[-2]] == [
         ["d", "/var/lib/kadeploy-console", "0750", "root", consoles[1], "-"]
     ]
+
+
+def test_a_worker_has_the_folders_of_its_settings_and_time_to_end() -> None:
+    unit = settings(WORKER)
+    defaults = {field.name: field.default for field in msgspec.structs.fields(worker.Worker)}
+    assert [f"/var/lib/{unit['StateDirectory'][0]}", f"/run/{unit['RuntimeDirectory'][0]}"] == [
+        defaults["folder"],
+        defaults["secrets"],
+    ]
+    assert unit["User"] == settings(SERVICE)["User"]
+    assert int(unit["TimeoutStopSec"][0]) > LEAVE + 10
 
 
 def test_systemd_can_make_the_account_and_the_folders(tmp_path: Path) -> None:
