@@ -19,6 +19,7 @@ from kadeploy.client.servers import Client
 from kadeploy.config.cluster import Cluster
 from kadeploy.config.site import Site
 from kadeploy.environments import document, lines
+from kadeploy.workers.settings import Worker
 
 
 class Page(NamedTuple):
@@ -97,6 +98,23 @@ servers:
   paris: {url: "https://kadeploy.paris.example:25300", token_file: token}
 """,
         ("kadeploy3(1)", "kadeploy3d(1)"),
+    ),
+    "kadeploy-worker.yml": Page(
+        Worker,
+        "the settings of a worker",
+        {"/etc/kadeploy/worker.yml": "On the worker's machine; --settings names another file."},
+        (
+            "A file in YAML. An unknown key is refused. Secrets are in files of their own, which the worker's account "
+            "alone may read. kadeploy-worker reads it when it starts.",
+        ),
+        """\
+url: https://kadeploy.paris.example:25300
+token_file: /etc/kadeploy/worker-token
+database_file: /etc/kadeploy/worker-database
+clusters: [gdx, gros]
+shards: 4
+""",
+        ("kadeploy-worker(1)", "kadeploy-site.yml(5)", "kadeploy-cluster.yml(5)"),
     ),
     "kadeploy-environment": Page(
         document.FORM,

@@ -33,7 +33,10 @@ def kadeploy_worker(_version: shell.Version = False, _completion: shell.Completi
 @app.command()
 def run(
     path: Annotated[
-        Path, typer.Option("--settings", metavar="FILE", help="Another file than /etc/kadeploy/worker.yml.")
+        Path,
+        typer.Option(
+            "--settings", metavar="FILE", help="Another file than /etc/kadeploy/worker.yml.", show_default=False
+        ),
     ] = settings.PATH,
 ) -> int:
     """Serve until SIGTERM; what is under way has half a minute then, and goes on elsewhere."""

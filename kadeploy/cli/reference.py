@@ -30,6 +30,7 @@ from kadeploy.runner import playbooks, roles, variables
 from kadeploy.server.statuses import status_of
 from kadeploy.state import tables
 from kadeploy.state.database import SCHEMA_VERSION
+from kadeploy.workers.settings import Worker
 
 PACKAGE = Path(errors.__file__).parent
 NOWHERE = Path("/nonexistent")
@@ -77,6 +78,10 @@ FILES: Mapping[str, tuple[type, str]] = {
     "client.yml": (
         Client,
         "Servers that a user's tools know by name: `~/.config/kadeploy/client.yml`, else `/etc/kadeploy/client.yml`.",
+    ),
+    "worker.yml": (
+        Worker,
+        "A [worker](../howto/workers.md), on its own machine: `/etc/kadeploy/worker.yml`.",
     ),
     "An environment, as YAML or JSON": (
         document.FORM,

@@ -14,6 +14,7 @@ from kadeploy.client.servers import Client
 from kadeploy.config.file import Struct, as_struct
 from kadeploy.environments import description
 from kadeploy.environments.document import FORM
+from kadeploy.workers.settings import Worker
 
 PAGES = Path(__file__).parents[3] / "docs" / "man5"
 MAKE = "run: python -m kadeploy.cli.file_pages docs/man5"
@@ -47,7 +48,7 @@ def test_the_example_is_a_file_that_is_read(name: str, tmp_path: Path) -> None:
         assert environment.name == "debian12"
         return
     assert issubclass(found.kind, Struct)
-    defaults = {} if found.kind is Client else {"name": "gdx"}
+    defaults = {} if found.kind in (Client, Worker) else {"name": "gdx"}
     assert as_struct(tmp_path / "file.yml", found.example, found.kind, **defaults)
 
 
