@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from litestar.types import ASGIApp, Message, Receive, Send
@@ -17,6 +18,8 @@ CALLER, REASON = "kadeploy_caller", "kadeploy_reason"
 _LOOKING = {"GET", "HEAD", "OPTIONS"}
 _QUESTIONS = ("/v1/statistics/", "/v1/files/needed", "/v1/environments/moved")
 """Paths at which nothing is changed, whatever the method."""
+_SIGNS_OF_LIFE = re.compile(r"/v1/workers/?|/v1/work/[^/]+/[^/]+/(report|profiles)")
+"""Paths at which workers say every second that they are there; what they take is noted."""
 _STRANGERS = {401, 403, 429}
 """Answers that are noted even to those who only look."""
 
@@ -33,7 +36,7 @@ class Audited:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        looks = scope["method"] in _LOOKING or scope["path"].startswith(_QUESTIONS)
+        looks = scope["method"] in _LOOKING or _is_question(scope["path"])
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start" and (not looks or message["status"] in _STRANGERS):
@@ -41,6 +44,10 @@ class Audited:
             await send(message)
 
         await self._app(scope, receive, noting)
+
+
+def _is_question(path: str) -> bool:
+    return path.startswith(_QUESTIONS) or _SIGNS_OF_LIFE.fullmatch(path) is not None
 
 
 def note(audit: Audit, scope: Any, status: int) -> None:

@@ -7,12 +7,14 @@ keys it has got from the queue, and says nothing that counts for any other node.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import stat
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -25,7 +27,7 @@ from litestar.response import Stream
 from kadeploy import __version__
 from kadeploy.boot import secret
 from kadeploy.config.site import Site
-from kadeploy.errors import ConfigError, FileError, OptionError, RightsError
+from kadeploy.errors import ConfigError, FileError, KadeployError, OptionError, RightsError
 from kadeploy.files import MEGA
 from kadeploy.microsteps import write_profiles
 from kadeploy.operations.work import run_folder
@@ -48,7 +50,10 @@ RESULTS = "worker"
 """Folder in the shard's run folder of what the worker sends back."""
 _BREATH = 2.0
 """Seconds between two signs that a slot is still waited for, or held."""
-_FOLDER = re.compile(r"\d+-[A-Za-z0-9_.-]+")
+_WID = re.compile(r"[A-Za-z0-9_-]+")
+_FOLDER = re.compile(r"[0-9]+-[A-Za-z0-9_.-]+")
+_AGAIN = 60.0
+"""Seconds after which it is looked again whether the queue is there: a database may be restored meanwhile."""
 
 Here = NamedDependency[Served]
 Key = Annotated[str, HeaderParameter(name=KEY)]
@@ -59,9 +64,9 @@ class _Shard:
     """A shard, as one sees it who has its key."""
 
     def __init__(self, served: Served, wid: str, folder: str, key: str, *, also_over: bool = False) -> None:
-        """Raises OptionError unless the lease is the caller's; with *also_over*, one that was withdrawn will do."""
+        """Raises OptionError unless the lease is the caller's; see `kadeploy.workers.lease.shown`."""
         _require_worker(served)
-        if not _FOLDER.fullmatch(folder) or not re.fullmatch(r"[A-Za-z0-9_-]+", wid):
+        if not _FOLDER.fullmatch(folder) or not _WID.fullmatch(wid):
             raise OptionError("This work is not yours any more.")
         self.site: Site = served.site
         self.workflow_dir = run_folder(served.site, wid)
@@ -112,16 +117,16 @@ class WorkerController(Controller):
         return presence.seen(served.site)
 
 
-_known: set[tuple[str, str]] = set()
-"""Databases and roles for which the queue was prepared by this process."""
+_prepared_at: dict[tuple[str, str], float] = {}
+"""When this process has last prepared the queue, by database and role."""
 
 
 def _prepared(site: Site) -> None:
     role = site.service.workers.database_role if site.service.workers else ""
     key = (url_of(site), role)
-    if key not in _known:
+    if time.monotonic() - _prepared_at.get(key, -math.inf) > _AGAIN:
         jobs.prepare(*key)
-        _known.add(key)
+        _prepared_at[key] = time.monotonic()
 
 
 class WorkController(Controller):
@@ -134,15 +139,12 @@ class WorkController(Controller):
     def claim(self, served: Here, wid: FromPath[str], folder: FromPath[str], key: Key) -> Charge:
         """Take the shard: what it needs beside its files. For workers."""
         shard = _Shard(served, wid, folder, key)
-        now = time.monotonic()
-        return Charge(
-            run_dir=str(shard.folder / RESULTS),
-            age=now - shard.lease.begun,
-            now=now,
-            nodes=shard.lease.nodes,
-            images={sha256: _size(shard, name) for sha256, name in shard.lease.images.items()},
-            secrets={Path(name).name: _secret(Path(name)) for name in shard.lease.secrets},
-        )
+        lease.claim(shard.folder, key, served.user)
+        try:
+            return _charge(shard)
+        except KadeployError as error:  # the controller hears of it at once, and of what to do
+            lease.keep(shard.folder, Report(number=1, worker=served.user, fault=str(error)))
+            raise
 
     @get("/files", sync_to_thread=True, media_type="application/x-tar")
     def files(self, served: Here, wid: FromPath[str], folder: FromPath[str], key: Key) -> Stream:
@@ -194,6 +196,18 @@ class WorkController(Controller):
         await _unpacked(request.stream(), shard.folder / RESULTS)
 
 
+def _charge(shard: _Shard) -> Charge:
+    now = time.monotonic()
+    return Charge(
+        run_dir=str(shard.folder / RESULTS),
+        age=now - shard.lease.begun,
+        now=now,
+        nodes=shard.lease.nodes,
+        images={sha256: _size(shard, name) for sha256, name in shard.lease.images.items()},
+        secrets=_secrets(shard.lease.secrets),
+    )
+
+
 def _size(shard: _Shard, name: str) -> int:
     with _image(shard, name) as file:
         return os.fstat(file.fileno()).st_size
@@ -216,6 +230,15 @@ def _content(file: BinaryIO) -> Iterator[bytes]:
             yield piece
 
 
+def _secrets(names: Iterable[str]) -> dict[str, bytes]:
+    """What is in the files, by the names by which a worker has them in one folder."""
+    paths: dict[str, Path] = {}
+    for path in map(Path, names):
+        if paths.setdefault(path.name, path) != path:
+            raise ConfigError(f"{paths[path.name]} and {path} need different names: workers have both in one folder.")
+    return {name: _secret(path) for name, path in paths.items()}
+
+
 def _secret(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -228,6 +251,8 @@ def _secret(path: Path) -> bytes:
 
 
 def _written(shard: _Shard, wanted: Profiles) -> dict[str, Outcome]:
+    if not shard.holds():
+        raise OptionError("This work is not yours any more.")
     request = shard.request
     members = set(wanted.nodes) & set(shard.lease.nodes) - shard.lease.taken.keys()
     nodes = [node for node in request.nodes if node.name in members]
@@ -250,30 +275,28 @@ async def _unpacked(stream: AsyncIterator[bytes], into: Path) -> None:
                 raise FileError(f"The results of a shard have {parcel.MOST >> 20} MB at most.")
             await asyncio.to_thread(file.write, piece)
         file.seek(0)
-        await asyncio.to_thread(parcel.unpack, file, into)
+        await asyncio.to_thread(parcel.unpack, file, into, parcel.MOST)
 
 
 async def _held(shard: _Shard, name: str) -> AsyncIterator[bytes]:
     """Empty lines while a slot is waited for, one that says so, and empty lines while it is held."""
-    folder, size = shard.site.state / "windows" / name, getattr(shard.site.windows, name)
-    slot = window(folder, size)
-    entering = asyncio.ensure_future(slot.__aenter__())
+    said: asyncio.Queue[bytes] = asyncio.Queue()
+    holding = asyncio.create_task(_hold(shard.site.state / "windows" / name, getattr(shard.site.windows, name), said))
     try:
-        while not entering.done():
-            await asyncio.wait([entering], timeout=_BREATH)
-            if not entering.done():
-                yield b"\n"
-                if not await asyncio.to_thread(shard.holds):
-                    return
-        yield b"held\n"
-        while await asyncio.to_thread(shard.holds):
-            await asyncio.sleep(_BREATH)
-            yield b"\n"
+        while await asyncio.to_thread(shard.holds) and not holding.done():
+            word = b""
+            with suppress(TimeoutError):
+                word = await asyncio.wait_for(said.get(), _BREATH)
+            yield word + b"\n"
     finally:
-        if entering.done() and not entering.cancelled():
-            await slot.__aexit__(None, None, None)
-        else:
-            entering.cancel()
+        holding.cancel()
+
+
+async def _hold(folder: Path, size: int, said: asyncio.Queue[bytes]) -> None:
+    """Say when there is a slot, and hold it until this is cancelled."""
+    async with window(folder, size):
+        said.put_nowait(b"held")
+        await asyncio.get_running_loop().create_future()
 
 
 CONTROLLERS = (WorkerController, WorkController)

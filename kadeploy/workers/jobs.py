@@ -91,6 +91,20 @@ def withdraw(url: str, number: int) -> None:
     _now(url, work)
 
 
+def is_waiting(url: str, number: int) -> bool:
+    """Whether nobody has taken a job yet.
+
+    Raises:
+        DatabaseError: the queue cannot be used.
+    """
+
+    async def work(app: procrastinate.App) -> bool:
+        found = list(await app.job_manager.list_jobs_async(id=number))
+        return any(job.status == "todo" for job in found)
+
+    return _now(url, work)
+
+
 async def serve(
     url: str, name: str, clusters: Iterable[str], at_a_time: int, take: Callable[[Job], Awaitable[None]], leave: float
 ) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from kadeploy.errors import FileError
 from kadeploy.files import MEGA
@@ -20,6 +20,8 @@ _THERE = (request.FILE_NAME, request.FILES)
 MOST = 256 * MEGA
 """Bytes that may come back of one shard."""
 _MOST_FILES = 20_000
+_DEPTH = 16
+"""Folders in each other."""
 
 
 def packed(folder: Path, secret: Path | None) -> Iterator[bytes]:
@@ -41,37 +43,30 @@ def _members(folder: Path, secret: Path | None) -> Iterator[tuple[Path, str]]:
         yield secret, KEY
 
 
-def _archive(members: Iterator[tuple[Path, str]]) -> Iterator[bytes]:
+def _archive(members: Iterable[tuple[Path, str]]) -> Iterator[bytes]:
     """Regular files alone, each by its name: neither links nor what else a folder may hold."""
-    buffer = _Buffer()
-    with tarfile.open(fileobj=buffer, mode="w|", format=tarfile.PAX_FORMAT, bufsize=MEGA) as archive:
-        for path, name in members:
-            if not path.is_file() or path.is_symlink():
-                continue
-            with path.open("rb") as file:
-                info = tarfile.TarInfo(name)
-                info.size, info.mode = os.fstat(file.fileno()).st_size, 0o600
-                archive.addfile(info, file)
-            yield from buffer.taken()
-    yield from buffer.taken()
+    for path, name in members:
+        if path.is_file() and not path.is_symlink():
+            yield from _member(path, name)
+    yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-class _Buffer(io.RawIOBase):
-    """Takes what tarfile writes until somebody takes it on."""
+def _member(path: Path, name: str) -> Iterator[bytes]:
+    """A file as it is now; what is appended meanwhile stays out."""
+    with path.open("rb") as file:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = os.fstat(file.fileno()).st_size, 0o600
+        yield info.tobuf(tarfile.PAX_FORMAT)
+        left = info.size
+        while left:
+            if not (piece := file.read(min(MEGA, left))):
+                raise FileError(f"{path} is cut short while it is sent.")
+            left -= len(piece)
+            yield piece
+    yield bytes(-info.size % tarfile.BLOCKSIZE)
 
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
 
-    def write(self, piece: bytes) -> int:  # type: ignore[override]
-        self._pieces.append(bytes(piece))
-        return len(piece)
-
-    def taken(self) -> Iterator[bytes]:
-        pieces, self._pieces = self._pieces, []
-        yield from pieces
-
-
-def unpack(stream: io.BufferedIOBase, into: Path, most: int = 0) -> None:
+def unpack(stream: IO[bytes], into: Path, most: int = 0) -> None:
     """Write the regular files of an archive below *into*; nothing there is replaced, and links are not followed.
 
     Raises:
@@ -82,33 +77,49 @@ def unpack(stream: io.BufferedIOBase, into: Path, most: int = 0) -> None:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=MEGA) as archive:
             for member in archive:
                 files, left = files + 1, left - member.size
-                if not member.isreg() or files > _MOST_FILES or (most and left < 0):
+                if not member.isreg() or member.size < 0 or files > _MOST_FILES or (most and left < 0):
                     raise FileError("An archive of a run folder holds what it must not, or too much.")
                 _place(archive, member, into)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
         raise FileError(f"An archive of a run folder cannot be unpacked: {error}.") from error
 
 
 def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
     parts = Path(member.name).parts
-    if not parts or any(part in ("..", "/", "") for part in parts):
+    if not parts or len(parts) > _DEPTH or any(part in ("..", "/", "//") for part in parts):
         raise FileError("An archive of a run folder names files elsewhere.")
     source = archive.extractfile(member)
     if source is None:
         return
-    folder = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with contextlib.closing(_Folder(into)) as folder:
         for part in parts[:-1]:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(part, 0o700, dir_fd=folder)
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            os.close(folder)
-            folder = inner
-        descriptor = os.open(
-            parts[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
-        )
-        with os.fdopen(descriptor, "wb") as file:
+            folder.enter(part)
+        with folder.new(parts[-1]) as file:
             while piece := source.read(MEGA):
                 file.write(piece)
-    finally:
-        os.close(folder)
+
+
+class _Folder:
+    """A folder that is open, so that nobody can put another in its place."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, _TO_ENTER)
+
+    def enter(self, name: str) -> None:
+        """Go on in the folder *name* within, made if it is not there; never through a link."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=self._descriptor)
+        inner = os.open(name, _TO_ENTER | os.O_NOFOLLOW, dir_fd=self._descriptor)
+        self.close()
+        self._descriptor = inner
+
+    def new(self, name: str) -> IO[bytes]:
+        """A file that was not there."""
+        how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.fdopen(os.open(name, how, 0o600, dir_fd=self._descriptor), "wb")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+_TO_ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

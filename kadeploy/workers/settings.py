@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from kadeploy.caller import own
@@ -10,7 +11,7 @@ from kadeploy.client import servers
 from kadeploy.client.address import Address
 from kadeploy.client.servers import Server
 from kadeploy.config.file import Struct, read_struct
-from kadeploy.config.rules import File, Folder, Line, Name, Positive
+from kadeploy.config.rules import File, Folder, Line, Name, Positive, Wrong
 
 PATH = Path("/etc/kadeploy/worker.yml")
 
@@ -38,6 +39,14 @@ class Worker(Struct, frozen=True, kw_only=True):
     """Where secrets are meanwhile: a folder in memory."""
     server_address: Line = ""
     """Address of this machine for the nodes; empty: the one by which it reaches them."""
+
+    def contradictions(self) -> Iterable[Wrong]:
+        """No cluster, which the queue would take for all of them; one folder for what is on disk and what is not."""
+        if not self.clusters:
+            yield Wrong(("clusters",), "an empty list is given; expected a list of at least one cluster.")
+        inner, outer = Path(self.secrets), Path(self.folder)
+        if inner == outer or inner.is_relative_to(outer) or outer.is_relative_to(inner):
+            yield Wrong(("secrets",), f"{inner} and folder ({outer}) are in each other; expected a folder of its own.")
 
     @property
     def called(self) -> str:
