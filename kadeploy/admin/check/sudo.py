@@ -153,7 +153,7 @@ def _parted(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 # --- our tools by sudo ----------------------------------------------------------------------------------------------
 
-_ADMINISTRATORS = ("kadeploy-site", "kadeploy3d", "kadeploy-bootserver", "kadeploy-lab")
+_ADMINISTRATORS = ("kadeploy-site", "kadeploy3d", "kadeploy-bootserver", "kadeploy-worker", "kadeploy-lab")
 _OF_PYTHON = ("PYTHON", "LD_")
 
 
