@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ UNTAKEN = 30.0
 """Seconds for which a shard waits for a worker where none is alive; one that only would rather have one waits less."""
 RATHER = 5.0
 LOSSES = 3
-"""How often a node may be lost with its worker; then it is KO."""
+"""How often a node may be lost with its worker in one try; then it is KO."""
 _LOOK = 0.1
 """Seconds between two looks at what a worker reports."""
 
@@ -56,7 +56,7 @@ class Elsewhere:
     def perform(self, part: Part, tell: Listener) -> dict[str, Outcome] | None:
         """Have a worker carry out *part*: an outcome for each of its nodes. None: it is to be done here.
 
-        A node whose worker is lost is LOST, its verdict if it had one already; three times in a workflow, it is KO.
+        A node whose worker is lost is LOST, unless it had another verdict already; the third time in a try it is KO.
         """
         if not self.must and not presence.serves(self.site, self.cluster.name):
             return None
@@ -114,6 +114,7 @@ class Elsewhere:
             for report in given.new():
                 clock.heard(report.worker)
                 if report.outcomes is not None:
+                    self._found(given.lease.nodes)
                     return given.outcomes(report.outcomes)
                 if report.fault:
                     return self._lost(given, f"worker {report.worker}: {report.fault}")
@@ -128,6 +129,11 @@ class Elsewhere:
                 return answer
             clock.touch(given.part.folder)
             time.sleep(_LOOK)
+
+    def _found(self, nodes: Iterable[str]) -> None:
+        """Losses count within one try."""
+        for node in nodes:
+            self._losses.pop(node, None)
 
     def _untaken(self, given: _Given, clock: _Clock) -> dict[str, Outcome] | object | None:
         """What becomes of a shard that no worker has taken yet."""

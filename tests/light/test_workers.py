@@ -6,16 +6,15 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from kadeploy import events
+from kadeploy import events, process
 from kadeploy.config.folder import load_configuration
-from kadeploy.events import AttemptEnded, Event
+from kadeploy.events import AttemptEnded, Event, StepStarted
 from kadeploy.lab import network
 from kadeploy.lab.lab import Lab, saved
 from kadeploy.operations.work import run_folder
@@ -30,6 +29,8 @@ from tests.postgresql import running
 NAME = "kadeploy-workers"
 NODES = 6
 SHARD = 3
+MARK = "KADEPLOY_TEST_WORKER"
+"""Environment variable by which the processes of a worker are known."""
 
 
 class Worker:
@@ -47,19 +48,59 @@ class Worker:
             f"url: unix:{stage.path}\ndatabase_file: {folder}/database\nclusters: [{cluster}]\nname: {name}\n"
             f"folder: {folder}/work\nsecrets: {folder}/secrets\n"
         )
+        self._started = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Have it serve."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("KADEPLOY")}
+        words = network.inside(NAME, [str(TOOLS / "kadeploy-worker"), "run", "--settings", str(self._settings)])
         with (self.folder / "log").open("ab") as log:
-            words = [str(TOOLS / "kadeploy-worker"), "run", "--settings", str(self._settings)]
-            self._process = subprocess.Popen(network.inside(NAME, words), env=kept, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(words, env=kept | {MARK: str(self.folder)}, stderr=log)
+        self._started += 1
+        until(f"{self.name} serves", lambda: self.log.count(f"{self.name} serves") == self._started)
 
     def stop(self) -> None:
-        if self._process:
-            self._process.send_signal(signal.SIGTERM)
-            assert self._process.wait(60) == 0, (self.folder / "log").read_text()
-            self._process = None
+        """Have it end in good order; one that was killed begins once more for that, and forgets what it has left."""
+        if self._process is None:
+            self.start()
+        assert self._process
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.wait(60) == 0, self.log
+        self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL to the worker itself: what it has begun has to see that."""
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        until(f"nothing of {self.name} runs", lambda: not self.processes)
+
+    def freeze(self) -> None:
+        """Stop all that it is, as a machine that hangs."""
+        for pid in self.processes:
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        for pid in self.processes:
+            os.kill(pid, signal.SIGCONT)
+
+    @property
+    def processes(self) -> list[int]:
+        """All that it is and has started."""
+        return process.marked(MARK, lambda value: value == str(self.folder))
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return (self.folder / "log").read_text()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a shard is being carried out."""
+        return any((self.folder / "work" / "shards").glob("*/D-*/*"))
 
     @property
     def left(self) -> list[Path]:
@@ -103,14 +144,70 @@ def stage(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]
         yield found
 
 
-def test_workers_deploy_and_keep_nothing(stage: Stage, lab: Lab, tmp_path: Path) -> None:
+@pytest.fixture
+def workers(stage: Stage, tmp_path: Path) -> Iterator[list[Worker]]:
+    """Two workers that serve; what they have left on their disks is nothing, once they have ended."""
     [cluster] = stage.configuration.clusters
-    worker = Worker(stage, tmp_path / "w1", "w1", cluster)
-    worker.start()
+    made = [Worker(stage, tmp_path / name, name, cluster) for name in ("w1", "w2")]
+    for worker in made:
+        worker.start()
+    until("both workers serve", lambda: len(alive(stage)) == len(made))
+    try:
+        yield made
+    finally:
+        for worker in made:
+            worker.stop()
+    until("no worker is left", lambda: not alive(stage))
+    assert not [path for worker in made for path in worker.left]
+
+
+def alive(stage: Stage) -> list[str]:
+    seen = presence.seen(stage.configuration.site)
+    return [each.presence.name for each in seen if each.is_alive and not each.presence.leaves]
+
+
+def told(stage: Stage, wid: str) -> list[Event]:
+    path = run_folder(stage.configuration.site, wid) / events.FILE_NAME
+    return list(events.read(path)) if path.exists() else []
+
+
+def begun(stage: Stage, wid: str, micro_step: str) -> bool:
+    return any(isinstance(event, StepStarted) and event.micro_step == micro_step for event in told(stage, wid))
+
+
+def test_two_workers_deploy_and_nothing_stays_on_them(stage: Stage, lab: Lab, workers: list[Worker]) -> None:
     wid = start(stage, lab)
     come_to_rest(stage, wid)
-    print((worker.folder / "log").read_text())
-    print((run_folder(stage.configuration.site, wid) / events.FILE_NAME).read_text())
     assert deployed(stage, wid, set(lab.members)) == set(lab.members)
-    assert not worker.left
-    worker.stop()
+    require_one_at_a_time(told(stage, wid), set(lab.members))
+    folders = run_folder(stage.configuration.site, wid).glob("*.00*/worker/artifacts/ansible/stdout")
+    assert len(list(folders)) == 6, "each of three macro-steps is two shards, done elsewhere"
+
+
+HARM: dict[str, Callable[[Worker], None]] = {"killed": Worker.kill, "frozen": Worker.freeze}
+
+
+@pytest.mark.parametrize(
+    ("harm", "step"),
+    [
+        ("killed", "wait_reboot"),
+        ("frozen", "create_partition_table"),
+        ("killed", "send_environment"),
+        ("frozen", "reboot_from_deploy_env"),
+    ],
+)
+def test_nodes_of_a_worker_that_is_lost_go_on_elsewhere_within_the_same_try(
+    stage: Stage, lab: Lab, workers: list[Worker], harm: str, step: str
+) -> None:
+    """There is no other try. A worker that comes to itself again ends what it has begun, and serves."""
+    wid = start(stage, lab)
+    until(f"{step} has begun", lambda: begun(stage, wid, step))
+    busy = next(worker for worker in workers if worker.is_busy)
+    HARM[harm](busy)
+    come_to_rest(stage, wid)
+    busy.thaw()
+    print(*(worker.log for worker in workers), *told(stage, wid), sep="\n")
+    assert deployed(stage, wid, set(lab.members)) == set(lab.members)
+    ends = [event for event in told(stage, wid) if isinstance(event, AttemptEnded)]
+    assert any(outcome.verdict is Verdict.LOST for end in ends for outcome in end.outcomes.values())
+    require_one_at_a_time(told(stage, wid), set(lab.members))
