@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from kadeploy.client.address import Address
 from kadeploy.client.http import Http
@@ -92,7 +91,7 @@ class Controller:
 
     def _piece(self, response: http.client.HTTPResponse) -> bytes:
         with self._http.telling():
-            return cast("bytes", response.read(MEGA))
+            return response.read(MEGA)
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:

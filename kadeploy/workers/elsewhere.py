@@ -23,8 +23,8 @@ from kadeploy.runner.player import Part
 from kadeploy.state.database import url_of
 from kadeploy.workers import jobs, lease, presence
 from kadeploy.workers.jobs import Job
-from kadeploy.workers.lease import Lease, Report, Reports
-from kadeploy.workflow import Outcome, Verdict
+from kadeploy.workers.lease import Lease, Report, Reports, Told
+from kadeploy.workflow import Again, Outcome, Verdict
 
 UNTAKEN = 30.0
 """Seconds for which a shard waits for a worker where none is alive; one that only would rather have one waits less."""
@@ -125,8 +125,8 @@ class Elsewhere:
                 return self._outcomes(given, Outcome(Verdict.KO, f"{given.part.attempt.implementation}: aborted"))
             if clock.worker and clock.silence > lease.LOST:
                 return self._lost(given, f"worker {clock.worker} has said nothing for {lease.LOST:g} s")
-            if not clock.worker and (answer := self._untaken(given, clock)) is not _WAIT:
-                return answer
+            if not clock.worker and (end := self._untaken(given, clock)):
+                return end.outcomes
             clock.touch(given.part.folder)
             time.sleep(_LOOK)
 
@@ -135,19 +135,21 @@ class Elsewhere:
         for node in nodes:
             self._losses.pop(node, None)
 
-    def _untaken(self, given: _Given, clock: _Clock) -> dict[str, Outcome] | object | None:
-        """What becomes of a shard that no worker has taken yet."""
+    def _untaken(self, given: _Given, clock: _Clock) -> _End | None:
+        """What becomes of a shard that no worker has taken yet; None: it waits."""
         if not self.must:
-            return None if clock.silence > RATHER else _WAIT
+            if clock.silence < RATHER:
+                return None
+            given.withdraw()
+            return None if lease.is_claimed(given.part.folder) else _End(None)
         if clock.silence < UNTAKEN or presence.serves(self.site, self.cluster.name):
-            return _WAIT
+            return None
+        name, cluster = given.part.attempt.implementation, self.cluster.name
         reason = (
-            f"no worker serves cluster {self.cluster.name}: start kadeploy-worker on a machine that reaches its nodes "
+            f"{name}: no worker serves cluster {cluster}: start kadeploy-worker on a machine that reaches its nodes "
             "(kadeploy-site workers shows which there are)"
         )
-        return self._outcomes(
-            given, Outcome(Verdict.KO, f"{given.part.attempt.implementation}: {reason}", again="never")
-        )
+        return _End(self._outcomes(given, Outcome(Verdict.KO, reason, again="never")))
 
     def _lost(self, given: _Given, reason: str) -> dict[str, Outcome]:
         """Of those that had no verdict yet: their try begins anew, unless that has happened too often."""
@@ -157,7 +159,7 @@ class Elsewhere:
             if node not in answer:
                 self._losses[node] += 1
                 if self._losses[node] < LOSSES:
-                    booted = "before" if given.part.boots else ""
+                    booted: Again = "before" if given.part.boots else ""
                     answer[node] = Outcome(Verdict.LOST, f"{name}: {reason}", again=booted)
                 else:
                     answer[node] = Outcome(Verdict.KO, f"{name}: {reason}; {LOSSES} workers were lost with this node")
@@ -167,7 +169,11 @@ class Elsewhere:
         return {node: given.ended.get(node, otherwise) for node in given.lease.nodes}
 
 
-_WAIT = object()
+@dataclass(frozen=True)
+class _End:
+    """How a shard ends that no worker has taken; without outcomes it is to be done on this machine."""
+
+    outcomes: dict[str, Outcome] | None
 
 
 class _Clock:
@@ -271,7 +277,7 @@ class _Given:
                     done.set_result(None)
             self.leaving = [each for each in self.leaving if each[0]]
 
-    def _ours(self, event: lease.Told) -> lease.Told | None:
+    def _ours(self, event: Told) -> Told | None:
         """*event* as far as it is about this attempt and these nodes."""
         known = set(self.lease.nodes)
         if isinstance(event, StepResult):

@@ -46,6 +46,10 @@ SOON = 0.3
 """Seconds for which events are collected before they are reported."""
 
 
+_LAST = 1 << 40
+"""Number of a report that nothing follows."""
+
+
 class Order(msgspec.Struct, frozen=True):
     """What the process is to do."""
 
@@ -70,6 +74,10 @@ class Shard:
         self.folder = Path(order.folder)
         self.stop = threading.Event()
         self.taken: dict[str, str] = {}
+        self.keeper: Brokers | None = None
+        """Of the connections, once there are any."""
+        self.is_handed_back = False
+        """What becomes of the nodes here does not count any more."""
 
     def carry_out(self) -> None:
         """All of it."""
@@ -78,7 +86,6 @@ class Shard:
 
     def _bring(self, charge: Charge, controller: Controller) -> None:
         came = time.monotonic()
-        self.taken = {}
         with Reporter(self, charge) as reporter:
             try:
                 request = self._fetched(charge, controller)
@@ -138,9 +145,22 @@ class Shard:
             keeper = Brokers(workflow_dir, Credentials.of(request.site))
             keeper.start()
             stack.callback(keeper.stop)
-            reporter.keeper = keeper
+            self.keeper = keeper
             player = Player(Assignment(**common), members, reporter.tell, self.stop, self.taken)
             return player.perform_part(attempt, nodes, request.of)
+
+    def hand_back(self, reason: str) -> NoReturn:
+        """End everything, and tell the controller that others may have the nodes."""
+        self.is_handed_back = True
+        self.stop.set()
+        end_processes(self.folder)
+        if self.keeper:
+            closing_connections = threading.Thread(target=self.keeper.stop, daemon=True)
+            closing_connections.start()
+            closing_connections.join(SOON * 10)
+        with suppress(KadeployError, OSError), closing(self.connected()) as controller:
+            controller.report(Report(number=_LAST, worker=self.worker.called, fault=reason))
+        self.fence()
 
     def fence(self) -> NoReturn:
         """End everything at once: the nodes may be others' by now."""
@@ -160,8 +180,6 @@ class Reporter:
         self._number = 0
         self._heard = time.monotonic()
         self._over = threading.Event()
-        self.keeper: Brokers | None = None
-        """Of the connections, once there are any."""
 
     def __enter__(self) -> Reporter:
         self._thread = threading.Thread(target=self._run, name="reporter")
@@ -194,7 +212,7 @@ class Reporter:
                 self._send(controller, self._report(events))
                 if ended:
                     break
-            if self._last:
+            if self._last and not self._shard.is_handed_back:
                 self._send(controller, msgspec.structs.replace(self._last, number=self._next()))
 
     def _collected(self) -> tuple[tuple[lease.Told, ...], bool]:
@@ -262,10 +280,10 @@ class Reporter:
         if not new:
             return
         self._shard.taken |= new
-        if self.keeper is None:
+        if self._shard.keeper is None:
             self._gone(tuple(new), None)
         else:
-            self.keeper.take(new).add_done_callback(partial(self._gone, tuple(new)))
+            self._shard.keeper.take(new).add_done_callback(partial(self._gone, tuple(new)))
 
     def _gone(self, names: Iterable[str], _done: Future[None] | None) -> None:
         for name in names:
@@ -303,8 +321,9 @@ def main() -> None:
     shard = Shard(order, worker, settings.address_of(worker, Path(order.settings)))
 
     def end_with_the_worker() -> None:
-        sys.stdin.buffer.read()
-        shard.fence()
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        shard.hand_back("it was ended")
 
     threading.Thread(target=end_with_the_worker, name="worker", daemon=True).start()
     try:
