@@ -21,6 +21,7 @@ from kadeploy.cli.site import (
     rights,
     try_,
     upgrade,
+    workers,
 )
 
 NAME = "kadeploy-site"
@@ -40,6 +41,7 @@ app = shell.Tool(
         "kadeploy-site rights 'gdx-[1-97]'": "Who may use these nodes, and until when.",
         "kadeploy-site quarantine add gdx-7 --reason 'its disk is being replaced'": "Have operations leave a node out, "
         "until kadeploy-site quarantine release gdx-7.",
+        "kadeploy-site workers": "The machines that carry out parts of operations, and what each does now.",
         "kadeploy-site build --package firmware-bnx2x": "Build the deployment system for the hardware of the nodes.",
         "kadeploy-site build env debian12-hpc --package openmpi-bin": "Build an environment for the users.",
         "kadeploy-site build env team --from oci://registry.example/debian:12": "The same from a container image.",
@@ -80,6 +82,7 @@ app.command("try")(try_.try_)
 app.command("nodes")(nodes.nodes)
 app.command("rights")(rights.rights)
 app.add_typer(quarantine.quarantine, name="quarantine")
+app.command("workers")(workers.workers)
 app.command("capture")(capture.capture)
 app.command("backup")(backup.backup)
 app.command("restore")(restore.restore)

@@ -53,7 +53,7 @@ MOMENTS = 14.0
 """Seconds within which a deployment is killed: about as long as it takes."""
 LATER = 2.0
 """Seconds after which, at most, what was killed is started again."""
-PATIENCE = 300.0
+PATIENCE = 90.0
 
 
 @dataclass
@@ -92,9 +92,14 @@ class Stage:
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End the service."""
+        self.signal(number)
+        for each in self._daemon:
+            each.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the service a signal."""
         for each in self._daemon:
             each.send_signal(number)
-            each.wait()
 
     @property
     def environment(self) -> dict[str, str]:

@@ -14,11 +14,12 @@ import pytest
 
 from kadeploy import events, process
 from kadeploy.config.folder import load_configuration
-from kadeploy.events import AttemptEnded, Event, StepStarted
+from kadeploy.events import AttemptEnded, Ended, Event, LetGo, StepStarted
 from kadeploy.lab import network
 from kadeploy.lab.lab import Lab, saved
 from kadeploy.operations.work import run_folder
-from kadeploy.state import rights
+from kadeploy.runner import player
+from kadeploy.state import controllers, nodes, rights
 from kadeploy.state.database import disconnect
 from kadeploy.workers import presence
 from kadeploy.workflow import Verdict
@@ -91,6 +92,11 @@ class Worker:
     def processes(self) -> list[int]:
         """All that it is and has started."""
         return process.marked(MARK, lambda value: value == str(self.folder))
+
+    @property
+    def playbooks(self) -> list[int]:
+        """Processes of the attempts that it carries out."""
+        return process.marked(player.MARK, lambda value: value.startswith(f"{self.folder}/"))
 
     @property
     def log(self) -> str:
@@ -184,30 +190,56 @@ def test_two_workers_deploy_and_nothing_stays_on_them(stage: Stage, lab: Lab, wo
     assert len(list(folders)) == 6, "each of three macro-steps is two shards, done elsewhere"
 
 
-HARM: dict[str, Callable[[Worker], None]] = {"killed": Worker.kill, "frozen": Worker.freeze}
-
-
-@pytest.mark.parametrize(
-    ("harm", "step"),
-    [
-        ("killed", "wait_reboot"),
-        ("frozen", "create_partition_table"),
-        ("killed", "send_environment"),
-        ("frozen", "reboot_from_deploy_env"),
-    ],
-)
 def test_nodes_of_a_worker_that_is_lost_go_on_elsewhere_within_the_same_try(
-    stage: Stage, lab: Lab, workers: list[Worker], harm: str, step: str
+    stage: Stage, lab: Lab, workers: list[Worker]
 ) -> None:
-    """There is no other try. A worker that comes to itself again ends what it has begun, and serves."""
+    """First it is killed, then the service is out of reach, then it freezes, each in another macro-step with one try.
+
+    Whoever comes to itself ends what it has begun: nobody does anything to a node that others have by now.
+    """
     wid = start(stage, lab)
-    until(f"{step} has begun", lambda: begun(stage, wid, step))
-    busy = next(worker for worker in workers if worker.is_busy)
-    HARM[harm](busy)
+
+    def harmed(step: str, harm: Callable[[Worker], None], heal: Callable[[Worker], None]) -> None:
+        until(f"{step} has begun", lambda: begun(stage, wid, step))
+        before, busy = losses(stage, wid), next(worker for worker in workers if worker.is_busy)
+        harm(busy)
+        until(f"{busy.name} is lost in {step}", lambda: losses(stage, wid) > before)
+        heal(busy)
+
+    harmed("wait_reboot", Worker.kill, Worker.start)
+    harmed("send_environment", lambda _: stage.signal(signal.SIGSTOP), lambda _: stage.signal(signal.SIGCONT))
+    harmed("reboot_from_deploy_env", Worker.freeze, Worker.thaw)
     come_to_rest(stage, wid)
-    busy.thaw()
-    print(*(worker.log for worker in workers), *told(stage, wid), sep="\n")
     assert deployed(stage, wid, set(lab.members)) == set(lab.members)
-    ends = [event for event in told(stage, wid) if isinstance(event, AttemptEnded)]
-    assert any(outcome.verdict is Verdict.LOST for end in ends for outcome in end.outcomes.values())
     require_one_at_a_time(told(stage, wid), set(lab.members))
+
+
+def losses(stage: Stage, wid: str) -> int:
+    """In how many attempts nodes were lost."""
+    ends = (event for event in told(stage, wid) if isinstance(event, AttemptEnded))
+    return sum(any(outcome.verdict is Verdict.LOST for outcome in end.outcomes.values()) for end in ends)
+
+
+def let_go(stage: Stage, wid: str) -> set[str]:
+    return {node for event in told(stage, wid) if isinstance(event, LetGo) for node in event.nodes}
+
+
+def test_a_stopped_operation_leaves_the_workers_at_once_and_a_taken_node_is_let_go(
+    stage: Stage, lab: Lab, workers: list[Worker]
+) -> None:
+    wid = start(stage, lab)
+    until("a worker is at work", lambda: begun(stage, wid, "wait_reboot"))
+    [taken, *others] = lab.members
+    site = stage.configuration.site
+    nodes.claim(site, [taken], "D-thief", "root", force=True)
+    until(
+        f"{taken} is let go",
+        lambda: any(isinstance(event, LetGo) and taken in event.nodes for event in told(stage, wid)),
+    )
+    nodes.release("D-thief")
+    stage.remote.cancel(wid)
+    until(f"{wid} has ended", lambda: controllers.of(site, wid) and controllers.of(site, wid)[1])
+    [end] = [event for event in told(stage, wid) if isinstance(event, Ended)]
+    assert end.report.taken == (taken,)
+    assert set(end.report.aborted) == set(others)
+    assert not any(worker.playbooks for worker in workers), "an operation has ended once nothing of it runs"
