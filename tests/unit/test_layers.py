@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Sequence
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -30,11 +31,15 @@ LAYERS = (
     {"boot", "state", "power", "broadcast", "images"},
     {"events", "pictures"},
     {"runner", "microsteps"},
+    {"workers"},
     {"operations", "lab", "admin"},
     {"client", "server"},
+    {"worker"},
     {"cli", "modules"},
 )
 """A package imports from lower layers, and from its own as long as no circle comes of it."""
+WORKER = {"connection", "errands", "settings", "shard", "worker"}
+"""Modules of `workers` that run on the worker's machine: above the client by which they call their controller."""
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 HOMES: dict[str, set[str]] = {
@@ -59,6 +64,7 @@ HOMES: dict[str, set[str]] = {
     "argon2": {"server"},
     "bcrypt": {"server"},
     "wsproto": {"client"},
+    "procrastinate": {"workers/jobs.py"},
 }
 
 
@@ -72,7 +78,12 @@ def name_of(path: Path) -> str:
 
 def room(path: Path) -> str:
     """Package or top module that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return room_of(name_of(path).removesuffix(".py").split("/"))
+
+
+def room_of(parts: Sequence[str]) -> str:
+    """The same by the parts of its name."""
+    return "worker" if parts[0] == "workers" and parts[1:] and parts[1] in WORKER else parts[0]
 
 
 @cache
@@ -88,7 +99,8 @@ def imports(path: Path) -> frozenset[str]:
 
 def rooms(path: Path) -> set[str]:
     """Rooms that a file imports from, its own left out."""
-    return ({name.split(".")[1] for name in imports(path) if name.startswith("kadeploy.")} & set(RANK)) - {room(path)}
+    named = (name.split(".")[1:] for name in imports(path) if name.startswith("kadeploy."))
+    return ({room_of(parts) for parts in named} & set(RANK)) - {room(path)}
 
 
 def imported_modules(path: Path) -> set[Path]:
@@ -133,7 +145,7 @@ def test_no_tool_imports_another_tool() -> None:
 
 def test_the_top_floor_stays_small() -> None:
     packages = [path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()]
-    assert len(packages) <= 18
+    assert len(packages) <= 19
     assert len([path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]) <= 12
 
 
@@ -149,3 +161,12 @@ def test_the_automaton_needs_the_standard_library_only() -> None:
     needed = {name for module in ("workflow", "printable") for name in imports(PACKAGE / f"{module}.py")}
     used = {name.split(".")[0] for name in needed if not name.startswith("kadeploy.printable")}
     assert used <= set(sys.stdlib_module_names) | {"__future__"}
+
+
+def test_who_does_without_workers_imports_none_of_the_worker_and_no_queue() -> None:
+    """The worker's half is its command's alone and its pages'; Procrastinate is optional: imported where it is used."""
+    users = {name_of(path) for path in modules() if "worker" in rooms(path)}
+    assert users == {"cli/kadeploy_worker.py", "cli/file_pages.py", "cli/reference.py"}
+    tree = ast.parse((PACKAGE / "workers" / "jobs.py").read_text(encoding="utf-8"))
+    at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not [node for node in at_once if "procrastinate" in ast.unparse(node) or "psycopg" in ast.unparse(node)]

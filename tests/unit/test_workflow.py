@@ -18,6 +18,9 @@ OK, KO, BRK = Outcome(Verdict.OK), Outcome(Verdict.KO, "no"), Outcome(Verdict.BR
 GONE = Outcome(Verdict.KO, "no current", again="before")
 """A node that has lost what the macro-step before did."""
 LATE = Outcome(Verdict.LATE, seconds=7.5, micro_step="wait")
+LOST = Outcome(Verdict.LOST, "the worker has said nothing for 9 s")
+BOOTED = Outcome(Verdict.LOST, "the worker has said nothing for 9 s", again="before")
+"""A node whose worker is lost; the second one may have been booted."""
 NODES = tuple(f"node-{number}" for number in range(16))
 WAIT = 20
 """Seconds after which a rendezvous counts as missed; never spent when the test passes."""
@@ -407,6 +410,114 @@ def test_any_pattern_of_failures_takes_each_node_its_own_way_to_one_verdict(scen
         elif kind == "ended":
             busy -= set(nodes)
     assert not busy
+
+
+# --- nodes whose worker is lost ---------------------------------------------------------------------------------------
+
+
+def lost_at_first(name: str, times: int, outcome: Outcome = LOST, nodes=NODES):
+    """Answers by which some nodes are lost so often in an implementation, and OK otherwise."""
+    left = dict.fromkeys(nodes, times)
+
+    def answer(attempt, members):
+        outcomes = dict.fromkeys(members, OK)
+        for node in set(members) & left.keys() if attempt.implementation == name else ():
+            if left[node]:
+                left[node] -= 1
+                outcomes[node] = outcome
+        return outcomes
+
+    return answer
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_lost_nodes_begin_the_same_try_anew_as_often_as_it_is_told_while_the_others_go_on(times: int) -> None:
+    lost = NODES[:4]
+    finals, journal = play(plan("A:A1:0", "B:B1:0", "C:C1:0"), lost_at_first("B1", times, nodes=lost))
+    assert verdicts(finals) == {"ok": 16}
+    tries = journal.tries()
+    assert [nodes for name, _, nodes in tries if name == "B1"] == [NODES, *(lost for _ in range(times))]
+    assert {retry for _, retry, _ in tries} == {0}
+    assert sorted(nodes for name, _, nodes in tries if name == "C1") == sorted([NODES[4:], lost])
+    numbers = [attempt.number for kind, attempt, _ in journal.lines if kind == "started"]  # type: ignore[attr-defined]
+    assert len(numbers) == len(set(numbers))
+
+
+def test_a_history_has_no_lost_try_and_the_time_that_went_with_it() -> None:
+    finals, _ = play(plan("A:A1:1", "B:B1:0"), lost_at_first("A1", 2))
+    for final in finals.values():
+        assert [(each.attempt.implementation, each.attempt.retry, each.verdict) for each in final.history] == [
+            ("A1", 0, Verdict.OK),
+            ("B1", 0, Verdict.OK),
+        ]
+
+
+def test_a_try_that_was_lost_costs_none_of_the_retries() -> None:
+    first = lost_at_first("A1", 1)
+
+    def answer(attempt, nodes):
+        return {
+            node: outcome if outcome.verdict is Verdict.LOST else KO for node, outcome in first(attempt, nodes).items()
+        }
+
+    finals, journal = play(plan("A:A1:1,A2:0"), answer)
+    assert verdicts(finals) == {"ko": 16}
+    assert [(name, retry) for name, retry, _ in journal.tries()] == [("A1", 0), ("A1", 0), ("A1", 1), ("A2", 0)]
+
+
+def test_lost_nodes_that_may_have_been_booted_begin_with_the_first_macro_step() -> None:
+    finals, journal = play(plan("A:A1:0", "B:B1:0", "C:C1:0"), lost_at_first("C1", 1, BOOTED, nodes=NODES[:2]))
+    assert verdicts(finals) == {"ok": 16}
+    mine = [(name, retry) for name, retry, nodes in journal.tries() if NODES[0] in nodes]
+    assert mine == [("A1", 0), ("B1", 0), ("C1", 0), ("A1", 0), ("B1", 0), ("C1", 0)]
+    assert [len(nodes) for name, _, nodes in journal.tries() if name == "C1"] == [16, 2]
+
+
+def test_lost_nodes_end_aborted_once_the_workflow_is_stopped() -> None:
+    stop = threading.Event()
+
+    def answer(_, nodes):
+        stop.set()
+        return dict.fromkeys(nodes, LOST)
+
+    finals, journal = play(plan("A:A1:3", "B:B1:0"), answer, stop=stop)
+    assert verdicts(finals) == {"ko": 16}
+    assert all(final.aborted and not final.history for final in finals.values())
+    assert len(journal.tries()) == 1
+
+
+def test_late_nodes_that_are_lost_begin_their_try_anew() -> None:
+    answers = [LATE, LOST, OK]
+    finals, journal = play(plan("A:A1:0"), lambda _, nodes: dict.fromkeys(nodes, answers.pop(0)))
+    assert verdicts(finals) == {"ok": 16}
+    assert [(name, retry) for name, retry, _ in journal.tries()] == [("A1", 0)] * 3
+    assert [each.verdict for each in finals[NODES[0]].history] == [Verdict.OK]
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenarios(), st.data())
+def test_however_often_nodes_are_lost_each_goes_the_way_that_it_would_go_otherwise(scenario, data) -> None:
+    steps, answers = scenario
+    losses = {node: data.draw(st.integers(0, 4), label=node) for node in answers}
+    turns = {node: data.draw(st.lists(st.booleans(), min_size=8, max_size=8)) for node in answers}
+
+    def answer(attempt, nodes):
+        outcomes = {}
+        for node in nodes:
+            if losses[node] and turns[node] and turns[node].pop():
+                losses[node] -= 1
+                outcomes[node] = LOST
+            elif outcome := answers[node][attempt.implementation, attempt.retry, attempt.goes_on is not None]:
+                outcomes[node] = outcome
+        return outcomes
+
+    finals, _ = play(steps, answer, nodes=tuple(answers))
+    for node, own in answers.items():
+        verdict, path = expected(steps, own)
+        history = [each for each in finals[node].history if each.verdict is not Verdict.LATE]
+        assert finals[node].verdict.value == verdict
+        assert [(each.attempt.implementation, each.attempt.retry) for each in history] == list(dict.fromkeys(path))
+        assert Verdict.LOST not in [each.verdict for each in history]
 
 
 # --- nodes that leave out an implementation ---------------------------------------------------------------------------

@@ -45,7 +45,7 @@ _WINDOW = 6
 """Reports of a broadcast by which its present rate is known; they come twice a second."""
 
 Look = Literal["busy", "ok", "ko", "parted", "aborted"]
-"""How a bar ended: all nodes well, none, or some; aborted: by the user, or with the controller."""
+"""How a bar ended: all nodes well, none, or some; aborted: by the user, or with the controller or a worker."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class _Set:
         if self.ended is None:
             return "busy"
         good, bad = self.ends["ok"] + self.ends["brk"], self.ends["ko"] + self.ends["late"]
-        if self.broken or self.ends["aborted"] > good + bad:
+        if self.broken or self.ends["aborted"] + self.ends["lost"] > good + bad:
             return "aborted"
         return "parted" if good and bad else "ko" if bad else "ok"
 

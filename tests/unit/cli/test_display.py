@@ -116,6 +116,21 @@ def test_a_failure_that_is_not_that_of_a_micro_step_is_told_at_any_level() -> No
     assert stream.getvalue().endswith("SetDeploymentEnvUntrusted (retry 1) failed on n-3: time-out of 60 s\n")
 
 
+def test_nodes_that_are_lost_with_their_worker_begin_anew_and_have_not_failed() -> None:
+    said = io.StringIO()
+    display = Display(1, False, said)
+    lost = Outcome(Verdict.LOST, "SetDeploymentEnvUntrusted: worker w1 has said nothing for 9 s")
+    for event in (
+        BEGAN,
+        AttemptStarted(at=100.0, attempt=FIRST, nodes=NAMES),
+        AttemptEnded(at=112.0, attempt=FIRST, outcomes={"n-1": OK, "n-2": lost, "n-3": lost}, seconds=12.0),
+    ):
+        display(event)
+    [line] = [line for line in said.getvalue().splitlines() if "w1" in line]
+    assert "begins anew on n-[2-3]" in line
+    assert "failed" not in said.getvalue()
+
+
 def test_level_3_tells_the_plan_and_each_micro_step() -> None:
     lines = told(3)
     assert "    SetDeploymentEnv: SetDeploymentEnvUntrusted (2 tries, 60 s each)" in lines

@@ -36,11 +36,11 @@ from kadeploy.server import keeper
 from kadeploy.state import controllers, nodes, watch
 from kadeploy.state.database import fetch
 from kadeploy.state.tables import Claim, Log, Workflow
-from kadeploy.workflow import Attempt, Final, GoesOn, Outcome, Way, run
+from kadeploy.workflow import Attempt, Final, GoesOn, Outcome, Verdict, Way, run
 from tests.unit import build
 from tests.unit.operations.test_background import last, wait
 from tests.unit.plays import write_play
-from tests.unit.test_workflow import BRK, GONE, KO, LATE, OK, plan
+from tests.unit.test_workflow import BOOTED, BRK, GONE, KO, LATE, LOST, OK, plan
 
 sqlite_alone = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -155,6 +155,29 @@ def test_time_lost_with_the_controller_counts_for_the_try_that_begins_anew() -> 
     )
     [tried] = told.ways["n"].history
     assert (tried.seconds, tried.attempt.retry, told.ways["n"].place) == (20 + 5 + 30, 0, None)
+
+
+@pytest.mark.parametrize(("outcome", "step"), [(LOST, "B"), (BOOTED, "A")])
+def test_a_node_that_was_lost_with_its_worker_is_where_its_try_begins_anew(outcome: Outcome, step: str) -> None:
+    steps = plan("A:A1:0", "B:B1:1", "C:C1:0")
+    told = Told({"n": steps}, {"n": Way()})
+    first, second = Attempt("A", "A1", number=1), Attempt("B", "B1", number=2)
+    told.hear(
+        [
+            AttemptStarted(attempt=first, nodes=("n",), at=100),
+            AttemptEnded(attempt=first, outcomes={"n": OK}, seconds=10, at=110),
+            AttemptStarted(attempt=second, nodes=("n",), at=110),
+            AttemptEnded(attempt=second, outcomes={"n": outcome}, seconds=20, at=130),
+        ]
+    )
+    place = told.ways["n"].place
+    assert place is not None
+    assert steps[place.step][0] == step
+    assert [tried.verdict for tried in told.ways["n"].history] == [Verdict.OK]
+    assert told.ways["n"].final is None
+    assert not told.deaths["n"], "the controller has not died"
+    told.interrupt()
+    assert told.ways["n"].place == place
 
 
 def test_nodes_that_may_have_been_booted_go_through_the_earlier_macro_steps_again() -> None:

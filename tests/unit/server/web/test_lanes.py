@@ -25,7 +25,7 @@ from kadeploy.workflow import Attempt, Leaving, Outcome, Verdict
 from tests.unit.operations.test_resume import go_on, scenarios
 from tests.unit.server.web.acts import acted, ended, start
 from tests.unit.server.web.runs import tell
-from tests.unit.test_workflow import BRK, GONE, LATE, OK, plan
+from tests.unit.test_workflow import BRK, GONE, LATE, LOST, OK, lost_at_first, plan
 
 __all__ = ["acted"]
 
@@ -106,6 +106,21 @@ def test_late_nodes_and_those_that_come_back_are_seen_as_such() -> None:
     assert titles == {"A1": 2, "B1": 1, "B1, late nodes": 1, "B1 (retry 1)": 1}
     assert picture.counts == {"breakpoint": 1, "ok": 7}
     assert picture.bars[1].ends == {"ok": 5, "late": 1, "ko": 1, "brk": 1}
+
+
+def test_nodes_that_are_lost_with_their_worker_begin_anew_and_have_not_failed() -> None:
+    lanes, picture = told(plan("A:A1:0"), lost_at_first("A1", 1, nodes=NAMES))
+    assert shape(picture) == [
+        ("A1", "gdx-[1-8].site", 0, "aborted", ()),
+        ("A1", "gdx-[1-8].site", 0, "ok", (1,)),
+    ]
+    assert (picture.counts, picture.failures, lanes.stands.reasons) == ({"ok": 8}, (), {})
+    some = lost_at_first("A1", 1, LOST, NAMES[:2])
+    _, picture = told(plan("A:A1:0"), some)
+    assert [(bar.folded, bar.look, bar.ends) for bar in picture.bars] == [
+        ("gdx-[1-8].site", "ok", {"ok": 6, "lost": 2}),
+        ("gdx-[1-2].site", "ok", {"ok": 2}),
+    ]
 
 
 def test_what_is_stopped_is_aborted_and_no_failure_of_its_nodes() -> None:
