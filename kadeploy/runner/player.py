@@ -128,7 +128,7 @@ class Player:
 
     def _carry_out(self, part: Part, tell: Listener) -> dict[str, Outcome]:
         """Carry out *part*, elsewhere if need be. What is the site's own is on this machine alone."""
-        is_ours = part.played == part.playbook and playbooks.is_ours(part.playbook, part.config_dir)
+        is_ours = part.played == part.playbook and playbooks.can_be_cut(part.playbook, part.config_dir)
         answer = self.elsewhere(part, tell) if is_ours else None
         return self._play(part, tell) if answer is None else answer
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from kadeploy.broadcast.progress import Transfer
 from kadeploy.config.cluster import NodeRange
 from kadeploy.config.folder import collection
-from kadeploy.events import Event, Progress, StepStarted
+from kadeploy.events import Event, Listener, Progress, StepStarted
 from kadeploy.nodeset import natural_key
 from kadeploy.runner import playbooks, request, shards
-from kadeploy.runner.player import Player
+from kadeploy.runner.player import Part, Player
 from kadeploy.workflow import Attempt, Outcome, Verdict
 from tests.unit import build
 
@@ -121,6 +121,27 @@ def test_each_shard_says_where_its_nodes_are(player: Player) -> None:
     started = [event for event in told if isinstance(event, StepStarted)]
     assert sorted(event.nodes for event in started) == [NAMES[:2], NAMES[2:4], NAMES[4:]]
     assert {event.micro_step for event in started} == {"dummy"}
+
+
+def test_what_is_the_sites_own_is_carried_out_on_the_controller_alone(player: Player, tmp_path: Path) -> None:
+    """Others get what is ours: no attempt with hooks, and none that runs the site's broadcast command."""
+    asked: list[Part] = []
+
+    def elsewhere(part: Part, _tell: Listener) -> dict[str, Outcome]:
+        asked.append(part)
+        return dict.fromkeys(part.nodes, Outcome(Verdict.OK, "elsewhere"))
+
+    site = build.site(tmp_path, shard=5)
+    assignment = msgspec.structs.replace(player.assignment, site=site)
+    sending = Player(assignment, player.nodes, player.tell, player.stop, elsewhere=elsewhere)
+    assert sending.perform(ATTEMPT, NAMES) == dict.fromkeys(NAMES, Outcome(Verdict.OK, "elsewhere"))
+    hook = tmp_path / "config" / "hooks" / "BootNewEnvClassical" / "reboot_from_deploy_env.pre.d" / "look.yml"
+    hook.parent.mkdir(parents=True)
+    hook.write_text("- ansible.builtin.fail: {msg: broken}\n")
+    for macro, name, number in (("BroadcastEnv", "BroadcastEnvCustom", 4), ("BootNewEnv", "BootNewEnvClassical", 5)):
+        outcomes = sending.perform(Attempt(macro, name, 0, 0, number), NAMES)
+        assert {outcome.verdict for outcome in outcomes.values()} == {Verdict.KO}
+    assert [part.attempt for part in asked] == [ATTEMPT]
 
 
 def test_few_nodes_are_done_by_one_run(player: Player, tmp_path: Path) -> None:
