@@ -246,6 +246,7 @@ EXAMPLES: dict[str, Any] = {
     "Mail.server": "smtp.example.org",
     "Mail.sender": "kadeploy@example.org",
     "Mail.domain": "example.org",
+    "Workers.users": ["worker"],
     "Service.front_ends": [{"sources": ["10.1.0.4", "10.2.0.0/16"], "header": "X-Remote-Ident"}],
     "Inventory.source": "/etc/ansible/hosts.yml",
     "Cluster.pre_installs": [{"file": "/srv/kadeploy/admin-pre.tgz", "kind": "tgz", "script": "run.sh"}],

@@ -154,6 +154,9 @@ def load_configuration(where: Path | None = None) -> Configuration:
     def further(cluster: Cluster) -> Iterator[Wrong]:
         yield from listing.give(cluster, root, site)
         yield from names.wrong(cluster)
+        if cluster.workers != "never" and site.service.workers is None:
+            said = f"{cluster.workers} is given, and nobody may work: name accounts as service.workers in site.yml."
+            yield Wrong(("workers",), said)
 
     for path in sorted((root / "clusters").glob("*.yml")):
         cluster, wrong = examine(path, Cluster, further, name=path.stem)

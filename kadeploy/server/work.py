@@ -1,7 +1,8 @@
 """``/v1/workers`` and ``/v1/work``: what workers on other machines ask for, and tell.
 
 A worker is an account that the configuration names (``service.workers.users``). It sees nothing but the shards whose
-keys it has got from the queue, and says nothing that counts for any other node.
+keys it has got from the queue, and says nothing that counts for any other node. Both sides are of one version of
+Kadeploy: the schema for others (`kadeploy.server.openapi`) does without.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class WorkerController(Controller):
     """Machines that carry out parts of operations."""
 
     path = "/v1/workers"
-    tags = ("workers",)
+    include_in_schema = False
 
     @post("/", sync_to_thread=True, status_code=200)
     def present(self, served: Here, data: JSONBody[Presence]) -> Welcome:
@@ -133,7 +134,7 @@ class WorkController(Controller):
     """One shard of an attempt, for the worker that has it."""
 
     path = "/v1/work/{wid:str}/{folder:str}"
-    tags = ("workers",)
+    include_in_schema = False
 
     @post("/claim", sync_to_thread=True, status_code=200)
     def claim(self, served: Here, wid: FromPath[str], folder: FromPath[str], key: Key) -> Charge:

@@ -48,6 +48,7 @@ HOOKS = Look("configuration", "hooks")
 CONTENT = Look("configuration", "ansible-cfg")
 POST_INSTALLS = Look("configuration", "post-installs")
 ADMINISTRATORS = Look("configuration", "administrators")
+WORKERS = Look("configuration", "workers")
 
 _LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
 
@@ -130,7 +131,24 @@ def _of_site(site: Site, clusters: dict[str, Cluster]) -> Iterator[Finding]:
             f"almighty_users: {', '.join(unknown)} has no account on this machine",
             f"correct almighty_users in site.yml, unless they call over HTTPS.{_meant(unknown[0])}",
         )
+    yield from _workers(site, clusters)
     yield from _commands(site_commands.of_site(site, "node"))
+
+
+def _workers(site: Site, clusters: dict[str, Cluster]) -> Iterator[Finding]:
+    """What workers need of the site beside their accounts."""
+    if site.service.workers is None:
+        return
+    if not site.database.startswith(("postgresql://", "postgres://")):
+        yield WORKERS.fail(
+            "service.workers is given, and the database is not PostgreSQL, in which workers find what there is to do",
+            "set database: postgresql://… in site.yml, or take service.workers out",
+        )
+    if all(cluster.workers == "never" for cluster in clusters.values()):
+        yield WORKERS.warn(
+            "service.workers is given, and no cluster has work for them",
+            "set workers: prefer or only in the file of a cluster",
+        )
 
 
 def _meant(name: str) -> str:

@@ -32,6 +32,8 @@ def test_a_sound_site_has_nothing_odd(sound: SoundSite) -> None:
         ("http-url", "warn", "site", {"boot__http_url": "http://boot.site/"}, "boot.site"),
         ("http-url", "warn", "site", {"boot__http_url": "https://10.0.0.1/"}, "PXELINUX and GRUB cannot fetch"),
         ("administrators", "warn", "site", {"almighty_users": ["rooot"]}, "rooot has no account"),
+        ("workers", "fail", "site", {"service__workers": {"users": ["worker"]}}, "is not PostgreSQL"),
+        ("workers", "warn", "site", {"service__workers": {"users": ["worker"]}}, "no cluster has work"),
         ("commands", "fail", "site", {"hooks__end_of_power": "/no/such WORKFLOW_ID"}, "hooks.end_of_power: /no/such"),
         ("commands", "fail", "gdx", {"console": "/no/such -E HOSTNAME_FQDN"}, "console: /no/such"),
         ("archives", "fail", "gdx", {"pre_installs": [{"file": "/no/such.tgz"}]}, "no file /no/such.tgz"),

@@ -121,6 +121,26 @@ def test_a_mistake_of_one_cluster_stops_no_other_where_its_machines_are_known(tm
         assert last == "Nothing is done with b until this is corrected."
 
 
+def test_work_for_workers_that_the_site_does_not_have_is_a_mistake_of_its_cluster_alone(tmp_path: Path) -> None:
+    where = folder(tmp_path, a=CLUSTER, b={**OTHER, "workers": "only"})
+    found = load_configuration(where)
+    assert list(found.faults) == ["b"]
+    assert "workers: only is given" in found.faults["b"]
+    assert "service.workers in site.yml" in found.faults["b"]
+    with (where / "site.yml").open("a") as file:
+        file.write("\nservice: {workers: {users: [worker]}}\n")
+    assert load_configuration(where).faults == {}
+
+
+@pytest.mark.parametrize("users", ["[]", "worker", "['two words']"])
+def test_who_may_work_is_a_list_of_accounts(tmp_path: Path, users: str) -> None:
+    where = folder(tmp_path, a=CLUSTER)
+    with (where / "site.yml").open("a") as file:
+        file.write(f"\nservice: {{workers: {{users: {users}}}}}\n")
+    with pytest.raises(ConfigError, match=r"service\.workers\.users"):
+        load_configuration(where)
+
+
 @pytest.mark.parametrize(
     "change",
     [
