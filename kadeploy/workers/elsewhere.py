@@ -90,7 +90,8 @@ class Elsewhere:
     def _lease(self, part: Part) -> Lease:
         request = part.request
         attempt = part.attempt
-        secret.make(Path(request.workflow_dir), attempt)  # who writes profiles and who waits for nodes are two machines
+        if request.cluster.loader.show_secret:  # who writes profiles and who waits for nodes are two machines
+            secret.make(Path(request.workflow_dir), attempt)
         power = request.cluster.power
         files = [request.site.ssh.private_key]
         files += [str(part.config_dir / power.password_file)] if power.password_file else []

@@ -48,7 +48,7 @@ STEPS = {
     "BootNewEnv": (Implementation(name="BootNewEnvClassical", timeout=300),),
 }
 """Each is tried once: an attempt that was interrupted has to count as the same try."""
-KILLS = int(os.environ.get("KADEPLOY_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("KADEPLOY_TEST_KILLS", "4"))
 MOMENTS = 14.0
 """Seconds within which a deployment is killed: about as long as it takes."""
 LATER = 2.0
