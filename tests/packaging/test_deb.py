@@ -217,6 +217,36 @@ def test_each_unit_does_its_work_in_its_sandbox_and_ends_with_the_package(comput
         assert left == ""
 
 
+WORKER = """\
+url: https://127.0.0.1:25300
+token_file: /etc/kadeploy/worker-token
+database_file: /etc/kadeploy/worker-database
+clusters: [gdx]
+"""
+SECRETS = """\
+for name in token database; do install -o kadeploy -m 0600 /dev/null /etc/kadeploy/worker-$name; done
+echo kd3_abc_def > /etc/kadeploy/worker-token
+"""
+
+
+def test_a_worker_looks_for_its_controller_in_its_sandbox_and_an_upgrade_starts_again_what_ran(
+    computer: Machine, tmp_path: Path
+) -> None:
+    computer.run("sh", "-c", SECRETS + "cat > /etc/kadeploy/worker.yml", stdin=WORKER)
+    enabled = ("kadeploy-worker.service", "kadeploy-backup.timer")
+    with booted(computer, tmp_path) as running:
+        # It is ready once it has found its controller; there is none.
+        running.output("systemctl", "enable", "--now", "--no-block", *enabled)
+        assert "700 kadeploy" in _patiently(
+            running, "stat", "--format=%a %U", "/var/lib/kadeploy-worker/images", "/run/kadeploy-worker"
+        )
+        told = _patiently(running, "sh", "-c", "journalctl -u kadeploy-worker | grep 127.0.0.1:25300")
+        assert "nobody listens there" in told
+        running.output("dpkg", "--install", "/package.deb")
+        states = running.output("systemctl", "show", "--property=ActiveState", "--value", *enabled).split()
+        assert set(states) <= {"active", "activating"}, states
+
+
 def _patiently(running: Container, *command: str) -> str:
     """The output of a command once it succeeds: a service has just been started."""
     for _ in range(30):
