@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kadeploy.boot import profile
+from kadeploy.boot.profile import ProfileKind
 from kadeploy.boot.secret import make
 from kadeploy.errors import KadeployError
 from kadeploy.microsteps.microstep import MicroStep, on_held
@@ -67,7 +68,7 @@ async def _write(step: MicroStep) -> Mapping[str, Outcome]:
     return write(request, kind, [node for node in request.nodes if node.name in members])
 
 
-def write(request: Request, kind: str, nodes: Sequence[RequestNode]) -> dict[str, Outcome]:
+def write(request: Request, kind: ProfileKind, nodes: Sequence[RequestNode]) -> dict[str, Outcome]:
     """Write the profiles of that *kind* on this machine, the controller: what became of each node."""
     shown = kind in _SHOW_SECRET and request.cluster.loader.show_secret
     secret = make(Path(request.workflow_dir), request.attempt) if shown else None

@@ -14,11 +14,11 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, get_args
 
 from litestar import Controller, Request, get, post, put
 from litestar.di import NamedDependency
@@ -27,6 +27,7 @@ from litestar.response import Stream
 
 from kadeploy import __version__
 from kadeploy.boot import secret
+from kadeploy.boot.profile import ProfileKind
 from kadeploy.config.site import Site
 from kadeploy.errors import ConfigError, FileError, KadeployError, OptionError, RightsError
 from kadeploy.files import MEGA
@@ -58,6 +59,7 @@ _AGAIN = 60.0
 
 Here = NamedDependency[Served]
 Key = Annotated[str, HeaderParameter(name=KEY)]
+_PROFILES: Mapping[str, ProfileKind] = {kind: kind for kind in get_args(ProfileKind)}
 _WINDOWS = ("reboot", "check", "ssh")
 
 
@@ -257,9 +259,10 @@ def _written(shard: _Shard, wanted: Profiles) -> dict[str, Outcome]:
     request = shard.request
     members = set(wanted.nodes) & set(shard.lease.nodes) - shard.lease.taken.keys()
     nodes = [node for node in request.nodes if node.name in members]
-    if wanted.boot not in write_profiles.ARGUMENTS["boot"]["choices"]:
+    kind = _PROFILES.get(wanted.boot)
+    if kind is None:
         raise OptionError(f"There is no boot profile {wanted.boot!r}.")
-    return write_profiles.write(request, wanted.boot, nodes)
+    return write_profiles.write(request, kind, nodes)
 
 
 async def _unpacked(stream: AsyncIterator[bytes], into: Path) -> None:
