@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from kadeploy import __version__
 from kadeploy.config.site import Site
 
 FOLDER = "workers"
@@ -73,8 +74,9 @@ def seen(site: Site) -> list[Seen]:
 
 
 def serves(site: Site, cluster: str) -> bool:
-    """Whether a worker that is alive takes shards of *cluster*."""
-    return any(each.is_alive and not each.presence.leaves and cluster in each.presence.clusters for each in seen(site))
+    """Whether a worker that is alive, and of this version, takes shards of *cluster*."""
+    there = (each.presence for each in seen(site) if each.is_alive and not each.presence.leaves)
+    return any(cluster in each.clusters and each.version == __version__ for each in there)
 
 
 def _read(folder: Path) -> Iterator[Seen]:

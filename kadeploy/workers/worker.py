@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import shutil
 import signal
@@ -51,7 +52,8 @@ class Serving:
         """
         self._clean()
         url = secret_files.password(Path(self.worker.database_file), "database_file")
-        self._present()
+        if (version := self._present()) != __version__:
+            raise ConfigError(_other(version))
         thread = threading.Thread(target=self._tell, name="presence", daemon=True)
         thread.start()
         notify("READY=1")
@@ -132,11 +134,16 @@ class Serving:
         """Say every few seconds that this worker is there."""
         while not self._leaves.wait(presence.EVERY):
             try:
-                self._present()
+                version = self._present()
             except KadeployError as error:
                 _LOG.warning("%s", error)
+                continue
+            if version != __version__:
+                _LOG.error("%s", _other(version))
+                os.kill(os.getpid(), signal.SIGTERM)  # what is under way still comes to its end
 
-    def _present(self) -> None:
+    def _present(self) -> str:
+        """Say that this worker is there: the controller's version."""
         said = Presence(
             name=self.worker.called,
             clusters=self.worker.clusters,
@@ -150,12 +157,13 @@ class Serving:
             welcome = connection.present(http, said)
         finally:
             http.close()
-        if welcome.version != __version__:
-            raise ConfigError(
-                f"The controller runs Kadeploy {welcome.version}, this worker {__version__}: install the same."
-            )
         for name in welcome.unknown:
             _LOG.warning("the controller has no work for workers in cluster %s", name)
+        return welcome.version
+
+
+def _other(version: str) -> str:
+    return f"The controller runs Kadeploy {version}, this worker {__version__}: install the same."
 
 
 _SHARDS, _IMAGES = "shards", "images"

@@ -7,6 +7,7 @@ import time
 import msgspec
 import pytest
 
+from kadeploy import __version__
 from kadeploy.config.site import Site
 from kadeploy.workers import presence
 from kadeploy.workers.presence import Presence, Seen
@@ -14,7 +15,7 @@ from kadeploy.workers.presence import Presence, Seen
 sqlite_alone = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 pytestmark = sqlite_alone
 
-W1 = Presence(name="w1", clusters=("gdx",), shards=2, version="1.0")
+W1 = Presence(name="w1", clusters=("gdx",), shards=2, version=__version__)
 
 
 def said_before(site: Site, seconds: float, said: Presence = W1, user: str = "alice") -> None:
