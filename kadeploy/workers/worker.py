@@ -43,6 +43,8 @@ class Serving:
         self.folder, self.secrets = Path(self.worker.folder), Path(self.worker.secrets)
         self._busy: dict[str, None] = {}
         self._leaves = threading.Event()
+        self._unknown: set[str] = set()
+        """Clusters for which the controller has no work, as it has said last."""
 
     def run(self) -> None:
         """Serve until SIGTERM.
@@ -157,8 +159,9 @@ class Serving:
             welcome = connection.present(http, said)
         finally:
             http.close()
-        for name in welcome.unknown:
+        for name in set(welcome.unknown) - self._unknown:
             _LOG.warning("the controller has no work for workers in cluster %s", name)
+        self._unknown = set(welcome.unknown)
         return welcome.version
 
 
