@@ -53,7 +53,7 @@ MOMENTS = 14.0
 """Seconds within which a deployment is killed: about as long as it takes."""
 LATER = 2.0
 """Seconds after which, at most, what was killed is started again."""
-PATIENCE = 90.0
+PATIENCE = 300.0
 
 
 @dataclass

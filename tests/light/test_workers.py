@@ -16,20 +16,20 @@ from kadeploy import events, process
 from kadeploy.config.folder import load_configuration
 from kadeploy.events import AttemptEnded, Ended, Event, LetGo, StepStarted
 from kadeploy.lab import network
-from kadeploy.lab.lab import Lab, saved
+from kadeploy.lab.lab import Lab
 from kadeploy.operations.work import run_folder
 from kadeploy.runner import player
 from kadeploy.state import controllers, nodes, rights
 from kadeploy.state.database import disconnect
 from kadeploy.workers import presence
 from kadeploy.workflow import Verdict
-from tests.light.conftest import TOOLS, lab_command
-from tests.light.test_resume import Stage, come_to_rest, deployed, require_one_at_a_time, start, until
+from tests.light.conftest import TOOLS
+from tests.light.test_resume import NAME, Stage, come_to_rest, deployed, lab, require_one_at_a_time, start, until
 from tests.postgresql import running
 
-NAME = "kadeploy-workers"
-NODES = 6
-SHARD = 3
+__all__ = ["lab"]
+SHARD = 2
+"""Of four nodes."""
 MARK = "KADEPLOY_TEST_WORKER"
 """Environment variable by which the processes of a worker are known."""
 
@@ -112,19 +112,6 @@ class Worker:
     def left(self) -> list[Path]:
         """What is on its disk of what it did."""
         return [path for part in ("work", "secrets") for path in (self.folder / part).rglob("*") if path.is_file()]
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    lab_command("down", "--name", NAME)
-    lab_command("up", "--kind", "sim", "--nodes", str(NODES), "--name", NAME, "--boot-delay", "1")
-    try:
-        made = saved(NAME)
-        assert made is not None
-        yield made
-    finally:
-        disconnect()
-        lab_command("down", "--name", NAME)
 
 
 @pytest.fixture(scope="module")
