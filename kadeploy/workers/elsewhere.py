@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,8 @@ UNTAKEN = 30.0
 RATHER = 5.0
 LOSSES = 3
 """How often a node may be lost with its worker in one try; then it is KO."""
+_ASK = 10.0
+"""Seconds between two questions to the queue."""
 _LOOK = 0.1
 """Seconds between two looks at what a worker reports."""
 
@@ -65,11 +68,13 @@ class Elsewhere:
         with self._lock:
             self._given.add(given)
         try:
-            number = jobs.defer(url_of(self.site), self.cluster.name, Job(self.wid, part.folder.name, given.lease.key))
+            job = Job(self.wid, part.folder.name, given.lease.key)
+            number = given.number = jobs.defer(url_of(self.site), self.cluster.name, job)
             try:
                 return self._followed(given)
             finally:
-                jobs.withdraw(url_of(self.site), number)
+                with suppress(DatabaseError):  # what came of it is known, and the next one that withdraws clears away
+                    jobs.withdraw(url_of(self.site), number)
         except DatabaseError as error:
             return (
                 self._outcomes(given, Outcome(Verdict.KO, f"{part.attempt.implementation}: {error}"))
@@ -143,14 +148,30 @@ class Elsewhere:
                 return None
             given.withdraw()
             return None if lease.is_claimed(given.part.folder) else _End(None)
-        if clock.silence < UNTAKEN or presence.serves(self.site, self.cluster.name):
+        if clock.silence < UNTAKEN:
             return None
+        if presence.serves(self.site, self.cluster.name):
+            return self._between(given, clock)
         name, cluster = given.part.attempt.implementation, self.cluster.name
         reason = (
             f"{name}: no worker serves cluster {cluster}: start kadeploy-worker on a machine that reaches its nodes "
             "(kadeploy-site workers shows which there are)"
         )
         return _End(self._outcomes(given, Outcome(Verdict.KO, reason, again="never")))
+
+    def _between(self, given: _Given, clock: _Clock) -> _End | None:
+        """A job that a worker has taken, and died before it had claimed the shard, waits for nobody."""
+        if not clock.is_time_to_ask:
+            return None
+        with suppress(DatabaseError):
+            if jobs.is_waiting(url_of(self.site), given.number):
+                clock.missing_since = None
+            elif clock.missing_since is None:
+                clock.missing_since = time.monotonic()
+            elif time.monotonic() - clock.missing_since > UNTAKEN and not lease.is_claimed(given.part.folder):
+                given.withdraw()
+                return _End(self._lost(given, "the worker that took it has not begun"))
+        return None
 
     def _lost(self, given: _Given, reason: str) -> dict[str, Outcome]:
         """Of those that had no verdict yet: their try begins anew, unless that has happened too often."""
@@ -184,6 +205,9 @@ class _Clock:
         self.worker = ""
         self._heard = self._touched = time.monotonic()
         self._stopped: float | None = None
+        self._asked = 0.0
+        self.missing_since: float | None = None
+        """Since when the shard has been in nobody's hands, and not in the queue either."""
 
     def heard(self, worker: str) -> None:
         self.worker, self._heard = worker, time.monotonic()
@@ -202,6 +226,14 @@ class _Clock:
             return False
         return not self.worker or time.monotonic() - self._stopped > lease.LOST
 
+    @property
+    def is_time_to_ask(self) -> bool:
+        """Whether the queue was not asked lately."""
+        if time.monotonic() - self._asked < _ASK:
+            return False
+        self._asked = time.monotonic()
+        return True
+
     def touch(self, folder: Path) -> None:
         """Show the service now and then that we are alive."""
         if time.monotonic() - self._touched > lease.TOUCH:
@@ -216,6 +248,8 @@ class _Given:
     part: Part
     lease: Lease
     tell: Callable[[Event], None]
+    number: int = 0
+    """Of its job."""
     ended: dict[str, Outcome] = field(default_factory=dict)
     """Nodes of which a worker has told a verdict that is none of OK."""
     leaving: list[tuple[set[str], Future[None]]] = field(default_factory=list)
