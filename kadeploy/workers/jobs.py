@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from kadeploy.state.database import printable_url
 
 if TYPE_CHECKING:
     import procrastinate
+    import psycopg
 
 SCHEMA = "kadeploy_workers"
 _TASK = "kadeploy.shard"
@@ -122,6 +123,7 @@ async def serve(
         async def shard(**words: str) -> None:
             await take(msgspec.convert(words, Job))
 
+        await (await _connected(url)).close()
         async with app.open_async():
             await app.run_worker_async(
                 queues=[queue_of(cluster) for cluster in clusters],
@@ -166,6 +168,7 @@ def _now(url: str, work: Callable[[procrastinate.App], Awaitable[AnswerT]]) -> A
     """What *work* answers, in an event loop of its own; from any thread that has none."""
 
     async def main() -> AnswerT:
+        await (await _connected(url)).close()
         async with _app(url).open_async() as app:
             return await work(app)
 
@@ -189,15 +192,22 @@ def _refusals(url: str) -> Iterator[None]:
         ) from error
 
 
-async def _prepare(url: str, role: str) -> None:
+async def _connected(url: str) -> psycopg.AsyncConnection[Any]:
+    """A connection; the queue's own would try for half a minute, and not say why there is none."""
     import psycopg  # noqa: PLC0415 - as in `_app`
-    from psycopg import sql  # noqa: PLC0415
+
+    _app(url)
+    where = url.replace("postgres://", "postgresql://", 1)
+    return await psycopg.AsyncConnection.connect(where, autocommit=True, connect_timeout=round(_PATIENCE))
+
+
+async def _prepare(url: str, role: str) -> None:
+    from psycopg import sql  # noqa: PLC0415 - as in `_app`
 
     made = f"Procrastinate {version('procrastinate')}"
     app = _app(url)
     schema = sql.Identifier(SCHEMA)
-    connection = await psycopg.AsyncConnection.connect(url.replace("postgres://", "postgresql://", 1), autocommit=True)
-    async with connection:
+    async with await _connected(url) as connection:
         await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
         found = await connection.execute(
             "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (SCHEMA,)

@@ -203,7 +203,7 @@ ROUTES: dict[str, Any] = {
     f"GET {ABOVE}/slots/reboot": None,
     f"PUT {ABOVE}/results": "",
 }
-PRESENT = {"name": "w", "clusters": ["gdx"], "shards": 1, "version": "1"}
+PRESENT = {"name": "w", "clusters": ["gdx"], "shards": 1, "version": __version__}
 
 
 def asked(stage: Stage, route: str, body: Any, key: str = KEY, user: str = WORKER) -> tuple[int, str]:
