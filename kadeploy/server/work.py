@@ -200,11 +200,9 @@ class WorkController(Controller):
 
 
 def _charge(shard: _Shard) -> Charge:
-    now = time.monotonic()
     return Charge(
         run_dir=str(shard.folder / RESULTS),
-        age=now - shard.lease.begun,
-        now=now,
+        now=time.monotonic(),
         nodes=shard.lease.nodes,
         images={sha256: _size(shard, name) for sha256, name in shard.lease.images.items()},
         secrets=_secrets(shard.lease.secrets),

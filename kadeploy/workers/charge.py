@@ -17,8 +17,6 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
 
     run_dir: str
     """Where the controller will have what is sent back of the run folder."""
-    age: float
-    """Seconds since the try began."""
     now: float
     """What the controller's `time.monotonic` says, by which the request counts."""
     nodes: tuple[str, ...]

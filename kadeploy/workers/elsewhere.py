@@ -107,7 +107,6 @@ class Elsewhere:
             cluster=request.cluster.name,
             nodes=part.nodes,
             attempt=attempt,
-            begun=attempt.goes_on.begun if attempt.goes_on else time.monotonic(),
             images={image.sha256: image.path for image in images},
             secrets=tuple(files),
             taken={node: self.taken[node] for node in part.nodes if node in self.taken},

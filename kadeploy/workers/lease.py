@@ -51,8 +51,6 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     cluster: str
     nodes: tuple[str, ...]
     attempt: Attempt
-    begun: float
-    """When the try began, as `time.monotonic` counts on the controller's machine."""
     images: Mapping[str, str] = {}
     """Names by which the user's images are lent on the controller, by their SHA-256."""
     secrets: tuple[str, ...] = ()

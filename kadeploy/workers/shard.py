@@ -45,7 +45,6 @@ from kadeploy.workflow import Attempt, Outcome
 SOON = 0.3
 """Seconds for which events are collected before they are reported."""
 
-
 _LAST = 1 << 40
 """Number of a report that nothing follows."""
 
@@ -74,6 +73,8 @@ class Shard:
         self.folder = Path(order.folder)
         self.stop = threading.Event()
         self.taken: dict[str, str] = {}
+        self.run_folder: Path | None = None
+        """Of the playbook, once it is known."""
         self.keeper: Brokers | None = None
         """Of the connections, once there are any."""
         self.is_handed_back = False
@@ -90,7 +91,7 @@ class Shard:
             try:
                 request = self._fetched(charge, controller)
                 attempt = _here(request.attempt, charge, came)
-                run_folder = Path(request.workflow_dir) / folder_name(attempt)
+                run_folder = self.run_folder = Path(request.workflow_dir) / folder_name(attempt)
                 outcomes = self._played(request, attempt, charge.nodes, reporter)
             except (KadeployError, OSError) as error:
                 reporter.end(fault=str(error))
@@ -269,7 +270,7 @@ class Reporter:
 
     def _placed(self, report: Report) -> Report:
         """*report* with the names that files of the run will have on the controller."""
-        here, there = str(self._shard.folder).encode(), self._charge.run_dir.encode()
+        here, there = str(self._shard.run_folder).encode(), self._charge.run_dir.encode()
         text = msgspec.json.encode(report)
         return msgspec.json.decode(text.replace(here, there), type=Report) if here in text else report
 

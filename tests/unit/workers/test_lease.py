@@ -20,7 +20,7 @@ from kadeploy.workflow import Attempt, Outcome, Verdict
 ATTEMPT = Attempt("BootNewEnv", "BootNewEnvKexec", 1, 60, 7)
 NODES = ("gdx-1.site", "gdx-2.site")
 KEY = "k" * 43
-OURS = Lease(key=KEY, cluster="gdx", nodes=NODES, attempt=ATTEMPT, begun=12.5, images={"0" * 64: "image"})
+OURS = Lease(key=KEY, cluster="gdx", nodes=NODES, attempt=ATTEMPT, images={"0" * 64: "image"})
 OVER = msgspec.structs.replace(OURS, is_over=True)
 
 
