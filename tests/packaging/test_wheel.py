@@ -41,9 +41,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / "done").exists():
             source = str(checkout(tmp_path_factory))
             run(folder, sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), source)
-            run(folder, sys.executable, "-m", "venv", str(folder / "venv"))
+            run(folder, sys.executable, "-m", "venv", "--without-pip", str(folder / "venv"))
             (wheel,) = folder.glob("*.whl")
-            run(folder, str(folder / "venv/bin/pip"), "install", "--quiet", "--disable-pip-version-check", str(wheel))
+            pip = [sys.executable, "-m", "pip", "--python", str(folder / "venv/bin/python"), "--quiet"]
+            run(folder, *pip, "install", "--no-compile", str(wheel))
             (folder / "done").touch()
     return folder / "venv" / "bin"
 
