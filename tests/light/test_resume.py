@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,9 +217,12 @@ def attempts(stage: Stage, wid: str) -> list[int]:
 # --- what has to be true ----------------------------------------------------------------------------------------------
 
 
-def start(stage: Stage, lab: Lab) -> str:
+def start(stage: Stage, lab: Lab, names: Collection[str] = ()) -> str:
+    """Deploy these nodes, or all: the workflow."""
     [environment] = description.load(str(lab.environments_folder / "sim.dsc"), ROOT, lambda _warning: None)
-    request = DeployRequest(nodes=tuple(lab.members), environment=Described(environment=environment), force_steps=STEPS)
+    request = DeployRequest(
+        nodes=tuple(names or lab.members), environment=Described(environment=environment), force_steps=STEPS
+    )
     return stage.remote.start(request)
 
 
@@ -290,7 +293,7 @@ def deployed(stage: Stage, wid: str, names: set[str]) -> set[str]:
     rows = fetch(Log.select(Log.hostname, Log.success).where(Log.wid == wid))
     assert sorted(name for name, _ in rows) == sorted(names)
     good = {name for name, success in rows if success}
-    states = {row.hostname: row.state for row in nodes.states(stage.configuration.site)}
+    states = {row.hostname: row.state for row in nodes.states(stage.configuration.site) if row.hostname in names}
     assert {name for name, state in states.items() if state == "deployed"} == good
     assert set(states.values()) <= {"deployed", "deploy_failed", "aborted"}
     return good
