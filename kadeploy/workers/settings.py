@@ -12,6 +12,7 @@ from kadeploy.client.address import Address
 from kadeploy.client.servers import Server
 from kadeploy.config.file import Struct, read_struct
 from kadeploy.config.rules import File, Folder, Line, Name, Positive, Wrong
+from kadeploy.errors import ConfigError
 
 PATH = Path("/etc/kadeploy/worker.yml")
 
@@ -60,6 +61,8 @@ def read(path: Path) -> Worker:
     Raises:
         ConfigError: they are wrong, or cannot be read.
     """
+    if not path.exists():
+        raise ConfigError(f"{path}: there is no such file: write it (man 5 kadeploy-worker.yml), or name --settings.")
     return read_struct(path, Worker)
 
 
