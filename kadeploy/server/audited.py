@@ -18,7 +18,7 @@ CALLER, REASON = "kadeploy_caller", "kadeploy_reason"
 _LOOKING = {"GET", "HEAD", "OPTIONS"}
 _QUESTIONS = ("/v1/statistics/", "/v1/files/needed", "/v1/environments/moved")
 """Paths at which nothing is changed, whatever the method."""
-_SIGNS_OF_LIFE = re.compile(r"/v1/workers/?|/v1/work/[^/]+/[^/]+/(report|profiles)")
+_SIGNS_OF_LIFE = re.compile(r"/v1/workers/?|/v1/shards/[^/]+/[^/]+/(report|profiles)")
 """Paths at which workers say every second that they are there; what they take is noted."""
 _STRANGERS = {401, 403, 429}
 """Answers that are noted even to those who only look."""

@@ -1,4 +1,4 @@
-"""``/v1/workers`` and ``/v1/work``: what workers on other machines ask for, and tell.
+"""``/v1/workers`` and ``/v1/shards``: what workers on other machines ask for, and tell.
 
 A worker is an account that the configuration names (``service.workers.users``). It sees nothing but the shards whose
 keys it has got from the queue, and says nothing that counts for any other node. Both sides are of one version of
@@ -135,7 +135,7 @@ def _prepared(site: Site) -> None:
 class WorkController(Controller):
     """One shard of an attempt, for the worker that has it."""
 
-    path = "/v1/work/{wid:str}/{folder:str}"
+    path = "/v1/shards/{wid:str}/{folder:str}"
     include_in_schema = False
 
     @post("/claim", sync_to_thread=True, status_code=200)

@@ -1,4 +1,4 @@
-"""What a controller's service and a worker say to each other about one shard: bodies and answers of ``/v1/work``."""
+"""What a controller's service and a worker say to each other about one shard: bodies and answers of ``/v1/shards``."""
 
 from __future__ import annotations
 

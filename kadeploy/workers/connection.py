@@ -34,7 +34,7 @@ class Controller:
 
     def __init__(self, address: Address, job: Job) -> None:
         self._http = Http(replace(address, headers={**address.headers, charge.KEY: job.key}))
-        self._path = f"/v1/work/{job.wid}/{job.folder}"
+        self._path = f"/v1/shards/{job.wid}/{job.folder}"
 
     def claim(self) -> Charge:
         """Take the shard."""

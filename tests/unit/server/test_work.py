@@ -193,7 +193,7 @@ def lent(stage: Stage, content: bytes = IMAGE) -> Iterator[None]:
 
 # --- who may ask ------------------------------------------------------------------------------------------------------
 
-ABOVE = f"/v1/work/{WID}/{FOLDER}"
+ABOVE = f"/v1/shards/{WID}/{FOLDER}"
 ROUTES: dict[str, Any] = {
     f"POST {ABOVE}/claim": None,
     f"GET {ABOVE}/files": None,
@@ -271,7 +271,7 @@ def test_odd_names_of_folders_and_workflows_are_nobodys_work(stage: Stage) -> No
     for folder in (stage.site.run_folders, stage.workflow_dir):
         (folder / lease.FILE).write_bytes((stage.shard / lease.FILE).read_bytes())
     for word in ODD:
-        for path in (f"/v1/work/{WID}/{word}/claim", f"/v1/work/{word}/{FOLDER}/claim"):
+        for path in (f"/v1/shards/{WID}/{word}/claim", f"/v1/shards/{word}/{FOLDER}/claim"):
             status, said = asked(stage, f"POST {path}", None)
             assert 400 <= status < 500, (word, said)
             assert str(stage.folder) not in said
